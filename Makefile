@@ -1,0 +1,88 @@
+# r1d. Two commands do all set-up:
+#   make demo   builds everything, starts a daemon, trains a model by reinforcement learning, and shows the result
+#   make test   builds everything and tests all that a change can break
+# What is downloaded (libtorch, the Python packages that tests compare with) is kept under CACHE and shared between clones.
+
+CACHE ?= $(or $(R1D_CACHE),$(HOME)/.cache/r1d)
+TORCH_VERSION := 2.11.0
+# Without an NVIDIA device these wheels are enough to link and run; the crt and cccl wheels hold headers.
+TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
+PLUGINS := accuracy format
+BIN := target/release
+
+.PHONY: build demo test test-all test-rust test-python control bench mutations plugins libtorch python lint clean
+
+build: libtorch plugins
+	cargo build --release -p r1d -p r1ctl -p r1d-worker
+
+# --- what is fetched -------------------------------------------------------------------------------------------------
+
+libtorch: .libtorch/torch
+
+# LIBTORCH in the environment is honoured; else the PyPI wheel, with all its CUDA libraries where there is an NVIDIA device.
+.libtorch/torch:
+	@mkdir -p .libtorch
+	@if [ -n "$$LIBTORCH" ]; then ln -sfn "$$LIBTORCH" .libtorch/torch; else \
+	  set -e; kind=cpu; deps=--no-deps; wheels="$(TORCH_CPU_WHEELS)"; \
+	  if [ -e /dev/nvidiactl ]; then kind=cuda; deps=; wheels="torch==$(TORCH_VERSION) nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85"; fi; \
+	  into="$(CACHE)/libtorch-$(TORCH_VERSION)-$$kind"; \
+	  if [ ! -d "$$into" ]; then \
+	    echo "fetching libtorch $(TORCH_VERSION) ($$kind) into $$into"; mkdir -p "$(CACHE)"; rm -rf "$$into.part"; \
+	    python3 -m venv "$$into.part/venv"; \
+	    "$$into.part/venv/bin/pip" install --quiet --disable-pip-version-check $$deps --target "$$into.part/site" $$wheels; \
+	    mv "$$into.part/site" "$$into"; rm -rf "$$into.part"; \
+	  fi; \
+	  ln -sfn "$$into/torch" .libtorch/torch; \
+	fi
+
+# The Python environment of the tests: transformers, TRL and torch, to compare with. Nothing of it is needed at run time.
+python: .venv/ready
+
+.venv/ready: tests/requirements.txt
+	@set -e; into="$(CACHE)/python-$$(sha256sum tests/requirements.txt | cut -c1-12)"; \
+	if [ ! -e "$$into/ready" ]; then \
+	  echo "fetching the tests' Python packages into $$into"; mkdir -p "$(CACHE)"; rm -rf "$$into"; \
+	  python3 -m venv "$$into"; "$$into/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt; touch "$$into/ready"; \
+	fi; \
+	rm -rf .venv; ln -sfn "$$into" .venv
+
+# --- reward plugins: Rust → core WASM module → component ---------------------------------------------------------------
+
+plugins: libtorch
+	sh plugins/build $(PLUGINS)
+
+# --- run ---------------------------------------------------------------------------------------------------------------
+
+demo: build
+	sh examples/arithmetic/demo
+
+# The same compute spent on more supervised fine-tuning, to see what reinforcement learning is worth; then three seeds of the demo.
+control: build
+	sh examples/arithmetic/control
+
+# --- test --------------------------------------------------------------------------------------------------------------
+
+test: test-rust test-python
+
+test-rust: build
+	cargo test --release --workspace
+
+test-python: build python
+	.venv/bin/python -m pytest -q tests
+
+# The long ones: planted bugs must turn tests red, the demo's claim over three seeds, the benches.
+test-all: test mutations control bench
+
+mutations: python
+	tests/mutations/run
+
+bench: build python
+	tests/bench/decode_cpu/run
+	tests/bench/grpo_step_cpu/run
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+clean:
+	rm -rf target .libtorch .venv .state

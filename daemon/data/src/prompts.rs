@@ -1,0 +1,41 @@
+//! Prompts of a data set, rendered and tokenised once.
+
+use crate::dataset::DataSet;
+use crate::error::DataError;
+use crate::template::Template;
+use crate::tokenizer::Tokenizer;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// Row of the data set.
+    pub row: u64,
+    /// As the model reads it.
+    pub text: String,
+    pub ids: Vec<u32>,
+}
+
+/// One prompt per row, in the data set's order.
+pub struct Prompts {
+    prompts: Vec<Prompt>,
+}
+
+impl Prompts {
+    pub fn build(data: &DataSet, template: &Template, tokenizer: &Tokenizer) -> Result<Prompts, DataError> {
+        let _ = (data, template, tokenizer);
+        todo!()
+    }
+
+    /// The prompt of a row, `row` taken modulo the number of rows.
+    pub fn of_row(&self, row: u64) -> &Prompt {
+        &self.prompts[(row % self.prompts.len() as u64) as usize]
+    }
+
+    pub fn all(&self) -> &[Prompt] {
+        &self.prompts
+    }
+
+    /// Tokens of the longest prompt.
+    pub fn length_max(&self) -> u32 {
+        self.prompts.iter().map(|p| p.ids.len() as u32).max().unwrap_or(0)
+    }
+}

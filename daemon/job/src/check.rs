@@ -1,0 +1,326 @@
+//! A document against the key table: unknown keys, wrong types and ranges are refused with line, table and key; defaults are filled in.
+
+use crate::error::JobError;
+use crate::keys::{self, Default, Key, Kind, Table};
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A parsed TOML text that still knows its lines.
+pub struct Document {
+    text: String,
+    root: DeTable<'static>,
+}
+
+impl Document {
+    pub fn parse(text: &str) -> Result<Document, JobError> {
+        let mut root = DeTable::parse(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| line_of(text, span));
+            JobError::Syntax { line, message: e.message().trim().replace('\n', "; ") }
+        })?;
+        root.get_mut().make_owned();
+        Ok(Document { text: text.to_string(), root: root.into_inner() })
+    }
+}
+
+fn line_of(text: &str, span: Range<usize>) -> usize {
+    text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The document with every default filled in, each value of the kind that its key says (an integer where a number is meant becomes a float).
+pub fn resolve(document: &Document, spec: &'static Table) -> Result<toml::Table, JobError> {
+    let checker = Checker { text: &document.text };
+    checker.table(&document.root, spec, &Place { line: 1, table: "the top level".into() })
+}
+
+/// Where a reader finds it.
+struct Place {
+    line: usize,
+    table: String,
+}
+
+impl Place {
+    fn at(&self, line: usize) -> String {
+        format!("line {line}, {}", self.table)
+    }
+}
+
+struct Checker<'a> {
+    text: &'a str,
+}
+
+impl Checker<'_> {
+    fn line(&self, span: Range<usize>) -> usize {
+        line_of(self.text, span)
+    }
+
+    fn table(&self, found: &DeTable<'_>, spec: &'static Table, place: &Place) -> Result<toml::Table, JobError> {
+        let mut entries: Vec<_> = found.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let mut resolved = toml::Table::new();
+        for (name, value) in entries {
+            let line = self.line(name.span());
+            let Some(key) = spec.key(name.get_ref()) else {
+                return Err(unknown(name.get_ref(), spec, place.at(line)));
+            };
+            resolved.insert(key.name.into(), self.value(value, key, &Place { line, table: place.table.clone() })?);
+        }
+        for key in spec.keys().filter(|key| !resolved.contains_key(key.name)).collect::<Vec<_>>() {
+            match key.default {
+                Default::Required(fix) => {
+                    return Err(JobError::Missing { place: place.at(place.line), key: key.name.into(), fix: fix.into() });
+                }
+                Default::Value(literal) => {
+                    let value = DeValue::parse(literal).map_err(|e| JobError::Syntax {
+                        line: 0,
+                        message: format!("default of `{}`: {}", key.name, e.message()),
+                    })?;
+                    // Lines inside a default mean nothing: it takes its table's.
+                    let inner = Checker { text: "" };
+                    resolved.insert(
+                        key.name.into(),
+                        inner.value(&value, key, &Place { line: place.line, table: place.table.clone() })?,
+                    );
+                }
+                Default::Unset(_) => {}
+            }
+        }
+        Ok(resolved)
+    }
+
+    fn value(&self, found: &Spanned<DeValue<'_>>, key: &Key, place: &Place) -> Result<toml::Value, JobError> {
+        let wrong = || JobError::WrongType {
+            place: place.at(place.line),
+            key: key.name.into(),
+            expected: key.kind.expected(),
+            found: shown(found.get_ref()),
+        };
+        let value = found.get_ref();
+        match &key.kind {
+            Kind::Later(instead) => Err(JobError::NotInThisRelease {
+                place: place.at(place.line),
+                what: format!("`{}`", key.name),
+                fix: format!(": {instead}"),
+            }),
+            Kind::Text | Kind::Path => Ok(text(value).filter(|t| !t.is_empty()).ok_or_else(wrong)?.into()),
+            Kind::Name => Ok(text(value).filter(|t| is_name(t)).ok_or_else(wrong)?.into()),
+            Kind::Sha256 => {
+                let is_hash = |t: &&str| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit());
+                Ok(text(value).filter(is_hash).ok_or_else(wrong)?.to_ascii_lowercase().into())
+            }
+            Kind::OneOf(words) => Ok(text(value).filter(|t| words.contains(t)).ok_or_else(wrong)?.into()),
+            Kind::Bool => value.as_bool().map(toml::Value::Boolean).ok_or_else(wrong),
+            Kind::Integer { min, max } => {
+                let number = integer(value).ok_or_else(wrong)?;
+                self.in_range(number >= *min && number <= *max, &number, key, place)?;
+                Ok(number.into())
+            }
+            Kind::Float { min, max, above } => {
+                let number = float(value).ok_or_else(wrong)?;
+                self.in_range(
+                    number.is_finite() && number >= *min && number <= *max && !(*above && number == *min),
+                    &number,
+                    key,
+                    place,
+                )?;
+                Ok(number.into())
+            }
+            Kind::Texts => texts(value).ok_or_else(wrong),
+            Kind::AutoOrTexts if text(value) == Some("auto") => Ok("auto".into()),
+            Kind::AutoOrTexts => texts(value).ok_or_else(wrong),
+            Kind::WordOrScore(words) => word_or_score(value, words).ok_or_else(wrong),
+            Kind::Json => value.as_table().and_then(json_table).ok_or_else(wrong),
+            Kind::Table(spec) => {
+                let place = Place { line: place.line, table: format!("[{}]", spec.path) };
+                Ok(toml::Value::Table(self.table(value.as_table().ok_or_else(wrong)?, spec, &place)?))
+            }
+            Kind::Named(spec) => self.named(value.as_table().ok_or_else(wrong)?, spec),
+            Kind::Tables(spec) => self.tables(value.as_array().ok_or_else(wrong)?, &wrong, |_, _| Ok(spec)),
+            Kind::Variants { tag, variants } => {
+                self.tables(value.as_array().ok_or_else(wrong)?, &wrong, |table, place| variant(table, tag, variants, place))
+            }
+        }
+    }
+
+    fn in_range(&self, holds: bool, value: &dyn std::fmt::Display, key: &Key, place: &Place) -> Result<(), JobError> {
+        if holds {
+            return Ok(());
+        }
+        Err(JobError::OutOfRange {
+            place: place.at(place.line),
+            key: key.name.into(),
+            value: value.to_string(),
+            rule: format!("expected {}", key.kind.expected()),
+        })
+    }
+
+    fn named(&self, found: &DeTable<'_>, spec: &'static Table) -> Result<toml::Value, JobError> {
+        let prefix = spec.path.trim_end_matches("NAME");
+        let mut resolved = toml::Table::new();
+        for (name, value) in found {
+            let place = Place { line: self.line(name.span()), table: format!("[{prefix}{}]", name.get_ref()) };
+            let wrong = |expected: String, found: String| JobError::WrongType {
+                place: place.at(place.line),
+                key: name.get_ref().to_string(),
+                expected,
+                found,
+            };
+            let table = value.get_ref().as_table().ok_or_else(|| {
+                wrong(
+                    format!("a table [{prefix}{}] (a data set has a name, as in [{prefix}train])", name.get_ref()),
+                    shown(value.get_ref()),
+                )
+            })?;
+            if !is_name(name.get_ref()) {
+                return Err(wrong(Kind::Name.expected(), "the table's name".into()));
+            }
+            resolved.insert(name.get_ref().to_string(), toml::Value::Table(self.table(table, spec, &place)?));
+        }
+        Ok(toml::Value::Table(resolved))
+    }
+
+    fn tables(
+        &self,
+        found: &[Spanned<DeValue<'_>>],
+        wrong: &dyn Fn() -> JobError,
+        spec: impl Fn(&DeTable<'_>, &Place) -> Result<&'static Table, JobError>,
+    ) -> Result<toml::Value, JobError> {
+        let mut resolved = Vec::new();
+        for (index, item) in found.iter().enumerate() {
+            let table = item.get_ref().as_table().ok_or_else(wrong)?;
+            let line = self.line(item.span());
+            let spec = spec(table, &Place { line, table: called(table, "stage", index) })?;
+            let place = Place { line, table: called(table, spec.path, index) };
+            resolved.push(toml::Value::Table(self.table(table, spec, &place)?));
+        }
+        Ok(toml::Value::Array(resolved))
+    }
+}
+
+/// `[[stage]] "cold-start"`: by name, plugin or data set, else by number.
+fn called(table: &DeTable<'_>, path: &str, index: usize) -> String {
+    let by = |key: &str| table.iter().find(|(name, _)| name.get_ref() == key).and_then(|(_, value)| text(value.get_ref()));
+    match by("name").or_else(|| by("plugin")).or_else(|| by("data")) {
+        Some(name) => format!("[[{path}]] {name:?}"),
+        None => format!("[[{path}]] number {}", index + 1),
+    }
+}
+
+/// The table of the kind that the tag names.
+fn variant(
+    table: &DeTable<'_>,
+    tag: &str,
+    variants: &[(&'static str, &'static Table)],
+    place: &Place,
+) -> Result<&'static Table, JobError> {
+    let known = variants.iter().map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let Some((_, value)) = table.iter().find(|(name, _)| name.get_ref() == tag) else {
+        return Err(JobError::Missing { place: place.at(place.line), key: tag.into(), fix: format!("one of {known}") });
+    };
+    let found = text(value.get_ref()).unwrap_or_default();
+    if keys::STAGE_KINDS_LATER.contains(&found) {
+        return Err(JobError::NotInThisRelease {
+            place: place.at(place.line),
+            what: format!("{tag} = {found:?}"),
+            fix: format!(": it has {known}"),
+        });
+    }
+    variants.iter().find(|(name, _)| *name == found).map(|(_, table)| *table).ok_or_else(|| JobError::WrongType {
+        place: place.at(place.line),
+        key: tag.into(),
+        expected: format!("one of {known}"),
+        found: shown(value.get_ref()),
+    })
+}
+
+fn unknown(name: &str, spec: &Table, place: String) -> JobError {
+    let renamed = keys::ALSO_KNOWN_AS.iter().find(|(other, here)| *other == name && spec.key(here).is_some());
+    let elsewhere = || {
+        let all = keys::tables(keys::JOB).into_iter().chain(keys::tables(keys::DAEMON));
+        all.filter(|table| table.path == spec.path && !std::ptr::eq(*table, spec)).find(|table| table.key(name).is_some())
+    };
+    let hint = if let Some((_, here)) = renamed {
+        format!("; here it is called `{here}`")
+    } else if let Some(other) = elsewhere() {
+        format!("; it belongs to {}", other.meaning.split(':').next().unwrap_or_default())
+    } else {
+        match keys::nearest(name, spec.keys().map(|key| key.name)) {
+            Some(near) => format!("; the nearest known key is `{near}`"),
+            None => String::new(),
+        }
+    };
+    JobError::UnknownKey { place, key: name.into(), hint }
+}
+
+/// Letters, digits, `-`, `_` and `.`, the first a letter or digit: safe as part of a file name.
+fn is_name(text: &str) -> bool {
+    text.len() <= 64
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+fn text<'a>(value: &'a DeValue<'_>) -> Option<&'a str> {
+    match value {
+        DeValue::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    value.as_integer().and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok())
+}
+
+fn float(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        _ => integer(value).map(|number| number as f64),
+    }
+}
+
+fn texts(value: &DeValue<'_>) -> Option<toml::Value> {
+    let items = value.as_array()?.iter().map(|item| text(item.get_ref()).map(|t| toml::Value::String(t.into())));
+    items.collect::<Option<Vec<_>>>().map(toml::Value::Array)
+}
+
+fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
+    if let Some(word) = text(value) {
+        return words.contains(&word).then(|| word.into());
+    }
+    let table = value.as_table()?;
+    let (name, score) = table.iter().next().filter(|_| table.len() == 1)?;
+    let score = float(score.get_ref()).filter(|score| name.get_ref() == "score" && score.is_finite())?;
+    Some(toml::Value::Table(toml::Table::from_iter([("score".to_string(), toml::Value::Float(score))])))
+}
+
+/// Everything that JSON can say: no dates, no infinities.
+fn json_table(table: &DeTable<'_>) -> Option<toml::Value> {
+    let entries = table.iter().map(|(name, value)| Some((name.get_ref().to_string(), json_value(value.get_ref())?)));
+    entries.collect::<Option<toml::Table>>().map(toml::Value::Table)
+}
+
+fn json_value(value: &DeValue<'_>) -> Option<toml::Value> {
+    match value {
+        DeValue::String(text) => Some(text.to_string().into()),
+        DeValue::Integer(_) => integer(value).map(toml::Value::Integer),
+        DeValue::Float(_) => float(value).filter(|number| number.is_finite()).map(toml::Value::Float),
+        DeValue::Boolean(yes) => Some((*yes).into()),
+        DeValue::Datetime(_) => None,
+        DeValue::Array(items) => {
+            items.iter().map(|item| json_value(item.get_ref())).collect::<Option<Vec<_>>>().map(toml::Value::Array)
+        }
+        DeValue::Table(table) => json_table(table),
+    }
+}
+
+/// What an error says was found.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {:?}", text.chars().take(60).collect::<String>()),
+        DeValue::Integer(number) => format!("the integer {}", number.as_str()),
+        DeValue::Float(number) => format!("the number {}", number.as_str()),
+        DeValue::Boolean(yes) => format!("{yes}"),
+        DeValue::Datetime(_) => "a date".into(),
+        DeValue::Array(_) => "a list".into(),
+        DeValue::Table(_) => "a table".into(),
+    }
+}

@@ -1,0 +1,100 @@
+//! Typed reading of a resolved table. [`crate::check`] has made sure of kinds and ranges; what it cannot know is reported here.
+
+use crate::error::JobError;
+use crate::reward::{OnAbstain, OnFault};
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+
+pub(crate) struct Fields<'a> {
+    table: &'a toml::Table,
+    /// `[[stage]] "cold-start"`, for errors.
+    pub place: String,
+}
+
+impl<'a> Fields<'a> {
+    pub fn new(table: &'a toml::Table, place: impl Into<String>) -> Fields<'a> {
+        Fields { table, place: place.into() }
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, JobError> {
+        self.optional(key)?.ok_or_else(|| JobError::Missing {
+            place: self.place.clone(),
+            key: key.into(),
+            fix: "it has no default".into(),
+        })
+    }
+
+    pub fn optional<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JobError> {
+        let Some(value) = self.table.get(key) else { return Ok(None) };
+        value.clone().try_into().map(Some).map_err(|e| JobError::WrongType {
+            place: self.place.clone(),
+            key: key.into(),
+            expected: e.message().to_string(),
+            found: value.to_string(),
+        })
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    pub fn path(&self, key: &str, base_dir: &Path) -> Result<Option<PathBuf>, JobError> {
+        Ok(self.optional::<String>(key)?.map(|text| absolute(&text, base_dir)))
+    }
+
+    pub fn table(&self, key: &str, place: impl Into<String>) -> Result<Fields<'a>, JobError> {
+        match self.table.get(key) {
+            Some(toml::Value::Table(table)) => Ok(Fields::new(table, place)),
+            _ => Err(self.unsound(format!("`{key}` is not a table"), "write it as one")),
+        }
+    }
+
+    /// The tables of an array; a key that is left out is an empty one.
+    pub fn tables(&self, key: &str) -> impl Iterator<Item = &'a toml::Table> + use<'a> {
+        let items = self.table.get(key).and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        items.iter().filter_map(toml::Value::as_table)
+    }
+
+    /// The named tables below a key, sorted by name.
+    pub fn named(&self, key: &str) -> impl Iterator<Item = (&'a String, &'a toml::Table)> + use<'a> {
+        let tables = self.table.get(key).and_then(toml::Value::as_table);
+        tables.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_table()?)))
+    }
+
+    fn score(&self, key: &str) -> Option<f64> {
+        self.table.get(key)?.get("score")?.as_float()
+    }
+
+    pub fn on_abstain(&self, key: &str) -> Result<OnAbstain, JobError> {
+        if let Some(score) = self.score(key) {
+            return Ok(OnAbstain::Score(score));
+        }
+        Ok(if self.get::<String>(key)? == "drop-group" { OnAbstain::DropGroup } else { OnAbstain::DropSample })
+    }
+
+    pub fn on_fault(&self, key: &str) -> Result<OnFault, JobError> {
+        if let Some(score) = self.score(key) {
+            return Ok(OnFault::Score(score));
+        }
+        Ok(if self.get::<String>(key)? == "drop-sample" { OnFault::DropSample } else { OnFault::Min })
+    }
+
+    pub fn unsound(&self, problem: impl Into<String>, fix: impl Into<String>) -> JobError {
+        JobError::Unsound { place: self.place.clone(), problem: problem.into(), fix: fix.into() }
+    }
+}
+
+/// `path` against `base_dir`, with `.` and `..` taken out where that needs no file system.
+pub(crate) fn absolute(path: &str, base_dir: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in base_dir.join(path).components() {
+        match part {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir if clean.parent().is_some() => {
+                clean.pop();
+            }
+            other => clean.push(other),
+        }
+    }
+    clean
+}

@@ -1,0 +1,274 @@
+//! The job as the daemon runs it: every default filled in, every path absolute.
+
+use crate::error::JobError;
+use crate::eval::Eval;
+use crate::fields::{Fields, absolute};
+use crate::reward::Reward;
+use crate::stage::{Origin, Stage, StageKind};
+use crate::{check, keys, sound};
+use r1d_proto::worker::{Dtype, Slots};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    pub name: String,
+    pub seed: u64,
+    /// Higher runs first; FIFO within a priority.
+    pub priority: i32,
+    /// The reference mode: equal bits whatever the batch, slot or order.
+    pub batch_invariant: bool,
+    pub model: Model,
+    /// By name.
+    pub data: BTreeMap<String, DataSource>,
+    /// In the order in which they run. At least one.
+    pub stages: Vec<Stage>,
+    pub sampler: Sampler,
+    pub checkpoint: Checkpoint,
+    pub evals: Vec<Eval>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    pub weights: Weights,
+    /// What the weights and the forward are computed in.
+    pub dtype: Dtype,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// A Hugging Face directory.
+    Directory(PathBuf),
+    /// Random weights for the `config.json` at this path, by the job's seed.
+    Init { config: PathBuf, tokenizer: PathBuf },
+}
+
+impl Model {
+    /// Where the tokenizer is: the model's directory, or a directory or `tokenizer.json` of its own.
+    pub fn tokenizer(&self) -> &Path {
+        match &self.weights {
+            Weights::Directory(path) => path,
+            Weights::Init { tokenizer, .. } => tokenizer,
+        }
+    }
+
+    /// The model's `config.json`.
+    pub fn config(&self) -> PathBuf {
+        match &self.weights {
+            Weights::Directory(path) => path.join("config.json"),
+            Weights::Init { config, .. } => config.clone(),
+        }
+    }
+}
+
+/// A data set. A column that is `Some` must be in every row; the ones that a job's stages need are `Some`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataSource {
+    pub name: String,
+    /// JSONL or Parquet, by extension; a glob takes every file that matches, sorted by name.
+    pub path: PathBuf,
+    pub prompt: Option<String>,
+    pub completion: Option<String>,
+    pub text: Option<String>,
+    pub reference: Option<String>,
+    pub domain: Option<String>,
+    pub shuffle: bool,
+    pub template: TemplateSource,
+}
+
+/// How a row's prompt becomes what the model reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplateSource {
+    /// The template of DeepSeek-R1's Table 1, verbatim.
+    R1Zero,
+    /// The chat template beside the model's tokenizer.
+    Chat,
+    /// The prompt as it is.
+    Plain,
+    /// A minijinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`.
+    File(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampler {
+    /// Completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
+    pub slots: u32,
+}
+
+/// Slots that `sampler.slots = 0` takes at most.
+pub const SLOTS_MAX: u32 = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Steps; 0: at the end of each stage alone.
+    pub every_steps: u64,
+    /// Checkpoints kept per stage, the newest.
+    pub keep: u32,
+    /// Where they go; `None`: the job's directory under the daemon's state directory.
+    pub to: Option<PathBuf>,
+}
+
+impl Job {
+    /// Reads a job file. Relative paths resolve against `base_dir`, the job file's own directory.
+    pub fn parse(text: &str, base_dir: &Path) -> Result<Job, JobError> {
+        let document = check::Document::parse(text)?;
+        let table = check::resolve(&document, keys::JOB)?;
+        let job = read(&Fields::new(&table, "the top level"), base_dir)?;
+        sound::check(&job)?;
+        Ok(job)
+    }
+
+    /// The job file that parses to this job: every default filled in, keys in the order of [`keys`], the same bytes each time.
+    pub fn to_toml(&self) -> String {
+        crate::write::job(self)
+    }
+
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// Index of the stage whose final weights `stage` starts from; `None` for the job's own model.
+    pub fn origin(&self, stage: &Stage) -> Option<usize> {
+        match &stage.from {
+            Origin::Base => None,
+            Origin::Stage(name) => self.stages.iter().position(|s| &s.name == name),
+        }
+    }
+
+    /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.
+    pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
+        let defined = |name: &String| {
+            self.stages.iter().find_map(|stage| match &stage.kind {
+                StageKind::Grpo(grpo) => grpo.rewards.iter().find(|r| &r.name == name).cloned(),
+                _ => None,
+            })
+        };
+        eval.rewards.iter().map(|name| defined(name).unwrap_or_else(|| Reward::of_plugin(name))).collect()
+    }
+
+    /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations.
+    /// `prompt_max` and `eval_prompt_max` are in tokens; 0 where nothing is sampled.
+    pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Slots {
+        let (own, own_count) = match &stage.kind {
+            StageKind::Grpo(grpo) => (prompt_max + grpo.max_completion_length, grpo.prompts_per_step * grpo.num_generations),
+            _ => (0, 0),
+        };
+        let eval = self.evals.iter().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
+        let count = if self.sampler.slots > 0 {
+            self.sampler.slots
+        } else if own_count > 0 {
+            own_count.min(SLOTS_MAX)
+        } else {
+            SLOTS_MAX.min(64)
+        };
+        Slots { count, capacity: own.max(eval).max(1) }
+    }
+}
+
+fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
+    let mut stages = Vec::new();
+    for table in job.tables("stage") {
+        let before = stages.last().map(|stage: &Stage| stage.name.as_str());
+        stages.push(Stage::read(&Fields::new(table, titled("stage", table)), before, base_dir)?);
+    }
+    let evals = job.tables("eval").map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
+    let evals = evals.collect::<Result<Vec<_>, _>>()?;
+    let data = job.named("data").map(|(name, table)| {
+        let source = DataSource::read(name, &Fields::new(table, format!("[data.{name}]")), &stages, &evals, base_dir)?;
+        Ok((name.clone(), source))
+    });
+    Ok(Job {
+        name: job.get("name")?,
+        seed: job.get("seed")?,
+        priority: job.get("priority")?,
+        batch_invariant: job.get("batch_invariant")?,
+        model: Model::read(&job.table("model", "[model]")?, base_dir)?,
+        data: data.collect::<Result<_, JobError>>()?,
+        stages,
+        sampler: Sampler { slots: job.table("sampler", "[sampler]")?.get("slots")? },
+        checkpoint: Checkpoint::read(&job.table("checkpoint", "[checkpoint]")?)?,
+        evals,
+    })
+}
+
+/// `[[stage]] "cold-start"`
+fn titled(path: &str, table: &toml::Table) -> String {
+    let name = table.get("name").or_else(|| table.get("data")).and_then(toml::Value::as_str).unwrap_or_default();
+    format!("[[{path}]] {name:?}")
+}
+
+impl Model {
+    fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Model, JobError> {
+        let weights = match (model.path("path", base_dir)?, model.path("init", base_dir)?, model.path("tokenizer", base_dir)?) {
+            (Some(path), None, None) => Weights::Directory(path),
+            (None, Some(config), Some(tokenizer)) => Weights::Init { config, tokenizer },
+            (None, Some(_), None) => {
+                return Err(
+                    model.unsound("`init` gives weights and no tokenizer", "add `tokenizer`, a tokenizer.json or its directory")
+                );
+            }
+            (Some(_), Some(_), _) => {
+                return Err(model.unsound("`path` and `init` both say where the weights come from", "keep one of them"));
+            }
+            (Some(_), None, Some(_)) => {
+                return Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out"));
+            }
+            (None, None, _) => {
+                return Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"));
+            }
+        };
+        Ok(Model { weights, dtype: model.get("dtype")? })
+    }
+}
+
+impl DataSource {
+    /// Columns that a stage or evaluation reads get their own name where the file does not name them.
+    fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
+        let read_by = |kind: &str| stages.iter().any(|stage| stage.data == name && stage.kind_name() == kind);
+        let prompted = read_by("grpo") || read_by("sft") || evals.iter().any(|eval| eval.data == name);
+        let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
+            Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
+        };
+        let template = match data.get::<String>("template")?.as_str() {
+            "r1-zero" => TemplateSource::R1Zero,
+            "chat" => TemplateSource::Chat,
+            "plain" => TemplateSource::Plain,
+            path => TemplateSource::File(absolute(path, base_dir)),
+        };
+        Ok(DataSource {
+            name: name.into(),
+            path: absolute(&data.get::<String>("path")?, base_dir),
+            prompt: column("prompt", prompted)?,
+            completion: column("completion", read_by("sft"))?,
+            text: column("text", read_by("pretrain"))?,
+            reference: data.optional("reference")?,
+            domain: data.optional("domain")?,
+            shuffle: data.get("shuffle")?,
+            template,
+        })
+    }
+}
+
+impl Checkpoint {
+    fn read(checkpoint: &Fields<'_>) -> Result<Checkpoint, JobError> {
+        let to = match checkpoint.optional::<String>("to")? {
+            None => None,
+            Some(url) => Some(local_path(&url).ok_or_else(|| {
+                let fix = "write file:// and an absolute path, as in \"file:///srv/r1d/checkpoints\"";
+                match url.split_once("://") {
+                    Some((scheme, _)) if scheme != "file" => JobError::NotInThisRelease {
+                        place: checkpoint.place.clone(),
+                        what: format!("`to` = {url:?} ({scheme}://)"),
+                        fix: format!(": {fix}"),
+                    },
+                    _ => checkpoint.unsound(format!("`to` = {url:?} is not where a checkpoint can go"), fix),
+                }
+            })?),
+        };
+        Ok(Checkpoint { every_steps: checkpoint.get("every_steps")?, keep: checkpoint.get("keep")?, to })
+    }
+}
+
+fn local_path(url: &str) -> Option<PathBuf> {
+    url.strip_prefix("file://").filter(|path| path.starts_with('/')).map(PathBuf::from)
+}

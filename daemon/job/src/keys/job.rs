@@ -1,0 +1,560 @@
+//! The keys of `job.toml`.
+
+use super::Default::{Required, Unset, Value};
+use super::Kind::{Bool, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, Tables, Text, Texts, Variants, WordOrScore};
+use super::{Key, Kind, Table, above, at_least, count, key, share};
+
+/// Stage kinds of the recipe that a later release brings.
+pub const STAGE_KINDS_LATER: &[&str] = &["ppo", "dpo", "rejection-sampling", "reward-model", "distill", "eval"];
+
+pub static JOB: &Table = &Table {
+    path: "",
+    meaning: "One run of the recipe: a model, data, stages in order, and what is kept.",
+    groups: &[&[
+        key(
+            "name",
+            Name,
+            Required("write name = \"my-job\" at the top of the file"),
+            "",
+            "What lists and directories call the job.",
+        ),
+        key(
+            "seed",
+            Integer { min: 0, max: i64::MAX },
+            Value("42"),
+            "",
+            "Everything random is a function of it: initial weights, the order of rows, each sampled token, the split into minibatches.",
+        ),
+        key(
+            "priority",
+            Integer { min: -1000, max: 1000 },
+            Value("0"),
+            "",
+            "Of the jobs that wait, the one with the highest runs first; jobs of one priority run in the order in which they came.",
+        ),
+        key(
+            "batch_invariant",
+            Bool,
+            Value("false"),
+            "",
+            "The reference mode: a completion is the same bits whatever the batch, slot or order, and trainer and sampler agree to the last bit. float32 on the CPU; slower.",
+        ),
+        key(
+            "model",
+            Kind::Table(MODEL),
+            Required("add a table [model] with `path`, or with `init` and `tokenizer`"),
+            "",
+            "The weights that the first stage starts from.",
+        ),
+        key(
+            "parallel",
+            Later("a job runs on one device; leave the table out"),
+            Unset("one rank on this node"),
+            "",
+            "Ranks and transport.",
+        ),
+        key("data", Named(DATA), Required("add a table [data.train] with a `path`"), "", "Data sets by name."),
+        key(
+            "stage",
+            STAGES,
+            Required("add a [[stage]] with `name`, `kind` and `data`"),
+            "",
+            "The stages, in the order in which they run.",
+        ),
+        key("sampler", Kind::Table(SAMPLER), Value("{}"), "", "How completions are sampled, in every stage and evaluation."),
+        key("checkpoint", Kind::Table(CHECKPOINT), Value("{}"), "", "What is written so that a killed job goes on."),
+        key(
+            "eval",
+            Tables(EVAL),
+            Value("[]"),
+            "",
+            "Evaluations on held-out data: of the weights that the job starts from, inside stages, and after each stage.",
+        ),
+    ]],
+};
+
+static MODEL: &Table = &Table {
+    path: "model",
+    meaning: "The model that \"base\" names: a Hugging Face directory, or random weights for a config.json.",
+    groups: &[&[
+        key(
+            "path",
+            Path,
+            Unset("`init` and `tokenizer` are there instead"),
+            "",
+            "Hugging Face directory: config.json, *.safetensors, tokenizer.json.",
+        ),
+        key("init", Path, Unset("`path` is there instead"), "", "A config.json: random weights by the job's seed."),
+        key(
+            "tokenizer",
+            Path,
+            Unset("it comes with `path`"),
+            "",
+            "tokenizer.json, or a directory that holds it; only with `init`.",
+        ),
+        key(
+            "dtype",
+            OneOf(&["float32", "bfloat16"]),
+            Value("\"float32\""),
+            "",
+            "What weights and activations are kept in; the optimiser's state and the log-probabilities are float32 either way.",
+        ),
+    ]],
+};
+
+static DATA: &Table = &Table {
+    path: "data.NAME",
+    meaning: "A data set and how its columns are read. A column that no key names reaches the rewards as `meta`.",
+    groups: &[&[
+        key(
+            "path",
+            Path,
+            Required("name a .jsonl or .parquet file"),
+            "",
+            "JSONL or Parquet by its ending (.jsonl, .json, .parquet); a glob takes every file that matches, in the order of their names.",
+        ),
+        key(
+            "prompt",
+            Text,
+            Unset("\"prompt\" where a grpo or sft stage or an evaluation reads the data set"),
+            "",
+            "Column: the question, or a list of messages with `role` and `content`.",
+        ),
+        key(
+            "completion",
+            Text,
+            Unset("\"completion\" where an sft stage reads the data set"),
+            "",
+            "Column: what an sft stage teaches to answer.",
+        ),
+        key("text", Text, Unset("\"text\" where a pretrain stage reads the data set"), "", "Column: what a pretrain stage reads."),
+        key("reference", Text, Unset("no reference reaches the rewards"), "", "Column: what the accuracy reward compares with."),
+        key("domain", Text, Unset("every reward judges every row"), "", "Column: which rewards judge the row, by their `domains`."),
+        key(
+            "shuffle",
+            Bool,
+            Value("true"),
+            "",
+            "Each epoch in an order of its own, by the job's seed; false: in the file's order.",
+        ),
+        key(
+            "template",
+            Text,
+            Value("\"r1-zero\""),
+            "",
+            "How a prompt reaches the model: \"r1-zero\" (Table 1 of the R1 paper), \"chat\" (the chat template beside the tokenizer), \"plain\" (as it is), or the path of a minijinja file that sees `prompt`, `reference`, `domain` and `meta`.",
+        ),
+    ]],
+};
+
+const STAGES: Kind = Variants { tag: "kind", variants: &[("pretrain", PRETRAIN), ("sft", SFT), ("grpo", GRPO)] };
+
+const STAGE: &[Key] = &[
+    key(
+        "name",
+        Name,
+        Required("give the stage a name of its own"),
+        "",
+        "What other stages, metrics and directories call the stage.",
+    ),
+    key(
+        "kind",
+        Text,
+        Required("kind = \"pretrain\", \"sft\" or \"grpo\""),
+        "",
+        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation).",
+    ),
+    key(
+        "from",
+        Text,
+        Unset("the stage before; \"base\" for the first"),
+        "",
+        "Where the weights come from: \"base\" or the name of a stage before.",
+    ),
+    key("data", Text, Required("name a table [data.NAME]"), "", "The data set."),
+    key(
+        "steps",
+        Integer { min: 1, max: 1 << 40 },
+        Unset("`epochs` is there instead"),
+        "steps",
+        "How long the stage runs. A step of grpo is one batch of completions and the updates it makes; of sft and pretrain, one update.",
+    ),
+    key(
+        "epochs",
+        above(0.0),
+        Unset("`steps` is there instead"),
+        "epochs",
+        "How long the stage runs, in passes over its data; the last step is rounded up.",
+    ),
+];
+
+const SCHEDULE: &[Key] = &[
+    key(
+        "lr_scheduler_type",
+        OneOf(&["linear", "constant", "cosine"]),
+        Value("\"linear\""),
+        "",
+        "How the rate falls after the warm-up, from `learning_rate` to `min_lr_ratio` of it at the stage's end.",
+    ),
+    key("warmup_steps", Integer { min: 0, max: 1 << 40 }, Value("0"), "updates", "Updates over which the rate rises from 0."),
+    key("min_lr_ratio", share(), Value("0.0"), "", "Where linear and cosine schedules end, as a share of `learning_rate`."),
+    key(
+        "adam_beta1",
+        Kind::Float { min: 0.0, max: 0.999_999, above: false },
+        Value("0.9"),
+        "",
+        "AdamW's decay of the first moment.",
+    ),
+    key(
+        "adam_beta2",
+        Kind::Float { min: 0.0, max: 0.999_999, above: false },
+        Value("0.999"),
+        "",
+        "AdamW's decay of the second moment.",
+    ),
+    key("adam_epsilon", above(0.0), Value("1e-8"), "", "AdamW's epsilon."),
+    key(
+        "weight_decay",
+        at_least(0.0),
+        Value("0.0"),
+        "",
+        "Decoupled; not applied to norms, biases and the router's correction bias.",
+    ),
+    key("max_grad_norm", at_least(0.0), Value("1.0"), "", "Global norm that gradients are clipped to; 0: no clipping."),
+    key(
+        "max_tokens_per_device",
+        count(16),
+        Value("16384"),
+        "tokens",
+        "Micro-batches are packed to this many tokens: it bounds the memory of activations and changes no result beyond rounding.",
+    ),
+];
+
+const fn learning_rate(default: &'static str) -> Key {
+    key("learning_rate", at_least(0.0), Value(default), "", "AdamW's rate after the warm-up.")
+}
+
+const fn bias_update_speed(default: &'static str) -> Key {
+    key(
+        "bias_update_speed",
+        at_least(0.0),
+        Value(default),
+        "",
+        "Step of the router's correction bias per update (auxiliary-loss-free balancing, gamma of DeepSeek-V3 2.1.2); 0 freezes it. No effect on dense models.",
+    )
+}
+
+const fn aux_loss_alpha(default: &'static str) -> Key {
+    key(
+        "aux_loss_alpha",
+        at_least(0.0),
+        Value(default),
+        "",
+        "Weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17); 0: none. No effect on dense models.",
+    )
+}
+
+const fn max_length(meaning: &'static str) -> Key {
+    key("max_length", count(2), Value("1024"), "tokens", meaning)
+}
+
+static PRETRAIN: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"pretrain\": next-token training on text, packed into sequences of one length.",
+    groups: &[
+        STAGE,
+        &[
+            key("batch_size", count(1), Value("8"), "sequences", "Packed sequences of one update."),
+            max_length("Tokens of a packed sequence; documents run into each other with the end-of-sequence id between them."),
+            learning_rate("3e-4"),
+        ],
+        SCHEDULE,
+        &[bias_update_speed("0.001"), aux_loss_alpha("0.0001")],
+    ],
+};
+
+static SFT: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"sft\": supervised fine-tuning; the loss is on the completion and the end-of-sequence id alone.",
+    groups: &[
+        STAGE,
+        &[
+            key("batch_size", count(1), Value("8"), "rows", "Rows of one update."),
+            max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
+            learning_rate("2e-5"),
+        ],
+        SCHEDULE,
+        &[bias_update_speed("0.0"), aux_loss_alpha("0.0")],
+    ],
+};
+
+static GRPO: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"grpo\": group-relative policy optimisation (DeepSeekMath 4.1, DeepSeek-R1 2.1).",
+    groups: &[
+        STAGE,
+        &[
+            key(
+                "prompts_per_step",
+                count(1),
+                Value("32"),
+                "prompts",
+                "Prompts, and so groups, of one step. R1 used 32 per update.",
+            ),
+            key(
+                "num_generations",
+                count(1),
+                Value("8"),
+                "completions",
+                "Completions of each prompt: the group that advantages are relative to. R1 used 16.",
+            ),
+            key("max_completion_length", count(1), Value("512"), "tokens", "A completion that is this long is cut off."),
+            key(
+                "temperature",
+                at_least(0.0),
+                Value("1.0"),
+                "",
+                "Of sampling; log-probabilities in the objective are of logits / temperature.",
+            ),
+            key("top_p", Kind::Float { min: 0.0, max: 1.0, above: true }, Value("1.0"), "", "Nucleus sampling; 1: off."),
+            key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off."),
+            key("num_iterations", count(1), Value("1"), "passes", "Passes over a step's completions (mu of GRPO)."),
+            key(
+                "steps_per_generation",
+                count(1),
+                Value("1"),
+                "updates",
+                "Minibatches, and so updates, per pass. R1 split 8,192 completions into 16.",
+            ),
+            key(
+                "loss_type",
+                OneOf(&["grpo", "dr_grpo", "dapo"]),
+                Value("\"dapo\""),
+                "",
+                "How token terms are averaged: \"grpo\" by sequence then over sequences (the papers of DeepSeek), \"dapo\" over all tokens of the batch, \"dr_grpo\" over sequences × `max_completion_length`.",
+            ),
+            key(
+                "importance_sampling_level",
+                OneOf(&["token", "sequence"]),
+                Value("\"token\""),
+                "",
+                "What the ratio to the sampling policy is taken of: each token, or the sequence (GSPO).",
+            ),
+            key(
+                "scale_rewards",
+                OneOf(&["group", "batch", "none"]),
+                Value("\"group\""),
+                "",
+                "Whose standard deviation advantages are divided by.",
+            ),
+            key(
+                "epsilon",
+                at_least(0.0),
+                Value("0.2"),
+                "",
+                "The ratio is clipped to [1 − epsilon, 1 + epsilon_high]. R1 used 10 for both.",
+            ),
+            key("epsilon_high", at_least(0.0), Unset("`epsilon`"), "", "The upper side of the clip; DAPO used 0.28."),
+            key(
+                "beta",
+                at_least(0.0),
+                Value("0.0"),
+                "",
+                "Weight of the k3 estimate of the KL divergence from the reference; 0 keeps no reference. R1 used 0.001.",
+            ),
+            key(
+                "sync_ref_steps",
+                Integer { min: 0, max: 1 << 40 },
+                Value("0"),
+                "steps",
+                "Steps between refreshes of the reference from the policy; 0: never. R1 used 400 updates.",
+            ),
+            key(
+                "mask_truncated_completions",
+                Bool,
+                Value("false"),
+                "",
+                "Completions that hit `max_completion_length` do not train.",
+            ),
+            key(
+                "dynamic_sampling",
+                Bool,
+                Value("false"),
+                "",
+                "Groups whose rewards are all equal teach nothing: other prompts are sampled in their place (DAPO).",
+            ),
+            key(
+                "max_resample_rounds",
+                count(1),
+                Value("4"),
+                "rounds",
+                "With `dynamic_sampling`: rounds of further prompts in a step; then the step trains on the groups it has.",
+            ),
+            key(
+                "routing_replay",
+                Bool,
+                Value("true"),
+                "",
+                "The trainer takes the experts that the sampler took (Keep Routing, DeepSeek-V3.2 3.1). No effect on dense models.",
+            ),
+            learning_rate("1e-6"),
+        ],
+        SCHEDULE,
+        &[
+            bias_update_speed("0.0"),
+            aux_loss_alpha("0.0"),
+            key(
+                "reward",
+                Tables(REWARD),
+                Required("add a [[stage.reward]] with plugin = \"accuracy\""),
+                "",
+                "What judges completions: the weighted sum of the scores is the reward.",
+            ),
+        ],
+    ],
+};
+
+static REWARD: &Table = &Table {
+    path: "stage.reward",
+    meaning: "A WASM plugin that scores completions.",
+    groups: &[&[
+        key(
+            "plugin",
+            Text,
+            Required("plugin = \"accuracy\", or the path of a component"),
+            "",
+            "A name in the plugin directories, or a path (with a slash, or ending in .wasm).",
+        ),
+        key("name", Name, Unset("the plugin's"), "", "What metrics and verdicts call it; unique in its stage."),
+        key(
+            "weight",
+            Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+            Value("1.0"),
+            "",
+            "Its score is multiplied by this before scores are added.",
+        ),
+        key("config", Json, Value("{}"), "", "Handed to the plugin as JSON."),
+        key("limits", Kind::Table(LIMITS), Value("{}"), "", "What one completion may cost."),
+        key("domains", Texts, Value("[]"), "", "Only rows of these domains; empty: all rows."),
+        key(
+            "on_abstain",
+            WordOrScore(&["drop-sample", "drop-group"]),
+            Value("\"drop-sample\""),
+            "",
+            "What an abstention (a reference that cannot be read) does.",
+        ),
+        key(
+            "on_fault",
+            WordOrScore(&["min", "drop-sample"]),
+            Value("\"min\""),
+            "",
+            "What a fault (a trap, fuel used up) does: \"min\" gives the plugin's declared minimum, so that a policy gains nothing from hanging its judge.",
+        ),
+        key("sha256", Sha256, Unset("whatever component has the name"), "", "Pins the component: another one is refused."),
+    ]],
+};
+
+static LIMITS: &Table = &Table {
+    path: "stage.reward.limits",
+    meaning: "Limits of one call of a plugin: one completion.",
+    groups: &[&[
+        key(
+            "fuel",
+            Integer { min: 1, max: i64::MAX },
+            Unset("50,000,000 and 2,000 for each byte of input"),
+            "WASM fuel",
+            "About one per executed instruction; the same completion costs the same on every machine.",
+        ),
+        key("memory_mb", Integer { min: 1, max: 4096 }, Value("64"), "MiB", "Linear memory."),
+    ]],
+};
+
+static SAMPLER: &Table = &Table {
+    path: "sampler",
+    meaning: "The sampler's fixed slots.",
+    groups: &[&[key(
+        "slots",
+        Integer { min: 0, max: 65_536 },
+        Value("0"),
+        "completions",
+        "Completions decoded at a time; 0: all of a step's, at most 256.",
+    )]],
+};
+
+static CHECKPOINT: &Table = &Table {
+    path: "checkpoint",
+    meaning: "Checkpoints: a job that is killed goes on from the newest, replaying journaled steps after it, and ends with the same bits.",
+    groups: &[&[
+        key(
+            "every_steps",
+            Integer { min: 0, max: 1 << 40 },
+            Value("50"),
+            "steps",
+            "Steps between checkpoints inside a stage; 0: only at its end.",
+        ),
+        key("keep", Integer { min: 1, max: 1_000_000 }, Value("3"), "checkpoints", "The newest of each stage that are kept."),
+        key(
+            "to",
+            Text,
+            Unset("the job's directory under the daemon's state directory"),
+            "",
+            "Where checkpoints go: file:// and an absolute path.",
+        ),
+    ]],
+};
+
+static EVAL: &Table = &Table {
+    path: "eval",
+    meaning: "An evaluation: completions sampled from held-out prompts, scored.",
+    groups: &[&[
+        key("data", Text, Required("name a table [data.NAME]"), "", "The data set."),
+        key(
+            "every_steps",
+            Integer { min: 0, max: 1 << 40 },
+            Value("0"),
+            "steps",
+            "Steps between evaluations inside a stage; 0: only at the job's start and after each stage.",
+        ),
+        key("stages", Texts, Value("[]"), "", "Stages inside which `every_steps` counts; empty: all."),
+        key("at_start", Bool, Value("true"), "", "Also of the weights that the job starts from."),
+        key("num_generations", count(1), Value("1"), "completions", "Completions of each prompt."),
+        key("temperature", at_least(0.0), Value("0.6"), "", "Of sampling; 0: the likeliest token each time. R1 evaluated at 0.6."),
+        key(
+            "top_p",
+            Kind::Float { min: 0.0, max: 1.0, above: true },
+            Value("0.95"),
+            "",
+            "Nucleus sampling; 1: off. R1 evaluated at 0.95.",
+        ),
+        key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off."),
+        key(
+            "max_completion_length",
+            count(1),
+            Unset("the longest of the grpo stages', else 512"),
+            "tokens",
+            "A completion that is this long is cut off.",
+        ),
+        key("max_rows", Integer { min: 0, max: 1 << 40 }, Value("0"), "rows", "Only the first rows of the data set; 0: all."),
+        key(
+            "metrics",
+            Texts,
+            Value("[\"pass@1\"]"),
+            "",
+            "pass@k: the chance that one of k completions is correct (pass@1: mean correctness); cons@k: whether the answer that most of k completions give is correct.",
+        ),
+        key(
+            "rewards",
+            Texts,
+            Value("[\"accuracy\"]"),
+            "",
+            "What scores: names of the stages' rewards (with their configuration), or of plugins. The first says what is correct.",
+        ),
+        key(
+            "correct_at",
+            Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+            Value("1.0"),
+            "",
+            "A completion is correct when the first reward's score is at least this.",
+        ),
+    ]],
+};

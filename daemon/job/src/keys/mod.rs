@@ -1,0 +1,203 @@
+//! Every key of `job.toml` and `r1d.toml`, once. The table checks documents, fills in defaults, orders what [`crate::write`] writes, and
+//! generates `r1ctl explain`, the reference page and the JSON schema; a key that is not here does not exist.
+
+mod daemon;
+mod job;
+
+pub use daemon::DAEMON;
+pub use job::{JOB, STAGE_KINDS_LATER};
+
+/// A table of a document: `[model]`, or each of `[[stage]]`.
+#[derive(Debug)]
+pub struct Table {
+    /// As it is written in the file, without brackets: `stage.reward`; empty for the top level.
+    pub path: &'static str,
+    pub meaning: &'static str,
+    /// Groups of keys, in the order in which they are written.
+    pub groups: &'static [&'static [Key]],
+}
+
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: Default,
+    /// `tokens`, `steps`; empty where there is none.
+    pub unit: &'static str,
+    pub meaning: &'static str,
+}
+
+/// What a key may hold.
+#[derive(Debug)]
+pub enum Kind {
+    Text,
+    /// 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or digit: it becomes part of file names.
+    Name,
+    /// Relative ones resolve against the file's own directory.
+    Path,
+    Bool,
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    /// Integers are taken too.
+    Float {
+        min: f64,
+        max: f64,
+        /// `min` itself is not allowed.
+        above: bool,
+    },
+    OneOf(&'static [&'static str]),
+    Texts,
+    /// One of the words, or `{ score = number }`.
+    WordOrScore(&'static [&'static str]),
+    /// The word `auto`, or a list of strings.
+    AutoOrTexts,
+    /// A table of anything that JSON can say.
+    Json,
+    /// 64 hexadecimal digits.
+    Sha256,
+    Table(&'static Table),
+    /// `[[…]]`, whose tables have a key that says which of the variants they are.
+    Variants {
+        tag: &'static str,
+        variants: &'static [(&'static str, &'static Table)],
+    },
+    /// `[[…]]`
+    Tables(&'static Table),
+    /// `[….NAME]`
+    Named(&'static Table),
+    /// Known, and not in this release: the text says what to do instead.
+    Later(&'static str),
+}
+
+/// What holds when a key is left out.
+#[derive(Debug)]
+pub enum Default {
+    /// Nothing: the text says what to write.
+    Required(&'static str),
+    /// A TOML value.
+    Value(&'static str),
+    /// The key stays out; the text says what that means.
+    Unset(&'static str),
+}
+
+impl Table {
+    pub fn keys(&self) -> impl Iterator<Item = &'static Key> + '_ {
+        self.groups.iter().flat_map(|group| group.iter())
+    }
+
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys().find(|key| key.name == name)
+    }
+}
+
+impl Kind {
+    /// What an error or the reference says is expected.
+    pub fn expected(&self) -> String {
+        match self {
+            Kind::Text => "a string".into(),
+            Kind::Name => "a name (1 to 64 letters, digits, `-`, `_` and `.`, starting with a letter or digit)".into(),
+            Kind::Path => "a path".into(),
+            Kind::Bool => "true or false".into(),
+            Kind::Integer { min, max: i64::MAX } => format!("an integer of at least {min}"),
+            Kind::Integer { min, max } => format!("an integer from {min} to {max}"),
+            Kind::Float { min, max, above } => {
+                let from = if *above { "above" } else { "of at least" };
+                if max.is_infinite() {
+                    format!("a number {from} {min}")
+                } else {
+                    format!("a number {from} {min} and at most {max}")
+                }
+            }
+            Kind::OneOf(words) => format!("one of {}", quoted(words)),
+            Kind::Texts => "a list of strings".into(),
+            Kind::WordOrScore(words) => format!("{} or {{ score = number }}", quoted(words)),
+            Kind::AutoOrTexts => "\"auto\" or a list of strings".into(),
+            Kind::Json => "a table of values that JSON can say".into(),
+            Kind::Sha256 => "64 hexadecimal digits".into(),
+            Kind::Table(table) => format!("a table [{}]", table.path),
+            Kind::Variants { .. } => "an array of tables".into(),
+            Kind::Tables(table) => format!("an array of tables [[{}]]", table.path),
+            Kind::Named(table) => format!("tables [{}]", table.path),
+            Kind::Later(_) => "nothing: it is not in this release".into(),
+        }
+    }
+
+    /// Tables directly below.
+    pub fn tables(&self) -> Vec<&'static Table> {
+        match self {
+            Kind::Table(table) | Kind::Tables(table) | Kind::Named(table) => vec![table],
+            Kind::Variants { variants, .. } => variants.iter().map(|(_, table)| *table).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// All tables of a document, top level first.
+pub fn tables(root: &'static Table) -> Vec<&'static Table> {
+    let mut all = vec![root];
+    for key in root.keys() {
+        for table in key.kind.tables() {
+            all.extend(tables(table));
+        }
+    }
+    all
+}
+
+/// What other trainers call it, and what it is called here.
+pub static ALSO_KNOWN_AS: &[(&str, &str)] = &[
+    ("max_steps", "steps"),
+    ("num_train_epochs", "epochs"),
+    ("per_device_train_batch_size", "batch_size"),
+    ("train_batch_size", "batch_size"),
+    ("generation_batch_size", "prompts_per_step"),
+    ("num_minibatches", "steps_per_generation"),
+    ("ref_model_sync_steps", "sync_ref_steps"),
+    ("sync_ref_model", "sync_ref_steps"),
+    ("kl_coef", "beta"),
+    ("lr", "learning_rate"),
+    ("group_size", "num_generations"),
+    ("clip_range", "epsilon"),
+    ("max_seq_length", "max_length"),
+    ("seq_len", "max_length"),
+    ("max_new_tokens", "max_completion_length"),
+    ("reward_weights", "weight"),
+    ("save_steps", "every_steps"),
+    ("eval_steps", "every_steps"),
+    ("save_total_limit", "keep"),
+    ("shuffle_dataset", "shuffle"),
+    ("question", "prompt"),
+    ("answer", "reference"),
+];
+
+/// Table-literal constructors, so that a key reads as one line of a table.
+const fn key(name: &'static str, kind: Kind, default: Default, unit: &'static str, meaning: &'static str) -> Key {
+    Key { name, kind, default, unit, meaning }
+}
+
+const fn count(min: i64) -> Kind {
+    Kind::Integer { min, max: u32::MAX as i64 }
+}
+
+const fn at_least(min: f64) -> Kind {
+    Kind::Float { min, max: f64::INFINITY, above: false }
+}
+
+const fn above(min: f64) -> Kind {
+    Kind::Float { min, max: f64::INFINITY, above: true }
+}
+
+const fn share() -> Kind {
+    Kind::Float { min: 0.0, max: 1.0, above: false }
+}
+
+/// The name that is likest, by Jaro–Winkler.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let score = |other: &str| strsim::jaro_winkler(name, other);
+    known.max_by(|a, b| score(a).total_cmp(&score(b)))
+}

@@ -1,0 +1,112 @@
+//! A reward of a stage: which plugin judges, and what becomes of its verdict.
+
+use crate::error::JobError;
+use crate::fields::{Fields, absolute};
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reward {
+    /// What metrics and verdicts call it; unique in its stage.
+    pub name: String,
+    pub plugin: Plugin,
+    pub weight: f64,
+    /// Handed to the plugin as JSON: an object with sorted keys, the same bytes each time.
+    pub config_json: String,
+    pub limits: Limits,
+    /// Rows of these domains only; empty: all.
+    pub domains: Vec<String>,
+    pub on_abstain: OnAbstain,
+    pub on_fault: OnFault,
+    /// Pins the component: 64 hex digits.
+    pub sha256: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// Looked up in the plugin directories as `<name>.wasm`.
+    Named(String),
+    Path(PathBuf),
+}
+
+/// Per completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input.
+    pub fuel: Option<u64>,
+    /// MiB of linear memory.
+    pub memory_mb: u32,
+}
+
+/// What an abstention (an unusable reference) does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OnAbstain {
+    DropSample,
+    DropGroup,
+    Score(f64),
+}
+
+/// What a fault (trap, out of fuel) does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OnFault {
+    /// The plugin's declared minimum.
+    Min,
+    Score(f64),
+    DropSample,
+}
+
+impl Reward {
+    /// The plugin with every setting at its default.
+    pub fn of_plugin(name: &str) -> Reward {
+        Reward {
+            name: plugin_stem(name),
+            plugin: Plugin::parse(name, Path::new("")),
+            weight: 1.0,
+            config_json: "{}".into(),
+            limits: Limits { fuel: None, memory_mb: 64 },
+            domains: Vec::new(),
+            on_abstain: OnAbstain::DropSample,
+            on_fault: OnFault::Min,
+            sha256: None,
+        }
+    }
+
+    pub(crate) fn read(reward: &Fields<'_>, base_dir: &Path) -> Result<Reward, JobError> {
+        let plugin: String = reward.get("plugin")?;
+        let limits = reward.table("limits", format!("{}, limits", reward.place))?;
+        // A toml table is sorted by key, so the JSON is the same bytes each time.
+        let config: serde_json::Value = reward.get("config")?;
+        Ok(Reward {
+            name: reward.optional("name")?.unwrap_or_else(|| plugin_stem(&plugin)),
+            plugin: Plugin::parse(&plugin, base_dir),
+            weight: reward.get("weight")?,
+            config_json: config.to_string(),
+            limits: Limits { fuel: limits.optional("fuel")?, memory_mb: limits.get("memory_mb")? },
+            domains: reward.get("domains")?,
+            on_abstain: reward.on_abstain("on_abstain")?,
+            on_fault: reward.on_fault("on_fault")?,
+            sha256: reward.optional("sha256")?,
+        })
+    }
+
+    /// Whether it judges a row of this domain.
+    pub fn judges(&self, domain: Option<&str>) -> bool {
+        self.domains.is_empty() || domain.is_some_and(|d| self.domains.iter().any(|own| own == d))
+    }
+}
+
+impl Plugin {
+    /// A path has a slash or ends in `.wasm`; anything else is a name.
+    pub fn parse(text: &str, base_dir: &Path) -> Plugin {
+        if text.contains('/') || text.ends_with(".wasm") {
+            Plugin::Path(absolute(text, base_dir))
+        } else {
+            Plugin::Named(text.into())
+        }
+    }
+}
+
+/// The name that a reward takes from its plugin.
+pub fn plugin_stem(plugin: &str) -> String {
+    let stem = Path::new(plugin).file_stem().map(|s| s.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| plugin.into())
+}

@@ -1,0 +1,212 @@
+//! Settings that are each fine and cannot work together: refused with the fix.
+
+use crate::error::JobError;
+use crate::eval::Eval;
+use crate::job::{DataSource, Job};
+use crate::keys::nearest;
+use crate::reward::{Plugin, Reward};
+use crate::stage::{Grpo, Length, Origin, Stage, StageKind};
+use r1d_proto::worker::Dtype;
+use std::collections::HashSet;
+
+/// What holds whatever the machine.
+pub fn check(job: &Job) -> Result<(), JobError> {
+    if job.stages.is_empty() {
+        return refuse("the top level", "the job has no stage", "add a [[stage]] with `name`, `kind` and `data`");
+    }
+    if job.batch_invariant && job.model.dtype != Dtype::Float32 {
+        return refuse("the top level", "`batch_invariant` is exact in float32 alone", "set dtype = \"float32\" in [model]");
+    }
+    for (index, stage) in job.stages.iter().enumerate() {
+        check_stage(job, index, stage)?;
+    }
+    job.evals.iter().try_for_each(|eval| check_eval(job, eval))
+}
+
+/// What depends on the device (`cpu`, `cuda:0`) that the job would run on.
+pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
+    if job.batch_invariant && device != "cpu" {
+        return refuse(
+            "the top level",
+            format!("`batch_invariant` holds on the CPU alone, and the job's device is {device}"),
+            "set batch_invariant = false, or run the job on a node with devices = [\"cpu\"]",
+        );
+    }
+    Ok(())
+}
+
+fn refuse<T>(place: impl Into<String>, problem: impl Into<String>, fix: impl Into<String>) -> Result<T, JobError> {
+    Err(JobError::Unsound { place: place.into(), problem: problem.into(), fix: fix.into() })
+}
+
+/// `; the nearest is "train"`
+fn or_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest(name, known).map(|near| format!(" (the nearest is {near:?})")).unwrap_or_default()
+}
+
+fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
+    let place = format!("[[stage]] {:?}", stage.name);
+    let before = || job.stages.iter().take(index).map(|s| s.name.as_str());
+    if stage.name == "base" {
+        return refuse(place, "\"base\" names the job's own model", "give the stage another name");
+    }
+    if before().any(|name| name == stage.name) {
+        return refuse(place, "two stages have this name", "give each stage a name of its own");
+    }
+    if let Origin::Stage(from) = &stage.from
+        && !before().any(|name| name == from)
+    {
+        let near = or_nearest(from, before());
+        return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
+    }
+    let data = data_of(job, &stage.data, &place)?;
+    if let Length::Steps(steps) = stage.length
+        && stage.schedule.warmup_steps > steps * stage.updates_per_step()
+    {
+        let (warmup, updates) = (stage.schedule.warmup_steps, steps * stage.updates_per_step());
+        return refuse(
+            place,
+            format!("warmup_steps = {warmup} is longer than the stage's {updates} updates"),
+            "lower `warmup_steps` or raise `steps`",
+        );
+    }
+    let longest = match &stage.kind {
+        StageKind::Pretrain(p) => ("max_length", p.max_length),
+        StageKind::Sft(s) => ("max_length", s.max_length),
+        StageKind::Grpo(g) => ("max_completion_length", g.max_completion_length),
+    };
+    if longest.1 > stage.max_tokens_per_device {
+        return refuse(
+            place,
+            format!(
+                "{} = {} does not fit into a micro-batch of max_tokens_per_device = {}",
+                longest.0, longest.1, stage.max_tokens_per_device
+            ),
+            format!("raise `max_tokens_per_device` to at least {}, or lower `{}`", longest.1, longest.0),
+        );
+    }
+    match stage.grpo() {
+        Some(grpo) => check_grpo(grpo, data, &place),
+        None => Ok(()),
+    }
+}
+
+fn data_of<'a>(job: &'a Job, name: &str, place: &str) -> Result<&'a DataSource, JobError> {
+    match job.data.get(name) {
+        Some(data) => Ok(data),
+        None => {
+            let near = or_nearest(name, job.data.keys().map(String::as_str));
+            refuse(
+                place,
+                format!("`data` = {name:?} is no data set of this job{near}"),
+                format!("add a table [data.{name}] or name another"),
+            )
+        }
+    }
+}
+
+fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobError> {
+    let completions = grpo.prompts_per_step as u64 * grpo.num_generations as u64;
+    let minibatches = grpo.steps_per_generation as u64;
+    if grpo.num_generations < 2 {
+        return refuse(
+            place,
+            "num_generations = 1: a completion is judged relative to its group, and alone it has none",
+            "set num_generations to 2 or more (R1 used 16)",
+        );
+    }
+    if grpo.temperature == 0.0 {
+        return refuse(place, "temperature = 0: all completions of a group would be the same", "set temperature = 1.0");
+    }
+    if !completions.is_multiple_of(minibatches) {
+        let fits = (1..=minibatches).rev().find(|m| completions.is_multiple_of(*m)).unwrap_or(1);
+        return refuse(
+            place,
+            format!(
+                "prompts_per_step × num_generations = {completions} completions do not divide into steps_per_generation = {minibatches} minibatches"
+            ),
+            format!("set steps_per_generation = {fits}, or change the others"),
+        );
+    }
+    if grpo.epsilon_high < grpo.epsilon {
+        let (low, high) = (grpo.epsilon, grpo.epsilon_high);
+        return refuse(
+            place,
+            format!("epsilon_high = {high} is below epsilon = {low}"),
+            "set epsilon_high to epsilon or more, or leave it out",
+        );
+    }
+    if grpo.beta == 0.0 && grpo.sync_ref_steps > 0 {
+        return refuse(
+            place,
+            "sync_ref_steps refreshes a reference that beta = 0 does not keep",
+            "set beta above 0 (R1 used 0.001), or leave `sync_ref_steps` out",
+        );
+    }
+    if grpo.rewards.is_empty() {
+        return refuse(place, "nothing judges the completions", "add a [[stage.reward]] with plugin = \"accuracy\"");
+    }
+    if grpo.rewards.iter().all(|reward| reward.weight == 0.0) {
+        return refuse(place, "every reward has weight 0: there is nothing to learn", "give one a weight");
+    }
+    let mut names = HashSet::new();
+    for reward in &grpo.rewards {
+        let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
+        if !names.insert(&reward.name) {
+            return refuse(place, "two rewards of the stage have this name", "give one of them a `name` of its own");
+        }
+        if !reward.domains.is_empty() && data.domain.is_none() {
+            let fix = format!("add `domain` to [data.{}], or leave `domains` out", data.name);
+            return refuse(place, "it judges rows by `domains`, and the data set names no column for them", fix);
+        }
+        check_reference(reward, data, &place)?;
+    }
+    Ok(())
+}
+
+/// The built-in accuracy reward abstains on every row that has nothing to compare with.
+fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<(), JobError> {
+    if reward.plugin == Plugin::Named("accuracy".into()) && data.reference.is_none() {
+        let fix = format!("add `reference` to [data.{}]: the column that holds the answer", data.name);
+        return refuse(place, format!("accuracy compares with a reference, and [data.{}] names no column for it", data.name), fix);
+    }
+    Ok(())
+}
+
+fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
+    let place = format!("[[eval]] {:?}", eval.data);
+    let data = data_of(job, &eval.data, &place)?;
+    if let Some(name) = eval.stages.iter().find(|name| job.stage(name).is_none()) {
+        let near = or_nearest(name, job.stages.iter().map(|s| s.name.as_str()));
+        return refuse(place, format!("`stages` names {name:?}, which is no stage of this job{near}"), "name one that is");
+    }
+    if eval.temperature == 0.0 && eval.num_generations > 1 {
+        return refuse(
+            place,
+            "temperature = 0 gives the same completion each time",
+            "set num_generations = 1, or temperature = 0.6",
+        );
+    }
+    if let Some(metric) = eval.metrics.iter().find(|metric| metric.k() > eval.num_generations) {
+        let fix = format!("set num_generations = {}, or ask for less", metric.k());
+        return refuse(place, format!("{metric} needs more completions than num_generations = {}", eval.num_generations), fix);
+    }
+    if eval.metrics.is_empty() || eval.rewards.is_empty() {
+        return refuse(
+            place,
+            "without `metrics` and `rewards` there is nothing to report",
+            "leave both out for pass@1 by accuracy",
+        );
+    }
+    if eval.metrics.iter().enumerate().any(|(i, metric)| eval.metrics.iter().take(i).any(|other| other == metric)) {
+        return refuse(place, "a metric is named twice", "name it once");
+    }
+    if job.evals.iter().filter(|other| other.data == eval.data).count() > 1 {
+        return refuse(
+            place,
+            "two evaluations use this data set, and their results would have one name",
+            "give one of them a [data.NAME] of its own",
+        );
+    }
+    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, data, &place))
+}

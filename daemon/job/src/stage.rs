@@ -1,0 +1,285 @@
+//! The stages of a job and what they tell a worker.
+
+use crate::error::JobError;
+use crate::fields::Fields;
+use crate::reward::Reward;
+use r1d_proto::recipe::{
+    ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining, Sampling, ScaleRewards,
+};
+use std::path::Path;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    pub name: String,
+    pub from: Origin,
+    /// Name of a [`crate::DataSource`].
+    pub data: String,
+    pub length: Length,
+    pub schedule: Schedule,
+    pub router: RouterTraining,
+    /// Micro-batches are packed to this many tokens.
+    pub max_tokens_per_device: u32,
+    pub kind: StageKind,
+}
+
+/// Where a stage's weights come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The job's model.
+    Base,
+    /// A stage before, by name.
+    Stage(String),
+}
+
+/// How long a stage runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Length {
+    Steps(u64),
+    /// Passes over the data set.
+    Epochs(f64),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum StageKind {
+    Pretrain(Pretrain),
+    Sft(Sft),
+    Grpo(Box<Grpo>),
+}
+
+/// Next-token training on packed text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pretrain {
+    /// Sequences per step.
+    pub batch_size: u32,
+    /// Tokens of a packed sequence.
+    pub max_length: u32,
+}
+
+/// Training on completions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sft {
+    /// Rows per step.
+    pub batch_size: u32,
+    /// Tokens; longer rows are cut there.
+    pub max_length: u32,
+}
+
+/// Group-relative policy optimisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grpo {
+    pub prompts_per_step: u32,
+    pub num_generations: u32,
+    pub num_iterations: u32,
+    /// Minibatches, and so updates, per pass over a step's completions.
+    pub steps_per_generation: u32,
+    pub max_completion_length: u32,
+    pub temperature: f64,
+    pub top_p: f64,
+    pub top_k: u32,
+    pub loss_type: LossType,
+    pub importance_sampling_level: ImportanceSamplingLevel,
+    pub scale_rewards: ScaleRewards,
+    pub epsilon: f64,
+    pub epsilon_high: f64,
+    pub beta: f64,
+    /// Steps between refreshes of the reference from the policy; 0: never.
+    pub sync_ref_steps: u64,
+    pub mask_truncated_completions: bool,
+    pub routing_replay: bool,
+    pub dynamic_sampling: bool,
+    pub max_resample_rounds: u32,
+    pub rewards: Vec<Reward>,
+}
+
+/// The optimiser's keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    pub learning_rate: f64,
+    pub lr_scheduler_type: LrSchedule,
+    /// Updates.
+    pub warmup_steps: u64,
+    pub min_lr_ratio: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    pub weight_decay: f64,
+    pub max_grad_norm: f64,
+}
+
+impl Stage {
+    /// `pretrain`, `sft`, `grpo`.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            StageKind::Pretrain(_) => "pretrain",
+            StageKind::Sft(_) => "sft",
+            StageKind::Grpo(_) => "grpo",
+        }
+    }
+
+    /// Rows (packed sequences, for `pretrain`) that one step takes.
+    pub fn rows_per_step(&self) -> u64 {
+        match &self.kind {
+            StageKind::Pretrain(p) => p.batch_size as u64,
+            StageKind::Sft(s) => s.batch_size as u64,
+            StageKind::Grpo(g) => g.prompts_per_step as u64,
+        }
+    }
+
+    /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1.
+    pub fn steps(&self, rows: u64) -> u64 {
+        match self.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(epochs) => ((epochs * rows as f64) / self.rows_per_step() as f64).ceil().max(1.0) as u64,
+        }
+    }
+
+    /// Optimiser updates that one step makes.
+    pub fn updates_per_step(&self) -> u64 {
+        match &self.kind {
+            StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
+            _ => 1,
+        }
+    }
+
+    /// AdamW and its schedule over `steps` steps.
+    pub fn optimiser(&self, steps: u64) -> Optimiser {
+        let s = &self.schedule;
+        Optimiser {
+            learning_rate: s.learning_rate,
+            lr_scheduler_type: s.lr_scheduler_type,
+            warmup_steps: s.warmup_steps,
+            total_steps: steps * self.updates_per_step(),
+            min_lr_ratio: s.min_lr_ratio,
+            adam_beta1: s.adam_beta1,
+            adam_beta2: s.adam_beta2,
+            adam_epsilon: s.adam_epsilon,
+            weight_decay: s.weight_decay,
+            max_grad_norm: s.max_grad_norm,
+        }
+    }
+
+    pub fn grpo(&self) -> Option<&Grpo> {
+        match &self.kind {
+            StageKind::Grpo(grpo) => Some(grpo),
+            _ => None,
+        }
+    }
+}
+
+impl Grpo {
+    /// A frozen copy of the stage's first weights is kept.
+    pub fn needs_reference(&self) -> bool {
+        self.beta > 0.0
+    }
+
+    pub fn objective(&self) -> Objective {
+        Objective {
+            loss_type: self.loss_type,
+            importance_sampling_level: self.importance_sampling_level,
+            epsilon: self.epsilon,
+            epsilon_high: self.epsilon_high,
+            beta: self.beta,
+            num_iterations: self.num_iterations,
+            num_minibatches: self.steps_per_generation,
+            mask_truncated_completions: self.mask_truncated_completions,
+            max_completion_length: self.max_completion_length,
+            temperature: self.temperature as f32,
+            routing_replay: self.routing_replay,
+        }
+    }
+
+    pub fn sampling(&self, stop_ids: Vec<u32>, seed: u64) -> Sampling {
+        Sampling {
+            temperature: self.temperature as f32,
+            top_p: self.top_p as f32,
+            top_k: self.top_k,
+            max_completion_length: self.max_completion_length,
+            stop_ids,
+            seed,
+        }
+    }
+}
+
+impl Stage {
+    /// `before`: the name of the stage before, which is where weights come from unless the file says otherwise.
+    pub(crate) fn read(stage: &Fields<'_>, before: Option<&str>, base_dir: &Path) -> Result<Stage, JobError> {
+        let from = match stage.optional::<String>("from")?.or_else(|| before.map(String::from)) {
+            Some(name) if name != "base" => Origin::Stage(name),
+            _ => Origin::Base,
+        };
+        let length = match (stage.optional("steps")?, stage.optional("epochs")?) {
+            (Some(steps), None) => Length::Steps(steps),
+            (None, Some(epochs)) => Length::Epochs(epochs),
+            (Some(_), Some(_)) => return Err(stage.unsound("`steps` and `epochs` both say how long it runs", "keep one of them")),
+            (None, None) => return Err(stage.unsound("nothing says how long it runs", "add `steps` or `epochs`")),
+        };
+        let kind = match stage.get::<String>("kind")?.as_str() {
+            "pretrain" => {
+                StageKind::Pretrain(Pretrain { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? })
+            }
+            "sft" => StageKind::Sft(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? }),
+            _ => StageKind::Grpo(Box::new(Grpo::read(stage, base_dir)?)),
+        };
+        Ok(Stage {
+            name: stage.get("name")?,
+            from,
+            data: stage.get("data")?,
+            length,
+            schedule: Schedule::read(stage)?,
+            router: RouterTraining {
+                bias_update_speed: stage.get("bias_update_speed")?,
+                aux_loss_alpha: stage.get("aux_loss_alpha")?,
+            },
+            max_tokens_per_device: stage.get("max_tokens_per_device")?,
+            kind,
+        })
+    }
+}
+
+impl Schedule {
+    fn read(stage: &Fields<'_>) -> Result<Schedule, JobError> {
+        Ok(Schedule {
+            learning_rate: stage.get("learning_rate")?,
+            lr_scheduler_type: stage.get("lr_scheduler_type")?,
+            warmup_steps: stage.get("warmup_steps")?,
+            min_lr_ratio: stage.get("min_lr_ratio")?,
+            adam_beta1: stage.get("adam_beta1")?,
+            adam_beta2: stage.get("adam_beta2")?,
+            adam_epsilon: stage.get("adam_epsilon")?,
+            weight_decay: stage.get("weight_decay")?,
+            max_grad_norm: stage.get("max_grad_norm")?,
+        })
+    }
+}
+
+impl Grpo {
+    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Grpo, JobError> {
+        let rewards = stage.tables("reward").map(|table| {
+            let plugin = table.get("plugin").and_then(toml::Value::as_str).unwrap_or_default();
+            Reward::read(&Fields::new(table, format!("{}, [[stage.reward]] {plugin:?}", stage.place)), base_dir)
+        });
+        let epsilon = stage.get("epsilon")?;
+        Ok(Grpo {
+            prompts_per_step: stage.get("prompts_per_step")?,
+            num_generations: stage.get("num_generations")?,
+            num_iterations: stage.get("num_iterations")?,
+            steps_per_generation: stage.get("steps_per_generation")?,
+            max_completion_length: stage.get("max_completion_length")?,
+            temperature: stage.get("temperature")?,
+            top_p: stage.get("top_p")?,
+            top_k: stage.get("top_k")?,
+            loss_type: stage.get("loss_type")?,
+            importance_sampling_level: stage.get("importance_sampling_level")?,
+            scale_rewards: stage.get("scale_rewards")?,
+            epsilon,
+            epsilon_high: stage.optional("epsilon_high")?.unwrap_or(epsilon),
+            beta: stage.get("beta")?,
+            sync_ref_steps: stage.get("sync_ref_steps")?,
+            mask_truncated_completions: stage.get("mask_truncated_completions")?,
+            routing_replay: stage.get("routing_replay")?,
+            dynamic_sampling: stage.get("dynamic_sampling")?,
+            max_resample_rounds: stage.get("max_resample_rounds")?,
+            rewards: rewards.collect::<Result<_, _>>()?,
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! What can go wrong while learning.
+
+use r1d_model::ModelError;
+use r1d_torch::TorchError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// The request itself is wrong: trying again cannot help.
+    #[error("sequence {index}: {problem}")]
+    Sequence { index: usize, problem: String },
+    #[error("{0}")]
+    Request(String),
+    /// The update was not applied; the weights are those before it.
+    #[error(
+        "step {step}, update {update}: the {what} is {value}, so the update was not applied: lower learning_rate or max_grad_norm, or look at the step's advantages"
+    )]
+    NonFinite { step: u64, update: u64, what: &'static str, value: f64 },
+    #[error("optimiser state `{name}`: {problem}")]
+    State { name: String, problem: String },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+    #[error(transparent)]
+    Tensor(#[from] tch::TchError),
+}
+
+impl LearnError {
+    /// Whether the request, not this worker, is at fault.
+    pub fn is_invalid_request(&self) -> bool {
+        matches!(self, LearnError::Sequence { .. } | LearnError::Request(_) | LearnError::State { .. })
+    }
+
+    /// Whether the device's memory ran out; a smaller `max_tokens_per_device` may succeed.
+    pub fn is_out_of_memory(&self) -> bool {
+        let text = self.to_string();
+        text.contains("out of memory") || text.contains("not enough memory")
+    }
+}

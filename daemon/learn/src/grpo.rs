@@ -1,0 +1,261 @@
+//! Group relative policy optimisation (DeepSeekMath 4.1; R1 2.2.1): the updates that a rollout batch with its advantages makes.
+
+use crate::batch::{self, MicroBatch};
+use crate::head::{Chunk, Head, entropy_sum};
+use crate::metrics::{Difference, Progress, Sums, Totals, completions};
+use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
+use crate::trainer::{Trainer, add_load};
+use crate::{LearnError, minibatch, packing, router};
+use r1d_model::{CausalLm, Config};
+use r1d_proto::recipe::Objective;
+use r1d_proto::worker::{Metrics, Train};
+use tch::{Device, Tensor};
+
+/// A rollout batch on its way through the updates.
+struct Run<'a> {
+    batch: &'a Train,
+    objective: &'a Objective,
+    device: Device,
+    /// Experts are forced to those recorded.
+    replay: Option<&'a Config>,
+    /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first update, where there are several.
+    old: Vec<Option<Tensor>>,
+    /// Likewise the reference's, where β > 0.
+    reference: Vec<Option<Tensor>>,
+    /// |trainer's − sampler's log-probability| at the weights that sampled (`ROLL-2`).
+    difference: Difference,
+    totals: Totals,
+    progress: Progress<'a>,
+}
+
+impl Trainer {
+    /// `num_iterations` passes over the batch, each of `num_minibatches` updates.
+    ///
+    /// `reference` is needed where β > 0. `progress(done, total)` counts tokens through forward passes. A minibatch whose completions are
+    /// all masked makes no update. Metrics are means over the updates, weighted by tokens where TRL's are. An error leaves the weights as
+    /// the last whole update made them.
+    pub fn train(
+        &mut self,
+        model: &CausalLm,
+        reference: Option<&CausalLm>,
+        batch: &Train,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Metrics, LearnError> {
+        let mut clock = self.now();
+        let mut metrics = completions(batch);
+        let mut run = Run::new(model, batch, progress)?;
+        if run.objective.beta != 0.0 {
+            let reference = reference.ok_or_else(|| LearnError::Request("beta > 0 needs a reference model".to_owned()))?;
+            self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
+            clock = self.time(&mut metrics, "reference", clock);
+        }
+        if run.keeps_old() {
+            self.score(model, &mut run, |run, index, logp| run.old[index] = Some(logp))?;
+            for index in run.trained() {
+                run.measure(index)?;
+            }
+            clock = self.time(&mut metrics, "old_logprobs", clock);
+        }
+        let mut update = batch.first_update;
+        for pass in 0..run.objective.num_iterations.max(1) {
+            let parts = run.objective.num_minibatches.max(1) as usize;
+            for minibatch in minibatch::split(batch.seed, batch.step, pass, batch.sequences.len(), parts) {
+                self.update(model, &mut run, &minibatch, update)?;
+                update += 1;
+            }
+        }
+        self.time(&mut metrics, "update", clock);
+        self.tokens_seen += batch.sequences.iter().map(|s| (s.prompt_ids.len() + s.completion_ids.len()) as i64).sum::<i64>();
+        metrics.insert("num_tokens".to_owned(), self.tokens_seen as f64);
+        run.totals.report(run.objective, &mut metrics);
+        run.difference.report(&mut metrics)?;
+        if model.config.moe_layers > 0 {
+            metrics.insert("moe/bias_abs_max".to_owned(), router::bias_abs_max(model)?);
+        }
+        Ok(metrics)
+    }
+
+    /// Log-probabilities of every completion that trains, without gradients.
+    fn score(&self, model: &CausalLm, run: &mut Run, keep: impl Fn(&mut Run, usize, Tensor)) -> Result<(), LearnError> {
+        for group in self.pack(run, &run.trained()) {
+            let micro = run.micro_batch(&group)?;
+            let logp = tch::no_grad(|| {
+                let (hidden, _) = self.forward(model, &micro, false)?;
+                Head::new(model, run.objective.temperature as f64).logprobs(&hidden, &micro.targets)
+            })?;
+            let lengths: Vec<i64> = group.iter().map(|&index| run.length(index) as i64).collect();
+            for (&index, own) in group.iter().zip(logp.f_split_with_sizes(&lengths, 0)?) {
+                keep(run, index, own);
+            }
+            run.progress.add(&micro);
+        }
+        Ok(())
+    }
+
+    /// Micro-batches of these sequences.
+    fn pack(&self, run: &Run, chosen: &[usize]) -> Vec<Vec<usize>> {
+        let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&run.batch.sequences[i])).collect();
+        let bins = packing::best_fit(&lengths, self.budget);
+        bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
+    }
+
+    /// One update on a minibatch.
+    fn update(&mut self, model: &CausalLm, run: &mut Run, minibatch: &[usize], update: u64) -> Result<(), LearnError> {
+        let share = run.share(minibatch);
+        let chosen: Vec<usize> = minibatch.iter().copied().filter(|&index| run.trains(index)).collect();
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        self.optimiser.clear_gradients()?;
+        let mut sums = Sums::new(run.device)?;
+        let mut load = None;
+        for group in self.pack(run, &chosen) {
+            let micro = run.micro_batch(&group)?;
+            let (hidden, output) = self.forward(model, &micro, self.wants_aux_loss(model))?;
+            add_load(&mut load, &output)?;
+            let aux = self.aux_share(&output, &micro, chosen.len())?;
+            drop(output);
+            run.backward(model, &group, &micro, share, &hidden, aux, &mut sums)?;
+            self.optimiser.accumulate()?;
+            run.progress.add(&micro);
+        }
+        let sums = sums.read()?;
+        let updated = self.finish_update(model, run.batch.step, update, sums.loss, load)?;
+        let tokens = chosen.iter().map(|&index| run.length(index)).sum();
+        run.totals.add(&sums, tokens, chosen.len(), &updated);
+        Ok(())
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(model: &'a CausalLm, batch: &'a Train, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Run<'a>, LearnError> {
+        let objective = &batch.objective;
+        if objective.temperature.is_nan() || objective.temperature <= 0.0 {
+            let message = format!("temperature = {}: log-probabilities need one above 0", objective.temperature);
+            return Err(LearnError::Request(message));
+        }
+        let replay = (objective.routing_replay && model.config.moe_layers > 0).then_some(&model.config);
+        batch::check_rollouts(&batch.sequences, replay, model.config.vocab_size)?;
+        let none = || batch.sequences.iter().map(|_| None).collect();
+        let mut run = Run {
+            batch,
+            objective,
+            device: model.device(),
+            replay,
+            old: none(),
+            reference: none(),
+            difference: Difference::new(model.device())?,
+            totals: Totals::default(),
+            progress: Progress::new(progress),
+        };
+        let fed: usize = run.trained().iter().map(|&i| batch::fed(&batch.sequences[i])).sum();
+        let passes = objective.num_iterations.max(1) as u64 + run.keeps_old() as u64 + (objective.beta != 0.0) as u64;
+        run.progress.expect(fed as u64 * passes);
+        Ok(run)
+    }
+
+    /// With a single update π_old is the policy of that update itself.
+    fn keeps_old(&self) -> bool {
+        self.objective.num_iterations.max(1) * self.objective.num_minibatches.max(1) > 1
+    }
+
+    fn trains(&self, index: usize) -> bool {
+        !(self.objective.mask_truncated_completions && self.batch.sequences[index].truncated)
+    }
+
+    fn trained(&self) -> Vec<usize> {
+        (0..self.batch.sequences.len()).filter(|&index| self.trains(index)).collect()
+    }
+
+    /// Completion tokens of a sequence.
+    fn length(&self, index: usize) -> usize {
+        self.batch.sequences[index].completion_ids.len()
+    }
+
+    fn share(&self, minibatch: &[usize]) -> Share {
+        let tokens: usize = self.trained().iter().map(|&index| self.length(index)).sum();
+        let part = minibatch.len() as f64 / self.batch.sequences.len() as f64;
+        Share { sequences: minibatch.len() as f64, tokens: tokens as f64 * part }
+    }
+
+    fn micro_batch(&self, group: &[usize]) -> Result<MicroBatch, LearnError> {
+        let sequences: Vec<_> = group.iter().map(|&index| &self.batch.sequences[index]).collect();
+        MicroBatch::of_rollouts(&sequences, self.replay, self.device)
+    }
+
+    /// What the sampler recorded, float32 `[N]`.
+    fn behaviour(&self, group: &[usize]) -> Result<Tensor, LearnError> {
+        let flat: Vec<f32> = group.iter().flat_map(|&index| self.batch.sequences[index].behaviour_logprobs.iter().copied()).collect();
+        Ok(Tensor::f_from_slice(&flat)?.f_to_device(self.device)?)
+    }
+
+    /// Compares a sequence's old log-probabilities with the sampler's.
+    fn measure(&mut self, index: usize) -> Result<(), LearnError> {
+        let theirs = self.behaviour(&[index])?;
+        match &self.old[index] {
+            Some(ours) => self.difference.add(ours, &theirs),
+            None => Ok(()),
+        }
+    }
+
+    /// The objective's view of a micro-batch's N completion tokens.
+    fn tokens(&self, group: &[usize], share: Share) -> Result<Tokens, LearnError> {
+        let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
+        let each = |value: &dyn Fn(usize) -> f32| -> Result<Tensor, LearnError> {
+            let flat: Vec<f32> = group.iter().flat_map(|&index| std::iter::repeat_n(value(index), self.length(index))).collect();
+            Ok(Tensor::f_from_slice(&flat)?.f_to_device(self.device)?)
+        };
+        let gather = |kept: &[Option<Tensor>]| -> Result<Option<Tensor>, LearnError> {
+            let parts: Option<Vec<&Tensor>> = group.iter().map(|&index| kept[index].as_ref()).collect();
+            Ok(parts.map(|parts| Tensor::f_cat(&parts, 0)).transpose()?)
+        };
+        let sequences = objective::is_sequence_level(self.objective).then(|| Sequences::of(&lengths, self.device)).transpose()?;
+        Ok(Tokens {
+            advantage: each(&|index| self.batch.sequences[index].advantage)?,
+            weight: each(&|index| token_weight(self.objective, self.length(index), share) as f32)?,
+            old: gather(&self.old)?,
+            reference: gather(&self.reference)?,
+            sequences,
+        })
+    }
+
+    /// Adds a micro-batch's gradients and sums.
+    #[allow(clippy::too_many_arguments, reason = "one micro-batch's pieces, each made by another part of the update")]
+    fn backward(
+        &mut self,
+        model: &CausalLm,
+        group: &[usize],
+        micro: &MicroBatch,
+        share: Share,
+        hidden: &Tensor,
+        aux: Option<Tensor>,
+        sums: &mut Sums,
+    ) -> Result<(), LearnError> {
+        let tokens = self.tokens(group, share)?;
+        let behaviour = if self.keeps_old() { None } else { Some(self.behaviour(group)?) };
+        let temperature = self.objective.temperature as f64;
+        let (mut losses, mut entropies) = (Vec::new(), Vec::new());
+        let mut loss = |logp: &Tensor, start: i64| {
+            let n = logp.size1()?;
+            let loss = if n == micro.len() {
+                policy_loss(self.objective, logp, &tokens)
+            } else {
+                policy_loss(self.objective, logp, &tokens.narrow(start, n))
+            };
+            losses.push(loss.sums);
+            Ok(loss.loss)
+        };
+        let mut observe = |chunk: Chunk| {
+            let n = chunk.logp.size1()?;
+            let targets = micro.targets.f_narrow(0, chunk.start, n)?;
+            entropies.push(entropy_sum(chunk.logits, &targets, chunk.logp, temperature)?);
+            match &behaviour {
+                Some(behaviour) => self.difference.add(chunk.logp, &behaviour.f_narrow(0, chunk.start, n)?),
+                None => Ok(()),
+            }
+        };
+        let whole = tokens.sequences.is_some();
+        Head::new(model, temperature).backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
+        sums.add(&losses, &entropies)
+    }
+}

@@ -1,0 +1,126 @@
+//! Log-probabilities without all the logits: the output head runs on a chunk of tokens at a time.
+//!
+//! `[tokens, vocabulary]` float32 for a whole batch is often larger than the model. Here at most [`LOGITS_MAX`] of them exist at a time.
+//! An objective that is a sum over tokens is evaluated and differentiated chunk by chunk, so that each chunk's logits are computed once
+//! and freed. One that ties a sequence's tokens together (the sequence-level ratio) takes two passes: log-probabilities without
+//! gradients, then ∂L/∂logp, then each chunk again with them.
+
+use crate::LearnError;
+use r1d_model::{CausalLm, token_logprobs};
+use tch::{Kind, Tensor};
+
+/// Logits held at a time, elements (float32; the backward pass holds about three times as much).
+const LOGITS_MAX: i64 = 1 << 24;
+
+pub struct Head<'a> {
+    model: &'a CausalLm,
+    temperature: f64,
+    chunk: i64,
+}
+
+/// What is computed of each chunk on the way.
+pub struct Chunk<'a> {
+    /// First token.
+    pub start: i64,
+    /// `[n, V]` float32, detached, before the division by the temperature.
+    pub logits: &'a Tensor,
+    /// `[n]` float32, detached.
+    pub logp: &'a Tensor,
+}
+
+/// The loss of tokens `start..start + n` given their log-probabilities `[n]`.
+pub type ChunkLoss<'a> = dyn FnMut(&Tensor, i64) -> Result<Tensor, LearnError> + 'a;
+pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
+
+impl<'a> Head<'a> {
+    pub fn new(model: &'a CausalLm, temperature: f64) -> Head<'a> {
+        Head { model, temperature, chunk: (LOGITS_MAX / model.config.vocab_size.max(1)).max(1) }
+    }
+
+    fn chunks(&self, tokens: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let chunk = self.chunk;
+        (0..tokens).step_by(chunk as usize).map(move |start| (start, chunk.min(tokens - start)))
+    }
+
+    fn chunk_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor), LearnError> {
+        let logits = self.model.logits(hidden)?;
+        let logp = token_logprobs(&logits, targets, self.temperature)?;
+        Ok((logits, logp))
+    }
+
+    /// Log-probability of each target, float32 `[N]`, with no gradients. `hidden` is `[N, D]`.
+    pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor, LearnError> {
+        tch::no_grad(|| {
+            let parts = self.chunks(targets.size()[0]).map(|(start, n)| {
+                let (_, logp) = self.chunk_logprobs(&hidden.f_narrow(0, start, n)?, &targets.f_narrow(0, start, n)?)?;
+                Ok(logp)
+            });
+            let parts = parts.collect::<Result<Vec<_>, LearnError>>()?;
+            Ok(if parts.len() == 1 { parts.into_iter().next().unwrap_or_default() } else { Tensor::f_cat(&parts, 0)? })
+        })
+    }
+
+    /// Adds the gradients of `loss` + `extra` to every parameter that `hidden` `[N, D]`, the head and `extra` depend on.
+    /// `whole` says that `loss` must see all tokens at once.
+    pub fn backward(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        extra: Option<Tensor>,
+        whole: bool,
+        loss: &mut ChunkLoss,
+        observe: &mut Observe,
+    ) -> Result<(), LearnError> {
+        let tokens = targets.size()[0];
+        if tokens <= self.chunk {
+            let (logits, logp) = self.chunk_logprobs(hidden, targets)?;
+            observe(Chunk { start: 0, logits: &logits.detach(), logp: &logp.detach() })?;
+            let total = loss(&logp, 0)?;
+            return run_backward(match extra {
+                Some(extra) => total.f_add(&extra)?,
+                None => total,
+            });
+        }
+        let slopes = if whole { Some(self.slopes(hidden, targets, loss)?) } else { None };
+        let mut gradients = Vec::new();
+        for (start, n) in self.chunks(tokens) {
+            // A leaf of its own: what lies before the head is differentiated once, at the end.
+            let leaf = hidden.f_detach()?.f_narrow(0, start, n)?.set_requires_grad(true);
+            let (logits, logp) = self.chunk_logprobs(&leaf, &targets.f_narrow(0, start, n)?)?;
+            observe(Chunk { start, logits: &logits.detach(), logp: &logp.detach() })?;
+            run_backward(match &slopes {
+                Some(slopes) => logp.f_dot(&slopes.f_narrow(0, start, n)?)?,
+                None => loss(&logp, start)?,
+            })?;
+            gradients.push(leaf.f_grad()?);
+        }
+        let through = (hidden.f_mul(&Tensor::f_cat(&gradients, 0)?)?).f_sum(None::<Kind>)?;
+        run_backward(match extra {
+            Some(extra) => through.f_add(&extra)?,
+            None => through,
+        })
+    }
+
+    /// ∂L/∂logp, `[N]`.
+    fn slopes(&self, hidden: &Tensor, targets: &Tensor, loss: &mut ChunkLoss) -> Result<Tensor, LearnError> {
+        let logp = self.logprobs(hidden, targets)?.set_requires_grad(true);
+        run_backward(loss(&logp, 0)?)?;
+        Ok(logp.f_grad()?)
+    }
+}
+
+fn run_backward(loss: Tensor) -> Result<(), LearnError> {
+    Ok(loss.f_backward()?)
+}
+
+/// Σ over tokens of the entropy of softmax(logits / temperature), nats, float64 scalar. `logp` are the log-probabilities of `targets`:
+/// they give each row's normaliser for free.
+pub fn entropy_sum(logits: &Tensor, targets: &Tensor, logp: &Tensor, temperature: f64) -> Result<Tensor, LearnError> {
+    tch::no_grad(|| {
+        let scaled = if temperature == 1.0 { logits.shallow_clone() } else { logits.f_div_scalar(temperature)? };
+        let normaliser = scaled.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_sub(&logp.f_unsqueeze(1)?)?;
+        let all_logp = scaled.f_sub(&normaliser)?;
+        let weighted = all_logp.f_exp()?.f_mul_(&all_logp)?.f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?;
+        Ok(weighted.f_sum(Kind::Double)?.f_neg()?)
+    })
+}

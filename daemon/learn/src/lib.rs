@@ -1,0 +1,34 @@
+//! How r1d learns: objectives, packing, optimiser and schedules, and the trainer that puts them together. Functions of tensors; no
+//! actors, no files.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`objective`] | the GRPO family of losses, a function of per-token log-probabilities |
+//! | [`minibatch`] | the random split of a rollout batch |
+//! | [`packing`] | sequences into micro-batches by token budget |
+//! | [`batch`] | sequences as the tensors of a packed forward pass |
+//! | [`head`] | log-probabilities in chunks, never all the logits |
+//! | [`optimiser`] | AdamW over the model's parameters, with exact state |
+//! | [`schedule`] | the learning rate of each update |
+//! | [`router`] | balance of the experts |
+//! | [`trainer`] | [`Trainer`]: `train` (in `grpo`) and `supervise` |
+//!
+//! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks, but for rounding: every token
+//! carries its final weight from the start.
+
+pub mod batch;
+mod error;
+mod grpo;
+pub mod head;
+mod metrics;
+pub mod minibatch;
+pub mod objective;
+pub mod optimiser;
+pub mod packing;
+pub mod router;
+pub mod schedule;
+mod supervise;
+pub mod trainer;
+
+pub use error::LearnError;
+pub use trainer::Trainer;

@@ -1,0 +1,161 @@
+//! The numbers of a step, by TRL's names. Sums stay on the device until an update ends.
+
+use crate::LearnError;
+use crate::batch::MicroBatch;
+use crate::objective;
+use crate::trainer::Updated;
+use r1d_proto::recipe::Objective;
+use r1d_proto::worker::{Metrics, Train};
+use tch::{Device, Kind, Tensor};
+
+/// Lengths of the batch's completions, and how many hit the limit.
+pub(crate) fn completions(batch: &Train) -> Metrics {
+    let lengths = || batch.sequences.iter().map(|sequence| sequence.completion_ids.len());
+    let count = batch.sequences.len().max(1) as f64;
+    let truncated = batch.sequences.iter().filter(|sequence| sequence.truncated).count();
+    let values = [
+        ("completions/mean_length", lengths().sum::<usize>() as f64 / count),
+        ("completions/min_length", lengths().min().unwrap_or(0) as f64),
+        ("completions/max_length", lengths().max().unwrap_or(0) as f64),
+        ("completions/clipped_ratio", truncated as f64 / count),
+    ];
+    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// |trainer's − sampler's log-probability| over tokens.
+pub(crate) struct Difference {
+    sum: Tensor,
+    max: Tensor,
+    tokens: i64,
+}
+
+impl Difference {
+    pub(crate) fn new(device: Device) -> Result<Difference, LearnError> {
+        let zero = || Tensor::f_zeros([0i64; 0], (Kind::Double, device));
+        Ok(Difference { sum: zero()?, max: zero()?, tokens: 0 })
+    }
+
+    pub(crate) fn add(&mut self, ours: &Tensor, theirs: &Tensor) -> Result<(), LearnError> {
+        let difference = ours.f_sub(theirs)?.f_abs()?.f_to_kind(Kind::Double)?;
+        self.sum = self.sum.f_add(&difference.f_sum(Kind::Double)?)?;
+        self.max = self.max.f_maximum(&difference.f_max()?)?;
+        self.tokens += theirs.size1()?;
+        Ok(())
+    }
+
+    pub(crate) fn report(&self, metrics: &mut Metrics) -> Result<(), LearnError> {
+        let mean = self.sum.f_double_value(&[])? / self.tokens.max(1) as f64;
+        metrics.insert("sampling/sampling_logp_difference/mean".to_owned(), mean);
+        metrics.insert("sampling/sampling_logp_difference/max".to_owned(), self.max.f_double_value(&[])?);
+        Ok(())
+    }
+}
+
+/// Sums over the tokens of an update: `[5]` float64, those of [`objective::Loss`] and Σ entropy.
+pub(crate) struct Sums(Tensor);
+
+/// [`Sums`] on the host.
+#[derive(Clone, Copy)]
+pub(crate) struct HostSums {
+    pub loss: f64,
+    kl: f64,
+    at_low: f64,
+    at_high: f64,
+    entropy: f64,
+}
+
+impl Sums {
+    pub(crate) fn new(device: Device) -> Result<Sums, LearnError> {
+        Ok(Sums(Tensor::f_zeros([5], (Kind::Double, device))?))
+    }
+
+    /// Adds a micro-batch, by chunks: `[4]` and scalars.
+    pub(crate) fn add(&mut self, losses: &[Tensor], entropies: &[Tensor]) -> Result<(), LearnError> {
+        let losses = Tensor::f_stack(losses, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        let entropy = Tensor::f_stack(entropies, 0)?.f_sum(Kind::Double)?.f_view([1])?;
+        self.0 = self.0.f_add(&Tensor::f_cat(&[losses, entropy], 0)?)?;
+        Ok(())
+    }
+
+    pub(crate) fn read(&self) -> Result<HostSums, LearnError> {
+        let at = |i: i64| self.0.f_double_value(&[i]);
+        Ok(HostSums { loss: at(0)?, kl: at(1)?, at_low: at(2)?, at_high: at(3)?, entropy: at(4)? })
+    }
+}
+
+/// Sums over updates.
+#[derive(Default)]
+pub(crate) struct Totals {
+    updates: f64,
+    tokens: f64,
+    sequences: f64,
+    loss: f64,
+    kl: f64,
+    at_low: f64,
+    at_high: f64,
+    entropy: f64,
+    norm: f64,
+    learning_rate: f64,
+    load_max_over_mean: Option<f64>,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, sums: &HostSums, tokens: usize, sequences: usize, updated: &Updated) {
+        self.updates += 1.0;
+        self.tokens += tokens as f64;
+        self.sequences += sequences as f64;
+        self.loss += sums.loss;
+        self.kl += sums.kl;
+        self.at_low += sums.at_low;
+        self.at_high += sums.at_high;
+        self.entropy += sums.entropy;
+        self.norm += updated.norm;
+        self.learning_rate = updated.learning_rate;
+        self.load_max_over_mean = updated.load_max_over_mean.or(self.load_max_over_mean);
+    }
+
+    /// `loss` and `grad_norm` are means over updates, `learning_rate` and the load are the last update's, the rest means over tokens
+    /// (the clip ratios over sequences, at sequence level).
+    pub(crate) fn report(&self, objective: &Objective, metrics: &mut Metrics) {
+        let (updates, tokens) = (self.updates.max(1.0), self.tokens.max(1.0));
+        let ratios = if objective::is_sequence_level(objective) { self.sequences.max(1.0) } else { tokens };
+        let mut put = |name: &str, value: f64| {
+            metrics.insert(name.to_owned(), value);
+        };
+        put("loss", self.loss / updates);
+        put("grad_norm", self.norm / updates);
+        put("learning_rate", self.learning_rate);
+        put("entropy", self.entropy / tokens);
+        put("clip_ratio/low_mean", self.at_low / ratios);
+        put("clip_ratio/high_mean", self.at_high / ratios);
+        put("clip_ratio/region_mean", (self.at_low + self.at_high) / ratios);
+        if objective.beta != 0.0 {
+            put("kl", self.kl / tokens);
+        }
+        if let Some(load) = self.load_max_over_mean {
+            put("moe/expert_load_max_over_mean", load);
+        }
+    }
+}
+
+/// Tokens through forward passes, told to whoever waits.
+pub(crate) struct Progress<'a> {
+    report: &'a mut dyn FnMut(u64, u64),
+    done: u64,
+    total: u64,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(report: &'a mut dyn FnMut(u64, u64)) -> Progress<'a> {
+        Progress { report, done: 0, total: 0 }
+    }
+
+    pub(crate) fn expect(&mut self, total: u64) {
+        self.total = total;
+    }
+
+    pub(crate) fn add(&mut self, micro: &MicroBatch) {
+        self.done += micro.packed.lengths.iter().sum::<i64>() as u64;
+        (self.report)(self.done, self.total);
+    }
+}

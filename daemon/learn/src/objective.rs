@@ -1,0 +1,162 @@
+//! The policy-gradient objective: a function of per-token log-probabilities and nothing else.
+//!
+//! With ρ the importance ratio, A the advantage of a token's sequence and w its share of the loss ([`token_weight`]), one
+//! minibatch costs
+//!
+//! ```text
+//! L = Σ_t w_t · ( −min( ρ_t A_t , clip(ρ_t, 1−ε, 1+ε_high) A_t ) + β · k3_t )
+//!
+//! ρ_t  = exp(logπ_θ(o_t) − logπ_old(o_t))                       token level     (DeepSeekMath eq. 3)
+//!      = exp( 1/|o_i| · Σ_{u∈o_i} (logπ_θ(o_u) − logπ_old(o_u)) )  sequence level  (GSPO eq. 7), the same for all of o_i
+//! k3_t = exp(logπ_ref − logπ_θ) − (logπ_ref − logπ_θ) − 1  ≥ 0    (DeepSeekMath eq. 4)
+//!
+//! w_t  = 1 / (S · |o_i|)          grpo      mean over sequences of the mean over tokens
+//!      = 1 / (S · max_length)     dr_grpo   a constant: long answers are not diluted (Dr. GRPO)
+//!      = 1 / N                    dapo      mean over tokens
+//! ```
+//!
+//! S and N count the minibatch's sequences and tokens ([`Share`]). Because the sum runs over tokens with ready weights, a minibatch
+//! may be cut into micro-batches and chunks anywhere (for the sequence level: between sequences) without changing the loss.
+//!
+//! R1 prints the ratio of whole sequences and no 1/|o|; DeepSeek's other papers and every implementation use the token form above,
+//! and so does `grpo` here.
+//!
+//! **π_old.** With one update per rollout batch π_old is π_θ itself: `old` is left out, ρ = 1 and the gradient is that of the
+//! plain policy gradient, exactly. With several updates it is the trainer's own forward pass before the first of them, not the
+//! sampler's record: the two differ only by rounding (`ROLL-2`), and that rounding must not enter the ratio. The difference is
+//! reported as `sampling/sampling_logp_difference`.
+
+use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// What a minibatch's weights are normalised by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// Sequences of the minibatch. Masked ones count: they dilute, as in TRL.
+    pub sequences: f64,
+    /// Trained tokens. Where a rollout batch is split into minibatches, the batch's tokens × the minibatch's share of its
+    /// sequences, as in TRL: minibatches of short completions do not weigh more per token.
+    pub tokens: f64,
+}
+
+/// Weight of each token of a completion of `length` tokens.
+pub fn token_weight(objective: &Objective, length: usize, share: Share) -> f64 {
+    let denominator = match objective.loss_type {
+        LossType::Grpo => share.sequences * length as f64,
+        LossType::DrGrpo => share.sequences * objective.max_completion_length as f64,
+        LossType::Dapo => share.tokens,
+    };
+    1.0 / denominator.max(1.0)
+}
+
+/// What the objective knows of N completion tokens besides their log-probabilities. Every tensor is `[N]`, of one dtype.
+pub struct Tokens {
+    pub advantage: Tensor,
+    pub weight: Tensor,
+    /// logπ_old; absent where the policy has not moved since.
+    pub old: Option<Tensor>,
+    /// logπ_ref; absent where β = 0.
+    pub reference: Option<Tensor>,
+    /// Needed for the sequence level only.
+    pub sequences: Option<Sequences>,
+}
+
+/// Which sequence each token belongs to.
+pub struct Sequences {
+    /// `[N]` i64, from 0.
+    pub index: Tensor,
+    /// `[N]`, 1 / length of the token's sequence.
+    pub inverse_length: Tensor,
+    pub count: i64,
+}
+
+impl Sequences {
+    /// Tokens of sequences of these lengths, one after the other.
+    pub fn of(lengths: &[usize], device: Device) -> Result<Sequences, TchError> {
+        let index: Vec<i64> = lengths.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n)).collect();
+        let inverse: Vec<f32> = lengths.iter().flat_map(|&n| std::iter::repeat_n(1.0 / n as f32, n)).collect();
+        Ok(Sequences {
+            index: Tensor::f_from_slice(&index)?.f_to_device(device)?,
+            inverse_length: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
+            count: lengths.len() as i64,
+        })
+    }
+
+    /// Mean of `values` over each sequence, written to each of its tokens.
+    fn mean(&self, values: &Tensor) -> Tensor {
+        let zeros = Tensor::zeros([self.count], (values.kind(), values.device()));
+        zeros.index_add(0, &self.index, &(values * &self.inverse_length)).index_select(0, &self.index)
+    }
+}
+
+impl Tokens {
+    /// Tokens `start..start + length`, for objectives at token level.
+    pub fn narrow(&self, start: i64, length: i64) -> Tokens {
+        let cut = |tensor: &Tensor| tensor.narrow(0, start, length);
+        Tokens {
+            advantage: cut(&self.advantage),
+            weight: cut(&self.weight),
+            old: self.old.as_ref().map(cut),
+            reference: self.reference.as_ref().map(cut),
+            sequences: None,
+        }
+    }
+}
+
+/// A share of a minibatch's loss, and sums for the metrics.
+pub struct Loss {
+    /// Scalar; differentiable in the log-probabilities.
+    pub loss: Tensor,
+    /// `[4]` float64, detached: loss, Σ k3, and how many tokens (at sequence level: sequences) the clip held back at the lower and
+    /// at the upper bound.
+    pub sums: Tensor,
+}
+
+/// The equation of the [module](self). `logp` is `[N]`.
+pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Loss {
+    let old = tokens.old.as_ref().map_or_else(|| logp.detach(), Tensor::shallow_clone);
+    let log_ratio = match &tokens.sequences {
+        Some(sequences) => sequences.mean(&(logp - old)),
+        None => logp - old,
+    };
+    let ratio = log_ratio.exp();
+    let (low, high) = (1.0 - objective.epsilon, 1.0 + objective.epsilon_high);
+    let advantage = &tokens.advantage;
+    let gain = (&ratio * advantage).minimum(&(ratio.clamp(low, high) * advantage));
+    let kl = tokens.reference.as_ref().map(|reference| k3(logp, reference));
+    let cost = match &kl {
+        Some(kl) => kl * objective.beta - gain,
+        None => -gain,
+    };
+    let loss = (cost * &tokens.weight).sum(None::<Kind>);
+
+    let held_back = |outside: Tensor, wrong_sign: Tensor| {
+        let held = outside.logical_and(&wrong_sign).to_kind(ratio.kind());
+        match &tokens.sequences {
+            Some(sequences) => (held * &sequences.inverse_length).sum(Kind::Double),
+            None => held.sum(Kind::Double),
+        }
+    };
+    let sums = tch::no_grad(|| {
+        let kl_sum = kl.map_or_else(|| Tensor::zeros([], (Kind::Double, logp.device())), |kl| kl.sum(Kind::Double));
+        let at_low = held_back(ratio.lt(low), advantage.lt(0.0));
+        let at_high = held_back(ratio.gt(high), advantage.gt(0.0));
+        Tensor::stack(&[loss.detach().to_kind(Kind::Double), kl_sum, at_low, at_high], 0)
+    });
+    Loss { loss, sums }
+}
+
+/// Schulman's k3 estimate of KL(π_θ ‖ π_ref) from samples of π_θ: unbiased, never negative.
+pub fn k3(logp: &Tensor, reference: &Tensor) -> Tensor {
+    let difference = reference - logp;
+    difference.exp() - difference - 1.0
+}
+
+/// Whether a loss is over whole sequences at a time.
+pub fn is_sequence_level(objective: &Objective) -> bool {
+    objective.importance_sampling_level == ImportanceSamplingLevel::Sequence
+}
+
+#[cfg(test)]
+#[path = "objective_tests.rs"]
+mod tests;

@@ -1,0 +1,333 @@
+//! The policy's parameters under AdamW: moments, master weights, clipping, and their exact state.
+
+use crate::LearnError;
+use r1d_proto::recipe;
+use r1d_torch::adamw::{AdamW, Slices};
+use r1d_torch::foreach;
+use tch::{Kind, Tensor};
+
+/// One parameter and what the optimiser keeps for it.
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    /// What AdamW updates: the parameter itself in float32; for lower precisions a float32 copy, which small updates are not lost in.
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    /// Float32 scalar, a view of `Optimiser::steps`.
+    step: Tensor,
+    /// Float32 sum over micro-batches, for parameters of lower precision.
+    gradient: Option<Tensor>,
+    decays: bool,
+}
+
+impl Slot {
+    fn has_master(&self) -> bool {
+        self.parameter.kind() != Kind::Float
+    }
+}
+
+pub struct Optimiser {
+    settings: recipe::Optimiser,
+    slots: Vec<Slot>,
+    /// `[parameters]` float32: updates that each parameter has seen.
+    steps: Tensor,
+}
+
+/// Decoupled weight decay pulls matrices towards 0, never norms, biases and other vectors.
+fn decays(name: &str, parameter: &Tensor) -> bool {
+    parameter.dim() >= 2 && !name.ends_with("bias") && !name.contains("norm")
+}
+
+impl Optimiser {
+    /// `parameters` are the model's leaves; they are updated in place.
+    pub fn new(parameters: Vec<(String, Tensor)>, settings: &recipe::Optimiser) -> Result<Optimiser, LearnError> {
+        let Some((_, first)) = parameters.first() else {
+            return Err(LearnError::Request("the model has no parameters to train".into()));
+        };
+        let steps = Tensor::f_zeros([parameters.len() as i64], (Kind::Float, first.device()))?;
+        let slots = parameters.into_iter().enumerate().map(|(i, (name, parameter))| {
+            let weight = if parameter.kind() == Kind::Float {
+                parameter.f_detach()?
+            } else {
+                tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
+            };
+            Ok(Slot {
+                decays: decays(&name, &parameter),
+                exp_avg: weight.f_zeros_like()?,
+                exp_avg_sq: weight.f_zeros_like()?,
+                step: steps.f_select(0, i as i64)?,
+                gradient: None,
+                name,
+                parameter,
+                weight,
+            })
+        });
+        let slots = slots.collect::<Result<_, LearnError>>()?;
+        Ok(Optimiser { settings: settings.clone(), slots, steps })
+    }
+
+    pub fn settings(&self) -> &recipe::Optimiser {
+        &self.settings
+    }
+
+    /// Forgets all gradients.
+    pub fn clear_gradients(&mut self) -> Result<(), LearnError> {
+        self.slots.iter_mut().for_each(|slot| slot.gradient = None);
+        let parameters: Vec<Tensor> = self.slots.iter().map(|slot| slot.parameter.shallow_clone()).collect();
+        Ok(foreach::clear_gradients(&parameters)?)
+    }
+
+    /// Call after each backward pass: gradients of low-precision parameters are summed in float32, not in their own dtype.
+    pub fn accumulate(&mut self) -> Result<(), LearnError> {
+        let mut taken = Vec::new();
+        for slot in self.slots.iter_mut().filter(|slot| slot.has_master()) {
+            let gradient = slot.parameter.f_grad()?;
+            if !gradient.defined() {
+                continue;
+            }
+            match &mut slot.gradient {
+                Some(sum) => drop(tch::no_grad(|| sum.f_add_(&gradient))?),
+                none => *none = Some(gradient.f_to_kind(Kind::Float)?),
+            }
+            taken.push(slot.parameter.shallow_clone());
+        }
+        Ok(foreach::clear_gradients(&taken)?)
+    }
+
+    fn gradients(&self) -> Result<Vec<Option<Tensor>>, LearnError> {
+        let of = |slot: &Slot| -> Result<Option<Tensor>, LearnError> {
+            if slot.has_master() {
+                return Ok(slot.gradient.as_ref().map(Tensor::shallow_clone));
+            }
+            let gradient = slot.parameter.f_grad()?;
+            Ok(gradient.defined().then_some(gradient))
+        };
+        self.slots.iter().map(of).collect()
+    }
+
+    /// Global norm of the gradients, before clipping. Waits for the device.
+    pub fn gradient_norm(&self) -> Result<f64, LearnError> {
+        Ok(foreach::global_norm(&self.gradients()?.into_iter().flatten().collect::<Vec<_>>())?)
+    }
+
+    /// One update at `learning_rate`, with gradients whose global norm is `norm` clipped to `max_grad_norm`. Parameters that no
+    /// gradient reached are left alone, moments and all. Gradients are used up.
+    pub fn update(&mut self, learning_rate: f64, norm: f64) -> Result<(), LearnError> {
+        let gradients = self.gradients()?;
+        let limit = self.settings.max_grad_norm;
+        let scale = (limit > 0.0 && norm + CLIP_EPSILON > limit).then(|| (norm + CLIP_EPSILON) / limit);
+        let scale = scale.map(|s| Tensor::from(s as f32).f_to_device(self.steps.device())).transpose()?;
+        self.count_updates(&gradients)?;
+        for decays in [true, false] {
+            let mut lists: [Vec<Tensor>; 5] = Default::default();
+            for (slot, gradient) in self.slots.iter().zip(&gradients) {
+                if let (true, Some(gradient)) = (slot.decays == decays, gradient) {
+                    let parts = [&slot.weight, gradient, &slot.exp_avg, &slot.exp_avg_sq, &slot.step];
+                    lists.iter_mut().zip(parts).for_each(|(list, tensor)| list.push(tensor.shallow_clone()));
+                }
+            }
+            let [parameters, gradients, exp_avg, exp_avg_sq, steps] = &lists;
+            let slices = Slices { parameters, gradients, exp_avg, exp_avg_sq, steps };
+            self.step_settings(learning_rate, decays).step(&slices, scale.as_ref())?;
+        }
+        self.publish()?;
+        self.clear_gradients()
+    }
+
+    fn step_settings(&self, learning_rate: f64, decays: bool) -> AdamW {
+        AdamW {
+            learning_rate,
+            beta1: self.settings.adam_beta1,
+            beta2: self.settings.adam_beta2,
+            epsilon: self.settings.adam_epsilon,
+            weight_decay: if decays { self.settings.weight_decay } else { 0.0 },
+        }
+    }
+
+    fn count_updates(&mut self, gradients: &[Option<Tensor>]) -> Result<(), LearnError> {
+        tch::no_grad(|| {
+            if gradients.iter().all(Option::is_some) {
+                return self.steps.f_add_scalar_(1).map(drop);
+            }
+            let reached: Vec<f32> = gradients.iter().map(|gradient| gradient.is_some() as u8 as f32).collect();
+            let reached = Tensor::from_slice(&reached).f_to_device(self.steps.device())?;
+            self.steps.f_add_(&reached).map(drop)
+        })?;
+        Ok(())
+    }
+
+    /// Rounds the master weights into the model's.
+    fn publish(&self) -> Result<(), LearnError> {
+        let masters = self.slots.iter().filter(|slot| slot.has_master());
+        let (parameters, weights): (Vec<Tensor>, Vec<Tensor>) =
+            masters.map(|slot| (slot.parameter.shallow_clone(), slot.weight.shallow_clone())).unzip();
+        Ok(foreach::copy(&parameters, &weights)?)
+    }
+
+    /// Everything that [`restore`](Self::restore) needs, as views of live memory: `steps` `[parameters]`, and for each parameter
+    /// `exp_avg.NAME`, `exp_avg_sq.NAME` and, below float32, `master.NAME`, float32 in its shape.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = vec![("steps".to_owned(), self.steps.shallow_clone())];
+        for slot in &self.slots {
+            state.push((format!("exp_avg.{}", slot.name), slot.exp_avg.shallow_clone()));
+            state.push((format!("exp_avg_sq.{}", slot.name), slot.exp_avg_sq.shallow_clone()));
+            if slot.has_master() {
+                state.push((format!("master.{}", slot.name), slot.weight.shallow_clone()));
+            }
+        }
+        state
+    }
+
+    /// Puts a [`state`](Self::state) back, bit for bit. Names that are not the optimiser's are ignored; all of its own must be there.
+    pub fn restore(&mut self, state: &[(String, Tensor)]) -> Result<(), LearnError> {
+        let saved: std::collections::HashMap<&str, &Tensor> = state.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let own = self.state();
+        for (name, tensor) in &own {
+            let problem = match saved.get(name.as_str()) {
+                None => "missing from the checkpoint".to_owned(),
+                Some(found) if found.size() != tensor.size() || found.kind() != tensor.kind() => {
+                    format!("{:?} {:?} in the checkpoint, {:?} {:?} here", found.kind(), found.size(), tensor.kind(), tensor.size())
+                }
+                Some(_) => continue,
+            };
+            return Err(LearnError::State { name: name.clone(), problem });
+        }
+        let (to, from): (Vec<Tensor>, Vec<Tensor>) =
+            own.iter().filter_map(|(name, tensor)| Some((tensor.shallow_clone(), saved.get(name.as_str())?.shallow_clone()))).unzip();
+        foreach::copy(&to, &from)?;
+        self.publish()
+    }
+}
+
+/// torch's `clip_grad_norm_` divides by the norm plus this.
+const CLIP_EPSILON: f64 = 1e-6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::recipe::LrSchedule;
+    use tch::Device;
+
+    fn settings() -> recipe::Optimiser {
+        recipe::Optimiser {
+            learning_rate: 0.1,
+            lr_scheduler_type: LrSchedule::Constant,
+            warmup_steps: 0,
+            total_steps: 10,
+            min_lr_ratio: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.95,
+            adam_epsilon: 1e-8,
+            weight_decay: 0.5,
+            max_grad_norm: 1.0,
+        }
+    }
+
+    fn parameters(kind: Kind) -> Vec<(String, Tensor)> {
+        let tensor = |shape: &[i64]| Tensor::ones(shape, (kind, Device::Cpu)).set_requires_grad(true);
+        vec![
+            ("model.embed_tokens.weight".to_owned(), tensor(&[2, 2])),
+            ("model.norm.weight".to_owned(), tensor(&[2])),
+            ("model.layers.0.self_attn.q_proj.bias".to_owned(), tensor(&[2])),
+        ]
+    }
+
+    /// One update with loss Σ c·θ, so the gradient is c everywhere.
+    fn step(optimiser: &mut Optimiser, parameters: &[(String, Tensor)], c: f64) -> f64 {
+        let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum::<Tensor>() * c;
+        loss.backward();
+        optimiser.accumulate().unwrap();
+        let norm = optimiser.gradient_norm().unwrap();
+        optimiser.update(0.1, norm).unwrap();
+        norm
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        Vec::try_from(tensor.to_kind(Kind::Float).view([-1])).unwrap()
+    }
+
+    #[test]
+    fn decay_spares_norms_and_biases() {
+        let parameters = parameters(Kind::Float);
+        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        step(&mut optimiser, &parameters, 0.0);
+        assert_eq!(values(&parameters[0].1), [0.95; 4]);
+        assert_eq!(values(&parameters[1].1), [1.0; 2]);
+        assert_eq!(values(&parameters[2].1), [1.0; 2]);
+    }
+
+    #[test]
+    fn gradients_are_clipped_to_the_global_norm() {
+        let parameters = parameters(Kind::Float);
+        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        assert!((step(&mut optimiser, &parameters, 100.0) - 100.0 * 8f64.sqrt()).abs() < 1e-3);
+        // The first moment is (1 − β₁) of the clipped gradient, 1/√8 in each of eight elements.
+        let state = optimiser.state();
+        let (_, moment) = state.iter().find(|(name, _)| name == "exp_avg.model.norm.weight").unwrap();
+        assert!((values(moment)[0] - 0.1 / 8f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn bfloat16_weights_do_not_lose_small_updates() {
+        let parameters = parameters(Kind::BFloat16);
+        let mut gentle = settings();
+        gentle.weight_decay = 0.0;
+        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &gentle).unwrap();
+        for _ in 0..40 {
+            let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum();
+            loss.backward();
+            optimiser.accumulate().unwrap();
+            let norm = optimiser.gradient_norm().unwrap();
+            // 2⁻¹¹: each alone rounds away in bfloat16, whose neighbours below 1 are 2⁻⁸ apart.
+            optimiser.update(f64::powi(2.0, -11), norm).unwrap();
+        }
+        let moved = 1.0 - values(&parameters[0].1)[0];
+        assert!((moved - 40.0 * f32::powi(2.0, -11)).abs() < f32::powi(2.0, -8), "moved {moved}");
+        assert!(optimiser.state().iter().any(|(name, t)| name == "master.model.norm.weight" && t.kind() == Kind::Float));
+    }
+
+    #[test]
+    fn parameters_without_gradient_keep_their_bits() {
+        let parameters = parameters(Kind::Float);
+        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        step(&mut optimiser, &parameters, 1.0);
+        let before = values(&parameters[0].1);
+        step(&mut optimiser, &parameters[1..], 1.0);
+        assert_eq!(values(&parameters[0].1), before);
+        assert_eq!(values(&optimiser.state()[0].1), [1.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn state_moves_to_another_optimiser_bit_for_bit() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let (a, b) = (parameters(kind), parameters(kind));
+            let clones = |p: &[(String, Tensor)]| p.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect();
+            let mut straight = Optimiser::new(clones(&a), &settings()).unwrap();
+            step(&mut straight, &a, 0.3);
+            let mut resumed = Optimiser::new(clones(&b), &settings()).unwrap();
+            tch::no_grad(|| b.iter().zip(&a).for_each(|((_, to), (_, from))| to.shallow_clone().copy_(from)));
+            let saved: Vec<(String, Tensor)> = straight.state().iter().map(|(n, t)| (n.clone(), t.copy())).collect();
+            resumed.restore(&saved).unwrap();
+            step(&mut straight, &a, -0.7);
+            step(&mut resumed, &b, -0.7);
+            for ((name, x), (_, y)) in a.iter().zip(&b) {
+                assert!(x.equal(y), "{name} differs in {kind:?}");
+            }
+            for ((name, x), (_, y)) in straight.state().iter().zip(&resumed.state()) {
+                assert!(x.equal(y), "{name} differs in {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_is_refused_by_name() {
+        let mut optimiser = Optimiser::new(parameters(Kind::Float), &settings()).unwrap();
+        let mut state = optimiser.state();
+        let (name, _) = state.remove(1);
+        assert!(optimiser.restore(&state).unwrap_err().to_string().contains(&name));
+        state.push((name.clone(), Tensor::zeros([3], tch::kind::FLOAT_CPU)));
+        let error = optimiser.restore(&state).unwrap_err().to_string();
+        assert!(error.contains(&name) && error.contains("[3]") && error.contains("[2, 2]"), "{error}");
+    }
+}

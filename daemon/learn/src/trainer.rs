@@ -1,0 +1,148 @@
+//! The trainer: a model's optimiser, and what every kind of update shares.
+
+use crate::batch::MicroBatch;
+use crate::optimiser::Optimiser;
+use crate::{LearnError, router, schedule};
+use r1d_model::{CausalLm, Forward, Output};
+use r1d_proto::recipe::{self, RouterTraining};
+use r1d_proto::worker::Metrics;
+use r1d_proto::world::SharedClock;
+use std::time::Duration;
+use tch::{Kind, Tensor};
+
+/// Updates a policy in place. One per stage; everything it remembers between requests is in [`state`](Trainer::state).
+pub struct Trainer {
+    pub(crate) optimiser: Optimiser,
+    pub(crate) router: RouterTraining,
+    /// Tokens of a micro-batch.
+    pub(crate) budget: usize,
+    invariant: bool,
+    /// Prompt and completion tokens trained on since the stage began.
+    pub(crate) tokens_seen: i64,
+    clock: Option<SharedClock>,
+}
+
+/// What an update left behind for the metrics.
+pub(crate) struct Updated {
+    pub norm: f64,
+    pub learning_rate: f64,
+    pub load_max_over_mean: Option<f64>,
+}
+
+/// Tokens through each expert, summed over the micro-batches of an update: int64 `[moe_layers, E]`.
+pub(crate) type Load = Option<Tensor>;
+
+impl Trainer {
+    /// `max_tokens_per_device` bounds a micro-batch (a longer sequence gets one to itself). In `invariant` mode the forward pass gives
+    /// the bits that the sampler recorded.
+    pub fn new(
+        model: &CausalLm,
+        optimiser: &recipe::Optimiser,
+        router: RouterTraining,
+        max_tokens_per_device: u32,
+        invariant: bool,
+    ) -> Result<Trainer, LearnError> {
+        model.set_requires_grad(true);
+        Ok(Trainer {
+            optimiser: Optimiser::new(model.parameters(), optimiser)?,
+            router,
+            budget: max_tokens_per_device.max(1) as usize,
+            invariant,
+            tokens_seen: 0,
+            clock: None,
+        })
+    }
+
+    /// Reports `timing_s/…` metrics by this clock.
+    pub fn with_clock(self, clock: SharedClock) -> Trainer {
+        Trainer { clock: Some(clock), ..self }
+    }
+
+    /// Everything that [`restore`](Self::restore) needs to continue with the same bits, as views of live memory. The position in the
+    /// schedule is not part of it: requests carry it.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = self.optimiser.state();
+        state.push(("num_tokens".to_owned(), Tensor::from_slice(&[self.tokens_seen])));
+        state
+    }
+
+    /// Call after the model's weights are back in place.
+    pub fn restore(&mut self, state: &[(String, Tensor)]) -> Result<(), LearnError> {
+        self.optimiser.restore(state)?;
+        let name = "num_tokens";
+        let missing = || LearnError::State { name: name.to_owned(), problem: "missing from the checkpoint".to_owned() };
+        let (_, tokens) = state.iter().find(|(found, _)| found == name).ok_or_else(missing)?;
+        self.tokens_seen = tokens.f_int64_value(&[0])?;
+        Ok(())
+    }
+
+    /// One packed forward pass: hidden states `[N, D]` of the rows that predict targets, and the rest of the output.
+    pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch, aux_loss: bool) -> Result<(Tensor, Output), LearnError> {
+        let options =
+            Forward { invariant: self.invariant, forced_experts: batch.forced_experts.as_ref(), record_experts: false, aux_loss };
+        let output = model.forward(&batch.packed, &options)?;
+        let hidden = match &batch.rows {
+            Some(rows) => output.hidden.f_index_select(0, rows)?,
+            None => output.hidden.shallow_clone(),
+        };
+        Ok((hidden, output))
+    }
+
+    pub(crate) fn wants_aux_loss(&self, model: &CausalLm) -> bool {
+        self.router.aux_loss_alpha != 0.0 && model.config.moe_layers > 0
+    }
+
+    /// The micro-batch's share of the balance loss of an update over `sequences` sequences.
+    pub(crate) fn aux_share(&self, output: &Output, batch: &MicroBatch, sequences: usize) -> Result<Option<Tensor>, LearnError> {
+        let share = batch.packed.lengths.len() as f64 / sequences.max(1) as f64;
+        output.aux_loss.as_ref().map(|aux| Ok(aux.f_mul_scalar(self.router.aux_loss_alpha * share)?)).transpose()
+    }
+
+    /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the router. `step` and `update` name it in
+    /// errors; `update` is its place in the schedule.
+    pub(crate) fn finish_update(
+        &mut self,
+        model: &CausalLm,
+        step: u64,
+        update: u64,
+        loss: f64,
+        load: Load,
+    ) -> Result<Updated, LearnError> {
+        let norm = self.optimiser.gradient_norm()?;
+        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
+            if !value.is_finite() {
+                self.optimiser.clear_gradients()?;
+                return Err(LearnError::NonFinite { step, update, what, value });
+            }
+        }
+        let learning_rate = schedule::learning_rate(self.optimiser.settings(), update);
+        self.optimiser.update(learning_rate, norm)?;
+        if let (Some(load), true) = (&load, self.router.bias_update_speed != 0.0) {
+            model.update_router_bias(load, self.router.bias_update_speed)?;
+        }
+        let load_max_over_mean = load.as_ref().map(router::load_max_over_mean).transpose()?;
+        Ok(Updated { norm, learning_rate, load_max_over_mean })
+    }
+
+    pub(crate) fn now(&self) -> Option<Duration> {
+        self.clock.as_ref().map(|clock| clock.now())
+    }
+
+    /// Records the time since `start` under `timing_s/NAME`; returns the end of it.
+    pub(crate) fn time(&self, metrics: &mut Metrics, name: &str, start: Option<Duration>) -> Option<Duration> {
+        let now = self.now()?;
+        metrics.insert(format!("timing_s/{name}"), now.saturating_sub(start?).as_secs_f64());
+        Some(now)
+    }
+}
+
+/// Adds a micro-batch's expert load to its update's.
+pub(crate) fn add_load(load: &mut Load, output: &Output) -> Result<(), LearnError> {
+    if let Some(more) = &output.load {
+        *load = Some(match load.take() {
+            Some(sum) => sum.f_add(more)?,
+            None => more.f_to_kind(Kind::Int64)?,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Models of a few thousand parameters, and batches for them.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use r1d_learn::head::Head;
+use r1d_model::{CausalLm, Forward, Packed};
+use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining};
+use r1d_proto::worker::{SupervisedSequence, Train, TrainSequence};
+use r1d_proto::world::counter_hash;
+use tch::{Device, Kind, Tensor};
+
+pub const VOCAB: u32 = 48;
+
+const QWEN2: &str = r#"{
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu", "initializer_range": 0.1, "use_sliding_window": false
+}"#;
+
+const DEEPSEEK_V3: &str = r#"{
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48,
+    "moe_intermediate_size": 16, "num_hidden_layers": 3, "first_k_dense_replace": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 8,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2, "norm_topk_prob": true, "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid", "topk_method": "noaux_tc", "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+    "attention_bias": false, "tie_word_embeddings": false, "hidden_act": "silu", "initializer_range": 0.1
+}"#;
+
+pub fn qwen2(kind: Kind) -> CausalLm {
+    CausalLm::init(QWEN2, 1, Device::Cpu, kind).unwrap()
+}
+
+pub fn deepseek_v3() -> CausalLm {
+    CausalLm::init(DEEPSEEK_V3, 1, Device::Cpu, Kind::Float).unwrap()
+}
+
+pub fn ids(seed: u64, count: usize) -> Vec<u32> {
+    (0..count as u64).map(|i| (counter_hash(&[seed, i]) % VOCAB as u64) as u32).collect()
+}
+
+pub fn optimiser(learning_rate: f64) -> Optimiser {
+    Optimiser {
+        learning_rate,
+        lr_scheduler_type: LrSchedule::Constant,
+        warmup_steps: 0,
+        total_steps: 100,
+        min_lr_ratio: 0.0,
+        adam_beta1: 0.9,
+        adam_beta2: 0.95,
+        adam_epsilon: 1e-8,
+        weight_decay: 0.01,
+        max_grad_norm: 1.0,
+    }
+}
+
+pub const NO_ROUTER_TRAINING: RouterTraining = RouterTraining { bias_update_speed: 0.0, aux_loss_alpha: 0.0 };
+
+pub fn objective() -> Objective {
+    Objective {
+        loss_type: LossType::Grpo,
+        importance_sampling_level: ImportanceSamplingLevel::Token,
+        epsilon: 0.2,
+        epsilon_high: 0.2,
+        beta: 0.0,
+        num_iterations: 1,
+        num_minibatches: 1,
+        mask_truncated_completions: false,
+        max_completion_length: 16,
+        temperature: 1.0,
+        routing_replay: false,
+    }
+}
+
+/// Completions of various lengths with alternating advantages; behaviour log-probabilities are the model's own.
+pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
+    let mut sequences: Vec<TrainSequence> = (0..8u64)
+        .map(|i| TrainSequence {
+            prompt_ids: ids(100 * step + i / 4, 3 + (i / 4) as usize),
+            completion_ids: ids(100 * step + 50 + i, 2 + (i as usize * 5) % 11),
+            behaviour_logprobs: Vec::new(),
+            experts: Vec::new(),
+            advantage: if i % 2 == 0 { 1.0 + i as f32 / 10.0 } else { -0.8 },
+            truncated: i % 4 == 3,
+        })
+        .collect();
+    for sequence in &mut sequences {
+        sequence.behaviour_logprobs = logprobs(model, sequence, objective.temperature as f64);
+    }
+    Train { step, first_update: step, objective, seed: 11, sequences }
+}
+
+/// Log-probability of each completion id, each sequence on its own.
+pub fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Vec<f32> {
+    let all: Vec<i64> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|&id| id as i64).collect();
+    let (prompt, completion) = (sequence.prompt_ids.len() as i64, sequence.completion_ids.len() as i64);
+    let packed = Packed { ids: Tensor::from_slice(&all[..all.len() - 1]), lengths: vec![all.len() as i64 - 1] };
+    let hidden = tch::no_grad(|| model.forward(&packed, &Forward::default()).unwrap()).hidden;
+    let hidden = hidden.narrow(0, prompt - 1, completion);
+    let targets = Tensor::from_slice(&all[prompt as usize..]);
+    Vec::try_from(Head::new(model, temperature).logprobs(&hidden, &targets).unwrap()).unwrap()
+}
+
+pub fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {
+    let of = |(i, &length): (usize, &usize)| SupervisedSequence {
+        ids: ids(1000 * seed + i as u64, length),
+        trained: (0..length).map(|t| t >= length / 3).collect(),
+    };
+    lengths.iter().enumerate().map(of).collect()
+}
+
+pub fn snapshot(model: &CausalLm) -> Vec<(String, Tensor)> {
+    model.parameters().into_iter().chain(model.buffers()).map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+}
+
+/// Largest difference of any weight.
+pub fn distance(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
+    let of = |(x, y): (&Tensor, &Tensor)| f64::try_from((x - y).abs().max().to_kind(Kind::Double)).unwrap();
+    a.iter().zip(b).map(|((_, x), (_, y))| of((x, y))).fold(0.0, f64::max)
+}
+
+pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
+    assert_eq!(a.len(), b.len());
+    for ((name, x), (other, y)) in a.iter().zip(b) {
+        assert_eq!(name, other);
+        assert!(x.equal(y), "{name} differs");
+    }
+}

@@ -1,0 +1,273 @@
+//! The state machine on disk: `ledger.redb`, one durable transaction per accepted command.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `format` | `"version"` | u64: [`FORMAT_VERSION`] |
+//! | `submissions` | job | [`Submission`], postcard |
+//! | `progress` | job | [`Progress`], postcard |
+//! | `evals` | job, index | [`EvalResult`], postcard |
+//! | `metrics` | job, stage, step | [`Metrics`], postcard |
+//!
+//! A command that cannot be made durable is not carried out: its error says so, readers go on seeing the state before it, and the next
+//! command opens the file again and believes what is there (a commit that failed half-way may have reached the disk or not).
+
+use crate::command::{Command, Effect, Rejected};
+use crate::record::{JobRecord, Progress, Submission};
+use crate::state::{FindError, State};
+use r1d_proto::control::EvalResult;
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::Metrics;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub const FORMAT_VERSION: u64 = 1;
+/// Memory for pages of the file; the whole state is in memory anyway.
+const CACHE_MAX_BYTES: usize = 8 << 20;
+
+const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
+const SUBMISSIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("submissions");
+const PROGRESS: TableDefinition<&str, &[u8]> = TableDefinition::new("progress");
+const EVALS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("evals");
+const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error("ledger {} is open in another process: stop the other r1d, or use another state directory", .path.display())]
+    InUse { path: PathBuf },
+    #[error("ledger {} has format {found}, this release reads up to {FORMAT_VERSION}: run the release that wrote it or a later one", .path.display())]
+    Newer { path: PathBuf, found: u64 },
+    #[error("ledger {} is damaged: {what}; move it away to start empty, or put a copy back", .path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("ledger {}: {source}", .path.display())]
+    Storage { path: PathBuf, source: Box<redb::Error> },
+}
+
+/// Opens the database, new or not; called again after a failed write.
+pub type OpenDatabase = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+
+/// The record of jobs. All methods block, and `apply` waits for the disk: call it from a thread that may wait.
+pub struct Ledger {
+    path: PathBuf,
+    open: OpenDatabase,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    state: State,
+    /// Absent after a failed write.
+    database: Option<Arc<Database>>,
+}
+
+impl Ledger {
+    /// Opens or creates the ledger at `path`, whose directory exists.
+    pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
+        let file = path.to_path_buf();
+        Ledger::open_with(path, Box::new(move || Database::builder().set_cache_size(CACHE_MAX_BYTES).create(&file)))
+    }
+
+    /// [`Ledger::open`] with a storage of the caller's; `path` is only for messages.
+    pub fn open_with(path: &Path, open: OpenDatabase) -> Result<Ledger, LedgerError> {
+        let inner = Inner { state: State::default(), database: None };
+        let ledger = Ledger { path: path.to_path_buf(), open, inner: Mutex::new(inner) };
+        ledger.reopen(&mut ledger.lock())?;
+        Ok(ledger)
+    }
+
+    /// Carries out one command; when it returns `Ok` the command survives a crash of the machine.
+    pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
+        let mut inner = self.lock();
+        let database = match &inner.database {
+            Some(database) => database.clone(),
+            None => self.reopen(&mut inner)?,
+        };
+        let mut next = inner.state.clone();
+        let effect = next.apply(&command)?;
+        if let Err(error) = persist(&database, &next, &command) {
+            inner.database = None;
+            return Err(self.storage(error));
+        }
+        inner.state = next;
+        Ok(effect)
+    }
+
+    /// In order of submission.
+    pub fn jobs(&self) -> Vec<Arc<JobRecord>> {
+        self.lock().state.jobs()
+    }
+
+    pub fn job(&self, job: &JobId) -> Option<Arc<JobRecord>> {
+        self.lock().state.job(job).cloned()
+    }
+
+    /// The queued jobs in the order in which they are to run.
+    pub fn queue(&self) -> Vec<Arc<JobRecord>> {
+        self.lock().state.queue()
+    }
+
+    /// The job that an id or an unambiguous prefix of one names.
+    pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
+        self.lock().state.find(prefix)
+    }
+
+    /// All metrics of a stage, by step (from 0).
+    pub fn metrics(&self, job: &JobId, stage: u32) -> Result<Vec<(u64, Metrics)>, LedgerError> {
+        self.metrics_in(job, stage, 0..u64::MAX)
+    }
+
+    /// Metrics of the steps in `steps`, by step.
+    pub fn metrics_in(&self, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Metrics)>, LedgerError> {
+        let database = {
+            let mut inner = self.lock();
+            match &inner.database {
+                Some(database) => database.clone(),
+                None => self.reopen(&mut inner)?,
+            }
+        };
+        let rows = read_metrics(&database, job, stage, steps).map_err(|error| self.storage(error))?;
+        rows.into_iter().map(|(step, bytes)| Ok((step, self.decode("metrics", &bytes)?))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held left either the old state or the new one: both are whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn storage(&self, error: redb::Error) -> LedgerError {
+        let path = self.path.clone();
+        match error {
+            redb::Error::DatabaseAlreadyOpen => LedgerError::InUse { path },
+            redb::Error::Corrupted(what) => LedgerError::Damaged { path, what },
+            error => LedgerError::Storage { path, source: Box::new(error) },
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(&self, table: &str, bytes: &[u8]) -> Result<T, LedgerError> {
+        let damaged = |error| LedgerError::Damaged { path: self.path.clone(), what: format!("a record of table `{table}`: {error}") };
+        postcard::from_bytes(bytes).map_err(damaged)
+    }
+
+    /// Opens the file and makes the state what it holds.
+    fn reopen(&self, inner: &mut Inner) -> Result<Arc<Database>, LedgerError> {
+        let database = (self.open)().map_err(|error| self.storage(error.into()))?;
+        let found = format_version(&database).map_err(|error| self.storage(error))?;
+        if found > FORMAT_VERSION {
+            return Err(LedgerError::Newer { path: self.path.clone(), found });
+        }
+        inner.state = self.load(&database)?;
+        Ok(inner.database.insert(Arc::new(database)).clone())
+    }
+
+    fn load(&self, database: &Database) -> Result<State, LedgerError> {
+        let rows = read_jobs(database).map_err(|error| self.storage(error))?;
+        let mut records = Vec::with_capacity(rows.len());
+        for row in rows {
+            let submission: Submission = self.decode("submissions", &row.submission)?;
+            let progress: Progress = self.decode("progress", &row.progress)?;
+            let evals = row.evals.iter().map(|bytes| self.decode("evals", bytes)).collect::<Result<Vec<EvalResult>, _>>()?;
+            records.push(JobRecord { submission, progress, evals });
+        }
+        Ok(State::from_records(records))
+    }
+}
+
+/// The file's format; a new file gets this release's.
+fn format_version(database: &Database) -> Result<u64, redb::Error> {
+    let write = database.begin_write()?;
+    let found = write.open_table(FORMAT)?.get("version")?.map(|version| version.value());
+    if let Some(found) = found {
+        write.abort()?;
+        return Ok(found);
+    }
+    write.open_table(FORMAT)?.insert("version", FORMAT_VERSION)?;
+    write.open_table(SUBMISSIONS)?;
+    write.open_table(PROGRESS)?;
+    write.open_table(EVALS)?;
+    write.open_table(METRICS)?;
+    write.commit()?;
+    Ok(FORMAT_VERSION)
+}
+
+/// Writes what `command` changed.
+fn persist(database: &Database, state: &State, command: &Command) -> Result<(), redb::Error> {
+    let Some(record) = state.job(command.job()) else {
+        return Ok(());
+    };
+    let write = database.begin_write()?;
+    let job = record.job().0.as_str();
+    match command {
+        Command::Submit { .. } => put(&write, SUBMISSIONS, job, &record.submission)?,
+        Command::CommitStep { stage, step, metrics, .. } => {
+            let known = write.open_table(METRICS)?.insert((job, *stage, *step), encode(metrics)?.as_slice())?.is_some();
+            r1d_proto::invariant!("STEP-1", !known, "step {step} of stage {stage} of job {job} was committed before");
+        }
+        Command::Eval { result, .. } => {
+            let same = |known: &EvalResult| known.stage == result.stage && known.step == result.step && known.data == result.data;
+            if let Some(index) = record.evals.iter().position(same) {
+                put(&write, EVALS, (job, index as u64), result)?;
+            }
+        }
+        _ => {}
+    }
+    if !matches!(command, Command::Eval { .. }) {
+        put(&write, PROGRESS, job, &record.progress)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
+    let failed = |error: postcard::Error| redb::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()));
+    postcard::to_stdvec(value).map_err(failed)
+}
+
+fn put<'k, K: redb::Key + 'static>(
+    write: &WriteTransaction,
+    table: TableDefinition<K, &'static [u8]>,
+    key: K::SelfType<'k>,
+    value: &impl Serialize,
+) -> Result<(), redb::Error> {
+    write.open_table(table)?.insert(key, encode(value)?.as_slice())?;
+    Ok(())
+}
+
+/// The rows of one job, as stored.
+struct JobRows {
+    submission: Vec<u8>,
+    progress: Vec<u8>,
+    evals: Vec<Vec<u8>>,
+}
+
+fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
+    let read = database.begin_read()?;
+    let (submissions, progress, evals) = (read.open_table(SUBMISSIONS)?, read.open_table(PROGRESS)?, read.open_table(EVALS)?);
+    let mut jobs = Vec::new();
+    for row in submissions.iter()? {
+        let (job, submission) = row?;
+        let Some(progress) = progress.get(job.value())? else {
+            return Err(redb::Error::Corrupted(format!("job `{}` has no progress", job.value())));
+        };
+        let mut results = Vec::new();
+        for row in evals.range((job.value(), 0)..=(job.value(), u64::MAX))? {
+            results.push(row?.1.value().to_vec());
+        }
+        jobs.push(JobRows { submission: submission.value().to_vec(), progress: progress.value().to_vec(), evals: results });
+    }
+    Ok(jobs)
+}
+
+fn read_metrics(database: &Database, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+    let job = job.0.as_str();
+    let table = database.begin_read()?.open_table(METRICS)?;
+    let mut rows = Vec::new();
+    for row in table.range((job, stage, steps.start)..(job, stage, steps.end.max(steps.start)))? {
+        let (key, value) = row?;
+        rows.push((key.value().2, value.value().to_vec()));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,106 @@
+//! What the ledger knows of one job.
+
+use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::Metrics;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A job's record, in three parts by how often they change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    pub submission: Submission,
+    pub progress: Progress,
+    /// In the order in which they were first recorded.
+    pub evals: Vec<EvalResult>,
+}
+
+/// What was submitted; never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    pub job: JobId,
+    pub name: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// The job file with every default filled in.
+    pub job_toml: String,
+    /// Seconds since the Unix epoch, as are all times here.
+    pub submitted_at: u64,
+    /// Jobs submitted before this one.
+    pub sequence: u64,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    pub state: RunState,
+    /// Times that the job was started; 0 while it has not been.
+    pub epoch: u64,
+    pub started_at: Option<u64>,
+    pub ended_at: Option<u64>,
+    /// The stages begun so far, by index in the job file.
+    pub stages: Vec<StageRecord>,
+    pub error: Option<String>,
+    /// The final Hugging Face directory.
+    pub model: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageRecord {
+    pub name: String,
+    pub kind: String,
+    /// `Running`, or how it ended.
+    pub state: RunState,
+    /// Steps that the stage has in all.
+    pub steps: u64,
+    /// Steps committed.
+    pub step: u64,
+    /// Oldest first, one per step.
+    pub checkpoints: Vec<CheckpointRecord>,
+    pub begun_at: u64,
+    pub ended_at: Option<u64>,
+    /// The last committed step's.
+    pub metrics: Metrics,
+}
+
+/// A whole checkpoint: the weights after `step` committed steps of its stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointRecord {
+    pub step: u64,
+    pub dir: PathBuf,
+    /// Hex.
+    pub manifest_sha256: String,
+}
+
+impl JobRecord {
+    pub fn job(&self) -> &JobId {
+        &self.submission.job
+    }
+
+    pub fn state(&self) -> RunState {
+        self.progress.state
+    }
+
+    /// The stage at work, with its index.
+    pub fn stage_at_work(&self) -> Option<(u32, &StageRecord)> {
+        let (index, stage) = self.progress.stages.iter().enumerate().next_back()?;
+        (stage.state == RunState::Running).then_some((index as u32, stage))
+    }
+
+    /// Times that the job was taken up again after a crash.
+    pub fn restarts(&self) -> u32 {
+        u32::try_from(self.progress.epoch.saturating_sub(1)).unwrap_or(u32::MAX)
+    }
+}
+
+impl StageRecord {
+    /// Where to take the stage up again, and what survives the loss of everything since.
+    pub fn newest_checkpoint(&self) -> Option<&CheckpointRecord> {
+        self.checkpoints.last()
+    }
+
+    /// Steps that the newest checkpoint holds.
+    pub fn durable_step(&self) -> u64 {
+        self.newest_checkpoint().map_or(0, |checkpoint| checkpoint.step)
+    }
+}

@@ -1,0 +1,327 @@
+//! The record of jobs as a state machine: `(state, command) → (state, effect)`, or a refusal that changes nothing.
+//!
+//! ```text
+//!            Submit          Start                     Finish
+//!   (none) ─────────▶ Queued ───────▶ Running ─────────────────▶ Succeeded, Failed, Cancelled
+//!                        │            │ ▲  │ BeginStage 0, CommitStep 0 … steps−1, FinishStage, BeginStage 1 …
+//!                        │            └─┘ Start: epoch + 1
+//!                        └──── Cancel ───┴────────────────────────▶ Cancelled
+//! ```
+//!
+//! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in order.
+
+use crate::command::{Command, Effect, Rejected};
+use crate::record::{CheckpointRecord, JobRecord, Progress, StageRecord, Submission};
+use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::Metrics;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub const JOB_ID_MAX_BYTES: usize = 64;
+pub const NAME_MAX_BYTES: usize = 1 << 10;
+pub const JOB_TOML_MAX_BYTES: usize = 1 << 20;
+/// Longer error texts are cut, not refused: a job must always be able to end.
+pub const ERROR_MAX_BYTES: usize = 16 << 10;
+/// Names in one step's metrics.
+pub const METRICS_MAX_NAMES: usize = 4096;
+pub const EVALS_MAX: usize = 10_000;
+pub const CHECKPOINTS_MAX: usize = 10_000;
+pub const STAGES_MAX: usize = 1000;
+
+/// All jobs. Records are shared with readers; a command copies the one that it changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    jobs: BTreeMap<JobId, Arc<JobRecord>>,
+    submitted: u64,
+}
+
+/// Why a prefix names no job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    #[error("no job's id starts with `{prefix}`: see `r1ctl list`")]
+    NotFound { prefix: String },
+    #[error("`{prefix}` is short for {} jobs, among them {}: type more of it", .jobs.len(), first_few(.jobs))]
+    Ambiguous { prefix: String, jobs: Vec<JobId> },
+}
+
+fn first_few(jobs: &[JobId]) -> String {
+    jobs.iter().take(3).map(|job| job.0.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+type Answer = Result<Effect, Rejected>;
+
+impl State {
+    /// The state that holds these records.
+    pub fn from_records(records: impl IntoIterator<Item = JobRecord>) -> State {
+        let jobs: BTreeMap<_, _> = records.into_iter().map(|record| (record.job().clone(), Arc::new(record))).collect();
+        let submitted = jobs.values().map(|record| record.submission.sequence + 1).max().unwrap_or(0);
+        State { jobs, submitted }
+    }
+
+    /// Carries out one command. A refused one leaves the state as it was.
+    pub fn apply(&mut self, command: &Command) -> Answer {
+        match command {
+            Command::Submit { job, name, priority, job_toml, at } => self.submit(job, name, *priority, job_toml, *at),
+            Command::Start { job, at } => self.start(job, *at),
+            Command::BeginStage { job, epoch, stage, name, kind, steps, at } => {
+                begin_stage(self.fenced(job, *epoch)?, *stage, name, kind, *steps, *at)
+            }
+            Command::CommitStep { job, epoch, stage, step, metrics } => commit_step(self.fenced(job, *epoch)?, *stage, *step, metrics),
+            Command::Checkpoint { job, epoch, stage, step, dir, manifest_sha256 } => {
+                let checkpoint = CheckpointRecord { step: *step, dir: dir.clone(), manifest_sha256: manifest_sha256.clone() };
+                add_checkpoint(self.fenced(job, *epoch)?, *stage, checkpoint)
+            }
+            Command::DropCheckpoint { job, epoch, stage, step } => drop_checkpoint(self.fenced(job, *epoch)?, *stage, *step),
+            Command::Eval { job, epoch, result } => add_eval(self.fenced(job, *epoch)?, result),
+            Command::FinishStage { job, epoch, stage, at } => finish_stage(self.fenced(job, *epoch)?, *stage, *at),
+            Command::Finish { job, epoch, state, error, model, at } => {
+                finish(self.fenced(job, *epoch)?, *state, error.clone(), model.clone(), *at)
+            }
+            Command::Cancel { job, at } => self.cancel(job, *at),
+        }
+    }
+
+    pub fn job(&self, job: &JobId) -> Option<&Arc<JobRecord>> {
+        self.jobs.get(job)
+    }
+
+    /// In order of submission.
+    pub fn jobs(&self) -> Vec<Arc<JobRecord>> {
+        let mut jobs: Vec<_> = self.jobs.values().cloned().collect();
+        jobs.sort_by_key(|record| record.submission.sequence);
+        jobs
+    }
+
+    /// The queued jobs in the order in which they are to run: highest priority first, within it first come, first served.
+    pub fn queue(&self) -> Vec<Arc<JobRecord>> {
+        let mut jobs: Vec<_> = self.jobs.values().filter(|record| record.state() == RunState::Queued).cloned().collect();
+        jobs.sort_by_key(|record| (Reverse(record.submission.priority), record.submission.sequence));
+        jobs
+    }
+
+    /// The job that `prefix` is short for; a whole id names its job even where longer ids begin with it.
+    pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
+        let start = JobId(prefix.to_string());
+        if self.jobs.contains_key(&start) {
+            return Ok(start);
+        }
+        let mut jobs: Vec<JobId> = self.jobs.range(start..).map(|(id, _)| id).take_while(|id| id.0.starts_with(prefix)).cloned().collect();
+        match (prefix.is_empty(), jobs.len()) {
+            (false, 1) => Ok(jobs.remove(0)),
+            (false, 2..) => Err(FindError::Ambiguous { prefix: prefix.to_string(), jobs }),
+            _ => Err(FindError::NotFound { prefix: prefix.to_string() }),
+        }
+    }
+
+    fn submit(&mut self, job: &JobId, name: &str, priority: i32, job_toml: &str, at: u64) -> Answer {
+        let well_formed = job.0.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if !well_formed || job.0.is_empty() || job.0.len() > JOB_ID_MAX_BYTES {
+            return Err(Rejected::InvalidJobId { job: job.clone() });
+        }
+        if self.jobs.contains_key(job) {
+            return Err(Rejected::DuplicateJob { job: job.clone() });
+        }
+        within(job, "the name's length in bytes", name.len(), NAME_MAX_BYTES)?;
+        within(job, "the job file's length in bytes", job_toml.len(), JOB_TOML_MAX_BYTES)?;
+        let submission = Submission {
+            job: job.clone(),
+            name: name.to_string(),
+            priority,
+            job_toml: job_toml.to_string(),
+            submitted_at: at,
+            sequence: self.submitted,
+        };
+        let progress =
+            Progress { state: RunState::Queued, epoch: 0, started_at: None, ended_at: None, stages: Vec::new(), error: None, model: None };
+        self.jobs.insert(job.clone(), Arc::new(JobRecord { submission, progress, evals: Vec::new() }));
+        self.submitted += 1;
+        Ok(Effect::Submitted)
+    }
+
+    fn start(&mut self, job: &JobId, at: u64) -> Answer {
+        let record = self.live(job)?;
+        let progress = &mut record.progress;
+        progress.state = RunState::Running;
+        progress.epoch += 1;
+        progress.started_at.get_or_insert(at);
+        Ok(Effect::Started { epoch: progress.epoch, restarts: record.restarts() })
+    }
+
+    fn cancel(&mut self, job: &JobId, at: u64) -> Answer {
+        let record = self.live(job)?;
+        let was = record.state();
+        end(record, RunState::Cancelled, at);
+        Ok(Effect::Cancelled { was })
+    }
+
+    /// A job that has not ended.
+    fn live(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
+        let record = self.jobs.get_mut(job).ok_or_else(|| Rejected::UnknownJob { job: job.clone() })?;
+        if record.state().is_final() {
+            return Err(Rejected::Ended { job: job.clone(), state: record.state() });
+        }
+        Ok(Arc::make_mut(record))
+    }
+
+    /// A running job whose current epoch is `epoch`.
+    fn fenced(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
+        let record = self.live(job)?;
+        if record.state() == RunState::Queued {
+            return Err(Rejected::NotStarted { job: job.clone() });
+        }
+        let current = record.progress.epoch;
+        if epoch != current {
+            return Err(Rejected::StaleEpoch { job: job.clone(), found: epoch, current });
+        }
+        Ok(record)
+    }
+}
+
+fn within(job: &JobId, what: &str, found: usize, limit: usize) -> Result<(), Rejected> {
+    if found > limit {
+        return Err(Rejected::OverLimit { job: job.clone(), what: what.to_string(), found: found as u64, limit: limit as u64 });
+    }
+    Ok(())
+}
+
+fn wrong_stage(record: &JobRecord, stage: u32) -> Rejected {
+    let stages = &record.progress.stages;
+    let finished = stages.iter().filter(|stage| stage.state == RunState::Succeeded).count() as u32;
+    Rejected::WrongStage { job: record.job().clone(), stage, begun: stages.len() as u32, finished }
+}
+
+/// The stage at work, which must be `stage`.
+fn at_work(record: &mut JobRecord, stage: u32) -> Result<&mut StageRecord, Rejected> {
+    if record.stage_at_work().map(|(index, _)| index) != Some(stage) {
+        return Err(wrong_stage(record, stage));
+    }
+    let refusal = wrong_stage(record, stage);
+    record.progress.stages.get_mut(stage as usize).ok_or(refusal)
+}
+
+fn begin_stage(record: &mut JobRecord, stage: u32, name: &str, kind: &str, steps: u64, at: u64) -> Answer {
+    let job = record.job().clone();
+    if let Some((index, current)) = record.stage_at_work() {
+        if index != stage {
+            return Err(wrong_stage(record, stage));
+        }
+        let describe = |name: &str, kind: &str, steps: u64| format!("`{name}` ({kind}, {steps} steps)");
+        let (began, now) = (describe(&current.name, &current.kind, current.steps), describe(name, kind, steps));
+        if began != now {
+            return Err(Rejected::StageChanged { job, stage, began, now });
+        }
+        return Ok(Effect::StageBegun { step: current.step, durable_step: current.durable_step() });
+    }
+    if record.progress.stages.len() != stage as usize {
+        return Err(wrong_stage(record, stage));
+    }
+    within(&job, "the number of stages", stage as usize + 1, STAGES_MAX)?;
+    within(&job, "the stage name's length in bytes", name.len(), NAME_MAX_BYTES)?;
+    within(&job, "the stage kind's length in bytes", kind.len(), NAME_MAX_BYTES)?;
+    record.progress.stages.push(StageRecord {
+        name: name.to_string(),
+        kind: kind.to_string(),
+        state: RunState::Running,
+        steps,
+        step: 0,
+        checkpoints: Vec::new(),
+        begun_at: at,
+        ended_at: None,
+        metrics: Metrics::new(),
+    });
+    Ok(Effect::StageBegun { step: 0, durable_step: 0 })
+}
+
+fn commit_step(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Answer {
+    let job = record.job().clone();
+    within(&job, "the number of metrics", metrics.len(), METRICS_MAX_NAMES)?;
+    let current = at_work(record, stage)?;
+    if step != current.step || step >= current.steps {
+        return Err(Rejected::WrongStep { job, stage, step, committed: current.step, steps: current.steps });
+    }
+    current.step += 1;
+    current.metrics = metrics.clone();
+    Ok(Effect::StepCommitted { step: current.step })
+}
+
+fn add_checkpoint(record: &mut JobRecord, stage: u32, checkpoint: CheckpointRecord) -> Answer {
+    let job = record.job().clone();
+    let current = at_work(record, stage)?;
+    if checkpoint.step > current.step {
+        return Err(Rejected::CheckpointAhead { job, stage, step: checkpoint.step, committed: current.step });
+    }
+    match current.checkpoints.binary_search_by_key(&checkpoint.step, |known| known.step) {
+        Ok(place) => current.checkpoints[place] = checkpoint,
+        Err(place) => {
+            within(&job, "the number of checkpoints", current.checkpoints.len() + 1, CHECKPOINTS_MAX)?;
+            current.checkpoints.insert(place, checkpoint);
+        }
+    }
+    Ok(Effect::Checkpointed { durable_step: current.durable_step() })
+}
+
+/// Of any stage begun: a finished stage's checkpoints are pruned while a later one works.
+fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
+    let refusal = wrong_stage(record, stage);
+    let current = record.progress.stages.get_mut(stage as usize).ok_or(refusal)?;
+    current.checkpoints.retain(|known| known.step != step);
+    Ok(Effect::CheckpointDropped { durable_step: current.durable_step() })
+}
+
+fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
+    let same = |known: &&mut EvalResult| known.stage == result.stage && known.step == result.step && known.data == result.data;
+    match record.evals.iter_mut().find(same) {
+        Some(known) => *known = result.clone(),
+        None => {
+            within(record.job(), "the number of evaluations", record.evals.len() + 1, EVALS_MAX)?;
+            record.evals.push(result.clone());
+        }
+    }
+    Ok(Effect::EvalRecorded)
+}
+
+fn finish_stage(record: &mut JobRecord, stage: u32, at: u64) -> Answer {
+    let job = record.job().clone();
+    let current = at_work(record, stage)?;
+    if current.step != current.steps {
+        return Err(Rejected::StageIncomplete { job, stage, committed: current.step, steps: current.steps });
+    }
+    current.state = RunState::Succeeded;
+    current.ended_at = Some(at);
+    Ok(Effect::StageFinished)
+}
+
+fn finish(record: &mut JobRecord, state: RunState, error: Option<String>, model: Option<PathBuf>, at: u64) -> Answer {
+    let refuse = |why: String| Err(Rejected::CannotFinish { job: record.job().clone(), state, why });
+    if !state.is_final() {
+        return refuse("that is no end".to_string());
+    }
+    if let (RunState::Succeeded, Some((_, stage))) = (state, record.stage_at_work()) {
+        return refuse(format!("stage `{}` is at work", stage.name));
+    }
+    record.progress.error = error.map(|text| cut(text, ERROR_MAX_BYTES));
+    record.progress.model = model;
+    end(record, state, at);
+    Ok(Effect::Finished { state })
+}
+
+fn end(record: &mut JobRecord, state: RunState, at: u64) {
+    record.progress.state = state;
+    record.progress.ended_at = Some(at);
+    if let Some(stage) = record.progress.stages.last_mut().filter(|stage| stage.state == RunState::Running) {
+        stage.state = state;
+        stage.ended_at = Some(at);
+    }
+}
+
+fn cut(mut text: String, length_max: usize) -> String {
+    if text.len() > length_max {
+        let end = (0..=length_max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,262 @@
+//! The protocol between `r1ctl` and `r1d` over the daemon's unix socket: JSON in [`crate::frame`]s.
+//!
+//! A client sends one [`Request`] per connection. The daemon answers with one [`Response`], or, for `Watch` and
+//! `Logs { follow: true }`, with a stream of them that ends with [`Response::End`]. The types are what `r1ctl -o json` prints.
+
+use crate::ids::JobId;
+use crate::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// `job` is the job file's text with every path absolute.
+    Submit { job: String, priority: i32 },
+    Plan { job: String },
+    List,
+    Status { job: String },
+    Cancel { job: String },
+    Logs { job: String, follow: bool },
+    Samples { job: String, stage: Option<String>, step: Option<u64>, sort: SampleSort, limit: u32 },
+    Why { job: String },
+    Nodes,
+    /// A [`Response::Status`] now and whenever it changes (at most 10 per second), until the job ends.
+    Watch { job: String },
+    /// Stop the daemon after the step in flight (`r1d dev` only; systemd stops a service by signal).
+    Shutdown,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SampleSort {
+    /// By prompt, then sample.
+    #[default]
+    Order,
+    /// Best reward first.
+    Reward,
+    /// Longest completion first.
+    Length,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", content = "body", rename_all = "snake_case")]
+pub enum Response {
+    Submitted { job: JobId, warnings: Vec<String> },
+    Plan(Box<Plan>),
+    Jobs(Vec<JobSummary>),
+    Status(Box<JobStatus>),
+    Cancelled { job: JobId },
+    Log(LogLine),
+    Samples(Vec<Sample>),
+    Why(Why),
+    Nodes(Vec<Node>),
+    ShuttingDown,
+    End,
+    Error(ControlError),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlError {
+    pub kind: ErrorKind,
+    /// Lower case, names the culprit and what to do.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    NotFound,
+    /// A prefix that several ids share.
+    Ambiguous,
+    Invalid,
+    Internal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    pub fn is_final(self) -> bool {
+        matches!(self, State::Succeeded | State::Failed | State::Cancelled)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSummary {
+    pub job: JobId,
+    pub name: String,
+    pub state: State,
+    pub priority: i32,
+    /// Stage at work, or the last one that was.
+    pub stage: Option<String>,
+    pub step: u64,
+    pub steps: u64,
+    /// Seconds since the Unix epoch.
+    pub submitted_at: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    pub job: JobId,
+    pub name: String,
+    pub state: State,
+    pub priority: i32,
+    pub submitted_at: u64,
+    pub started_at: Option<u64>,
+    pub ended_at: Option<u64>,
+    /// Place in the queue, from 1, while queued.
+    pub queue_position: Option<u32>,
+    pub stages: Vec<StageStatus>,
+    /// What the job does now.
+    pub activity: Option<Activity>,
+    pub evals: Vec<EvalResult>,
+    /// Where everything that the job leaves is.
+    pub directory: PathBuf,
+    /// The final Hugging Face directory, once written.
+    pub model: Option<PathBuf>,
+    pub error: Option<String>,
+    /// Times that the job was taken up again after a crash.
+    pub restarts: u32,
+    /// Wall-clock seconds to the end of the job's last stage, by the pace so far.
+    pub eta_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageStatus {
+    pub name: String,
+    pub kind: String,
+    pub state: State,
+    /// Steps committed.
+    pub step: u64,
+    pub steps: u64,
+    /// Steps that survive the loss of the state directory's volatile parts: the last checkpoint's.
+    pub durable_step: u64,
+    /// The last committed step's metrics.
+    pub metrics: BTreeMap<String, f64>,
+    pub seconds: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
+    /// `sampling`, `scoring`, `training`, `evaluating`, `checkpointing`, `replaying`, `loading`, `exporting`.
+    pub doing: String,
+    pub done: u64,
+    pub total: u64,
+    pub unit: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalResult {
+    /// Stage after (or in) which the weights were evaluated; `None` for the weights that the job starts from.
+    pub stage: Option<String>,
+    pub step: u64,
+    /// Name of the data set.
+    pub data: String,
+    pub metrics: BTreeMap<String, f64>,
+    /// The first row's prompt and completion, to look at.
+    pub example: Option<EvalExample>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalExample {
+    pub prompt: String,
+    pub completion: String,
+    pub reference: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub level: String,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub stage: String,
+    pub step: u64,
+    pub prompt_index: u32,
+    pub sample_index: u32,
+    pub row: u64,
+    pub prompt: String,
+    pub completion: String,
+    pub reference: Option<String>,
+    pub tokens: u32,
+    pub finish: String,
+    pub reward: Option<f32>,
+    pub advantage: Option<f32>,
+    pub verdicts: Vec<Verdict>,
+}
+
+/// The chain of waits, outermost first: each line says who waits for what, since when, and its deadline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    pub job: JobId,
+    pub state: State,
+    pub waits: Vec<Wait>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    pub owner: String,
+    pub waits_for: String,
+    pub since_s: f64,
+    pub deadline_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub version: String,
+    pub state_dir: PathBuf,
+    pub uptime_s: u64,
+    pub devices: Vec<DeviceStatus>,
+    pub plugins: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    pub device: String,
+    /// `idle`, `busy`, `restarting`, `failed`.
+    pub state: String,
+    pub worker_pid: Option<u32>,
+    pub worker_restarts: u32,
+    pub job: Option<JobId>,
+}
+
+/// What a job will do, before it does it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub name: String,
+    pub model: String,
+    pub parameters: Option<u64>,
+    pub stages: Vec<PlanStage>,
+    pub warnings: Vec<String>,
+    /// The job file with every default filled in.
+    pub resolved: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanStage {
+    pub name: String,
+    pub kind: String,
+    pub from: String,
+    pub data: String,
+    pub rows: u64,
+    pub steps: u64,
+    /// Upper bound.
+    pub tokens_per_step: u64,
+    pub rewards: Vec<String>,
+    /// Bytes by actor: policy, reference, optimiser, sampler cache.
+    pub memory: BTreeMap<String, u64>,
+}

@@ -1,0 +1,27 @@
+//! What the processes of r1d say to each other, and the records that they keep.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ids`] | names of jobs and samples |
+//! | [`rollout`] | the rollout record, the central type of a reinforcement-learning step |
+//! | [`verdict`] | what a reward said about a completion |
+//! | [`recipe`] | sampling, objective and optimiser settings, as they travel to a worker |
+//! | [`worker`] | the protocol between `r1d` and an `r1d-worker` |
+//! | [`control`] | the protocol between `r1ctl` and `r1d` |
+//! | [`frame`] | the wire format that carries both |
+//! | [`world`] | clock and randomness, handed in so that a simulator can replace them |
+//! | [`storage`] | files as the journal needs them, handed in for the same reason |
+//! | [`invariant`](mod@invariant) | the named invariants and the macro that checks them |
+//!
+//! This crate knows nothing of job files, tensors or networks.
+
+pub mod control;
+pub mod frame;
+pub mod ids;
+pub mod invariant;
+pub mod recipe;
+pub mod rollout;
+pub mod storage;
+pub mod verdict;
+pub mod worker;
+pub mod world;

@@ -1,0 +1,110 @@
+//! Settings of a stage as they travel to a worker. Names and defaults are TRL's where TRL has one;
+//! `daemon/job` documents them key by key and fills them in from a job file.
+
+use serde::{Deserialize, Serialize};
+
+/// How completions are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 is greedy decoding.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of ids whose probabilities sum to at least this; 1 is off.
+    pub top_p: f32,
+    /// Only the k likeliest ids; 0 is off.
+    pub top_k: u32,
+    /// Tokens.
+    pub max_completion_length: u32,
+    /// Sampling any of these ends the completion.
+    pub stop_ids: Vec<u32>,
+    /// Base of the counter-based randomness: one uniform per (seed, stage, step, prompt, sample, position).
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossType {
+    /// Mean over sequences of the mean over tokens (DeepSeekMath eq. 3).
+    Grpo,
+    /// Sum over tokens / (sequences × `max_completion_length`) (Dr. GRPO).
+    DrGrpo,
+    /// Sum over tokens / tokens of the whole batch (DAPO).
+    Dapo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceSamplingLevel {
+    Token,
+    /// GSPO: the geometric mean of the token ratios.
+    Sequence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleRewards {
+    /// Divide by the standard deviation of the group (ddof 1).
+    Group,
+    /// Divide by the standard deviation of the step's rewards (ddof 1).
+    Batch,
+    None,
+}
+
+/// The policy-gradient objective, as one update applies it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Objective {
+    pub loss_type: LossType,
+    pub importance_sampling_level: ImportanceSamplingLevel,
+    pub epsilon: f64,
+    pub epsilon_high: f64,
+    /// Weight of the k3 estimate of KL(policy ‖ reference); 0 needs no reference.
+    pub beta: f64,
+    /// Passes over a rollout batch.
+    pub num_iterations: u32,
+    /// Updates per pass: the batch is split into this many minibatches (TRL's `steps_per_generation`).
+    pub num_minibatches: u32,
+    /// Completions that hit the length limit do not train.
+    pub mask_truncated_completions: bool,
+    /// Constant of the Dr. GRPO normaliser, tokens.
+    pub max_completion_length: u32,
+    /// Temperature that the completions were drawn with: log-probabilities are of logits / temperature.
+    pub temperature: f32,
+    /// Force the experts recorded while sampling.
+    pub routing_replay: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+/// AdamW and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimiser {
+    pub learning_rate: f64,
+    pub lr_scheduler_type: LrSchedule,
+    /// Updates over which the rate rises linearly from 0.
+    pub warmup_steps: u64,
+    /// Updates after which the schedule has run out.
+    pub total_steps: u64,
+    /// The rate that linear and cosine schedules end at, as a share of `learning_rate`.
+    pub min_lr_ratio: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    /// Decoupled; not applied to norms, biases and the router's correction bias.
+    pub weight_decay: f64,
+    /// Global norm to clip at; 0 is off.
+    pub max_grad_norm: f64,
+}
+
+/// Balancing of mixture-of-experts layers while training (DeepSeek-V3 2.1.2, Auxiliary-loss-free).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouterTraining {
+    /// Step of the correction bias per update, `b += gamma · sign(mean load − load)`; 0 freezes it.
+    pub bias_update_speed: f64,
+    /// Weight of the sequence-wise balance loss; 0 is off.
+    pub aux_loss_alpha: f64,
+}

@@ -1,0 +1,34 @@
+//! Files as an append-only log needs them, handed in like the clock: a simulator's can tear a write, fill up and lose power.
+
+use std::io;
+use std::path::Path;
+
+/// A directory tree. Contract:
+/// - what was appended and not synced may be lost, wholly or in part, by a crash of the machine; a crash of the process loses nothing appended;
+/// - that a file was created, renamed or removed survives a crash of the machine after [`Storage::sync_dir`] of its directory;
+/// - errors are the file system's own, of kind `NotFound` for what does not exist and `StorageFull` where no room is left.
+pub trait Storage: Send + Sync + 'static {
+    /// Creates the directory and its parents; it may exist.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Names of the files in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Opens a file at its end; creates it when it does not exist.
+    fn append(&self, path: &Path) -> io::Result<Box<dyn Append>>;
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Replaces `to` when it exists.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// A file open at its end.
+pub trait Append: Send {
+    /// Bytes in the file.
+    fn length(&self) -> io::Result<u64>;
+    /// Writes all of `bytes`; after an error any first part of them may be in the file.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file to its first `length` bytes.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+    /// Returns once everything appended survives a crash. After an error, nothing appended since the last success may be trusted to.
+    fn sync(&mut self) -> io::Result<()>;
+}

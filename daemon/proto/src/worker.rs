@@ -1,0 +1,205 @@
+//! The protocol between `r1d` and an `r1d-worker`, one worker per device, over the worker's standard input's socket.
+//!
+//! `r1d` sends [`ToWorker`], the worker answers with [`FromWorker`]; both travel in [`crate::frame`]s. A request is
+//! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. Requests are carried out in
+//! order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
+
+use crate::recipe::{Objective, Optimiser, RouterTraining, Sampling};
+use crate::rollout::Rollout;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToWorker {
+    pub id: u64,
+    pub request: Request,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FromWorker {
+    /// The request that this belongs to; 0 for `Event::Started`.
+    pub id: u64,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Body {
+    Event(Event),
+    Done(Reply),
+    Failed(Failure),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Load or initialise the policy and build what the stage needs. Replaces what was open before.
+    Open(Box<Open>),
+    /// Sample completions: an [`Event::Completed`] for each as it ends, then [`Reply::Generated`].
+    Generate(Generate),
+    /// One rollout batch of a policy-gradient stage: `num_iterations × num_minibatches` updates.
+    Train(Train),
+    /// One update on token sequences with a loss mask (pretrain, sft).
+    Supervise(Supervise),
+    /// Make the reference equal to the policy.
+    SyncReference,
+    /// Write weights, optimiser and reference so that `Restore` continues with the same bits. `dir` must not exist; it
+    /// appears whole or not at all (`CKP-1`).
+    Save { dir: PathBuf },
+    Restore { dir: PathBuf },
+    /// Write the policy as a Hugging Face directory.
+    Export { dir: PathBuf },
+    /// Let go of the model and its memory.
+    Close,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The first thing a worker says.
+    Started { version: String, device: String, pid: u32 },
+    Completed(Rollout),
+    /// Sent at least every 2 s while a request runs: what it does, how far it is, for `r1ctl why` and progress bars.
+    Progress { doing: String, done: u64, total: u64, unit: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    Opened(Opened),
+    Generated { metrics: Metrics },
+    /// Metrics of the update(s), by TRL's names.
+    Trained { metrics: Metrics },
+    ReferenceSynced,
+    /// SHA-256 of the manifest, hex.
+    Saved { manifest_sha256: String },
+    Restored,
+    Exported,
+    Closed,
+}
+
+/// Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`, speeds under `perf/`.
+pub type Metrics = BTreeMap<String, f64>;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The request or a file it names is bad: trying again cannot help.
+    Invalid,
+    /// The device ran out of memory.
+    OutOfMemory,
+    /// A file system error: disk full, permission, read error.
+    Storage,
+    /// Anything else; a fresh worker may succeed.
+    Internal,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Open {
+    pub model: ModelSource,
+    pub dtype: Dtype,
+    /// The reference mode: equal bits whatever the batch, slot or order (`ROLL-1`), trainer and sampler equal (`ROLL-2`).
+    pub batch_invariant: bool,
+    /// Keep a frozen copy of the stage's first weights, for the KL term.
+    pub reference: bool,
+    /// Absent for stages that only sample.
+    pub optimiser: Option<Optimiser>,
+    pub router: RouterTraining,
+    pub sampler: Slots,
+    /// Micro-batches are packed to this many tokens.
+    pub max_tokens_per_device: u32,
+    /// For random initial weights and nothing else.
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ModelSource {
+    /// A Hugging Face directory.
+    Directory(PathBuf),
+    /// Random weights for this `config.json` (its text); tokenizer files of `carry` are copied on export.
+    Init { config: String, carry: Option<PathBuf> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    Float32,
+    Bfloat16,
+}
+
+/// The sampler's fixed slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slots {
+    /// Completions decoded at a time.
+    pub count: u32,
+    /// Prompt + completion tokens that a slot holds.
+    pub capacity: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opened {
+    pub architecture: String,
+    pub parameters: u64,
+    pub active_parameters: u64,
+    pub vocab_size: u32,
+    pub moe_layers: u32,
+    pub experts_per_token: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generate {
+    pub stage: u32,
+    pub step: u64,
+    pub policy_version: u64,
+    pub sampling: Sampling,
+    pub groups: Vec<Group>,
+}
+
+/// Completions of one prompt: its prefill is shared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// Index within the step ([`crate::ids::SampleKey::prompt`]).
+    pub prompt: u32,
+    pub row: u64,
+    pub prompt_ids: Vec<u32>,
+    /// Which samples to draw: all of `0..num_generations`, or those that a resumed step still lacks.
+    pub samples: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Train {
+    pub step: u64,
+    /// Number of optimiser updates before this request: position in the schedule.
+    pub first_update: u64,
+    pub objective: Objective,
+    /// Seed of the split into minibatches.
+    pub seed: u64,
+    pub sequences: Vec<TrainSequence>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainSequence {
+    pub prompt_ids: Vec<u32>,
+    pub completion_ids: Vec<u32>,
+    pub behaviour_logprobs: Vec<f32>,
+    /// As in [`Rollout::experts`].
+    pub experts: Vec<u16>,
+    pub advantage: f32,
+    /// The completion hit the length limit.
+    pub truncated: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Supervise {
+    pub step: u64,
+    pub sequences: Vec<SupervisedSequence>,
+}
+
+/// `ids` with the loss on predicting `ids[i]` where `trained[i]`; the first id is never predicted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SupervisedSequence {
+    pub ids: Vec<u32>,
+    pub trained: Vec<bool>,
+}

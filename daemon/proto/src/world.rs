@@ -1,0 +1,95 @@
+//! What the outside gives a component: time and randomness. Nothing else in the control plane reads either,
+//! so a simulator that hands in its own replays a run from its seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time since an arbitrary start, and the calendar. Contract: `now` never goes back.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Duration;
+    /// Since the Unix epoch.
+    fn unix(&self) -> Duration;
+}
+
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's clock: the only place that reads it.
+pub struct SystemClock {
+    start: std::time::Instant,
+}
+
+impl SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one owner of the system's clock")]
+    pub fn shared() -> SharedClock {
+        Arc::new(SystemClock { start: std::time::Instant::now() })
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the one owner of the system's clock")]
+    fn unix(&self) -> Duration {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// Counter-based randomness: a function of its key, never of the order of calls.
+///
+/// Two rounds of the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the folded key words: far from cryptographic, good
+/// enough for sampling, and the same on every machine.
+pub fn counter_hash(words: &[u64]) -> u64 {
+    fn mix(mut z: u64) -> u64 {
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for &word in words {
+        state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
+    }
+    mix(state)
+}
+
+/// A uniform in [0, 1) with 24 random bits, exact in f32.
+pub fn counter_uniform(words: &[u64]) -> f32 {
+    (counter_hash(words) >> 40) as f32 / (1u32 << 24) as f32
+}
+
+/// A permutation of `0..len` that depends on the key alone (Fisher–Yates).
+pub fn counter_permutation(key: &[u64], len: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    let mut words = key.to_vec();
+    words.push(0);
+    let last = words.len() - 1;
+    for i in (1..len).rev() {
+        words[last] = i as u64;
+        let j = (counter_hash(&words) % (i as u64 + 1)) as usize;
+        order.swap(i, j);
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uniforms_fill_the_interval_and_depend_on_every_word() {
+        let n = 10_000u64;
+        let mean = (0..n).map(|i| counter_uniform(&[7, 1, 2, i]) as f64).sum::<f64>() / n as f64;
+        assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
+        assert_ne!(counter_hash(&[1, 2]), counter_hash(&[2, 1]));
+        assert_ne!(counter_hash(&[0]), counter_hash(&[0, 0]));
+    }
+
+    #[test]
+    fn permutation_holds_every_index_once() {
+        let mut order = counter_permutation(&[3, 4], 100);
+        assert_ne!(order, (0..100).collect::<Vec<_>>());
+        order.sort_unstable();
+        assert_eq!(order, (0..100).collect::<Vec<_>>());
+    }
+}

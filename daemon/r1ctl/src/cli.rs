@@ -1,0 +1,193 @@
+//! The command line, defined once: parsing, help, completions and the man pages come from here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use r1d_proto::control::SampleSort;
+use std::path::PathBuf;
+
+/// Submit training jobs to r1d and watch them learn.
+#[derive(Debug, Parser)]
+#[command(name = "r1ctl", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+A JOB is a job's id or any prefix of it that no other job shares.
+
+Exit codes: 0 ok, 1 failed, 2 the job failed or was cancelled, 64 wrong command line, 130 interrupted.";
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory, then /run/r1d/r1d.sock]
+    #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// How to print: a table for people, or JSON
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    pub output: Output,
+    /// No colours (also when NO_COLOR is set, and whenever the output is not a terminal)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Longest wait for a connection, and then for an answer
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Queue a job
+    ///
+    /// Prints the new job's id. With --wait, shows its progress and ends with a summary; Ctrl-C detaches, the job goes on.
+    Submit {
+        /// The job file
+        #[arg(value_name = "JOB.TOML")]
+        file: PathBuf,
+        /// Stay until the job has ended; exit code 2 unless it succeeded
+        #[arg(short, long)]
+        wait: bool,
+        /// Jobs of a higher priority start first
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "N")]
+        priority: i32,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// List the jobs: running, queued, ended
+    List,
+    /// Show a job: its stages, metrics and evaluations
+    Status {
+        job: String,
+        /// Stay until the job has ended; exit code 2 unless it succeeded. With -o json: one line for each change
+        #[arg(short, long, visible_alias = "wait")]
+        watch: bool,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Show a job's log
+    Logs {
+        job: String,
+        /// Stay and print new lines until the job has ended
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Stop a job for good; what it has written stays
+    Cancel { job: String },
+    /// Show what a job would do: stages, tokens, memory, every default filled in
+    Plan {
+        /// The job file
+        #[arg(value_name = "JOB.TOML")]
+        file: PathBuf,
+    },
+    /// Show prompts, completions and what each reward said of them
+    Samples {
+        job: String,
+        /// Only this stage [default: the latest one that sampled]
+        #[arg(long, value_name = "NAME")]
+        stage: Option<String>,
+        /// Only this step [default: the latest one]
+        #[arg(long, value_name = "N")]
+        step: Option<u64>,
+        /// By prompt and sample, best reward first, or longest completion first
+        #[arg(long, value_enum, default_value_t = Sort::Order)]
+        sort: Sort,
+        /// At most so many samples
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u32,
+    },
+    /// Tell what a job waits for: who waits, for what, since when, until when
+    Why { job: String },
+    /// List the nodes, their devices and reward plugins
+    Nodes,
+    /// Explain a key of the job file, or list all of them
+    Explain {
+        /// For example `learning_rate` or `stage.beta`
+        key: Option<String>,
+    },
+    /// Work with a model directory; needs no daemon
+    #[command(subcommand)]
+    Model(Model),
+    /// Stop a daemon that was started by `r1d dev`, after the step in flight
+    Shutdown,
+    /// Print the completion script of a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the man page
+    Man {
+        /// Write the pages of r1ctl and all its commands into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// How long a watched daemon may be away.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Patience {
+    /// How long to look for a daemon that went away while waiting for the job
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub reconnect: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// Compare a model's logits with golden ones, in fp32 on the CPU
+    ///
+    /// Exit code 0 when they agree, 1 when not.
+    Verify {
+        /// Hugging Face directory
+        dir: PathBuf,
+        /// safetensors file with `input_ids` [B, T] int64 and `logits` [B, T, V] float32; with `greedy` [1, N] int64, greedy
+        /// decoding through the cache is compared too
+        #[arg(long, value_name = "FILE")]
+        golden: PathBuf,
+        /// Tolerance, in units of max(1, standard deviation of the golden logits)
+        #[arg(long, default_value_t = 2e-5, value_name = "X")]
+        atol: f64,
+        /// How many ids of `greedy` are its prompt
+        #[arg(long, default_value_t = 16, value_name = "N")]
+        prompt_len: u32,
+    },
+    /// Continue a prompt
+    Generate {
+        /// Hugging Face directory
+        dir: PathBuf,
+        #[arg(long)]
+        prompt: String,
+        /// Tokens to sample at most
+        #[arg(long, default_value_t = 128, value_name = "N")]
+        max_new_tokens: u32,
+        /// 0 is greedy decoding
+        #[arg(long, default_value_t = 1.0, value_name = "X")]
+        temperature: f32,
+        /// Nucleus sampling; 1 is off
+        #[arg(long, default_value_t = 1.0, value_name = "X")]
+        top_p: f32,
+        /// Only the N likeliest tokens; 0 is off
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        top_k: u32,
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        seed: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    Order,
+    Reward,
+    Length,
+}
+
+impl From<Sort> for SampleSort {
+    fn from(sort: Sort) -> Self {
+        match sort {
+            Sort::Order => SampleSort::Order,
+            Sort::Reward => SampleSort::Reward,
+            Sort::Length => SampleSort::Length,
+        }
+    }
+}

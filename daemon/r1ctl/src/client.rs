@@ -1,0 +1,104 @@
+//! One question to the daemon, one answer or a stream of them. Every wait has a deadline.
+
+use crate::error::Error;
+use crate::socket::{Candidate, Tried, reason};
+use r1d_proto::control::{Request, Response};
+use r1d_proto::frame::{self, Format, FrameError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// A daemon that was found. The protocol takes one request per connection, so this holds a place, not a stream.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+    deadline: Duration,
+}
+
+impl Client {
+    /// Takes the first candidate where a daemon accepts connections.
+    pub async fn find(candidates: Vec<Candidate>, deadline: Duration) -> Result<Client, Error> {
+        let mut tried = Vec::new();
+        for Candidate { path, origin } in candidates {
+            match timeout(deadline, UnixStream::connect(&path)).await {
+                Ok(Ok(_)) => return Ok(Client { socket: path, deadline }),
+                Ok(Err(error)) => tried.push(Tried { path, origin, reason: reason(&error) }),
+                Err(_) => tried.push(Tried { path, origin, reason: format!("no connection within {} s", deadline.as_secs()) }),
+            }
+        }
+        Err(Error::NoDaemon(tried))
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sends a request; its answers are read from what comes back.
+    pub async fn open(&self, request: &Request) -> Result<Answers, Error> {
+        let sending = async {
+            let mut stream = UnixStream::connect(&self.socket).await.map_err(FrameError::Io)?;
+            frame::write(&mut stream, Format::Json, request).await?;
+            Ok(stream)
+        };
+        match timeout(self.deadline, sending).await {
+            Ok(Ok(stream)) => Ok(Answers { client: self.clone(), stream }),
+            Ok(Err(source)) => Err(self.stream_error(source)),
+            Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    /// Asks what has one answer.
+    pub async fn ask(&self, request: &Request) -> Result<Response, Error> {
+        let mut answers = self.open(request).await?;
+        match timeout(self.deadline, answers.read()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    /// The answer has a shape that the request does not ask for.
+    pub fn unexpected(&self, expected: &'static str, found: &Response) -> Error {
+        let name = serde_json::to_value(found).ok().and_then(|value| Some(value.get("response")?.as_str()?.to_owned()));
+        Error::Answer { socket: self.socket.clone(), expected, found: name.unwrap_or_default() }
+    }
+
+    fn no_answer(&self) -> Error {
+        Error::NoAnswer { socket: self.socket.clone(), seconds: self.deadline.as_secs() }
+    }
+
+    fn stream_error(&self, source: FrameError) -> Error {
+        Error::Stream { socket: self.socket.clone(), source }
+    }
+}
+
+/// The answers to one request.
+pub struct Answers {
+    client: Client,
+    stream: UnixStream,
+}
+
+impl Answers {
+    /// The next answer of a stream, or `None` at its end. A stream may rightly be silent for hours (a queued job), so silence is
+    /// no error; but after each `deadline` of it the daemon must give a sign of life.
+    pub async fn next(&mut self) -> Result<Option<Response>, Error> {
+        let client = self.client.clone();
+        let read = self.read();
+        tokio::pin!(read);
+        loop {
+            match timeout(client.deadline, &mut read).await {
+                Ok(Ok(Response::End)) => return Ok(None),
+                Ok(answer) => return answer.map(Some),
+                Err(_) => client.ask(&Request::List).await?,
+            };
+        }
+    }
+
+    async fn read(&mut self) -> Result<Response, Error> {
+        match frame::read(&mut self.stream, Format::Json).await {
+            Ok(Response::Error(error)) => Err(Error::Daemon(error)),
+            Ok(answer) => Ok(answer),
+            Err(source) => Err(self.client.stream_error(source)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong, and the exit code that it ends with.
+
+use crate::socket::Tried;
+use r1d_proto::control::ControlError;
+use r1d_proto::frame::FrameError;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// How a command that did not go wrong ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Ok,
+    /// The job that was waited for failed or was cancelled.
+    JobFailed,
+    /// Ctrl-C: as a shell reports a death by SIGINT.
+    Interrupted,
+    /// What a sibling binary exited with.
+    Code(u8),
+}
+
+pub const EXIT_FAILED: u8 = 1;
+pub const EXIT_JOB_FAILED: u8 = 2;
+/// `EX_USAGE` of sysexits.
+pub const EXIT_USAGE: u8 = 64;
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        ExitCode::from(match ended {
+            Ended::Ok => 0,
+            Ended::JobFailed => EXIT_JOB_FAILED,
+            Ended::Interrupted => EXIT_INTERRUPTED,
+            Ended::Code(code) => code,
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no daemon found; tried\n{}\nstart one with `r1d dev` (local) or `systemctl start r1d`, or name its socket with --socket", list(.0))]
+    NoDaemon(Vec<Tried>),
+    #[error("{}: no answer within {seconds} s: the daemon is busy or stopped (its log tells); --timeout waits longer", .socket.display())]
+    NoAnswer { socket: PathBuf, seconds: u64 },
+    #[error("{}: {source}", .socket.display())]
+    Stream { socket: PathBuf, source: FrameError },
+    #[error("{}", .0.message)]
+    Daemon(ControlError),
+    #[error("{}: the daemon answered `{found}` where `{expected}` belongs: run the same release of r1d and r1ctl", .socket.display())]
+    Answer { socket: PathBuf, expected: &'static str, found: String },
+    #[error("{}: the daemon went away and is not back after {seconds} s; the job goes on when it is started again, then: r1ctl status --watch {job}", .socket.display())]
+    Lost { socket: PathBuf, seconds: u64, job: String },
+    #[error("{}: {source}", .file.display())]
+    ReadJob { file: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", .file.display())]
+    Job { file: PathBuf, source: r1d_job::JobError },
+    #[error("{0}")]
+    UnknownKey(String),
+    #[error("{}: {source}; `r1ctl model` needs r1d-worker beside r1ctl: build it with `make build`, or install it there", .program.display())]
+    Sibling { program: PathBuf, source: std::io::Error },
+    #[error("r1d-worker was ended by signal {0}")]
+    SiblingSignal(i32),
+    #[error("{}: cannot write the man pages: {source}", .dir.display())]
+    ManPages { dir: PathBuf, source: std::io::Error },
+    #[error("cannot print: {0}")]
+    Print(#[from] std::io::Error),
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error("cannot print as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Error {
+    /// The reader of our output left (`r1ctl list | head -1`): nobody to tell, nothing wrong.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Print(e) if e.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
+    /// The daemon may be back in a moment.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Error::NoDaemon(_) | Error::NoAnswer { .. } => true,
+            Error::Stream { source, .. } => matches!(source, FrameError::Closed | FrameError::Io(_)),
+            _ => false,
+        }
+    }
+}
+
+fn list(tried: &[Tried]) -> String {
+    let lines: Vec<String> = tried.iter().map(|t| format!("  {} ({}): {}", t.path.display(), t.origin, t.reason)).collect();
+    lines.join("\n")
+}

@@ -1,0 +1,157 @@
+//! Numbers, durations, sizes and times as people read them.
+
+use std::collections::BTreeMap;
+
+/// `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Four significant digits, no exponent where a plain number is as short.
+pub fn number(x: f64) -> String {
+    let size = x.abs();
+    if !x.is_finite() {
+        x.to_string()
+    } else if size >= 1e15 || (size > 0.0 && size < 1e-3) {
+        format!("{x:.2e}")
+    } else if size >= 1000.0 {
+        format!("{}{}", if x < 0.0 { "-" } else { "" }, thousands(size.round() as u64))
+    } else {
+        let decimals = if size >= 100.0 { 1 } else if size >= 10.0 { 2 } else { 3 };
+        format!("{x:.decimals$}")
+    }
+}
+
+/// A share in `[0, 1]` as a percentage.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// `850 ms`, `42 s`, `3m12s`, `2h05m`, `3d04h`.
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "?".into();
+    }
+    if seconds > 0.0 && seconds < 1.0 {
+        return format!("{:.0} ms", seconds * 1000.0);
+    }
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// `1.5 GiB`.
+pub fn bytes(n: u64) -> String {
+    let mut size = n as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1024.0 {
+            return if unit == "B" { format!("{n} B") } else { format!("{size:.1} {unit}") };
+        }
+        size /= 1024.0;
+    }
+    format!("{size:.1} TiB")
+}
+
+/// `2026-11-23T19:22:05Z` of milliseconds since the Unix epoch.
+pub fn time_of_ms(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (year, month, day) = civil(seconds / 86_400);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+pub fn time_of_s(seconds: u64) -> String {
+    time_of_ms(seconds.saturating_mul(1000))
+}
+
+/// Year, month and day of a day count since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// The metrics that a person watches, by short name, those that are there: reward, kl, loss, length, tokens/s.
+pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, String)> {
+    const WATCHED: [(&str, &str); 5] = [
+        ("reward", "reward"),
+        ("kl", "kl"),
+        ("loss", "loss"),
+        ("completions/mean_length", "length"),
+        ("perf/throughput", "tokens/s"),
+    ];
+    WATCHED.iter().filter_map(|(name, short)| Some((*short, number(*metrics.get(*name)?)))).collect()
+}
+
+/// A metric of an evaluation: the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
+pub fn eval_metric(name: &str, value: f64) -> String {
+    let is_share = ["accuracy", "pass@", "cons@"].iter().any(|share| name.starts_with(share));
+    if is_share { percent(value) } else { number(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_four_digits() {
+        let cases = [
+            (0.0, "0.000"),
+            (0.51234, "0.512"),
+            (-0.25, "-0.250"),
+            (12.3456, "12.35"),
+            (123.456, "123.5"),
+            (1523.4, "1,523"),
+            (-1234567.0, "-1,234,567"),
+            (3e-6, "3.00e-6"),
+            (f64::NAN, "NaN"),
+        ];
+        for (x, text) in cases {
+            assert_eq!(number(x), text);
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_keep_two_units_at_most() {
+        let cases = [
+            (0.0, "0 s"),
+            (0.25, "250 ms"),
+            (59.4, "59 s"),
+            (59.6, "1m00s"),
+            (192.0, "3m12s"),
+            (7500.0, "2h05m"),
+            (273_600.0, "3d04h"),
+            (f64::NAN, "?"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds), text);
+        }
+        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(3 << 30)], ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]);
+    }
+
+    #[test]
+    fn times_are_utc() {
+        assert_eq!(time_of_ms(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time_of_ms(951_827_696_789), "2000-02-29T12:34:56Z");
+        assert_eq!(time_of_s(1_795_461_725), "2026-11-23T19:22:05Z");
+        assert_eq!(time_of_s(4_107_542_399), "2100-02-28T23:59:59Z");
+    }
+}

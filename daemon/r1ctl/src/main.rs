@@ -1,0 +1,48 @@
+//! `r1ctl`: the command line of r1d.
+//!
+//! Data goes to standard output, talk to standard error. `-o json` prints the types of [`r1d_proto::control`] as they are.
+//! Neither tensors nor reward plugins are known here: `model` runs the sibling `r1d-worker`.
+
+mod cli;
+mod client;
+mod commands;
+mod error;
+mod explain;
+mod format;
+mod job_file;
+mod model;
+mod pages;
+mod print;
+mod show;
+mod socket;
+mod table;
+mod terminal;
+mod watch;
+
+use clap::Parser;
+use cli::Cli;
+use error::{EXIT_FAILED, EXIT_USAGE};
+use print::Printer;
+use r1d_proto::world::SystemClock;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // Nobody reads it: nothing to do about that.
+            let _ = error.print();
+            return if wrong { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let printer = Printer::new(&cli.global);
+    match commands::run(cli, &printer, SystemClock::shared()) {
+        Ok(ended) => ended.into(),
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            printer.error(&error.to_string());
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}

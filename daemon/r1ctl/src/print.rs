@@ -1,0 +1,49 @@
+//! Data to standard output, talk to standard error.
+
+use crate::cli::Global;
+use crate::error::Error;
+use crate::terminal::Look;
+use serde::Serialize;
+use std::io::Write;
+
+pub struct Printer {
+    pub stdout: Look,
+    pub stderr: Look,
+}
+
+impl Printer {
+    pub fn new(global: &Global) -> Printer {
+        Printer { stdout: Look::of_stdout(global), stderr: Look::of_stderr(global) }
+    }
+
+    /// Something that a person should know.
+    pub fn note(&self, text: &str) {
+        // Nobody reads it: nothing to do about that.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
+    pub fn warning(&self, text: &str) {
+        self.note(&format!("{} {text}", self.stderr.yellow("warning:")));
+    }
+
+    pub fn error(&self, text: &str) {
+        self.note(&format!("{} {text}", self.stderr.red("error:")));
+    }
+}
+
+/// Text as it is, at once: a reader of a pipe sees each event as it happens.
+pub fn data(text: &str) -> Result<(), Error> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}
+
+/// One document, for people and programs.
+pub fn json(value: &impl Serialize) -> Result<(), Error> {
+    data(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// One document on one line, for streams.
+pub fn json_line(value: &impl Serialize) -> Result<(), Error> {
+    data(&(serde_json::to_string(value)? + "\n"))
+}

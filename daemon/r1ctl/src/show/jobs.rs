@@ -1,0 +1,33 @@
+//! `r1ctl list`, `r1ctl logs`.
+
+use crate::format::{thousands, time_of_ms, time_of_s};
+use crate::table::{left, right, table};
+use crate::terminal::{Look, one_line, printable};
+use r1d_proto::control::{JobSummary, LogLine};
+
+pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
+    let columns = [left("JOB"), left("NAME"), left("STATE"), right("PRIORITY"), left("STAGE"), right("STEP"), left("SUBMITTED")];
+    let row = |job: &JobSummary| {
+        vec![
+            job.job.to_string(),
+            one_line(&job.name),
+            look.state(job.state),
+            job.priority.to_string(),
+            job.stage.as_deref().map_or_else(|| "-".into(), one_line),
+            format!("{}/{}", thousands(job.step), thousands(job.steps)),
+            time_of_s(job.submitted_at),
+        ]
+    };
+    table(look, &columns, jobs.iter().map(row).collect())
+}
+
+pub fn log_line(line: &LogLine, look: Look) -> String {
+    let level = format!("{:5}", line.level.to_uppercase());
+    let level = match line.level.to_ascii_lowercase().as_str() {
+        "error" => look.red(&level),
+        "warn" => look.yellow(&level),
+        "info" => look.green(&level),
+        _ => look.dim(&level),
+    };
+    format!("{} {level} {}\n", look.dim(&time_of_ms(line.at_ms)), printable(line.message.trim_end()))
+}

@@ -1,0 +1,34 @@
+//! `r1ctl nodes`.
+
+use crate::format::duration;
+use crate::table::{left, right, table};
+use crate::terminal::Look;
+use r1d_proto::control::{DeviceStatus, Node};
+
+pub fn nodes(nodes: &[Node], look: Look) -> String {
+    let mut text = String::new();
+    for node in nodes {
+        let plugins = if node.plugins.is_empty() { "none".into() } else { node.plugins.join(", ") };
+        text += &format!("{}  r1d {}, up {}\n", look.bold(&node.name), node.version, duration(node.uptime_s as f64));
+        text += &format!("state    {}\nplugins  {plugins}\n", node.state_dir.display());
+        let columns = [left("DEVICE"), left("STATE"), left("JOB"), right("WORKER PID"), right("WORKER RESTARTS")];
+        text += &table(look, &columns, node.devices.iter().map(|device| row(device, look)).collect());
+    }
+    text
+}
+
+fn row(device: &DeviceStatus, look: Look) -> Vec<String> {
+    let state = match device.state.as_str() {
+        "idle" => look.dim(&device.state),
+        "busy" => look.cyan(&device.state),
+        "failed" => look.red(&device.state),
+        _ => look.yellow(&device.state),
+    };
+    vec![
+        device.device.clone(),
+        state,
+        device.job.as_ref().map_or_else(|| "-".into(), ToString::to_string),
+        device.worker_pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+        device.worker_restarts.to_string(),
+    ]
+}

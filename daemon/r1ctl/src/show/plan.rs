@@ -1,0 +1,67 @@
+//! `r1ctl plan`.
+
+use crate::format::{bytes, thousands};
+use crate::table::{headed, left, right, table};
+use crate::terminal::{Look, one_line, printable};
+use r1d_proto::control::{Plan, PlanStage};
+use std::collections::BTreeSet;
+
+/// The resolved job file comes first: on a terminal, what a reader decides by is then what stays in sight.
+pub fn plan(plan: &Plan, look: Look) -> String {
+    let mut text = String::new();
+    text += &look.dim("# the job file with every default filled in");
+    text += &format!("\n{}\n\n", printable(plan.resolved.trim_end()));
+    let parameters = plan.parameters.map_or_else(|| "unknown number of".into(), thousands);
+    text += &format!("{}  {}, {parameters} parameters\n\n", look.bold(&one_line(&plan.name)), one_line(&plan.model));
+    text += &stages(&plan.stages, look);
+    text += &memory(&plan.stages, look);
+    for warning in &plan.warnings {
+        text += &format!("{} {}\n", look.yellow("warning:"), printable(warning));
+    }
+    text
+}
+
+fn stages(stages: &[PlanStage], look: Look) -> String {
+    let columns = [
+        left("STAGE"),
+        left("KIND"),
+        left("FROM"),
+        left("DATA"),
+        right("ROWS"),
+        right("STEPS"),
+        right("TOKENS/STEP ≤"),
+        left("REWARDS"),
+    ];
+    let row = |stage: &PlanStage| {
+        vec![
+            one_line(&stage.name),
+            one_line(&stage.kind),
+            one_line(&stage.from),
+            one_line(&stage.data),
+            thousands(stage.rows),
+            thousands(stage.steps),
+            thousands(stage.tokens_per_step),
+            if stage.rewards.is_empty() { "-".into() } else { one_line(&stage.rewards.join(", ")) },
+        ]
+    };
+    table(look, &columns, stages.iter().map(row).collect())
+}
+
+/// One row per stage, one column per actor that any stage needs, and their sum.
+fn memory(stages: &[PlanStage], look: Look) -> String {
+    let actors: BTreeSet<&String> = stages.iter().flat_map(|stage| stage.memory.keys()).collect();
+    if actors.is_empty() {
+        return String::new();
+    }
+    let mut heads = vec!["MEMORY".to_owned()];
+    heads.extend(actors.iter().map(|actor| actor.to_uppercase()));
+    heads.push("TOTAL".into());
+    let row = |stage: &PlanStage| {
+        let mut row = vec![one_line(&stage.name)];
+        row.extend(actors.iter().map(|actor| stage.memory.get(*actor).map_or_else(|| "-".into(), |n| bytes(*n))));
+        row.push(bytes(stage.memory.values().fold(0, |sum: u64, n| sum.saturating_add(*n))));
+        row
+    };
+    let right: Vec<bool> = (0..heads.len()).map(|i| i > 0).collect();
+    format!("\n{}", headed(look, &heads, &right, stages.iter().map(row).collect()))
+}

@@ -1,0 +1,72 @@
+//! `r1ctl status`: one job.
+
+use crate::format::{duration, eval_metric, thousands, time_of_s, watched_metrics};
+use crate::table::{left, right, table};
+use crate::terminal::{Look, one_line, printable};
+use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
+
+pub fn status(job: &JobStatus, look: Look) -> String {
+    let mut text = format!("{}  {}  {}\n", look.bold(&job.job.0), one_line(&job.name), look.state(job.state));
+    for (name, value) in facts(job) {
+        text += &format!("{:11}{value}\n", name);
+    }
+    if let Some(error) = &job.error {
+        text += &format!("{:11}{}\n", "error", look.red(&printable(error)));
+    }
+    if !job.stages.is_empty() {
+        text += &format!("\n{}", stages(&job.stages, look));
+    }
+    if !job.evals.is_empty() {
+        text += &format!("\n{}", evals(&job.evals, look));
+    }
+    text
+}
+
+fn facts(job: &JobStatus) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("priority", job.priority.to_string()), ("submitted", time_of_s(job.submitted_at))];
+    facts.extend(job.queue_position.map(|place| ("queue", format!("place {place}"))));
+    facts.extend(job.started_at.map(|at| ("started", time_of_s(at))));
+    facts.extend(job.ended_at.map(|at| ("ended", time_of_s(at))));
+    facts.extend(job.activity.as_ref().map(|now| ("now", activity(now))));
+    facts.extend(job.eta_s.map(|eta| ("eta", duration(eta))));
+    if job.restarts > 0 {
+        facts.push(("restarts", job.restarts.to_string()));
+    }
+    facts.push(("directory", job.directory.display().to_string()));
+    facts.extend(job.model.as_ref().map(|model| ("model", model.display().to_string())));
+    facts
+}
+
+pub fn activity(now: &Activity) -> String {
+    let doing = one_line(&now.doing);
+    if now.total == 0 {
+        return doing;
+    }
+    format!("{doing} {}/{} {}", thousands(now.done), thousands(now.total), one_line(&now.unit))
+}
+
+fn stages(stages: &[StageStatus], look: Look) -> String {
+    let columns = [left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
+    let row = |stage: &StageStatus| {
+        let metrics: Vec<String> = watched_metrics(&stage.metrics).iter().map(|(name, value)| format!("{name} {value}")).collect();
+        vec![
+            one_line(&stage.name),
+            one_line(&stage.kind),
+            look.state(stage.state),
+            format!("{}/{}", thousands(stage.step), thousands(stage.steps)),
+            thousands(stage.durable_step),
+            duration(stage.seconds),
+            metrics.join(", "),
+        ]
+    };
+    table(look, &columns, stages.iter().map(row).collect())
+}
+
+fn evals(evals: &[EvalResult], look: Look) -> String {
+    let row = |eval: &EvalResult| {
+        let metrics: Vec<String> = eval.metrics.iter().map(|(name, value)| format!("{name} {}", eval_metric(name, *value))).collect();
+        let stage = eval.stage.as_deref().map_or_else(|| "before training".into(), one_line);
+        vec![stage, thousands(eval.step), one_line(&eval.data), metrics.join(", ")]
+    };
+    table(look, &[left("EVALUATED IN"), right("STEP"), left("DATA"), left("RESULT")], evals.iter().map(row).collect())
+}

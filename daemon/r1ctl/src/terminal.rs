@@ -1,0 +1,120 @@
+//! What is known of the place that output goes to, and what follows from it: colours, widths, what may be printed raw.
+
+use crate::cli::Global;
+use owo_colors::{OwoColorize, Style};
+use r1d_proto::control::State;
+use std::io::IsTerminal;
+use terminal_size::{Width, terminal_size_of};
+
+/// Columns where the terminal does not tell.
+const WIDTH_DEFAULT: usize = 100;
+/// Below this, tables are wrapped beyond reading: they run over the edge instead.
+const WIDTH_MIN: usize = 40;
+
+/// How text is to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub colour: bool,
+    /// Columns of the terminal; `None` when piped: no borders, nothing wrapped.
+    pub width: Option<usize>,
+}
+
+impl Look {
+    #[cfg(test)]
+    pub const PLAIN: Look = Look { colour: false, width: None };
+
+    pub fn of_stdout(global: &Global) -> Look {
+        let stdout = std::io::stdout();
+        Look::of(stdout.is_terminal(), terminal_size_of(&stdout), global)
+    }
+
+    pub fn of_stderr(global: &Global) -> Look {
+        let stderr = std::io::stderr();
+        Look::of(stderr.is_terminal(), terminal_size_of(&stderr), global)
+    }
+
+    fn of(terminal: bool, size: Option<(Width, terminal_size::Height)>, global: &Global) -> Look {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let columns = size.map_or(WIDTH_DEFAULT, |(Width(columns), _)| usize::from(columns).max(WIDTH_MIN));
+        Look { colour: terminal && !global.no_color && !set("NO_COLOR") && !dumb, width: terminal.then_some(columns) }
+    }
+
+    fn paint(self, style: Style, text: &str) -> String {
+        if self.colour { text.style(style).to_string() } else { text.to_owned() }
+    }
+
+    pub fn bold(self, text: &str) -> String {
+        self.paint(Style::new().bold(), text)
+    }
+
+    pub fn dim(self, text: &str) -> String {
+        self.paint(Style::new().dimmed(), text)
+    }
+
+    pub fn red(self, text: &str) -> String {
+        self.paint(Style::new().red().bold(), text)
+    }
+
+    pub fn green(self, text: &str) -> String {
+        self.paint(Style::new().green(), text)
+    }
+
+    pub fn yellow(self, text: &str) -> String {
+        self.paint(Style::new().yellow(), text)
+    }
+
+    pub fn cyan(self, text: &str) -> String {
+        self.paint(Style::new().cyan(), text)
+    }
+
+    /// A job's or stage's state, in its colour.
+    pub fn state(self, state: State) -> String {
+        match state {
+            State::Queued => self.dim("queued"),
+            State::Running => self.cyan("running"),
+            State::Succeeded => self.green("succeeded"),
+            State::Failed => self.red("failed"),
+            State::Cancelled => self.yellow("cancelled"),
+        }
+    }
+}
+
+/// Text from a model, a data set or a log, made safe to print: control characters, which could move the cursor or retitle the
+/// window, are shown as escapes. Line ends stay.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => safe.push('\n'),
+            '\t' => safe.push_str("    "),
+            c if c.is_control() => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// [`printable`] on one line.
+pub fn one_line(text: &str) -> String {
+    printable(&text.replace("\r\n", "\n").replace('\n', "⏎"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_writes_cannot_move_the_cursor() {
+        assert_eq!(printable("a\x1b[2Jb\r\u{9b}c\nd\te"), "a\\u{1b}[2Jb\\r\\u{9b}c\nd    e");
+        assert_eq!(one_line("a\nb"), "a⏎b");
+    }
+
+    #[test]
+    fn no_colour_means_no_escape_sequence() {
+        for state in [State::Queued, State::Running, State::Succeeded, State::Failed, State::Cancelled] {
+            assert!(!Look::PLAIN.state(state).contains('\x1b'));
+            assert!(Look { colour: true, width: None }.state(state).contains('\x1b'));
+        }
+    }
+}

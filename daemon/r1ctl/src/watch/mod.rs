@@ -1,0 +1,175 @@
+//! Staying with a job until it ends: `submit --wait`, `status --watch`.
+//!
+//! The daemon may be restarted meanwhile (it takes the job up again by itself), so a stream that breaks is looked for again with
+//! growing pauses, for [`Patience::reconnect`](crate::cli::Patience) seconds since it was last heard of.
+
+mod events;
+mod live;
+
+use crate::cli::Output;
+use crate::client::Client;
+use crate::error::{Ended, Error};
+use crate::print::{self, Printer};
+use crate::show;
+use live::Live;
+use r1d_proto::control::{JobStatus, Request, Response, State};
+use r1d_proto::ids::JobId;
+use r1d_proto::world::SharedClock;
+use std::time::Duration;
+
+/// Pauses between attempts to reach a daemon that went away double from the first to the last.
+const PAUSE_FIRST_MS: u64 = 100;
+const PAUSE_LAST_MS: u64 = 2000;
+
+/// What is to be seen of a job while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Progress for people, then the summary.
+    People,
+    /// One JSON line for each status.
+    JsonStream,
+    /// Progress on a terminal, if there is one; then the last status as JSON.
+    JsonAtEnd,
+}
+
+impl Style {
+    pub fn of_status(output: Output) -> Style {
+        if output == Output::Json { Style::JsonStream } else { Style::People }
+    }
+
+    pub fn of_submit(output: Output) -> Style {
+        if output == Output::Json { Style::JsonAtEnd } else { Style::People }
+    }
+}
+
+pub struct Watch<'a> {
+    pub client: &'a Client,
+    pub printer: &'a Printer,
+    pub clock: SharedClock,
+    pub reconnect: Duration,
+    pub style: Style,
+}
+
+/// Where the statuses go while the job runs.
+enum Display {
+    Live(Live),
+    Lines,
+    Json,
+    Silent,
+}
+
+impl Watch<'_> {
+    /// Until the job ends or Ctrl-C, which leaves the job alone.
+    pub async fn job(&self, job: &str) -> Result<Ended, Error> {
+        let display = self.display();
+        let ended = tokio::select! {
+            status = self.follow(job, &display) => Some(status),
+            // A system that cannot tell of Ctrl-C still has SIGINT's own effect.
+            Ok(()) = tokio::signal::ctrl_c() => None,
+        };
+        if let Display::Live(live) = &display {
+            live.close();
+        }
+        match ended {
+            Some(Ok(status)) => self.conclude(&status),
+            Some(Err(error)) => Err(error),
+            None => {
+                self.printer.note(&format!(
+                    "detached; the job goes on. Come back: r1ctl status --watch {job}   stop it: r1ctl cancel {job}"
+                ));
+                Ok(Ended::Interrupted)
+            }
+        }
+    }
+
+    fn display(&self) -> Display {
+        let (stdout, stderr) = (self.printer.stdout, self.printer.stderr);
+        match self.style {
+            Style::JsonStream => Display::Json,
+            Style::JsonAtEnd if stderr.width.is_none() => Display::Silent,
+            Style::People if stdout.width.is_none() || stderr.width.is_none() => Display::Lines,
+            Style::JsonAtEnd | Style::People => Display::Live(Live::new(stderr, self.clock.clone())),
+        }
+    }
+
+    fn conclude(&self, status: &JobStatus) -> Result<Ended, Error> {
+        match self.style {
+            Style::People => print::data(&show::summary(status, self.printer.stdout))?,
+            Style::JsonAtEnd => print::json(status)?,
+            Style::JsonStream => {}
+        }
+        Ok(if status.state == State::Succeeded { Ended::Ok } else { Ended::JobFailed })
+    }
+
+    /// The job's last status. Statuses on the way go to the display.
+    async fn follow(&self, job: &str, display: &Display) -> Result<JobStatus, Error> {
+        let mut last: Option<JobStatus> = None;
+        let mut heard_at = self.clock.now();
+        let mut pause = Duration::from_millis(PAUSE_FIRST_MS);
+        loop {
+            // After the first answer the whole id is known: a prefix could become ambiguous meanwhile.
+            let name = last.as_ref().map_or_else(|| JobId(job.to_owned()), |status| status.job.clone());
+            let mut heard = false;
+            let broken = self
+                .stream(&name, |status| {
+                    heard = true;
+                    self.show(display, last.as_ref(), &status)?;
+                    last = Some(status);
+                    Ok(())
+                })
+                .await;
+            match (broken, last.take()) {
+                (Ok(()), Some(status)) if status.state.is_final() => return Ok(status),
+                // The daemon ended the stream of a job that goes on: it is being stopped.
+                (Ok(()), status) => last = status,
+                (Err(error), status) if error.is_away() => last = status,
+                (Err(error), _) => return Err(error),
+            }
+            if heard {
+                heard_at = self.clock.now();
+                pause = Duration::from_millis(PAUSE_FIRST_MS);
+            }
+            if self.clock.now().saturating_sub(heard_at) >= self.reconnect {
+                return Err(Error::Lost { socket: self.client.socket().into(), seconds: self.reconnect.as_secs(), job: name.0 });
+            }
+            self.away(display, heard);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(PAUSE_LAST_MS));
+        }
+    }
+
+    /// One connection's statuses, until the daemon ends them.
+    async fn stream(&self, job: &JobId, mut on_status: impl FnMut(JobStatus) -> Result<(), Error>) -> Result<(), Error> {
+        let mut answers = self.client.open(&Request::Watch { job: job.0.clone() }).await?;
+        while let Some(answer) = answers.next().await? {
+            match answer {
+                Response::Status(status) => on_status(*status)?,
+                other => return Err(self.client.unexpected("status", &other)),
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, display: &Display, last: Option<&JobStatus>, now: &JobStatus) -> Result<(), Error> {
+        match display {
+            Display::Live(live) => live.show(last, now),
+            Display::Lines => {
+                for line in events::between(last, now) {
+                    print::data(&(line + "\n"))?;
+                }
+            }
+            Display::Json => print::json_line(now)?,
+            Display::Silent => {}
+        }
+        Ok(())
+    }
+
+    fn away(&self, display: &Display, first: bool) {
+        let text = format!("{}: the daemon went away, looking for it again", self.client.socket().display());
+        match display {
+            Display::Live(live) => live.away(&text),
+            _ if first => self.printer.note(&text),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Group-relative advantages (DeepSeekMath 4.1.2, outcome supervision): `A_i = (r_i − mean(r)) / (std(r) + ε)`, the mean over the group.
+//!
+//! The papers leave Bessel's correction and ε open; TRL and verl divide by `std` with ddof 1, and so does this. ε is 1e-6.
+
+use r1d_proto::recipe::ScaleRewards;
+
+const EPSILON: f64 = 1e-6;
+
+/// Mean of finite numbers; 0 of none.
+pub fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
+/// Standard deviation, ddof 1; 0 of fewer than two.
+pub fn std(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let mean = mean(values);
+    let squares = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
+/// The rewards of a group that were given.
+pub fn given(group: &[Option<f32>]) -> Vec<f64> {
+    group.iter().flatten().map(|r| *r as f64).collect()
+}
+
+/// Whether a group teaches anything: at least two of its rewards differ.
+pub fn has_variance(group: &[Option<f32>]) -> bool {
+    let mut given = group.iter().flatten();
+    let first = given.next();
+    given.any(|r| Some(r) != first)
+}
+
+/// One advantage per reward, `groups` being the rewards of each group; a sample without a reward gets none, and does not count for its
+/// group's mean and deviation. `ScaleRewards::Batch` divides by the deviation of all groups' rewards together (TRL's `batch`).
+pub fn advantages(groups: &[Vec<Option<f32>>], scale: ScaleRewards) -> Vec<Vec<Option<f32>>> {
+    let of_batch = std(&groups.iter().flat_map(|group| given(group)).collect::<Vec<_>>());
+    groups
+        .iter()
+        .map(|group| {
+            let rewards = given(group);
+            let mean = mean(&rewards);
+            let divisor = match scale {
+                ScaleRewards::Group => std(&rewards) + EPSILON,
+                ScaleRewards::Batch => of_batch + EPSILON,
+                ScaleRewards::None => 1.0,
+            };
+            group.iter().map(|reward| reward.map(|r| ((r as f64 - mean) / divisor) as f32)).collect()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: &[Option<f32>], expected: &[f64], tolerance: f64) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            let found = found.expect("a given reward has an advantage") as f64;
+            assert!((found - expected).abs() < tolerance, "{found} against {expected}");
+        }
+    }
+
+    fn of(rewards: &[f32], scale: ScaleRewards) -> Vec<Option<f32>> {
+        advantages(&[rewards.iter().copied().map(Some).collect()], scale).remove(0)
+    }
+
+    /// Rewards [2, 0.5, 0, 1] and [1, 0, 0, 1], float64 goldens of the design notes; ε moves them by less than 2e-6.
+    #[test]
+    fn match_the_goldens() {
+        let golden = [1.3174650984805198, -0.43915503282683993, -1.02469507659596, 0.14638501094227999];
+        close(&of(&[2.0, 0.5, 0.0, 1.0], ScaleRewards::Group), &golden, 2e-6);
+        close(&of(&[2.0, 0.5, 0.0, 1.0], ScaleRewards::None), &[1.125, -0.375, -0.875, 0.125], 1e-7);
+        let c = 0.8660254037844387;
+        close(&of(&[1.0, 0.0, 0.0, 1.0], ScaleRewards::Group), &[c, -c, -c, c], 2e-6);
+    }
+
+    /// numpy: `r = [[2, .5], [0, 1]]; (r - r.mean(1, keepdims=True)) / (r.std(ddof=1) + 1e-6)`.
+    #[test]
+    fn batch_scaling_divides_by_the_deviation_of_all_rewards() {
+        let groups = vec![vec![Some(2.0), Some(0.5)], vec![Some(0.0), Some(1.0)]];
+        let found: Vec<_> = advantages(&groups, ScaleRewards::Batch).concat();
+        let s = 0.8539125638299665 + 1e-6;
+        close(&found, &[0.75 / s, -0.75 / s, -0.5 / s, 0.5 / s], 1e-6);
+    }
+
+    #[test]
+    fn equal_rewards_teach_nothing() {
+        close(&of(&[0.3, 0.3, 0.3], ScaleRewards::Group), &[0.0; 3], 1e-7);
+        assert!(!has_variance(&[Some(0.3), None, Some(0.3)]));
+        assert!(!has_variance(&[None, None]));
+        assert!(has_variance(&[None, Some(0.3), Some(0.4)]));
+    }
+
+    #[test]
+    fn a_masked_sample_has_no_advantage_and_no_part_in_its_group() {
+        let masked = advantages(&[vec![Some(1.0), None, Some(0.0)]], ScaleRewards::Group).remove(0);
+        assert_eq!(masked[1], None);
+        let whole = of(&[1.0, 0.0], ScaleRewards::Group);
+        assert_eq!((masked[0], masked[2]), (whole[0], whole[1]));
+        let alone = advantages(&[vec![Some(5.0), None]], ScaleRewards::Group).remove(0);
+        assert_eq!(alone, vec![Some(0.0), None]);
+    }
+}

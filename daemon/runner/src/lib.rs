@@ -1,0 +1,53 @@
+//! What a job does next, as pure functions of (state, event, time) → (state, commands, reason).
+//!
+//! [`Machine`](machine::Machine) is the job's state machine. Whoever drives it carries out its [`Command`]s (a request to the worker, rows to read,
+//! completions to score, records to keep) and tells it what came of them as [`Event`]s. It holds no socket, file, clock or random
+//! number, so a test can feed it any order of events and any crash.
+//!
+//! ```text
+//!  worker starts ─▶ open ─▶ begin stage ─▶ restore checkpoint ─▶ rebuild committed steps ─┐
+//!                    ▲                                                                    ▼
+//!                    │                                         ┌──────────────────▶ boundary: checkpoint? evaluation? end?
+//!                    │                     sync reference?     │                          │
+//!                    │                          ▲              │                          ▼
+//!                    │                          └── commit ◀── step: sample ─▶ score ─▶ seal ─▶ train   (grpo)
+//!               finish stage ◀──────────────────────────────────     or: batch ─▶ train               (pretrain, sft)
+//!                    └─▶ export ─▶ end
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`machine`] | the job: stages, steps, and what lies between them |
+//! | [`step`], [`rollout_step`], [`group`] | one step of training; sampling, scoring and group logic of GRPO |
+//! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
+//! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
+//! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
+//! | [`message`], [`plan`], [`record`] | what the machine is told and what it asks for; what it knows from the start; what is durable |
+//! | [`wait`] | who waits for what, since when, until when |
+//! | [`restart`] | whether a job that lost its worker is taken up again |
+//! | [`pace`] | time left |
+//!
+//! `STEP-1` and `STEP-2` rest on two habits: everything that trains is sealed in the journal before it trains, and every choice is a
+//! function of the plan and of what is recorded, never of time or order of arrival.
+
+pub mod advantages;
+pub mod answer;
+pub mod evaluation;
+pub mod group;
+pub mod judge;
+pub mod machine;
+pub mod message;
+pub mod pace;
+pub mod plan;
+pub mod rebuild;
+pub mod record;
+pub mod restart;
+pub mod rollout_step;
+pub mod scores;
+pub mod step;
+pub mod wait;
+
+pub use machine::Machine;
+pub use message::{Command, End, Event, Keep, Prompt, Recalled, ScoreItem, Source, Store};
+pub use plan::{EvalFacts, Limits, Plan, RewardFacts, StageFacts};
+pub use record::{Record, StageRecord};

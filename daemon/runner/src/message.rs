@@ -1,0 +1,145 @@
+//! What a job's state machine is told and what it asks for.
+
+use r1d_proto::control::EvalResult;
+use r1d_proto::ids::SampleKey;
+use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::verdict::Verdict;
+use r1d_proto::worker::{self, Metrics, SupervisedSequence};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The worker process said that it is there.
+    WorkerStarted { pid: u32 },
+    /// An event of, or the answer to, the worker's request in flight.
+    Worker(worker::Body),
+    /// Answer to [`Command::ReadPrompts`].
+    Prompts(Vec<Prompt>),
+    /// Answer to [`Command::ReadBatch`].
+    Batch(Vec<SupervisedSequence>),
+    /// Answer to [`Command::Recall`].
+    Recalled(Recalled),
+    /// Answer to [`Command::Score`]: one verdict per reward that judges the row, with `value` not filled in yet.
+    Scored { key: SampleKey, verdicts: Vec<Verdict>, text: String },
+    /// Answer to [`Command::Store`] and [`Command::Forget`].
+    Stored,
+    /// A command could not be carried out.
+    Fault(End),
+    /// Time has passed.
+    Tick,
+}
+
+/// Something is to be done. Commands of one decision are carried out in order, those of later decisions after those of earlier ones
+/// where they concern the journal; the rest may overlap.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Worker(Box<worker::Request>),
+    /// `count` rows, a function of the arguments and the job's seed alone. `round` counts the further prompts of dynamic sampling, 0 being the
+    /// step's own. For an evaluation, `step` and `round` are 0 and the rows are the first `count`.
+    ReadPrompts { of: Source, step: u64, round: u32, count: u64 },
+    /// The sequences of a supervised step, a function of the arguments and the job's seed alone.
+    ReadBatch { stage: usize, step: u64 },
+    /// What the journal holds of a step.
+    Recall { stage: usize, step: u64 },
+    /// Drop what the journal holds of an uncommitted step.
+    Forget { stage: usize, step: u64 },
+    Score(ScoreItem),
+    /// Append to the journal. Not answered; a failure is a [`Event::Fault`].
+    Keep(Keep),
+    Store(Store),
+    /// Delete a checkpoint, ledger first. Not answered.
+    Prune { stage: usize, step: u64, dir: PathBuf },
+    /// The machine has ended: nothing follows.
+    End(End),
+}
+
+/// Whose data, rewards and template are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// Index of a stage.
+    Stage(usize),
+    /// Index of an evaluation.
+    Eval(usize),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    pub row: u64,
+    pub ids: Vec<u32>,
+    /// As the model reads it.
+    pub text: String,
+    pub reference: Option<String>,
+}
+
+/// A completion to be judged by every reward of `of` that judges its row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreItem {
+    pub of: Source,
+    pub key: SampleKey,
+    pub row: u64,
+    pub completion_ids: Vec<u32>,
+    pub finish: FinishReason,
+}
+
+impl ScoreItem {
+    pub fn of(source: Source, rollout: &Rollout) -> ScoreItem {
+        let (key, row, finish) = (rollout.key, rollout.row, rollout.finish);
+        ScoreItem { of: source, key, row, completion_ids: rollout.completion_ids.clone(), finish }
+    }
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Keep {
+    Sampled(Rollout),
+    Scored { key: SampleKey, verdicts: Vec<Verdict>, reward: Option<f32> },
+}
+
+/// What the journal holds of a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recalled {
+    pub sampled: BTreeMap<SampleKey, Rollout>,
+    pub scored: BTreeMap<SampleKey, (Vec<Verdict>, Option<f32>)>,
+    /// The step's completions in training order, once it is sealed.
+    pub sealed: Option<Vec<(SampleKey, Option<f32>)>>,
+}
+
+impl Recalled {
+    /// The records of a sealed step, in training order; `None` when it is not sealed or lacks one.
+    pub fn into_records(mut self) -> Option<Vec<ScoredRollout>> {
+        let sealed = self.sealed.take()?;
+        let mut whole = |(key, advantage)| {
+            let rollout = self.sampled.remove(&key)?;
+            let (verdicts, reward) = self.scored.remove(&key)?;
+            Some(ScoredRollout { rollout, verdicts, reward, advantage })
+        };
+        sealed.into_iter().map(&mut whole).collect()
+    }
+}
+
+/// Something to make durable, answered by [`Event::Stored`] once it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Store {
+    BeginStage { stage: usize },
+    /// What trains, and in which order: the journal's last word on a step, synced.
+    Seal { stage: usize, step: u64, advantages: Vec<(SampleKey, Option<f32>)> },
+    /// `rollouts` become the step's Parquet file before the ledger commits.
+    Commit { stage: usize, step: u64, metrics: Metrics, rollouts: Vec<ScoredRollout> },
+    Checkpoint { stage: usize, step: u64, dir: PathBuf, manifest_sha256: String },
+    /// A checkpoint that does not restore.
+    DropCheckpoint { stage: usize, step: u64 },
+    Eval(Box<EvalResult>),
+    FinishStage { stage: usize },
+}
+
+/// How one attempt at a job ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Succeeded { model: PathBuf },
+    /// Another try cannot help, or is not wanted.
+    Failed { error: String },
+    /// The worker is to be killed; a fresh one may succeed ([`crate::restart`]).
+    Abandoned { cause: String },
+}

@@ -1,0 +1,147 @@
+//! What a job's state machine knows from the start: the job, and what was read of its files.
+
+use crate::message::Source;
+use r1d_job::{Grpo, Job, Reward, Stage};
+use r1d_proto::worker::{ModelSource, Open};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub job: Job,
+    /// The job's own model.
+    pub base: ModelSource,
+    /// What the worker is called in waits: `worker cpu`.
+    pub worker: String,
+    /// One per stage of the job.
+    pub stages: Vec<StageFacts>,
+    /// One per evaluation of the job.
+    pub evals: Vec<EvalFacts>,
+    /// Ids that end a completion.
+    pub stop_ids: Vec<u32>,
+    /// Checkpoints are `<checkpoints>/<stage>/step-<N>`.
+    pub checkpoints: PathBuf,
+    /// The job's last weights as a Hugging Face directory.
+    pub final_dir: PathBuf,
+    pub limits: Limits,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct StageFacts {
+    pub steps: u64,
+    /// Tokens of the longest prompt; 0 where nothing is sampled.
+    pub prompt_max: u32,
+    /// In the order of the stage's rewards.
+    pub rewards: Vec<RewardFacts>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct EvalFacts {
+    /// Rows that are sampled.
+    pub rows: u64,
+    pub prompt_max: u32,
+    /// What judges: the job's [`Job::eval_rewards`].
+    pub judges: Vec<Reward>,
+    pub rewards: Vec<RewardFacts>,
+}
+
+/// What a plugin declared of its scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RewardFacts {
+    pub min: f32,
+    pub max: f32,
+}
+
+/// Longest waits, each for one kind of answer (`LIM-1`).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the start of the worker's process to its first word.
+    pub worker_start: Duration,
+    /// Between two words of a worker at work. It speaks every 2 s, but not while one tensor operation runs.
+    pub worker_silence: Duration,
+    /// Reading rows or the journal.
+    pub read: Duration,
+    /// One journal, ledger or file write.
+    pub store: Duration,
+    /// Between two verdicts, once nothing else is awaited.
+    pub score: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            worker_start: Duration::from_secs(120),
+            worker_silence: Duration::from_secs(600),
+            read: Duration::from_secs(600),
+            store: Duration::from_secs(600),
+            score: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Plan {
+    pub fn stage(&self, index: usize) -> Option<(&Stage, &StageFacts)> {
+        Some((self.job.stages.get(index)?, self.stages.get(index)?))
+    }
+
+    /// The settings of a stage that samples.
+    pub fn grpo(&self, index: usize) -> Option<(&Grpo, &StageFacts)> {
+        let (stage, facts) = self.stage(index)?;
+        Some((stage.grpo()?, facts))
+    }
+
+    pub fn checkpoint_dir(&self, stage: &Stage, step: u64) -> PathBuf {
+        self.checkpoints.join(&stage.name).join(format!("step-{step}"))
+    }
+
+    /// The rewards that judge, and what their plugins declared.
+    pub fn rewards(&self, of: Source) -> (&[Reward], &[RewardFacts]) {
+        match of {
+            Source::Stage(index) => self.grpo(index).map_or((&[], &[]), |(grpo, facts)| (&grpo.rewards, &facts.rewards)),
+            Source::Eval(index) => self.evals.get(index).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
+        }
+    }
+
+    /// What the worker is to open for a stage that starts from `model`.
+    pub fn open(&self, stage: &Stage, facts: &StageFacts, model: ModelSource) -> Open {
+        let eval_prompt_max = self.evals.iter().map(|e| e.prompt_max).max().unwrap_or(0);
+        Open {
+            model,
+            dtype: self.job.model.dtype,
+            batch_invariant: self.job.batch_invariant,
+            reference: stage.grpo().is_some_and(Grpo::needs_reference),
+            optimiser: Some(stage.optimiser(facts.steps)),
+            router: stage.router,
+            sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
+            max_tokens_per_device: stage.max_tokens_per_device,
+            seed: self.job.seed,
+        }
+    }
+
+    /// Whether the reference is refreshed after `step` committed steps. Not after the last: nobody would see it.
+    pub fn syncs_reference(&self, stage: usize, step: u64) -> bool {
+        self.grpo(stage).is_some_and(|(grpo, facts)| {
+            grpo.needs_reference() && grpo.sync_ref_steps > 0 && step > 0 && step < facts.steps && step.is_multiple_of(grpo.sync_ref_steps)
+        })
+    }
+
+    /// Whether a checkpoint is due after `step` committed steps: always after the last, which later stages start from.
+    pub fn checkpoints_at(&self, stage: usize, step: u64) -> bool {
+        let every = self.job.checkpoint.every_steps;
+        self.stages.get(stage).is_some_and(|facts| step == facts.steps || (every > 0 && step > 0 && step.is_multiple_of(every)))
+    }
+
+    /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
+    /// that the job starts from).
+    pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
+        let Some((settings, facts)) = self.stage(stage) else {
+            return Vec::new();
+        };
+        let name = Some(settings.name.clone());
+        let due = |eval: &r1d_job::Eval| match step {
+            0 => (stage == 0 && eval.at_start).then_some(None),
+            _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
+        };
+        self.job.evals.iter().enumerate().filter_map(|(i, eval)| Some((i, due(eval)?))).collect()
+    }
+}

@@ -1,0 +1,43 @@
+//! What can be wrong with a request, or go wrong while it runs.
+
+use r1d_model::ModelError;
+use r1d_proto::ids::SampleKey;
+
+pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SamplerError {
+    #[error("the sampler needs at least 1 slot of at least 2 tokens, got {count} slots of {capacity}")]
+    Slots { count: u32, capacity: u32 },
+    #[error("`{key}` is {value}: {expected}")]
+    Sampling { key: &'static str, value: String, expected: &'static str },
+    #[error("stop id {id} is outside the model's vocabulary of {vocab_size}: the tokenizer and the model do not belong together")]
+    StopId { id: u32, vocab_size: i64 },
+    #[error("prompt {prompt} of step {step} (row {row}) is empty: there is nothing to continue")]
+    EmptyPrompt { step: u64, prompt: u32, row: u64 },
+    #[error(
+        "prompt {prompt} of step {step} (row {row}) has id {id} at position {position}, outside the model's vocabulary of {vocab_size}: \
+         the tokenizer and the model do not belong together"
+    )]
+    PromptId { step: u64, prompt: u32, row: u64, position: usize, id: u32, vocab_size: i64 },
+    #[error(
+        "prompt {prompt} of step {step} (row {row}) has {prompt_tokens} tokens and may grow by {max_completion_length} \
+         (`max_completion_length`), but a slot holds {capacity}: raise the sampler's capacity or shorten either"
+    )]
+    Capacity { step: u64, prompt: u32, row: u64, prompt_tokens: usize, max_completion_length: u32, capacity: u32 },
+    #[error("prompt {prompt}, sample {sample} of step {step} is asked for twice")]
+    Duplicate { step: u64, prompt: u32, sample: u32 },
+    #[error(
+        "the model's logits for token {position} of prompt {}, sample {} of step {} are not finite: its weights have diverged or are damaged",
+        key.prompt, key.sample, key.step
+    )]
+    NotFinite { key: SampleKey, position: usize },
+    #[error("expert {expert} does not fit the rollout record's 16 bits")]
+    Expert { expert: i64 },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+    #[error(transparent)]
+    Shim(#[from] r1d_torch::TorchError),
+}

@@ -1,0 +1,89 @@
+//! Prefill: whole prompts into the cache, and what their samples need of them.
+
+use crate::error::Result;
+use crate::row::narrow_expert;
+use crate::schedule::Changes;
+use r1d_model::{Cache, CausalLm, Forward, Packed};
+use r1d_proto::worker::Group;
+use std::collections::BTreeMap;
+use tch::Tensor;
+
+/// Tokens of one prefill, padding included (`LIM-1`): bounds the memory of its attention scores, which is this times heads times
+/// the longest prompt. A single prompt may be longer.
+const PREFILL_TOKENS_MAX: usize = 8192;
+
+/// What stays of a prompt while samples of it wait.
+pub struct Prompt {
+    /// float32 `[V]`, for the completion's first id.
+    pub logits: Tensor,
+    /// `[prompt tokens, moe_layers, K]`; empty for dense models.
+    pub experts: Vec<u16>,
+}
+
+/// Prompts by index of their group in the request.
+pub type Prompts = BTreeMap<usize, Prompt>;
+
+/// Brings the prompts that `changes` asks for into their slots.
+pub fn bring(
+    model: &CausalLm,
+    cache: &mut Cache,
+    options: &Forward,
+    groups: &[Group],
+    changes: &Changes,
+    prompts: &mut Prompts,
+) -> Result<()> {
+    for (group, from, to) in &changes.copies {
+        let to: Vec<i64> = to.iter().map(|slot| *slot as i64).collect();
+        cache.copy(*from as i64, &to, groups[*group].prompt_ids.len() as i64)?;
+    }
+    let mut rest = changes.prefills.as_slice();
+    while !rest.is_empty() {
+        let (batch, after) = rest.split_at(batch_size(rest, groups));
+        prefill(model, cache, options, groups, batch, prompts)?;
+        rest = after;
+    }
+    Ok(())
+}
+
+/// How many of the prompts fit one prefill; at least 1.
+fn batch_size(prefills: &[(usize, Vec<usize>)], groups: &[Group]) -> usize {
+    let mut longest = 0;
+    let fits = |(count, (group, _)): (usize, &(usize, Vec<usize>))| {
+        longest = groups[*group].prompt_ids.len().max(longest);
+        longest * (count + 1) <= PREFILL_TOKENS_MAX
+    };
+    prefills.iter().enumerate().map(fits).take_while(|fits| *fits).count().max(1)
+}
+
+fn prefill(
+    model: &CausalLm,
+    cache: &mut Cache,
+    options: &Forward,
+    groups: &[Group],
+    batch: &[(usize, Vec<usize>)],
+    prompts: &mut Prompts,
+) -> Result<()> {
+    let prompt_ids = |group: &usize| &groups[*group].prompt_ids;
+    let ids: Vec<i64> = batch.iter().flat_map(|(group, _)| prompt_ids(group)).map(|id| i64::from(*id)).collect();
+    let lengths: Vec<i64> = batch.iter().map(|(group, _)| prompt_ids(group).len() as i64).collect();
+    let slots: Vec<Vec<i64>> = batch.iter().map(|(_, slots)| slots.iter().map(|slot| *slot as i64).collect()).collect();
+    let last: Vec<i64> = lengths.iter().scan(-1, |end, length| Some({ *end += length; *end })).collect();
+
+    let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths };
+    let output = model.prefill(&packed, &slots, cache, options)?;
+    let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
+    let logits = head(model, &output.hidden.f_index_select(0, &last)?, options.invariant)?;
+    let experts = match &output.experts {
+        Some(experts) => Vec::<i64>::try_from(&experts.f_reshape([-1])?)?,
+        None => vec![],
+    };
+    let per_token = experts.len() / ids.len();
+    let mut first = 0;
+    for (i, (group, _)) in batch.iter().enumerate() {
+        let after = first + packed.lengths[i] as usize * per_token;
+        let experts = experts[first..after].iter().map(|expert| narrow_expert(*expert)).collect::<Result<Vec<u16>>>()?;
+        prompts.insert(*group, Prompt { logits: logits.f_get(i as i64)?, experts });
+        first = after;
+    }
+    Ok(())
+}

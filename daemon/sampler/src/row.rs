@@ -1,0 +1,105 @@
+//! A completion while it decodes.
+
+use crate::error::{Result, SamplerError};
+use r1d_proto::ids::SampleKey;
+use r1d_proto::recipe::Sampling;
+use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::worker::{Generate, Group};
+use r1d_proto::world::counter_uniform;
+
+pub struct Row {
+    key: SampleKey,
+    /// Index of its group in the request.
+    pub group: usize,
+    prompt_tokens: usize,
+    completion_ids: Vec<u32>,
+    behaviour_logprobs: Vec<f32>,
+    /// Of the prompt, then of each completion id that was fed back.
+    experts: Vec<u16>,
+    finish: Option<FinishReason>,
+}
+
+impl Row {
+    /// `experts` are those of the prompt's tokens.
+    pub fn new(request: &Generate, group: usize, sample: u32, experts: Vec<u16>) -> Row {
+        let Group { prompt, prompt_ids, .. } = &request.groups[group];
+        Row {
+            key: SampleKey { stage: request.stage, step: request.step, prompt: *prompt, sample },
+            group,
+            prompt_tokens: prompt_ids.len(),
+            completion_ids: vec![],
+            behaviour_logprobs: vec![],
+            experts,
+            finish: None,
+        }
+    }
+
+    /// The uniform of the completion's token `i`, a function of the sample's key alone (`ROLL-1`).
+    pub fn uniform(&self, seed: u64, i: usize) -> f64 {
+        let SampleKey { stage, step, prompt, sample } = self.key;
+        f64::from(counter_uniform(&[seed, stage.into(), step, prompt.into(), sample.into(), i as u64]))
+    }
+
+    /// Completion ids so far.
+    pub fn tokens(&self) -> usize {
+        self.completion_ids.len()
+    }
+
+    /// The id that the next decode step feeds, once the first is drawn.
+    pub fn last_id(&self) -> i64 {
+        self.completion_ids.last().map_or(0, |id| i64::from(*id))
+    }
+
+    /// Tokens whose keys the slot holds: all but the last id.
+    pub fn position(&self) -> i64 {
+        (self.prompt_tokens + self.completion_ids.len()) as i64 - 1
+    }
+
+    pub fn ended(&self) -> bool {
+        self.finish.is_some()
+    }
+
+    /// Experts of the token that was just fed, `[moe_layers, K]`.
+    pub fn push_experts(&mut self, experts: &[i64]) -> Result<()> {
+        self.experts.reserve(experts.len());
+        for &expert in experts {
+            self.experts.push(narrow_expert(expert)?);
+        }
+        Ok(())
+    }
+
+    pub fn push(&mut self, id: i64, logprob: f32, sampling: &Sampling) -> Result<()> {
+        // A NaN or an infinity anywhere in a row's logits is a NaN here.
+        if !logprob.is_finite() {
+            return Err(SamplerError::NotFinite { key: self.key, position: self.completion_ids.len() });
+        }
+        let id = id as u32; // an index into the vocabulary
+        self.completion_ids.push(id);
+        self.behaviour_logprobs.push(logprob);
+        if sampling.stop_ids.contains(&id) {
+            self.finish = Some(FinishReason::Stop);
+        } else if self.completion_ids.len() >= sampling.max_completion_length as usize {
+            self.finish = Some(FinishReason::Length);
+        }
+        Ok(())
+    }
+
+    /// The record of an ended row, which leaves the row empty; `None` while it lives.
+    pub fn take_rollout(&mut self, request: &Generate) -> Option<Rollout> {
+        let group = &request.groups[self.group];
+        Some(Rollout {
+            key: self.key,
+            row: group.row,
+            prompt_ids: group.prompt_ids.clone(),
+            completion_ids: std::mem::take(&mut self.completion_ids),
+            behaviour_logprobs: std::mem::take(&mut self.behaviour_logprobs),
+            experts: std::mem::take(&mut self.experts),
+            policy_version: request.policy_version,
+            finish: self.finish?,
+        })
+    }
+}
+
+pub fn narrow_expert(expert: i64) -> Result<u16> {
+    u16::try_from(expert).map_err(|_| SamplerError::Expert { expert })
+}

@@ -1,0 +1,24 @@
+//! Compiles the C++ shim against the libtorch that torch-sys found, and tells dependents where that libtorch is.
+//!
+//! A link argument of a library's build script does not reach the binaries that depend on it, so each crate with a binary
+//! or tests over libtorch has a build script of its own that reads `DEP_R1D_TORCH_LIB` and sets the run path.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo::rerun-if-changed=shim");
+    let lib = PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch folder"));
+    let include = lib.parent().expect("libtorch has a lib folder").join("include");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .opt_level(2)
+        .warnings(false)
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .file("shim/shim.cpp")
+        .compile("r1d_shim");
+    println!("cargo::metadata=lib={}", lib.display());
+    println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}", lib.display());
+}

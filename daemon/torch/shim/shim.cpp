@@ -1,0 +1,134 @@
+// What tch does not bind of libtorch. C ABI; every function that can fail returns nullptr, or a malloc'ed message that
+// the caller frees. No C++ exception leaves this file: one that did would abort the process.
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_copy.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+
+#include <cstring>
+#include <exception>
+#include <optional>
+#include <vector>
+
+namespace {
+
+// torch-sys hands out the same pointers.
+using tensor = at::Tensor*;
+
+template <typename Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("unknown C++ exception");
+  }
+}
+
+std::vector<at::Tensor> list(const tensor* tensors, size_t count) {
+  std::vector<at::Tensor> out;
+  out.reserve(count);
+  for (size_t i = 0; i < count; i++) out.push_back(*tensors[i]);
+  return out;
+}
+
+}  // namespace
+
+extern "C" {
+
+char* r1d_set_threads(int count) {
+  return guarded([&] { at::set_num_threads(count); });
+}
+
+int r1d_threads() { return at::get_num_threads(); }
+
+char* r1d_set_interop_threads(int count) {
+  return guarded([&] { at::set_num_interop_threads(count); });
+}
+
+char* r1d_set_deterministic(bool on) {
+  return guarded([&] {
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    // Filling fresh memory with NaN is a debugging aid that would cost a pass over every allocation.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
+}
+
+// False where the processor cannot.
+bool r1d_set_flush_denormal(bool on) {
+  try {
+    return at::globalContext().setFlushDenormal(on);
+  } catch (...) {
+    return false;
+  }
+}
+
+char* r1d_inference_enter(void** guard) {
+  return guarded([&] { *guard = new c10::InferenceMode(true); });
+}
+
+void r1d_inference_leave(void* guard) { delete static_cast<c10::InferenceMode*>(guard); }
+
+// Euclidean norm of all elements of all tensors, accumulated in float32 (float64 for float64 tensors).
+char* r1d_global_norm(const tensor* tensors, size_t count, double* norm) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    *norm = 0.0;
+    if (count == 0) return;
+    auto all = list(tensors, count);
+    auto kind = all[0].scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    auto norms = at::_foreach_norm(all, 2, kind);
+    *norm = at::linalg_vector_norm(at::stack(norms), 2).item<double>();
+  });
+}
+
+char* r1d_scale(const tensor* tensors, size_t count, double factor) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    if (count) at::_foreach_mul_(list(tensors, count), factor);
+  });
+}
+
+char* r1d_copy(const tensor* destinations, const tensor* sources, size_t count) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    if (count) at::_foreach_copy_(list(destinations, count), list(sources, count));
+  });
+}
+
+// Drops the gradients, so that the next backward pass moves its result in instead of adding to zeros.
+char* r1d_clear_gradients(const tensor* tensors, size_t count) {
+  return guarded([&] {
+    for (size_t i = 0; i < count; i++) tensors[i]->mutable_grad().reset();
+  });
+}
+
+// One step of AdamW on every parameter, in one pass over its memory. `steps[i]` must already count this update.
+// Gradients are divided by `gradient_scale` (and stored so) where it is not null.
+char* r1d_adamw(const tensor* parameters, const tensor* gradients, const tensor* exp_avg, const tensor* exp_avg_sq,
+                const tensor* steps, size_t count, double lr, double beta1, double beta2, double weight_decay,
+                double epsilon, tensor gradient_scale) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    if (count == 0) return;
+    std::optional<at::Tensor> scale;
+    if (gradient_scale) scale = *gradient_scale;
+    at::_fused_adamw_(list(parameters, count), list(gradients, count), list(exp_avg, count), list(exp_avg_sq, count),
+                      /*max_exp_avg_sqs=*/{}, list(steps, count), lr, beta1, beta2, weight_decay, epsilon,
+                      /*amsgrad=*/false, /*maximize=*/false, scale, /*found_inf=*/std::nullopt);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,103 @@
+//! Fused AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2).
+
+use crate::shim::{self, TorchError, check, pointers};
+use tch::Tensor;
+
+/// Settings of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+}
+
+/// What one step reads and writes; lists of the same length and order, tensors of one dtype.
+pub struct Slices<'a> {
+    pub parameters: &'a [Tensor],
+    pub gradients: &'a [Tensor],
+    /// First moments, in the parameters' dtype and shape.
+    pub exp_avg: &'a [Tensor],
+    /// Second moments, likewise.
+    pub exp_avg_sq: &'a [Tensor],
+    /// Float32 scalars that already count this update.
+    pub steps: &'a [Tensor],
+}
+
+impl AdamW {
+    /// One update of every parameter, in one pass over its memory.
+    ///
+    /// g ← g / `gradient_scale`; θ ← θ·(1 − lr·λ); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²;
+    /// θ ← θ − lr · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε).
+    ///
+    /// `gradient_scale` is a float32 scalar (clipping folds into it); the scaled gradients are stored back.
+    pub fn step(&self, slices: &Slices, gradient_scale: Option<&Tensor>) -> Result<(), TorchError> {
+        let lengths = [slices.gradients.len(), slices.exp_avg.len(), slices.exp_avg_sq.len(), slices.steps.len()];
+        if lengths.iter().any(|&n| n != slices.parameters.len()) {
+            let message = format!("{} parameters with lists of {lengths:?}", slices.parameters.len());
+            return Err(TorchError { call: "fused adamw", message });
+        }
+        let [parameters, gradients, exp_avg, exp_avg_sq, steps] =
+            [slices.parameters, slices.gradients, slices.exp_avg, slices.exp_avg_sq, slices.steps].map(pointers);
+        // SAFETY: all lists hold live tensors and are as long as `parameters`.
+        check("fused adamw", unsafe {
+            shim::r1d_adamw(
+                parameters.as_ptr(),
+                gradients.as_ptr(),
+                exp_avg.as_ptr(),
+                exp_avg_sq.as_ptr(),
+                steps.as_ptr(),
+                parameters.len(),
+                self.learning_rate,
+                self.beta1,
+                self.beta2,
+                self.weight_decay,
+                self.epsilon,
+                gradient_scale.map_or(std::ptr::null(), Tensor::as_ptr),
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_steps_follow_the_papers_equations() {
+        let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
+        let parameter = Tensor::from_slice(&[1f64, -2.]);
+        let (m, v) = (parameter.zeros_like(), parameter.zeros_like());
+        let step = Tensor::from(0f32);
+        let mut expected = [(1f64, 0f64, 0f64), (-2., 0., 0.)];
+        for t in 1..=3 {
+            let gradient = Tensor::from_slice(&[0.5f64 * t as f64, -1.0]);
+            let scale = Tensor::from(2f32);
+            let _ = step.shallow_clone().g_add_scalar_(1);
+            let slices = Slices {
+                parameters: &[parameter.shallow_clone()],
+                gradients: &[gradient],
+                exp_avg: &[m.shallow_clone()],
+                exp_avg_sq: &[v.shallow_clone()],
+                steps: &[step.shallow_clone()],
+            };
+            settings.step(&slices, Some(&scale)).unwrap();
+            for (x, g) in expected.iter_mut().zip([0.25 * t as f64, -0.5]) {
+                let (theta, m, v) = (x.0 * (1. - 0.1 * 0.1), 0.9 * x.1 + 0.1 * g, 0.99 * x.2 + 0.01 * g * g);
+                let (m_hat, v_hat) = (m / (1. - 0.9f64.powi(t)), v / (1. - 0.99f64.powi(t)));
+                *x = (theta - 0.1 * m_hat / (v_hat.sqrt() + 1e-8), m, v);
+            }
+        }
+        let got = Vec::<f64>::try_from(&parameter).unwrap();
+        assert!((got[0] - expected[0].0).abs() < 1e-12 && (got[1] - expected[1].0).abs() < 1e-12, "{got:?} {expected:?}");
+    }
+
+    #[test]
+    fn lists_of_different_lengths_are_refused() {
+        let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
+        let one = [Tensor::from_slice(&[1f32])];
+        let slices = Slices { parameters: &one, gradients: &[], exp_avg: &one, exp_avg_sq: &one, steps: &one };
+        assert!(settings.step(&slices, None).unwrap_err().to_string().contains("1 parameters"));
+    }
+}

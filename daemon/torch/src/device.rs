@@ -1,0 +1,89 @@
+//! Devices by name, and libtorch's CUDA half opened at run time so that one binary serves machines with and without a GPU.
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::sync::OnceLock;
+use tch::Device;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    #[error("unknown device `{0}`: write `cpu` or `cuda:N`, for example `cuda:0`")]
+    Unknown(String),
+    #[error(
+        "cannot open CUDA: {0}: install the CUDA build of libtorch 2.11.0 with its nvidia-* libraries beside it, or use device `cpu`"
+    )]
+    Library(String),
+    #[error("libtorch_cuda.so is open, but libtorch finds no usable GPU: check the driver with nvidia-smi, or use device `cpu`")]
+    NoGpu,
+    #[error("device `cuda:{index}` does not exist: this machine has {count} GPU(s), numbered from 0")]
+    NoSuchGpu { index: usize, count: i64 },
+}
+
+/// `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Looks at the name only; [`open`] checks that the device is there.
+pub fn parse(name: &str) -> Result<Device, DeviceError> {
+    let unknown = || DeviceError::Unknown(name.to_owned());
+    match name.split_once(':') {
+        None if name == "cpu" => Ok(Device::Cpu),
+        None if name == "cuda" => Ok(Device::Cuda(0)),
+        Some(("cuda", index)) if index.bytes().all(|b| b.is_ascii_digit()) => {
+            index.parse().map(Device::Cuda).map_err(|_| unknown())
+        }
+        _ => Err(unknown()),
+    }
+}
+
+/// Loads `libtorch_cuda.so` into the process, which registers its kernels. Must come before the first CUDA tensor; costs
+/// seconds the first time and nothing afterwards.
+pub fn open_cuda() -> Result<(), DeviceError> {
+    static OPENED: OnceLock<Result<(), DeviceError>> = OnceLock::new();
+    OPENED
+        .get_or_init(|| {
+            // SAFETY: libtorch's own libraries; their constructors only register kernels.
+            let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+            // Kernels stay registered for the life of the process, so the library must too.
+            std::mem::forget(library.map_err(|e| DeviceError::Library(e.to_string()))?);
+            if tch::Cuda::is_available() { Ok(()) } else { Err(DeviceError::NoGpu) }
+        })
+        .clone()
+}
+
+/// [`parse`], then make sure that the device can be used.
+pub fn open(name: &str) -> Result<Device, DeviceError> {
+    let device = parse(name)?;
+    if let Device::Cuda(index) = device {
+        open_cuda()?;
+        let count = tch::Cuda::device_count();
+        if index as i64 >= count {
+            return Err(DeviceError::NoSuchGpu { index, count });
+        }
+    }
+    Ok(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        assert_eq!(parse("cpu"), Ok(Device::Cpu));
+        assert_eq!(parse("cuda"), Ok(Device::Cuda(0)));
+        assert_eq!(parse("cuda:3"), Ok(Device::Cuda(3)));
+        for bad in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "CUDA:0", "cuda:99999999999999999999"] {
+            assert_eq!(parse(bad), Err(DeviceError::Unknown(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_missing_gpu_is_an_error_that_says_what_to_do() {
+        match open("cuda:0") {
+            Ok(device) => assert_eq!(device, Device::Cuda(0)),
+            Err(error) => assert!(error.to_string().contains("use device `cpu`"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn libtorch_runs_in_place() {
+        let x = tch::Tensor::from_slice(&[1f32, 2., 3.]);
+        assert_eq!(f64::try_from(x.dot(&x)).ok(), Some(14.0));
+    }
+}

@@ -1,0 +1,81 @@
+//! One call for a whole list of tensors. None of these records gradients.
+
+use crate::shim::{self, TorchError, check, pointers};
+use tch::Tensor;
+
+/// √ Σ x² over all elements of all tensors, accumulated in float32. Waits for the device.
+pub fn global_norm(tensors: &[Tensor]) -> Result<f64, TorchError> {
+    let list = pointers(tensors);
+    let mut norm = 0.0;
+    // SAFETY: `list` holds live tensors.
+    check("global norm", unsafe { shim::r1d_global_norm(list.as_ptr(), list.len(), &mut norm) })?;
+    Ok(norm)
+}
+
+/// `tensor *= factor` for each.
+pub fn scale(tensors: &[Tensor], factor: f64) -> Result<(), TorchError> {
+    let list = pointers(tensors);
+    // SAFETY: as above.
+    check("scale", unsafe { shim::r1d_scale(list.as_ptr(), list.len(), factor) })
+}
+
+/// `destination ← source` for each pair, converting dtypes. Lists must be as long as each other.
+pub fn copy(destinations: &[Tensor], sources: &[Tensor]) -> Result<(), TorchError> {
+    if destinations.len() != sources.len() {
+        let message = format!("{} destinations for {} sources", destinations.len(), sources.len());
+        return Err(TorchError { call: "copy", message });
+    }
+    let (to, from) = (pointers(destinations), pointers(sources));
+    // SAFETY: as above, and the lengths agree.
+    check("copy", unsafe { shim::r1d_copy(to.as_ptr(), from.as_ptr(), to.len()) })
+}
+
+/// Drops the gradients of `parameters` (torch's `zero_grad(set_to_none=True)`).
+pub fn clear_gradients(parameters: &[Tensor]) -> Result<(), TorchError> {
+    let list = pointers(parameters);
+    // SAFETY: as above.
+    check("clear gradients", unsafe { shim::r1d_clear_gradients(list.as_ptr(), list.len()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Kind, Tensor};
+
+    #[test]
+    fn norm_is_over_all_elements_of_all_tensors_in_float32() {
+        let tensors = [Tensor::from_slice(&[3f32, 0.]), Tensor::from_slice(&[4f32]), Tensor::from_slice(&[12f32]).view([1, 1])];
+        assert!((global_norm(&tensors).unwrap() - 13.0).abs() < 1e-6);
+        assert_eq!(global_norm(&[]).unwrap(), 0.0);
+        let bf16 = [Tensor::ones([65_536], (Kind::BFloat16, tch::Device::Cpu))];
+        assert_eq!(global_norm(&bf16).unwrap(), 256.0);
+        assert!(global_norm(&[Tensor::from_slice(&[f32::NAN])]).unwrap().is_nan());
+    }
+
+    #[test]
+    fn scale_and_copy_work_in_place() {
+        let a = Tensor::from_slice(&[1f32, 2.]);
+        scale(&[a.shallow_clone()], 0.5).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&a).unwrap(), [0.5, 1.0]);
+        let b = Tensor::zeros([2], (Kind::BFloat16, tch::Device::Cpu));
+        copy(&[b.shallow_clone()], &[a]).unwrap();
+        assert_eq!(Vec::<f32>::try_from(b.to_kind(Kind::Float)).unwrap(), [0.5, 1.0]);
+        assert!(copy(&[b], &[]).unwrap_err().to_string().contains("1 destinations for 0 sources"));
+    }
+
+    #[test]
+    fn a_cpp_exception_becomes_an_error() {
+        let error = copy(&[Tensor::zeros([2], tch::kind::FLOAT_CPU)], &[Tensor::zeros([3], tch::kind::FLOAT_CPU)]).unwrap_err();
+        assert!(error.to_string().starts_with("copy: "), "{error}");
+        assert!(!error.to_string().contains("frame #"), "{error}");
+    }
+
+    #[test]
+    fn cleared_gradients_are_gone() {
+        let x = Tensor::from_slice(&[2f32]).set_requires_grad(true);
+        (&x * &x).sum(Kind::Float).backward();
+        assert!(x.grad().defined());
+        clear_gradients(&[x.shallow_clone()]).unwrap();
+        assert!(!x.grad().defined());
+    }
+}

@@ -1,0 +1,15 @@
+//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`foreach`], [`runtime`]), devices by name and CUDA opened at run time
+//! ([`device`]). Knows nothing of models.
+//!
+//! The build script compiles the shim against the libtorch of `LIBTORCH` and hands its folder to dependents as
+//! `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
+
+pub mod adamw;
+pub mod device;
+pub mod foreach;
+pub mod mkl;
+pub mod runtime;
+mod shim;
+
+pub use device::open_cuda;
+pub use shim::TorchError;

@@ -1,0 +1,60 @@
+//! The C ABI of `shim/shim.cpp`.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// A C++ exception of libtorch, caught in the shim.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {message}")]
+pub struct TorchError {
+    /// What was asked of libtorch.
+    pub call: &'static str,
+    /// libtorch's own words, without its backtrace.
+    pub message: String,
+}
+
+unsafe extern "C" {
+    pub(crate) fn r1d_set_threads(count: c_int) -> *mut c_char;
+    pub(crate) fn r1d_threads() -> c_int;
+    pub(crate) fn r1d_set_interop_threads(count: c_int) -> *mut c_char;
+    pub(crate) fn r1d_set_deterministic(on: bool) -> *mut c_char;
+    pub(crate) fn r1d_set_flush_denormal(on: bool) -> bool;
+    pub(crate) fn r1d_inference_enter(guard: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn r1d_inference_leave(guard: *mut c_void);
+    pub(crate) fn r1d_global_norm(tensors: *const *const C_tensor, count: usize, norm: *mut f64) -> *mut c_char;
+    pub(crate) fn r1d_scale(tensors: *const *const C_tensor, count: usize, factor: f64) -> *mut c_char;
+    pub(crate) fn r1d_copy(destinations: *const *const C_tensor, sources: *const *const C_tensor, count: usize) -> *mut c_char;
+    pub(crate) fn r1d_clear_gradients(tensors: *const *const C_tensor, count: usize) -> *mut c_char;
+    #[allow(clippy::too_many_arguments, reason = "the C ABI of one libtorch call")]
+    pub(crate) fn r1d_adamw(
+        parameters: *const *const C_tensor,
+        gradients: *const *const C_tensor,
+        exp_avg: *const *const C_tensor,
+        exp_avg_sq: *const *const C_tensor,
+        steps: *const *const C_tensor,
+        count: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+        gradient_scale: *const C_tensor,
+    ) -> *mut c_char;
+    fn free(pointer: *mut c_void);
+}
+
+pub(crate) fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*const C_tensor> {
+    tensors.into_iter().map(Tensor::as_ptr).collect()
+}
+
+/// Turns the shim's message, if any, into an error.
+pub(crate) fn check(call: &'static str, message: *mut c_char) -> Result<(), TorchError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns null or a NUL-terminated string from malloc that is ours to free.
+    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().trim_end().to_owned();
+    unsafe { free(message.cast()) };
+    Err(TorchError { call, message: text })
+}

@@ -1,0 +1,41 @@
+//! The actors of a device. Each file is one actor: its messages, its state, its handlers. What it computes lives in a library crate and runs
+//! on the device's thread; a handler only hands the work over and awaits it.
+
+pub mod policy;
+pub mod reference;
+pub mod sampler;
+pub mod trainer;
+
+use crate::device::DeviceThread;
+use actix::{Actor, Addr};
+
+/// Messages that may wait for an actor (`LIM-1`); sends are awaited, so a full mailbox holds the sender back.
+const MAILBOX_MAX_MESSAGES: usize = 8;
+
+/// The addresses of one device's actors.
+#[derive(Clone)]
+pub struct Actors {
+    pub policy: Addr<policy::Policy>,
+    pub reference: Addr<reference::Reference>,
+    pub sampler: Addr<sampler::SamplerActor>,
+    pub trainer: Addr<trainer::TrainerActor>,
+}
+
+impl Actors {
+    /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no cost.
+    pub fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
+        Actors {
+            policy: start(policy::Policy { device: device.clone(), placement }),
+            reference: start(reference::Reference { device: device.clone() }),
+            sampler: start(sampler::SamplerActor { device: device.clone() }),
+            trainer: start(trainer::TrainerActor { device: device.clone() }),
+        }
+    }
+}
+
+fn start<A: Actor<Context = actix::Context<A>>>(actor: A) -> Addr<A> {
+    A::create(|context| {
+        context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
+        actor
+    })
+}

@@ -1,0 +1,256 @@
+//! The policy actor: opens a stage's model, saves and restores it, and writes it out.
+//!
+//! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors` (optimiser moments and counters) and,
+//! where the stage has a reference, `reference/`, a Hugging Face directory of its own. It appears whole or not at all (`CKP-1`).
+
+use crate::device::{Bench, DeviceThread, Opened};
+use crate::failure::{classify, invalid};
+use crate::outbox::Outbox;
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use r1d_learn::Trainer;
+use r1d_model::{CausalLm, checkpoint};
+use r1d_proto::worker::{self, Dtype, Failure, FailureKind, ModelSource};
+use r1d_proto::world::SharedClock;
+use r1d_sampler::Sampler;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind};
+
+/// Largest file of a saved model; transformers' default.
+const SHARD_MAX_BYTES: u64 = 5_000_000_000;
+const TRAINER_FILE: &str = "trainer.safetensors";
+const REFERENCE_DIRECTORY: &str = "reference";
+
+/// Where this worker's tensors live, and the clock that its libraries are given.
+#[derive(Clone)]
+pub struct Placement {
+    pub device: Device,
+    pub clock: SharedClock,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<worker::Opened, Failure>")]
+pub struct Open {
+    pub request: Box<worker::Open>,
+    pub outbox: Outbox,
+}
+
+/// SHA-256 of the manifest.
+#[derive(Message)]
+#[rtype(result = "Result<String, Failure>")]
+pub struct Save {
+    pub dir: PathBuf,
+    pub outbox: Outbox,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<(), Failure>")]
+pub struct Restore {
+    pub dir: PathBuf,
+    pub outbox: Outbox,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<(), Failure>")]
+pub struct Export {
+    pub dir: PathBuf,
+    pub outbox: Outbox,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<(), Failure>")]
+pub struct Close;
+
+pub struct Policy {
+    pub device: DeviceThread,
+    pub placement: Placement,
+}
+
+impl Actor for Policy {
+    type Context = Context<Self>;
+}
+
+fn internal(error: impl std::error::Error + 'static) -> Failure {
+    classify(FailureKind::Internal, &error)
+}
+
+/// Errors of a model or a directory that a user named: another try cannot help, unless the disk was at fault.
+fn of_the_model(error: impl std::error::Error + 'static) -> Failure {
+    classify(FailureKind::Invalid, &error)
+}
+
+fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker::Opened), Failure> {
+    let kind = match request.dtype {
+        Dtype::Float32 => Kind::Float,
+        Dtype::Bfloat16 => Kind::BFloat16,
+    };
+    let policy = match &request.model {
+        ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
+        ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
+    }
+    .map_err(of_the_model)?;
+    let reference = match request.reference {
+        true => Some(policy.deep_copy().map_err(internal)?),
+        false => None,
+    };
+    let trainer = match &request.optimiser {
+        Some(optimiser) => {
+            let trainer = Trainer::new(&policy, optimiser, request.router, request.max_tokens_per_device, request.batch_invariant).map_err(internal)?;
+            Some(trainer.with_clock(placement.clock.clone()))
+        }
+        None => None,
+    };
+    let sampler = Sampler::new(&policy, request.sampler, request.batch_invariant, placement.clock.clone()).map_err(internal)?;
+    let summary = policy.summary();
+    let opened = worker::Opened {
+        architecture: summary.architecture,
+        parameters: summary.parameters,
+        active_parameters: summary.active_parameters,
+        vocab_size: summary.vocab_size,
+        moe_layers: summary.moe_layers,
+        experts_per_token: summary.experts_per_token,
+    };
+    Ok((Opened { request, policy, reference, trainer, sampler }, opened))
+}
+
+/// The tokenizer and its kin travel with the weights.
+fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), Failure> {
+    let from = match &request.model {
+        ModelSource::Directory(from) => Some(from),
+        ModelSource::Init { carry, .. } => carry.as_ref(),
+    };
+    match from {
+        Some(from) => checkpoint::carry_files(from, dir).map_err(internal),
+        None => Ok(()),
+    }
+}
+
+fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
+    let opened = bench.opened()?;
+    let manifest = checkpoint::write_directory_atomically(dir, |into| {
+        opened.policy.save(into, SHARD_MAX_BYTES)?;
+        if let Some(trainer) = &opened.trainer {
+            checkpoint::save_tensors(&into.join(TRAINER_FILE), &trainer.state())?;
+        }
+        if let Some(reference) = &opened.reference {
+            let into = into.join(REFERENCE_DIRECTORY);
+            std::fs::create_dir(&into).map_err(|source| checkpoint::io_error(&into, source))?;
+            reference.save(&into, SHARD_MAX_BYTES)?;
+        }
+        Ok(())
+    })
+    .map_err(internal)?;
+    Ok(manifest.sha256)
+}
+
+fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), Failure> {
+    let opened = bench.opened()?;
+    checkpoint::verify_manifest(dir).map_err(of_the_model)?;
+    let load = |dir: &Path| CausalLm::load(dir, placement.device, opened.policy.kind()).map_err(of_the_model);
+    opened.policy.copy_from(&load(dir)?).map_err(internal)?;
+    if let Some(reference) = opened.reference.as_mut() {
+        reference.copy_from(&load(&dir.join(REFERENCE_DIRECTORY))?).map_err(internal)?;
+    }
+    if let Some(trainer) = opened.trainer.as_mut() {
+        let state = checkpoint::load_tensors(&dir.join(TRAINER_FILE), placement.device).map_err(of_the_model)?;
+        trainer.restore(&state).map_err(internal)?;
+    }
+    Ok(())
+}
+
+fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
+    let opened = bench.opened()?;
+    // The carried files come first, so that what the model itself writes (config.json) wins.
+    let mut carried = Ok(());
+    checkpoint::write_directory_atomically(dir, |into| {
+        carried = carry_files(&opened.request, into);
+        opened.policy.save(into, SHARD_MAX_BYTES)
+    })
+    .map_err(internal)?;
+    carried
+}
+
+impl Handler<Open> for Policy {
+    type Result = ResponseFuture<Result<worker::Opened, Failure>>;
+
+    fn handle(&mut self, Open { request, outbox }: Open, _: &mut Self::Context) -> Self::Result {
+        let (device, placement) = (self.device.clone(), self.placement.clone());
+        Box::pin(async move {
+            if request.batch_invariant && placement.device != Device::Cpu {
+                return Err(invalid("batch_invariant = true needs the device \"cpu\" in this release: set batch_invariant = false"));
+            }
+            device
+                .run(move |bench| {
+                    outbox.progress("loading", "models")(0, 1);
+                    bench.open = None; // free the old model before the new one takes memory
+                    let (opened, summary) = build(*request, &placement)?;
+                    bench.open = Some(opened);
+                    Ok(summary)
+                })
+                .await
+        })
+    }
+}
+
+impl Handler<Save> for Policy {
+    type Result = ResponseFuture<Result<String, Failure>>;
+
+    fn handle(&mut self, Save { dir, outbox }: Save, _: &mut Self::Context) -> Self::Result {
+        let device = self.device.clone();
+        Box::pin(async move {
+            device
+                .run(move |bench| {
+                    outbox.progress("checkpointing", "checkpoints")(0, 1);
+                    save(bench, &dir)
+                })
+                .await
+        })
+    }
+}
+
+impl Handler<Restore> for Policy {
+    type Result = ResponseFuture<Result<(), Failure>>;
+
+    fn handle(&mut self, Restore { dir, outbox }: Restore, _: &mut Self::Context) -> Self::Result {
+        let (device, placement) = (self.device.clone(), self.placement.clone());
+        Box::pin(async move {
+            device
+                .run(move |bench| {
+                    outbox.progress("restoring", "checkpoints")(0, 1);
+                    restore(bench, &dir, &placement)
+                })
+                .await
+        })
+    }
+}
+
+impl Handler<Export> for Policy {
+    type Result = ResponseFuture<Result<(), Failure>>;
+
+    fn handle(&mut self, Export { dir, outbox }: Export, _: &mut Self::Context) -> Self::Result {
+        let device = self.device.clone();
+        Box::pin(async move {
+            device
+                .run(move |bench| {
+                    outbox.progress("exporting", "models")(0, 1);
+                    export(bench, &dir)
+                })
+                .await
+        })
+    }
+}
+
+impl Handler<Close> for Policy {
+    type Result = ResponseFuture<Result<(), Failure>>;
+
+    fn handle(&mut self, _: Close, _: &mut Self::Context) -> Self::Result {
+        let device = self.device.clone();
+        Box::pin(async move {
+            device
+                .run(|bench| {
+                    bench.open = None;
+                    Ok(())
+                })
+                .await
+        })
+    }
+}

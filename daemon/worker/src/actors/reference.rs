@@ -1,0 +1,36 @@
+//! The reference actor: the frozen policy that the KL term is measured against.
+
+use crate::device::DeviceThread;
+use crate::failure::{classify, invalid};
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use r1d_proto::worker::{Failure, FailureKind};
+
+/// Make the reference equal to the policy.
+#[derive(Message)]
+#[rtype(result = "Result<(), Failure>")]
+pub struct Sync;
+
+pub struct Reference {
+    pub device: DeviceThread,
+}
+
+impl Actor for Reference {
+    type Context = Context<Self>;
+}
+
+impl Handler<Sync> for Reference {
+    type Result = ResponseFuture<Result<(), Failure>>;
+
+    fn handle(&mut self, _: Sync, _: &mut Self::Context) -> Self::Result {
+        let device = self.device.clone();
+        Box::pin(async move {
+            device
+                .run(|bench| {
+                    let opened = bench.opened()?;
+                    let reference = opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
+                    reference.copy_from(&opened.policy).map_err(|e| classify(FailureKind::Internal, &e))
+                })
+                .await
+        })
+    }
+}

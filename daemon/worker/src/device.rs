@@ -1,0 +1,83 @@
+//! The device's own thread: the one place where tensors live and kernels are launched.
+//!
+//! Actors never compute in a handler: they hand a closure to this thread and await its answer. The thread runs one closure at a time,
+//! in the order of arrival, so everything that the closures touch ([`Bench`]) needs no lock.
+
+use r1d_learn::Trainer;
+use r1d_model::CausalLm;
+use r1d_proto::worker::{Failure, FailureKind, Open};
+use r1d_sampler::Sampler;
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// Closures that may wait for the device (`LIM-1`): requests are carried out one at a time, so more than a few is a fault.
+const QUEUE_MAX_TASKS: usize = 16;
+
+/// What lies on the device between requests.
+#[derive(Default)]
+pub struct Bench {
+    pub open: Option<Opened>,
+}
+
+/// A stage's actors' tensors. Sampler and trainer share the policy's storage: a weight update costs no copy.
+pub struct Opened {
+    pub request: Open,
+    pub policy: CausalLm,
+    pub reference: Option<CausalLm>,
+    pub trainer: Option<Trainer>,
+    pub sampler: Sampler,
+}
+
+impl Bench {
+    pub fn opened(&mut self) -> Result<&mut Opened, Failure> {
+        self.open.as_mut().ok_or_else(|| Failure {
+            kind: FailureKind::Invalid,
+            message: "no model is open: send Open first".into(),
+        })
+    }
+}
+
+type Task = Box<dyn FnOnce(&mut Bench) + Send>;
+
+/// A handle to the device's thread.
+#[derive(Clone)]
+pub struct DeviceThread {
+    tasks: mpsc::SyncSender<Task>,
+}
+
+impl DeviceThread {
+    /// Starts the thread. A panic there ends the process: a half-changed model must not serve, and `r1d` starts a fresh worker.
+    pub fn start(threads: u32) -> std::io::Result<DeviceThread> {
+        let (tasks, queue) = mpsc::sync_channel::<Task>(QUEUE_MAX_TASKS);
+        std::thread::Builder::new().name("device".into()).spawn(move || {
+            if let Err(error) = r1d_torch::runtime::set_threads(threads) {
+                tracing::warn!("cannot set {threads} threads: {error}");
+            }
+            let mut bench = Bench::default();
+            for task in queue {
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut bench))).is_err() {
+                    tracing::error!("the device's thread panicked; the worker ends");
+                    std::process::exit(super::EXIT_PANIC);
+                }
+            }
+        })?;
+        Ok(DeviceThread { tasks })
+    }
+
+    /// Runs `work` on the device's thread and awaits its result.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Bench) -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let task: Task = Box::new(move |bench| {
+            // The asker may be gone; then nobody wants the answer.
+            let _ = reply.send(work(bench));
+        });
+        self.tasks.try_send(task).map_err(|e| Failure {
+            kind: FailureKind::Internal,
+            message: format!("the device's queue of {QUEUE_MAX_TASKS} tasks does not take another: {e}"),
+        })?;
+        answer.await.map_err(|_| Failure {
+            kind: FailureKind::Internal,
+            message: "the device's thread dropped the task".into(),
+        })?
+    }
+}

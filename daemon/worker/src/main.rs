@@ -1,0 +1,66 @@
+//! `r1d-worker`: the one process of r1d that loads libtorch, one per device.
+//!
+//! `serve` is what `r1d` starts; `verify` and `generate` are what `r1ctl model` runs, without a daemon.
+
+mod actors;
+mod device;
+mod failure;
+mod generate;
+mod outbox;
+mod serve;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A panic on the device's thread.
+pub const EXIT_PANIC: i32 = 70;
+/// Wrong words on the command line (sysexits' EX_USAGE).
+const EXIT_USAGE: u8 = 64;
+
+/// The compute process of r1d.
+#[derive(Parser)]
+#[command(name = "r1d-worker", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve r1d over the socket on standard input.
+    Serve(serve::Arguments),
+    /// Compare a model directory with golden logits.
+    Verify(verify::Arguments),
+    /// Continue a prompt.
+    Generate(generate::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let usage = error.use_stderr();
+            let _ = error.print();
+            return if usage { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("R1D_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let ended = match arguments.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("r1d-worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+

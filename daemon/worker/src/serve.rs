@@ -1,0 +1,153 @@
+//! `r1d-worker serve`: the conversation with `r1d` over the socket on standard input.
+//!
+//! One task reads requests, one writes messages, one carries requests out in order. When `r1d` closes the socket, or dies, the process
+//! ends at once, even in the middle of a computation: what matters is durable elsewhere.
+
+use crate::actors::{Actors, policy, reference, sampler, trainer};
+use crate::device::DeviceThread;
+use crate::outbox::{OUTBOX_MAX_MESSAGES, Outbox};
+use actix::Message;
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Handler};
+use r1d_proto::frame::{self, Format, FrameError};
+use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Reply, Request, ToWorker};
+use r1d_proto::world::{SharedClock, SystemClock};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+
+/// Requests that may wait behind the one at work (`LIM-1`).
+const REQUESTS_MAX: usize = 16;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// `cpu` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Threads of one tensor operation on the CPU; the batch-invariant mode uses one whatever this says.
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("device {0:?}: {1}")]
+    Device(String, String),
+    #[error("standard input is not r1d's socket ({0}): r1d starts this process, people use r1ctl")]
+    Socket(std::io::Error),
+    #[error("cannot start the device's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let device = r1d_torch::device::open(&arguments.device).map_err(|e| ServeError::Device(arguments.device.clone(), e.to_string()))?;
+    let clock = SystemClock::shared();
+    let thread = DeviceThread::start(arguments.threads).map_err(ServeError::Thread)?;
+    let placement = policy::Placement { device, clock: clock.clone() };
+    actix::System::new().block_on(async move {
+        let (reader, writer) = socket().map_err(ServeError::Socket)?.into_split();
+        let (messages, outgoing) = mpsc::channel(OUTBOX_MAX_MESSAGES);
+        let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+        actix::spawn(write(writer, outgoing));
+        actix::spawn(read(reader, requests));
+        let actors = Actors::start(&thread, placement);
+        let started = Event::Started { version: env!("CARGO_PKG_VERSION").into(), device: arguments.device, pid: std::process::id() };
+        // A closed channel means that the writer saw the socket close and the process is ending.
+        let _ = messages.send(FromWorker { id: 0, body: Body::Event(started) }).await;
+        carry_out(actors, incoming, messages, clock).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn socket() -> std::io::Result<UnixStream> {
+    let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+/// The end of the conversation is the end of the process, whatever the device is at.
+fn leave(error: FrameError) -> ! {
+    match error {
+        FrameError::Closed => std::process::exit(0),
+        error => {
+            tracing::error!("lost r1d: {error}");
+            std::process::exit(1)
+        }
+    }
+}
+
+async fn read(mut stream: OwnedReadHalf, requests: mpsc::Sender<ToWorker>) {
+    loop {
+        match frame::read(&mut stream, Format::Postcard).await {
+            Ok(request) => {
+                if requests.send(request).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => leave(error),
+        }
+    }
+}
+
+async fn write(mut stream: OwnedWriteHalf, mut messages: mpsc::Receiver<FromWorker>) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = frame::write(&mut stream, Format::Postcard, &message).await {
+            leave(error);
+        }
+    }
+}
+
+async fn carry_out(actors: Actors, mut requests: mpsc::Receiver<ToWorker>, messages: mpsc::Sender<FromWorker>, clock: SharedClock) {
+    while let Some(ToWorker { id, request }) = requests.recv().await {
+        let outbox = Outbox::new(id, messages.clone(), clock.clone());
+        let body = match answer(&actors, request, outbox).await {
+            Ok(reply) => Body::Done(reply),
+            Err(failure) => {
+                tracing::error!(kind = ?failure.kind, "request {id} failed: {}", failure.message);
+                Body::Failed(failure)
+            }
+        };
+        if messages.send(FromWorker { id, body }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Reply, Failure> {
+    Ok(match request {
+        Request::Open(request) => Reply::Opened(ask(&actors.policy, policy::Open { request, outbox }).await?),
+        Request::Generate(request) => Reply::Generated { metrics: ask(&actors.sampler, sampler::Draw { request, outbox }).await? },
+        Request::Train(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Reinforce { batch, outbox }).await? },
+        Request::Supervise(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Imitate { batch, outbox }).await? },
+        Request::SyncReference => {
+            ask(&actors.reference, reference::Sync).await?;
+            Reply::ReferenceSynced
+        }
+        Request::Save { dir } => Reply::Saved { manifest_sha256: ask(&actors.policy, policy::Save { dir, outbox }).await? },
+        Request::Restore { dir } => {
+            ask(&actors.policy, policy::Restore { dir, outbox }).await?;
+            Reply::Restored
+        }
+        Request::Export { dir } => {
+            ask(&actors.policy, policy::Export { dir, outbox }).await?;
+            Reply::Exported
+        }
+        Request::Close => {
+            ask(&actors.policy, policy::Close).await?;
+            Reply::Closed
+        }
+    })
+}
+
+/// Sends and awaits: `r1d` owns the deadline of the whole request.
+async fn ask<A, M, T>(actor: &Addr<A>, message: M) -> Result<T, Failure>
+where
+    A: Actor + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message<Result = Result<T, Failure>> + Send + 'static,
+    T: Send + 'static,
+{
+    actor.send(message).await.unwrap_or_else(|e| Err(Failure { kind: FailureKind::Internal, message: format!("actor is gone: {e}") }))
+}

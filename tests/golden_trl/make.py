@@ -1,0 +1,169 @@
+"""Writes the goldens of the policy-gradient objective and of the learning-rate schedules.
+
+The loss is TRL's own: `GRPOTrainer._compute_loss` runs unchanged, on a trainer made without its constructor and given fixed
+log-probabilities instead of a model's. Gradients are with respect to those log-probabilities, float64 throughout.
+
+    python make.py        # trl 1.16, transformers 5.17, torch 2.11; writes objective.json and schedules.json beside this file
+"""
+
+import itertools
+import json
+import types
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import transformers
+import trl
+from trl import GRPOTrainer
+
+HERE = Path(__file__).parent
+LENGTHS = [5, 3, 1, 7, 4, 7]
+TRUNCATED = [False, False, False, True, False, True]
+ADVANTAGES = [1.3, -0.4, 0.0, 0.7, -1.1, -0.5]
+MAX_COMPLETION_LENGTH = 7
+
+
+class OneProcess:
+    """The parts of `accelerate.Accelerator` that the loss asks for."""
+
+    num_processes = 1
+    sync_gradients = True
+
+    def reduce(self, tensor, reduction):
+        return tensor
+
+    def gather(self, tensor):
+        return tensor
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(20261123)
+    shape = (len(LENGTHS), MAX_COMPLETION_LENGTH)
+    normal = lambda scale: torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+    logp = -torch.rand(shape, generator=generator, dtype=torch.float64) * 3
+    return logp, logp + normal(0.3), logp + normal(0.4)
+
+
+def mask(masked_truncated):
+    rows = torch.zeros(len(LENGTHS), MAX_COMPLETION_LENGTH, dtype=torch.int64)
+    for row, (length, truncated) in enumerate(zip(LENGTHS, TRUNCATED)):
+        if not (masked_truncated and truncated):
+            rows[row, :length] = 1
+    return rows
+
+
+def trainer(loss_type, level, clip, beta, accumulation, steps_per_generation):
+    it = GRPOTrainer.__new__(GRPOTrainer)
+    it.loss_type, it.importance_sampling_level, it.beta = loss_type, level, beta
+    it.epsilon_low, it.epsilon_high = clip
+    it.max_completion_length = MAX_COMPLETION_LENGTH
+    it.args = types.SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=steps_per_generation)
+    it.current_gradient_accumulation_steps = accumulation
+    it.accelerator, it.model = OneProcess(), types.SimpleNamespace(training=True)
+    it._metrics = {"train": defaultdict(list)}
+    it.top_entropy_quantile, it.off_policy_mask_threshold = 1.0, None
+    it.aux_loss_enabled = it._entropy_bonus_enabled = it.use_vllm = False
+    return it
+
+
+def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=1, steps_per_generation=1):
+    """One minibatch of all sequences, cut into `accumulation` equal micro-batches."""
+    logp, old, reference = tensors()
+    logp.requires_grad_(True)
+    completion_mask = mask(masked_truncated)
+    it = trainer(loss_type, level, clip, beta, accumulation, steps_per_generation)
+    size, total = len(LENGTHS) // accumulation, 0.0
+    # A generation batch of `steps_per_generation / accumulation` minibatches like this one.
+    items = completion_mask.sum() * steps_per_generation // accumulation
+    for start in range(0, len(LENGTHS), size):
+        rows = slice(start, start + size)
+        it._get_per_token_logps_and_entropies = lambda *a, **k: (logp[rows], torch.zeros_like(logp[rows]), None)
+        inputs = {
+            "prompt_ids": torch.zeros(size, 1, dtype=torch.int64),
+            "prompt_mask": torch.ones(size, 1, dtype=torch.int64),
+            "completion_ids": torch.zeros(size, MAX_COMPLETION_LENGTH, dtype=torch.int64),
+            "completion_mask": completion_mask[rows],
+            "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64)[rows],
+            "num_items_in_batch": items,
+        }
+        if not on_policy:
+            inputs["old_per_token_logps"] = old[rows]
+        if beta != 0.0:
+            inputs["ref_per_token_logps"] = reference[rows]
+        loss = it._compute_loss(it.model, inputs)
+        loss.backward()
+        total += loss.item()
+    ragged = lambda t: [t[i, :n].tolist() for i, n in enumerate(LENGTHS)]
+    metrics = it._metrics["train"]
+    names = ["kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"]
+    return {
+        "loss_type": loss_type,
+        "importance_sampling_level": level,
+        "epsilon": clip[0],
+        "epsilon_high": clip[1],
+        "beta": beta,
+        "mask_truncated_completions": masked_truncated,
+        "on_policy": on_policy,
+        "loss": total,
+        "gradient": ragged(logp.grad),
+        # With several micro-batches TRL averages their means, which weighs tokens unevenly.
+        "metrics": {name: metrics[name][0] for name in names if name in metrics} if accumulation == 1 else {},
+    }
+
+
+def objective():
+    logp, old, reference = tensors()
+    ragged = lambda t: [t[i, :n].tolist() for i, n in enumerate(LENGTHS)]
+    clips = [(0.2, 0.2), (0.2, 0.28), (10.0, 10.0), (3e-4, 4e-4)]
+    cases = [
+        run(*case, on_policy=False)
+        for case in itertools.product(["grpo", "dr_grpo", "dapo"], ["token", "sequence"], clips, [0.0, 0.04], [False, True])
+    ]
+    cases += [run(kind, level, (0.2, 0.2), 0.04, False, True) for kind in ["grpo", "dr_grpo", "dapo"] for level in ["token", "sequence"]]
+    cases += [run(kind, "token", (0.2, 0.28), 0.04, True, False, 2, 8) for kind in ["grpo", "dr_grpo", "dapo"]]
+    return {
+        "made_with": {"trl": trl.__version__, "torch": torch.__version__},
+        "lengths": LENGTHS,
+        "truncated": TRUNCATED,
+        "advantages": ADVANTAGES,
+        "max_completion_length": MAX_COMPLETION_LENGTH,
+        "logp": ragged(logp),
+        "old": ragged(old),
+        "reference": ragged(reference),
+        "cases": cases,
+    }
+
+
+def schedules():
+    out = []
+    for name, warmup, total, floor in [
+        ("constant", 0, 20, 0.0),
+        ("constant", 7, 20, 0.0),
+        ("linear", 0, 20, 0.0),
+        ("linear", 5, 30, 0.0),
+        ("cosine", 0, 20, 0.0),
+        ("cosine", 6, 40, 0.0),
+        ("cosine", 6, 40, 0.1),
+        ("linear", 5, 30, 0.2),
+    ]:
+        rate = 3e-4
+        optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+        extra, kind = {}, {"constant": "constant_with_warmup"}.get(name, name)
+        if floor and name == "cosine":
+            kind, extra = "cosine_with_min_lr", {"min_lr_rate": floor}
+        if floor and name == "linear":
+            kind, extra = "polynomial", {"power": 1.0, "lr_end": rate * floor}
+        scheduler = transformers.get_scheduler(kind, optimiser, warmup, total, scheduler_specific_kwargs=extra)
+        rates = []
+        for _ in range(total + 1):
+            rates.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            scheduler.step()
+        out.append({"lr_scheduler_type": name, "learning_rate": rate, "warmup_steps": warmup, "total_steps": total, "min_lr_ratio": floor, "rates": rates})
+    return out
+
+
+if __name__ == "__main__":
+    (HERE / "objective.json").write_text(json.dumps(objective(), indent=None, separators=(",", ":")) + "\n")
+    (HERE / "schedules.json").write_text(json.dumps(schedules(), indent=None, separators=(",", ":")) + "\n")
