@@ -22,7 +22,8 @@ pub fn last(text: &str) -> Option<&str> {
             }
             b'\\' => {
                 boxed_before = false;
-                i += 2;
+                // `\{` is a character and `\\` a line break, but some models write `\\boxed`.
+                i += if bytes[i + 1..].starts_with(b"\\boxed") { 1 } else { 2 };
                 continue;
             }
             b'{' => {
@@ -65,6 +66,8 @@ mod tests {
             (r"\boxed{é½}", Some("é½")),
             (r"\boxedtext{1}", None),
             (r"\boxed 5", None),
+            (r"x \\boxed{5}", Some("5")),
+            (r"x \\\boxed{5}", Some("5")),
             (r"\\boxed", None),
             (r"\boxed{", None),
             (r"boxed{5}", None),

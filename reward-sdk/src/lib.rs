@@ -163,17 +163,17 @@ macro_rules! export {
                     $crate::guest::describe::<$reward>()
                 }
 
-                fn configure(json: String) -> Result<(), String> {
+                fn configure(json: std::string::String) -> std::result::Result<(), std::string::String> {
                     let reward = $crate::configure::<$reward>(&json)?;
-                    REWARD.with(|slot| slot.set(reward)).map_err(|_| String::from("configured twice"))
+                    REWARD.with(|slot| slot.set(reward)).map_err(|_| "configured twice".into())
                 }
 
-                fn score(item: $crate::guest::Completion) -> Result<$crate::guest::Score, $crate::guest::Error> {
+                fn score(item: $crate::guest::Completion) -> std::result::Result<$crate::guest::Score, $crate::guest::Error> {
                     REWARD.with(|slot| $crate::guest::score(slot.get(), item))
                 }
             }
 
-            $crate::guest::export!(Component with_types_in $crate::guest);
+    $crate::guest::export!(Component with_types_in $crate::guest);
         };
     };
 }

@@ -21,8 +21,11 @@ pub struct Prompts {
 
 impl Prompts {
     pub fn build(data: &DataSet, template: &Template, tokenizer: &Tokenizer) -> Result<Prompts, DataError> {
-        let _ = (data, template, tokenizer);
-        todo!()
+        let prompt = |(index, row)| {
+            let (text, ids) = template.prompt_ids(row, tokenizer).map_err(|e| e.in_row(data.name(), index))?;
+            Ok(Prompt { row: index as u64, text, ids })
+        };
+        Ok(Prompts { prompts: data.rows().iter().enumerate().map(prompt).collect::<Result<_, DataError>>()? })
     }
 
     /// The prompt of a row, `row` taken modulo the number of rows.

@@ -1,8 +1,35 @@
-//! Scored rollouts as Parquet, one file per step.
+//! Scored rollouts as Parquet, one file per step, for `r1ctl samples`, `pyarrow` and `pandas`.
+//!
+//! | column | type |
+//! |---|---|
+//! | `stage`, `prompt_index`, `sample_index` | uint32 |
+//! | `step`, `row`, `policy_version` | uint64 |
+//! | `prompt`, `completion`, `finish` | string |
+//! | `reference` | string or null |
+//! | `reward`, `advantage` | float32 or null (the sample does not train) |
+//! | `verdicts` | list of struct (`plugin`, `outcome`, `score`, `parts`, `reason`, `value`, `fuel`, `module_sha256`, `config_sha256`) |
+//! | `prompt_ids`, `completion_ids` | list of uint32 |
+//! | `behaviour_logprobs` | list of float32, one per completion id |
+//! | `experts` | list of uint16, as in [`Rollout::experts`] |
 
 use crate::error::DataError;
-use r1d_proto::rollout::ScoredRollout;
+use crate::storage::write_atomically;
+use arrow_array::builder::{
+    ArrayBuilder, Float32Builder, ListBuilder, PrimitiveBuilder, StringBuilder, StructBuilder, UInt64Builder,
+};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, Float32Type, UInt16Type, UInt32Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
+use arrow_schema::{DataType, Field, Fields, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use r1d_proto::ids::SampleKey;
+use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::verdict::{Outcome, Verdict};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A record and the text that people read.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +43,239 @@ pub struct RolloutRow {
 
 /// Writes the rows of a step; the file appears whole or not at all.
 pub fn write(path: &Path, rows: &[RolloutRow]) -> Result<(), DataError> {
-    let _ = (path, rows);
-    todo!()
+    let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
+    let batch = batch(rows).map_err(|e| broken(e.to_string()))?;
+    let compression = Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| broken(e.to_string()))?);
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).map_err(|e| broken(e.to_string()))?;
+    writer.write(&batch).map_err(|e| broken(e.to_string()))?;
+    writer.close().map_err(|e| broken(e.to_string()))?;
+    write_atomically(path, |file| file.write_all(&bytes))
 }
 
 pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
-    let _ = path;
-    todo!()
+    let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
+    let file = std::fs::File::open(path).map_err(|e| DataError::read(path, e))?;
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build()).map_err(|e| broken(e.to_string()))?;
+    let mut rows = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|e| broken(e.to_string()))?;
+        let columns = Columns { batch: StructArray::from(batch) };
+        for index in 0..columns.batch.len() {
+            rows.push(
+                columns
+                    .row(index)
+                    .ok_or_else(|| broken("it is not a file of rollouts: a column is missing or of another type".into()))?,
+            );
+        }
+    }
+    Ok(rows)
+}
+
+fn field(name: &str, kind: DataType, nullable: bool) -> Field {
+    Field::new(name, kind, nullable)
+}
+
+fn item(kind: DataType) -> Field {
+    Field::new("element", kind, false)
+}
+
+fn verdict_fields() -> Fields {
+    Fields::from(vec![
+        field("plugin", DataType::Utf8, false),
+        field("outcome", DataType::Utf8, false),
+        field("score", DataType::Float32, true),
+        field("parts", DataType::List(Arc::new(item(DataType::Float32))), false),
+        field("reason", DataType::Utf8, true),
+        field("value", DataType::Float32, true),
+        field("fuel", DataType::UInt64, false),
+        field("module_sha256", DataType::Utf8, false),
+        field("config_sha256", DataType::Utf8, false),
+    ])
+}
+
+fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::ArrowError> {
+    let rollouts = || rows.iter().map(|row| &row.scored.rollout);
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("stage", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.stage))), false),
+        ("step", numbers::<UInt64Type>(rollouts().map(|r| Some(r.key.step))), false),
+        ("prompt_index", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.prompt))), false),
+        ("sample_index", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.sample))), false),
+        ("row", numbers::<UInt64Type>(rollouts().map(|r| Some(r.row))), false),
+        ("policy_version", numbers::<UInt64Type>(rollouts().map(|r| Some(r.policy_version))), false),
+        ("prompt", texts(rows.iter().map(|row| Some(row.prompt.as_str()))), false),
+        ("completion", texts(rows.iter().map(|row| Some(row.completion.as_str()))), false),
+        ("reference", texts(rows.iter().map(|row| row.reference.as_deref())), true),
+        ("finish", texts(rollouts().map(|r| Some(finish_text(r.finish)))), false),
+        ("reward", numbers::<Float32Type>(rows.iter().map(|row| row.scored.reward)), true),
+        ("advantage", numbers::<Float32Type>(rows.iter().map(|row| row.scored.advantage)), true),
+        ("verdicts", verdicts(rows.iter().map(|row| &row.scored.verdicts))?, false),
+        ("prompt_ids", lists::<UInt32Type>(rollouts().map(|r| &r.prompt_ids)), false),
+        ("completion_ids", lists::<UInt32Type>(rollouts().map(|r| &r.completion_ids)), false),
+        ("behaviour_logprobs", lists::<Float32Type>(rollouts().map(|r| &r.behaviour_logprobs)), false),
+        ("experts", lists::<UInt16Type>(rollouts().map(|r| &r.experts)), false),
+    ];
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array, nullable)| field(name, array.data_type().clone(), *nullable)).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, array, _)| array).collect())
+}
+
+fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = Option<T::Native>>) -> ArrayRef {
+    let mut builder = PrimitiveBuilder::<T>::new();
+    values.for_each(|value| builder.append_option(value));
+    Arc::new(builder.finish())
+}
+
+fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    let mut builder = StringBuilder::new();
+    values.for_each(|value| builder.append_option(value));
+    Arc::new(builder.finish())
+}
+
+fn lists<'a, T: ArrowPrimitiveType>(values: impl Iterator<Item = &'a Vec<T::Native>>) -> ArrayRef {
+    let mut builder = ListBuilder::new(PrimitiveBuilder::<T>::new()).with_field(item(T::DATA_TYPE));
+    for value in values {
+        builder.values().append_slice(value);
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}
+
+fn verdicts<'a>(samples: impl Iterator<Item = &'a Vec<Verdict>>) -> Result<ArrayRef, arrow_schema::ArrowError> {
+    let parts = || ListBuilder::new(Float32Builder::new()).with_field(item(DataType::Float32));
+    let columns: Vec<Box<dyn ArrayBuilder>> = vec![
+        Box::new(StringBuilder::new()),
+        Box::new(StringBuilder::new()),
+        Box::new(Float32Builder::new()),
+        Box::new(parts()),
+        Box::new(StringBuilder::new()),
+        Box::new(Float32Builder::new()),
+        Box::new(UInt64Builder::new()),
+        Box::new(StringBuilder::new()),
+        Box::new(StringBuilder::new()),
+    ];
+    let element = Field::new("element", DataType::Struct(verdict_fields()), false);
+    let mut builder = ListBuilder::new(StructBuilder::new(verdict_fields(), columns)).with_field(element);
+    for sample in samples {
+        for verdict in sample {
+            append(builder.values(), verdict).ok_or_else(|| arrow_schema::ArrowError::SchemaError("verdict columns".into()))?;
+        }
+        builder.append(true);
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+/// `None` only where a column is not of the type that [`verdict_fields`] gives it.
+fn append(builder: &mut StructBuilder, verdict: &Verdict) -> Option<()> {
+    let (outcome, score, parts, reason) = match &verdict.outcome {
+        Outcome::Score { value, parts } => ("score", Some(*value), parts.as_slice(), None),
+        Outcome::Abstain { reason } => ("abstain", None, &[][..], Some(reason.as_str())),
+        Outcome::Trap { reason } => ("trap", None, &[][..], Some(reason.as_str())),
+        Outcome::OutOfFuel => ("out_of_fuel", None, &[][..], None),
+        Outcome::OutOfTime => ("out_of_time", None, &[][..], None),
+    };
+    builder.field_builder::<StringBuilder>(0)?.append_value(&verdict.plugin);
+    builder.field_builder::<StringBuilder>(1)?.append_value(outcome);
+    builder.field_builder::<Float32Builder>(2)?.append_option(score);
+    let list = builder.field_builder::<ListBuilder<Float32Builder>>(3)?;
+    list.values().append_slice(parts);
+    list.append(true);
+    builder.field_builder::<StringBuilder>(4)?.append_option(reason);
+    builder.field_builder::<Float32Builder>(5)?.append_option(verdict.value);
+    builder.field_builder::<UInt64Builder>(6)?.append_value(verdict.fuel);
+    builder.field_builder::<StringBuilder>(7)?.append_value(&verdict.module_sha256);
+    builder.field_builder::<StringBuilder>(8)?.append_value(&verdict.config_sha256);
+    builder.append(true);
+    Some(())
+}
+
+fn finish_text(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// Reads cells by column name; `None` where the file is not what [`write`] makes.
+struct Columns {
+    batch: StructArray,
+}
+
+impl Columns {
+    fn row(&self, index: usize) -> Option<RolloutRow> {
+        let key = SampleKey {
+            stage: self.number::<UInt32Type>("stage", index)??,
+            step: self.number::<UInt64Type>("step", index)??,
+            prompt: self.number::<UInt32Type>("prompt_index", index)??,
+            sample: self.number::<UInt32Type>("sample_index", index)??,
+        };
+        let rollout = Rollout {
+            key,
+            row: self.number::<UInt64Type>("row", index)??,
+            prompt_ids: self.list::<UInt32Type>("prompt_ids", index)?,
+            completion_ids: self.list::<UInt32Type>("completion_ids", index)?,
+            behaviour_logprobs: self.list::<Float32Type>("behaviour_logprobs", index)?,
+            experts: self.list::<UInt16Type>("experts", index)?,
+            policy_version: self.number::<UInt64Type>("policy_version", index)??,
+            finish: match self.text("finish", index)??.as_str() {
+                "stop" => FinishReason::Stop,
+                "length" => FinishReason::Length,
+                _ => return None,
+            },
+        };
+        let list = self.batch.column_by_name("verdicts")?.as_list_opt::<i32>()?.value(index);
+        let verdicts = Columns { batch: list.as_struct_opt()?.clone() };
+        Some(RolloutRow {
+            scored: ScoredRollout {
+                rollout,
+                verdicts: (0..verdicts.batch.len()).map(|index| verdicts.verdict(index)).collect::<Option<_>>()?,
+                reward: self.number::<Float32Type>("reward", index)?,
+                advantage: self.number::<Float32Type>("advantage", index)?,
+            },
+            prompt: self.text("prompt", index)??,
+            completion: self.text("completion", index)??,
+            reference: self.text("reference", index)?,
+        })
+    }
+
+    fn verdict(&self, index: usize) -> Option<Verdict> {
+        let reason = self.text("reason", index)?.unwrap_or_default();
+        let outcome = match self.text("outcome", index)??.as_str() {
+            "score" => Outcome::Score {
+                value: self.number::<Float32Type>("score", index)??,
+                parts: self.list::<Float32Type>("parts", index)?,
+            },
+            "abstain" => Outcome::Abstain { reason },
+            "trap" => Outcome::Trap { reason },
+            "out_of_fuel" => Outcome::OutOfFuel,
+            "out_of_time" => Outcome::OutOfTime,
+            _ => return None,
+        };
+        Some(Verdict {
+            plugin: self.text("plugin", index)??,
+            module_sha256: self.text("module_sha256", index)??,
+            config_sha256: self.text("config_sha256", index)??,
+            outcome,
+            value: self.number::<Float32Type>("value", index)?,
+            fuel: self.number::<UInt64Type>("fuel", index)??,
+        })
+    }
+
+    /// The outer `Option`: there is such a column; the inner one: the cell is not null.
+    fn number<T: ArrowPrimitiveType>(&self, name: &str, index: usize) -> Option<Option<T::Native>> {
+        let column = self.batch.column_by_name(name)?.as_primitive_opt::<T>()?;
+        Some(column.is_valid(index).then(|| column.value(index)))
+    }
+
+    fn text(&self, name: &str, index: usize) -> Option<Option<String>> {
+        let column = self.batch.column_by_name(name)?.as_string_opt::<i32>()?;
+        Some(column.is_valid(index).then(|| column.value(index).to_string()))
+    }
+
+    fn list<T: ArrowPrimitiveType>(&self, name: &str, index: usize) -> Option<Vec<T::Native>> {
+        let column = self.batch.column_by_name(name)?.as_list_opt::<i32>()?;
+        Some(column.value(index).as_primitive_opt::<T>()?.values().to_vec())
+    }
 }

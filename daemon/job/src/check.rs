@@ -7,19 +7,18 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A parsed TOML text that still knows its lines.
-pub struct Document {
-    text: String,
-    root: DeTable<'static>,
+pub struct Document<'a> {
+    text: &'a str,
+    root: DeTable<'a>,
 }
 
-impl Document {
-    pub fn parse(text: &str) -> Result<Document, JobError> {
-        let mut root = DeTable::parse(text).map_err(|e| {
+impl<'a> Document<'a> {
+    pub fn parse(text: &'a str) -> Result<Document<'a>, JobError> {
+        let root = DeTable::parse(text).map_err(|e| {
             let line = e.span().map_or(1, |span| line_of(text, span));
             JobError::Syntax { line, message: e.message().trim().replace('\n', "; ") }
         })?;
-        root.get_mut().make_owned();
-        Ok(Document { text: text.to_string(), root: root.into_inner() })
+        Ok(Document { text, root: root.into_inner() })
     }
 }
 
@@ -28,8 +27,8 @@ fn line_of(text: &str, span: Range<usize>) -> usize {
 }
 
 /// The document with every default filled in, each value of the kind that its key says (an integer where a number is meant becomes a float).
-pub fn resolve(document: &Document, spec: &'static Table) -> Result<toml::Table, JobError> {
-    let checker = Checker { text: &document.text };
+pub fn resolve(document: &Document<'_>, spec: &'static Table) -> Result<toml::Table, JobError> {
+    let checker = Checker { text: document.text };
     checker.table(&document.root, spec, &Place { line: 1, table: "the top level".into() })
 }
 
@@ -253,7 +252,7 @@ fn unknown(name: &str, spec: &Table, place: String) -> JobError {
 }
 
 /// Letters, digits, `-`, `_` and `.`, the first a letter or digit: safe as part of a file name.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))

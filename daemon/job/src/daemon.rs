@@ -1,7 +1,12 @@
 //! `r1d.toml`, the daemon's configuration.
 
 use crate::error::JobError;
+use crate::fields::{Fields, absolute};
+use crate::{check, keys};
 use std::path::{Path, PathBuf};
+
+/// `configs/dev.toml`, embedded.
+pub const DEV_TOML: &str = include_str!("../../../configs/dev.toml");
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonConfig {
@@ -41,12 +46,47 @@ pub enum LogFormat {
 impl DaemonConfig {
     /// Reads `r1d.toml`. Relative paths resolve against `base_dir`, the file's own directory.
     pub fn parse(text: &str, base_dir: &Path) -> Result<DaemonConfig, JobError> {
-        let _ = (text, base_dir);
-        todo!()
+        let document = check::Document::parse(text)?;
+        let table = check::resolve(&document, keys::DAEMON)?;
+        let root = Fields::new(&table, "the top level");
+        let node = root.table("node", "[node]")?;
+        let torch = root.table("torch", "[torch]")?;
+        let rewards = root.table("rewards", "[rewards]")?;
+        let log = root.table("log", "[log]")?;
+        let format = if log.get::<String>("format")? == "json" { LogFormat::Json } else { LogFormat::Text };
+        Ok(DaemonConfig {
+            node_name: node.optional("name")?,
+            state_dir: node.path("state_dir", base_dir)?,
+            devices: Devices::read(&node)?,
+            socket: root.table("listen", "[listen]")?.path("socket", base_dir)?,
+            torch_lib: torch.path("lib", base_dir)?,
+            torch_threads: torch.get("threads")?,
+            plugin_dirs: rewards.get::<Vec<String>>("plugin_dirs")?.iter().map(|dir| absolute(dir, base_dir)).collect(),
+            reward_threads: rewards.get("threads")?,
+            log_level: log.get("level")?,
+            log_format: format,
+        })
     }
 
-    /// What `r1d dev` runs with: `configs/dev.toml`, embedded.
-    pub fn dev() -> DaemonConfig {
-        todo!()
+    /// What `r1d dev` runs with: [`DEV_TOML`].
+    pub fn dev() -> Result<DaemonConfig, JobError> {
+        DaemonConfig::parse(DEV_TOML, Path::new("/"))
+    }
+}
+
+impl Devices {
+    fn read(node: &Fields<'_>) -> Result<Devices, JobError> {
+        let Ok(listed) = node.get::<Vec<String>>("devices") else { return Ok(Devices::Auto) };
+        let is_device = |text: &String| text == "cpu" || text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u8>().is_ok());
+        if let Some(other) = listed.iter().find(|text| !is_device(text)) {
+            return Err(node.unsound(format!("`devices` names {other:?}, which is no device"), "write \"cpu\" or \"cuda:0\""));
+        }
+        if listed.is_empty() {
+            return Err(node.unsound("`devices` is empty: no job could run", "write \"auto\", or name a device"));
+        }
+        if listed.iter().enumerate().any(|(i, device)| listed.iter().take(i).any(|other| other == device)) {
+            return Err(node.unsound("`devices` names a device twice", "name each once: a device has one worker"));
+        }
+        Ok(Devices::Listed(listed))
     }
 }

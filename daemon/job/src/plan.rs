@@ -1,9 +1,11 @@
 //! The plan: what a job will do and need, before it does it.
 
 use crate::facts::ModelFacts;
-use crate::job::Job;
-use crate::stage::Stage;
+use crate::job::{Job, Weights};
+use crate::stage::{Origin, Stage, StageKind};
 use r1d_proto::control::PlanStage;
+use r1d_proto::recipe::ImportanceSamplingLevel;
+use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 
 /// What the daemon read of the job's files.
@@ -17,26 +19,129 @@ pub struct Seen {
     pub eval_prompt_max: u32,
 }
 
-/// One line of the plan for each stage.
-pub fn stages(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<PlanStage> {
-    let _ = (job, facts, seen);
-    todo!()
+impl Seen {
+    fn rows(&self, stage: &Stage) -> u64 {
+        self.rows.get(&stage.name).copied().unwrap_or(0)
+    }
+
+    fn prompt_max(&self, stage: &Stage) -> u32 {
+        self.prompt_max.get(&stage.name).copied().unwrap_or(0)
+    }
 }
+
+/// One line of the plan for each stage. Without `facts` it has no memory.
+pub fn stages(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<PlanStage> {
+    let line = |stage: &Stage| PlanStage {
+        name: stage.name.clone(),
+        kind: stage.kind_name().into(),
+        from: match &stage.from {
+            Origin::Base => "base".into(),
+            Origin::Stage(name) => name.clone(),
+        },
+        data: stage.data.clone(),
+        rows: seen.rows(stage),
+        steps: stage.steps(seen.rows(stage)),
+        tokens_per_step: tokens_per_step(stage, seen.prompt_max(stage)),
+        rewards: stage.grpo().map(|grpo| grpo.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
+        memory: facts.map(|facts| memory(job, stage, facts, seen)).unwrap_or_default(),
+    };
+    job.stages.iter().map(line).collect()
+}
+
+/// Most tokens that one step trains on; `prompt_max` in tokens.
+pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
+    match &stage.kind {
+        StageKind::Pretrain(p) => p.batch_size as u64 * p.max_length as u64,
+        StageKind::Sft(s) => s.batch_size as u64 * s.max_length as u64,
+        StageKind::Grpo(g) => {
+            g.prompts_per_step as u64 * g.num_generations as u64 * (prompt_max as u64 + g.max_completion_length as u64)
+        }
+    }
+}
+
+/// Bytes that stay allocated through a stage, by actor: `policy`, `reference`, `optimiser` (gradients and AdamW's moments; in bfloat16 also
+/// the float32 weights that it updates), `sampler` (its cache). Activations come on top: they grow with `max_tokens_per_device`.
+pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTreeMap<String, u64> {
+    let (value_bytes, master_bytes) = match job.model.dtype {
+        Dtype::Float32 => (4, 0),
+        Dtype::Bfloat16 => (2, 4),
+    };
+    let weights = facts.parameters * value_bytes;
+    let mut bytes = BTreeMap::from([
+        ("policy".to_string(), weights),
+        ("optimiser".to_string(), weights + facts.parameters * (2 * 4 + master_bytes)),
+    ]);
+    if stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
+        bytes.insert("reference".into(), weights);
+    }
+    if stage.grpo().is_some() || !job.evals.is_empty() {
+        let slots = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max);
+        bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * facts.cache_values_per_token * value_bytes);
+    }
+    bytes
+}
+
+/// Passes over a data set above which a warning is due.
+const EPOCHS_WARN: u64 = 50;
 
 /// What is allowed and probably not meant.
 pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<String> {
-    let _ = (job, facts, seen);
-    todo!()
+    let mut found = Vec::new();
+    for name in job.data.keys() {
+        if !job.stages.iter().any(|stage| &stage.data == name) && !job.evals.iter().any(|eval| &eval.data == name) {
+            found.push(format!("[data.{name}] is used by no stage and no evaluation"));
+        }
+    }
+    if job.batch_invariant {
+        found.push("batch_invariant = true computes on one thread with fixed shapes: exact, and slower".into());
+    }
+    if matches!(job.model.weights, Weights::Init { .. })
+        && let Some(first) = job.stages.iter().find(|stage| stage.from == Origin::Base && stage.grpo().is_some())
+    {
+        found.push(format!(
+            "[[stage]] {:?} starts reinforcement learning from random weights: nothing right will be sampled, so nothing is learned; put a pretrain or sft stage before it",
+            first.name
+        ));
+    }
+    for stage in &job.stages {
+        stage_warnings(stage, facts, seen, &mut found);
+    }
+    found
 }
 
-/// Most tokens that one step takes; `prompt_max` in tokens.
-pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
-    let _ = (stage, prompt_max);
-    todo!()
-}
-
-/// Bytes by actor: `policy`, `reference`, `optimiser`, `sampler`, `activations`.
-pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, prompt_max: u32, eval_prompt_max: u32) -> BTreeMap<String, u64> {
-    let _ = (job, stage, facts, prompt_max, eval_prompt_max);
-    todo!()
+fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found: &mut Vec<String>) {
+    let place = format!("[[stage]] {:?}", stage.name);
+    let (rows, per_step) = (seen.rows(stage), stage.rows_per_step());
+    if rows > 0 && stage.steps(rows) * per_step > EPOCHS_WARN * rows {
+        found.push(format!("{place} goes through its {rows} rows {} times", stage.steps(rows) * per_step / rows));
+    }
+    if rows > 0 && per_step > rows {
+        found.push(format!("{place} takes {per_step} rows a step and its data has {rows}: a step repeats rows"));
+    }
+    let longest = match &stage.kind {
+        StageKind::Pretrain(p) => p.max_length,
+        StageKind::Sft(s) => s.max_length,
+        StageKind::Grpo(g) => seen.prompt_max(stage).saturating_add(g.max_completion_length),
+    };
+    if let Some(facts) = facts
+        && longest as u64 > facts.max_position_embeddings
+    {
+        let limit = facts.max_position_embeddings;
+        found.push(format!("{place} makes sequences of up to {longest} tokens; the model's positions reach to {limit}"));
+    }
+    if longest > stage.max_tokens_per_device {
+        let budget = stage.max_tokens_per_device;
+        found.push(format!(
+            "{place} makes sequences of up to {longest} tokens; above max_tokens_per_device = {budget} each is a micro-batch alone"
+        ));
+    }
+    if let Some(grpo) = stage.grpo()
+        && grpo.importance_sampling_level == ImportanceSamplingLevel::Sequence
+        && grpo.epsilon > 0.01
+    {
+        let epsilon = grpo.epsilon;
+        found.push(format!(
+            "{place}: epsilon = {epsilon} hardly ever clips a sequence's ratio; GSPO used 3e-4, and 4e-4 for epsilon_high"
+        ));
+    }
 }

@@ -1,5 +1,6 @@
 //! A reward of a stage: which plugin judges, and what becomes of its verdict.
 
+use crate::check::is_name;
 use crate::error::JobError;
 use crate::fields::{Fields, absolute};
 use std::path::{Path, PathBuf};
@@ -75,8 +76,14 @@ impl Reward {
         let limits = reward.table("limits", format!("{}, limits", reward.place))?;
         // A toml table is sorted by key, so the JSON is the same bytes each time.
         let config: serde_json::Value = reward.get("config")?;
+        let name = reward.optional("name")?.unwrap_or_else(|| plugin_stem(&plugin));
+        if !is_name(&name) {
+            return Err(
+                reward.unsound(format!("{plugin:?} does not give the reward a name that metrics and files can have"), "add `name`")
+            );
+        }
         Ok(Reward {
-            name: reward.optional("name")?.unwrap_or_else(|| plugin_stem(&plugin)),
+            name,
             plugin: Plugin::parse(&plugin, base_dir),
             weight: reward.get("weight")?,
             config_json: config.to_string(),

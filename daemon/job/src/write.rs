@@ -1,4 +1,274 @@
-//! A job as `job.toml` again.
-pub fn job(_job: &crate::Job) -> String {
-    todo!()
+//! A job as `job.toml` again: every default filled in, every path absolute, the same bytes each time; it parses to the same job.
+
+use crate::eval::Eval;
+use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
+use crate::keys::{self, Kind, Table};
+use crate::reward::{OnAbstain, OnFault, Plugin, Reward};
+use crate::stage::{Grpo, Length, Origin, Stage, StageKind};
+use serde::Serialize;
+use std::path::Path;
+use toml::Value;
+
+pub fn job(job: &Job) -> String {
+    let mut table = toml::Table::new();
+    set(&mut table, "name", &job.name);
+    set(&mut table, "seed", job.seed);
+    set(&mut table, "priority", job.priority);
+    set(&mut table, "batch_invariant", job.batch_invariant);
+    set(&mut table, "model", model(&job.model));
+    set(
+        &mut table,
+        "data",
+        job.data.iter().map(|(name, source)| (name.clone(), Value::Table(data(source)))).collect::<toml::Table>(),
+    );
+    set(&mut table, "stage", job.stages.iter().map(stage).collect::<Vec<_>>());
+    set(&mut table, "sampler", toml::Table::from_iter([("slots".to_string(), job.sampler.slots.into())]));
+    set(&mut table, "checkpoint", checkpoint(&job.checkpoint));
+    set(&mut table, "eval", job.evals.iter().map(eval).collect::<Vec<_>>());
+    let mut text = String::new();
+    document(&mut text, &table, keys::JOB, "");
+    text
+}
+
+/// Everything that is set here is a string, a number, a list or a table of these: it always converts.
+fn set(table: &mut toml::Table, key: &str, value: impl Serialize) {
+    if let Ok(value) = Value::try_from(value) {
+        table.insert(key.into(), value);
+    }
+}
+
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn model(model: &Model) -> toml::Table {
+    let mut table = toml::Table::new();
+    match &model.weights {
+        Weights::Directory(directory) => set(&mut table, "path", path(directory)),
+        Weights::Init { config, tokenizer } => {
+            set(&mut table, "init", path(config));
+            set(&mut table, "tokenizer", path(tokenizer));
+        }
+    }
+    set(&mut table, "dtype", model.dtype);
+    table
+}
+
+fn data(data: &DataSource) -> toml::Table {
+    let mut table = toml::Table::new();
+    set(&mut table, "path", path(&data.path));
+    let columns = [
+        ("prompt", &data.prompt),
+        ("completion", &data.completion),
+        ("text", &data.text),
+        ("reference", &data.reference),
+        ("domain", &data.domain),
+    ];
+    for (key, column) in columns {
+        if let Some(column) = column {
+            set(&mut table, key, column);
+        }
+    }
+    set(&mut table, "shuffle", data.shuffle);
+    let template = match &data.template {
+        TemplateSource::R1Zero => "r1-zero".into(),
+        TemplateSource::Chat => "chat".into(),
+        TemplateSource::Plain => "plain".into(),
+        TemplateSource::File(file) => path(file),
+    };
+    set(&mut table, "template", template);
+    table
+}
+
+fn stage(stage: &Stage) -> toml::Table {
+    let mut table = toml::Table::new();
+    set(&mut table, "name", &stage.name);
+    set(&mut table, "kind", stage.kind_name());
+    let from = match &stage.from {
+        Origin::Base => "base",
+        Origin::Stage(name) => name,
+    };
+    set(&mut table, "from", from);
+    set(&mut table, "data", &stage.data);
+    match stage.length {
+        Length::Steps(steps) => set(&mut table, "steps", steps),
+        Length::Epochs(epochs) => set(&mut table, "epochs", epochs),
+    }
+    let (batch_size, max_length) = match &stage.kind {
+        StageKind::Pretrain(p) => (Some(p.batch_size), Some(p.max_length)),
+        StageKind::Sft(s) => (Some(s.batch_size), Some(s.max_length)),
+        StageKind::Grpo(g) => {
+            grpo(&mut table, g);
+            (None, None)
+        }
+    };
+    for (key, value) in [("batch_size", batch_size), ("max_length", max_length)] {
+        if let Some(value) = value {
+            set(&mut table, key, value);
+        }
+    }
+    let s = &stage.schedule;
+    set(&mut table, "learning_rate", s.learning_rate);
+    set(&mut table, "lr_scheduler_type", s.lr_scheduler_type);
+    set(&mut table, "warmup_steps", s.warmup_steps);
+    set(&mut table, "min_lr_ratio", s.min_lr_ratio);
+    set(&mut table, "adam_beta1", s.adam_beta1);
+    set(&mut table, "adam_beta2", s.adam_beta2);
+    set(&mut table, "adam_epsilon", s.adam_epsilon);
+    set(&mut table, "weight_decay", s.weight_decay);
+    set(&mut table, "max_grad_norm", s.max_grad_norm);
+    set(&mut table, "max_tokens_per_device", stage.max_tokens_per_device);
+    set(&mut table, "bias_update_speed", stage.router.bias_update_speed);
+    set(&mut table, "aux_loss_alpha", stage.router.aux_loss_alpha);
+    table
+}
+
+fn grpo(table: &mut toml::Table, grpo: &Grpo) {
+    set(table, "prompts_per_step", grpo.prompts_per_step);
+    set(table, "num_generations", grpo.num_generations);
+    set(table, "max_completion_length", grpo.max_completion_length);
+    set(table, "temperature", grpo.temperature);
+    set(table, "top_p", grpo.top_p);
+    set(table, "top_k", grpo.top_k);
+    set(table, "num_iterations", grpo.num_iterations);
+    set(table, "steps_per_generation", grpo.steps_per_generation);
+    set(table, "loss_type", grpo.loss_type);
+    set(table, "importance_sampling_level", grpo.importance_sampling_level);
+    set(table, "scale_rewards", grpo.scale_rewards);
+    set(table, "epsilon", grpo.epsilon);
+    set(table, "epsilon_high", grpo.epsilon_high);
+    set(table, "beta", grpo.beta);
+    set(table, "sync_ref_steps", grpo.sync_ref_steps);
+    set(table, "mask_truncated_completions", grpo.mask_truncated_completions);
+    set(table, "dynamic_sampling", grpo.dynamic_sampling);
+    set(table, "max_resample_rounds", grpo.max_resample_rounds);
+    set(table, "routing_replay", grpo.routing_replay);
+    set(table, "reward", grpo.rewards.iter().map(reward).collect::<Vec<_>>());
+}
+
+fn reward(reward: &Reward) -> toml::Table {
+    let mut table = toml::Table::new();
+    let plugin = match &reward.plugin {
+        Plugin::Named(name) => name.clone(),
+        Plugin::Path(file) => path(file),
+    };
+    set(&mut table, "plugin", plugin);
+    set(&mut table, "name", &reward.name);
+    set(&mut table, "weight", reward.weight);
+    if let Ok(config) = serde_json::from_str::<toml::Table>(&reward.config_json) {
+        set(&mut table, "config", config);
+    }
+    let mut limits = toml::Table::new();
+    if let Some(fuel) = reward.limits.fuel {
+        set(&mut limits, "fuel", fuel);
+    }
+    set(&mut limits, "memory_mb", reward.limits.memory_mb);
+    set(&mut table, "limits", limits);
+    set(&mut table, "domains", &reward.domains);
+    match reward.on_abstain {
+        OnAbstain::DropSample => set(&mut table, "on_abstain", "drop-sample"),
+        OnAbstain::DropGroup => set(&mut table, "on_abstain", "drop-group"),
+        OnAbstain::Score(score) => set(&mut table, "on_abstain", scored(score)),
+    }
+    match reward.on_fault {
+        OnFault::Min => set(&mut table, "on_fault", "min"),
+        OnFault::DropSample => set(&mut table, "on_fault", "drop-sample"),
+        OnFault::Score(score) => set(&mut table, "on_fault", scored(score)),
+    }
+    if let Some(sha256) = &reward.sha256 {
+        set(&mut table, "sha256", sha256);
+    }
+    table
+}
+
+fn scored(score: f64) -> toml::Table {
+    toml::Table::from_iter([("score".to_string(), score.into())])
+}
+
+fn checkpoint(checkpoint: &Checkpoint) -> toml::Table {
+    let mut table = toml::Table::new();
+    set(&mut table, "every_steps", checkpoint.every_steps);
+    set(&mut table, "keep", checkpoint.keep);
+    if let Some(to) = &checkpoint.to {
+        set(&mut table, "to", format!("file://{}", path(to)));
+    }
+    table
+}
+
+fn eval(eval: &Eval) -> toml::Table {
+    let mut table = toml::Table::new();
+    set(&mut table, "data", &eval.data);
+    set(&mut table, "every_steps", eval.every_steps);
+    set(&mut table, "stages", &eval.stages);
+    set(&mut table, "at_start", eval.at_start);
+    set(&mut table, "num_generations", eval.num_generations);
+    set(&mut table, "temperature", eval.temperature);
+    set(&mut table, "top_p", eval.top_p);
+    set(&mut table, "top_k", eval.top_k);
+    set(&mut table, "max_completion_length", eval.max_completion_length);
+    set(&mut table, "max_rows", eval.max_rows);
+    set(&mut table, "metrics", eval.metrics.iter().map(|metric| metric.to_string()).collect::<Vec<_>>());
+    set(&mut table, "rewards", &eval.rewards);
+    set(&mut table, "correct_at", eval.correct_at);
+    table
+}
+
+/// Writes a table in the order of its keys: plain values first, then the tables below it.
+fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: &str) {
+    let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+    for key in spec.keys() {
+        if let Some(value) = table.get(key.name)
+            && !is_section(&key.kind)
+        {
+            text.push_str(&format!("{} = {value}\n", key.name));
+        }
+    }
+    for key in spec.keys().filter(|key| is_section(&key.kind)) {
+        match (&key.kind, table.get(key.name)) {
+            (Kind::Table(spec), Some(Value::Table(inner))) => {
+                section(text, inner, spec, &format!("[{}]", below(key.name)), &below(key.name))
+            }
+            (Kind::Named(spec), Some(Value::Table(named))) => {
+                for (name, inner) in named.iter().filter_map(|(name, value)| Some((name, value.as_table()?))) {
+                    // A name may hold dots: then it is quoted.
+                    let name = if name.contains('.') { format!("{name:?}") } else { name.clone() };
+                    let path = format!("{}.{name}", below(key.name));
+                    section(text, inner, spec, &format!("[{path}]"), &path);
+                }
+            }
+            (kind, Some(Value::Array(items))) => {
+                for inner in items.iter().filter_map(Value::as_table) {
+                    if let Some(spec) = spec_of(kind, inner) {
+                        section(text, inner, spec, &format!("[[{}]]", below(key.name)), &below(key.name));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn section(text: &mut String, table: &toml::Table, spec: &'static Table, header: &str, path: &str) {
+    text.push_str(&format!("\n{header}\n"));
+    document(text, table, spec, path);
+}
+
+/// Written under a header of its own. A reward's limits are short: they stay in line.
+fn is_section(kind: &Kind) -> bool {
+    match kind {
+        Kind::Table(table) => !table.path.ends_with(".limits"),
+        Kind::Named(_) | Kind::Tables(_) | Kind::Variants { .. } => true,
+        _ => false,
+    }
+}
+
+fn spec_of(kind: &Kind, table: &toml::Table) -> Option<&'static Table> {
+    match kind {
+        Kind::Tables(spec) => Some(spec),
+        Kind::Variants { tag, variants } => {
+            let found = table.get(*tag)?.as_str()?;
+            variants.iter().find(|(name, _)| *name == found).map(|(_, spec)| *spec)
+        }
+        _ => None,
+    }
 }

@@ -1,9 +1,26 @@
 //! Token sequences as the tensors of one packed forward pass.
 
 use crate::LearnError;
-use r1d_model::{Config, Packed};
+use r1d_model::{CausalLm, Packed};
 use r1d_proto::worker::{SupervisedSequence, TrainSequence};
 use tch::{Device, Tensor};
+
+/// Shape of the recorded expert ids under routing replay.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay {
+    pub moe_layers: i64,
+    pub experts: i64,
+    pub experts_per_token: i64,
+}
+
+impl Replay {
+    /// `None` for dense models, which have nothing to replay.
+    pub fn of(model: &CausalLm) -> Option<Replay> {
+        let config = &model.config;
+        let replay = Replay { moe_layers: config.moe_layers, experts: config.experts, experts_per_token: config.experts_per_token };
+        (config.moe_layers > 0).then_some(replay)
+    }
+}
 
 /// What one forward pass reads, and which of its rows predict tokens that count.
 pub struct MicroBatch {
@@ -18,14 +35,14 @@ pub struct MicroBatch {
 
 impl MicroBatch {
     /// Prompt and completion without its last id, which is never fed; every completion id is a target.
-    pub fn of_rollouts(sequences: &[&TrainSequence], replay: Option<&Config>, device: Device) -> Result<MicroBatch, LearnError> {
+    pub fn of_rollouts(sequences: &[&TrainSequence], replay: Option<Replay>, device: Device) -> Result<MicroBatch, LearnError> {
         let mut build = Builder::default();
         for sequence in sequences {
             let ids: Vec<u32> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).copied().collect();
             let prompt = sequence.prompt_ids.len();
             build.push(&ids, |position| position >= prompt);
         }
-        let forced_experts = replay.map(|config| forced_experts(sequences, config, device)).transpose()?;
+        let forced_experts = replay.map(|replay| forced_experts(sequences, replay, device)).transpose()?;
         Ok(MicroBatch { forced_experts, ..build.finish(device)? })
     }
 
@@ -38,8 +55,8 @@ impl MicroBatch {
         build.finish(device)
     }
 
-    /// Targets.
-    pub fn len(&self) -> i64 {
+    /// N.
+    pub fn trained_tokens(&self) -> i64 {
         self.targets.size()[0]
     }
 }
@@ -49,10 +66,10 @@ pub fn fed(sequence: &TrainSequence) -> usize {
     (sequence.prompt_ids.len() + sequence.completion_ids.len()).saturating_sub(1)
 }
 
-fn forced_experts(sequences: &[&TrainSequence], config: &Config, device: Device) -> Result<Tensor, LearnError> {
+fn forced_experts(sequences: &[&TrainSequence], replay: Replay, device: Device) -> Result<Tensor, LearnError> {
     let flat: Vec<i64> = sequences.iter().flat_map(|sequence| &sequence.experts).map(|&expert| expert as i64).collect();
     let tokens: usize = sequences.iter().map(|sequence| fed(sequence)).sum();
-    let shape = [tokens as i64, config.moe_layers, config.experts_per_token];
+    let shape = [tokens as i64, replay.moe_layers, replay.experts_per_token];
     Ok(Tensor::f_from_slice(&flat)?.f_view(shape)?.f_to_device(device)?)
 }
 
@@ -90,7 +107,7 @@ impl Builder {
 }
 
 /// Refuses what a forward pass would fail on, or, on a GPU, never recover from.
-pub fn check_rollouts(sequences: &[TrainSequence], replay: Option<&Config>, vocab_size: i64) -> Result<(), LearnError> {
+pub fn check_rollouts(sequences: &[TrainSequence], replay: Option<Replay>, vocab_size: i64) -> Result<(), LearnError> {
     for (index, sequence) in sequences.iter().enumerate() {
         let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
         let (prompt, completion) = (sequence.prompt_ids.len(), sequence.completion_ids.len());
@@ -106,14 +123,16 @@ pub fn check_rollouts(sequences: &[TrainSequence], replay: Option<&Config>, voca
         if let Some(id) = beyond(sequence.prompt_ids.iter().chain(&sequence.completion_ids), vocab_size) {
             return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
         }
-        let Some(config) = replay else { continue };
-        let expected = fed(sequence) * (config.moe_layers * config.experts_per_token) as usize;
+        let Some(replay) = replay else { continue };
+        let expected = fed(sequence) * (replay.moe_layers * replay.experts_per_token) as usize;
         if sequence.experts.len() != expected {
             let got = sequence.experts.len();
-            return refuse(format!("{got} recorded experts where {expected} are needed: sample with this model, or set routing_replay = false"));
+            return refuse(format!(
+                "{got} recorded experts where {expected} are needed: sample with this model, or set routing_replay = false"
+            ));
         }
-        if let Some(expert) = sequence.experts.iter().find(|&&expert| expert as i64 >= config.experts) {
-            return refuse(format!("recorded expert {expert} is beyond the model's {}", config.experts));
+        if let Some(expert) = sequence.experts.iter().find(|&&expert| expert as i64 >= replay.experts) {
+            return refuse(format!("recorded expert {expert} is beyond the model's {}", replay.experts));
         }
     }
     Ok(())
@@ -159,23 +178,12 @@ mod tests {
         }
     }
 
-    fn config() -> Config {
-        Config {
-            architecture: "DeepseekV3ForCausalLM".into(),
-            vocab_size: 10,
-            hidden_size: 4,
-            num_hidden_layers: 2,
-            max_position_embeddings: 64,
-            moe_layers: 1,
-            experts: 4,
-            experts_per_token: 2,
-        }
-    }
+    const REPLAY: Option<Replay> = Some(Replay { moe_layers: 1, experts: 4, experts_per_token: 2 });
 
     #[test]
     fn completion_ids_are_predicted_by_the_row_before_them() {
         let (a, b) = (rollout(&[1, 2], &[3, 4], &[0, 1, 1, 2, 2, 3]), rollout(&[5], &[6], &[3, 0]));
-        let batch = MicroBatch::of_rollouts(&[&a, &b], Some(&config()), Device::Cpu).unwrap();
+        let batch = MicroBatch::of_rollouts(&[&a, &b], REPLAY, Device::Cpu).unwrap();
         assert_eq!(values(&batch.packed.ids), [1, 2, 3, 5]);
         assert_eq!(batch.packed.lengths, [3, 1]);
         assert_eq!(values(&batch.rows.unwrap()), [1, 2, 3]);
@@ -199,11 +207,11 @@ mod tests {
     #[test]
     fn unsound_sequences_are_refused_with_their_index() {
         let good = rollout(&[1], &[2, 3], &[0, 1, 2, 3]);
-        assert!(check_rollouts(&[good.clone()], Some(&config()), 10).is_ok());
+        assert!(check_rollouts(std::slice::from_ref(&good), REPLAY, 10).is_ok());
         let broken = |change: &dyn Fn(&mut TrainSequence), words: &str| {
             let mut bad = good.clone();
             change(&mut bad);
-            let error = check_rollouts(&[good.clone(), bad], Some(&config()), 10).unwrap_err();
+            let error = check_rollouts(&[good.clone(), bad], REPLAY, 10).unwrap_err();
             assert!(error.is_invalid_request());
             assert!(error.to_string().starts_with("sequence 1: ") && error.to_string().contains(words), "{error}");
         };

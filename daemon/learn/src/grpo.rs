@@ -1,12 +1,12 @@
 //! Group relative policy optimisation (DeepSeekMath 4.1; R1 2.2.1): the updates that a rollout batch with its advantages makes.
 
-use crate::batch::{self, MicroBatch};
+use crate::batch::{self, MicroBatch, Replay};
 use crate::head::{Chunk, Head, entropy_sum};
 use crate::metrics::{Difference, Progress, Sums, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, minibatch, packing, router};
-use r1d_model::{CausalLm, Config};
+use r1d_model::CausalLm;
 use r1d_proto::recipe::Objective;
 use r1d_proto::worker::{Metrics, Train};
 use tch::{Device, Tensor};
@@ -17,7 +17,7 @@ struct Run<'a> {
     objective: &'a Objective,
     device: Device,
     /// Experts are forced to those recorded.
-    replay: Option<&'a Config>,
+    replay: Option<Replay>,
     /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first update, where there are several.
     old: Vec<Option<Tensor>>,
     /// Likewise the reference's, where β > 0.
@@ -128,13 +128,13 @@ impl Trainer {
 }
 
 impl<'a> Run<'a> {
-    fn new(model: &'a CausalLm, batch: &'a Train, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Run<'a>, LearnError> {
+    fn new(model: &CausalLm, batch: &'a Train, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Run<'a>, LearnError> {
         let objective = &batch.objective;
         if objective.temperature.is_nan() || objective.temperature <= 0.0 {
             let message = format!("temperature = {}: log-probabilities need one above 0", objective.temperature);
             return Err(LearnError::Request(message));
         }
-        let replay = (objective.routing_replay && model.config.moe_layers > 0).then_some(&model.config);
+        let replay = Replay::of(model).filter(|_| objective.routing_replay);
         batch::check_rollouts(&batch.sequences, replay, model.config.vocab_size)?;
         let none = || batch.sequences.iter().map(|_| None).collect();
         let mut run = Run {
@@ -185,7 +185,8 @@ impl<'a> Run<'a> {
 
     /// What the sampler recorded, float32 `[N]`.
     fn behaviour(&self, group: &[usize]) -> Result<Tensor, LearnError> {
-        let flat: Vec<f32> = group.iter().flat_map(|&index| self.batch.sequences[index].behaviour_logprobs.iter().copied()).collect();
+        let flat: Vec<f32> =
+            group.iter().flat_map(|&index| self.batch.sequences[index].behaviour_logprobs.iter().copied()).collect();
         Ok(Tensor::f_from_slice(&flat)?.f_to_device(self.device)?)
     }
 
@@ -237,7 +238,7 @@ impl<'a> Run<'a> {
         let (mut losses, mut entropies) = (Vec::new(), Vec::new());
         let mut loss = |logp: &Tensor, start: i64| {
             let n = logp.size1()?;
-            let loss = if n == micro.len() {
+            let loss = if n == micro.trained_tokens() {
                 policy_loss(self.objective, logp, &tokens)
             } else {
                 policy_loss(self.objective, logp, &tokens.narrow(start, n))

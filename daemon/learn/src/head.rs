@@ -34,7 +34,12 @@ pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
 
 impl<'a> Head<'a> {
     pub fn new(model: &'a CausalLm, temperature: f64) -> Head<'a> {
-        Head { model, temperature, chunk: (LOGITS_MAX / model.config.vocab_size.max(1)).max(1) }
+        Head::in_chunks(model, temperature, LOGITS_MAX / model.config.vocab_size.max(1))
+    }
+
+    /// With `chunk` tokens at a time.
+    pub fn in_chunks(model: &'a CausalLm, temperature: f64, chunk: i64) -> Head<'a> {
+        Head { model, temperature, chunk: chunk.max(1) }
     }
 
     fn chunks(&self, tokens: i64) -> impl Iterator<Item = (i64, i64)> + use<> {

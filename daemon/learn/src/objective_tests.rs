@@ -63,11 +63,11 @@ struct Batch<'a> {
 }
 
 fn evaluate(objective: &Objective, batch: &Batch, kept: &[usize], share: Share, kind: Kind) -> Evaluated {
-    let flat = |rows: &[Vec<f64>]| {
-        Tensor::from_slice(&kept.iter().flat_map(|&i| rows[i].clone()).collect::<Vec<f64>>()).to_kind(kind)
-    };
+    let flat =
+        |rows: &[Vec<f64>]| Tensor::from_slice(&kept.iter().flat_map(|&i| rows[i].clone()).collect::<Vec<f64>>()).to_kind(kind);
     let lengths: Vec<usize> = kept.iter().map(|&i| batch.logp[i].len()).collect();
-    let rows = |value: &dyn Fn(usize) -> f64| -> Ragged { (0..batch.logp.len()).map(|i| vec![value(i); batch.logp[i].len()]).collect() };
+    let rows =
+        |value: &dyn Fn(usize) -> f64| -> Ragged { (0..batch.logp.len()).map(|i| vec![value(i); batch.logp[i].len()]).collect() };
     let logp = flat(batch.logp).set_requires_grad(true);
     let mut sequences = Sequences::of(&lengths, Device::Cpu).unwrap();
     sequences.inverse_length = sequences.inverse_length.to_kind(kind);
@@ -162,7 +162,14 @@ fn worked_example_for_every_loss_type_and_clip() {
         ((10.0, 10.0), [-0.2013612096, -0.4013627406, -0.3010220554, -0.2033040520, -0.4025729188, -0.2578215549]),
     ];
     for (clip, expected) in table {
-        let columns = [(Grpo, 0.04, DDOF1), (Dapo, 0.04, DDOF1), (DrGrpo, 0.04, DDOF1), (Grpo, 0.0, DDOF1), (Dapo, 0.0, DDOF1), (DrGrpo, 0.0, NO_STD)];
+        let columns = [
+            (Grpo, 0.04, DDOF1),
+            (Dapo, 0.04, DDOF1),
+            (DrGrpo, 0.04, DDOF1),
+            (Grpo, 0.0, DDOF1),
+            (Dapo, 0.0, DDOF1),
+            (DrGrpo, 0.0, NO_STD),
+        ];
         for ((loss_type, beta, advantages), expected) in columns.into_iter().zip(expected) {
             close(worked(&objective(loss_type, clip, beta), &advantages, false).loss, expected);
         }

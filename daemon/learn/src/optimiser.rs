@@ -193,8 +193,10 @@ impl Optimiser {
             };
             return Err(LearnError::State { name: name.clone(), problem });
         }
-        let (to, from): (Vec<Tensor>, Vec<Tensor>) =
-            own.iter().filter_map(|(name, tensor)| Some((tensor.shallow_clone(), saved.get(name.as_str())?.shallow_clone()))).unzip();
+        let (to, from): (Vec<Tensor>, Vec<Tensor>) = own
+            .iter()
+            .filter_map(|(name, tensor)| Some((tensor.shallow_clone(), saved.get(name.as_str())?.shallow_clone())))
+            .unzip();
         foreach::copy(&to, &from)?;
         self.publish()
     }
@@ -250,7 +252,8 @@ mod tests {
     #[test]
     fn decay_spares_norms_and_biases() {
         let parameters = parameters(Kind::Float);
-        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        let mut optimiser =
+            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
         step(&mut optimiser, &parameters, 0.0);
         assert_eq!(values(&parameters[0].1), [0.95; 4]);
         assert_eq!(values(&parameters[1].1), [1.0; 2]);
@@ -260,7 +263,8 @@ mod tests {
     #[test]
     fn gradients_are_clipped_to_the_global_norm() {
         let parameters = parameters(Kind::Float);
-        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        let mut optimiser =
+            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
         assert!((step(&mut optimiser, &parameters, 100.0) - 100.0 * 8f64.sqrt()).abs() < 1e-3);
         // The first moment is (1 − β₁) of the clipped gradient, 1/√8 in each of eight elements.
         let state = optimiser.state();
@@ -273,7 +277,8 @@ mod tests {
         let parameters = parameters(Kind::BFloat16);
         let mut gentle = settings();
         gentle.weight_decay = 0.0;
-        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &gentle).unwrap();
+        let mut optimiser =
+            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &gentle).unwrap();
         for _ in 0..40 {
             let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum();
             loss.backward();
@@ -290,7 +295,8 @@ mod tests {
     #[test]
     fn parameters_without_gradient_keep_their_bits() {
         let parameters = parameters(Kind::Float);
-        let mut optimiser = Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        let mut optimiser =
+            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
         step(&mut optimiser, &parameters, 1.0);
         let before = values(&parameters[0].1);
         step(&mut optimiser, &parameters[1..], 1.0);

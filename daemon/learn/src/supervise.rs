@@ -16,7 +16,8 @@ impl Trainer {
     pub fn supervise(&mut self, model: &CausalLm, batch: &Supervise) -> Result<Metrics, LearnError> {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
-        let counts: Vec<usize> = batch.sequences.iter().map(|s| s.trained.iter().skip(1).filter(|&&trained| trained).count()).collect();
+        let counts: Vec<usize> =
+            batch.sequences.iter().map(|s| s.trained.iter().skip(1).filter(|&&trained| trained).count()).collect();
         let tokens: usize = counts.iter().sum();
         if tokens == 0 {
             return Err(LearnError::Request("no id of the batch is trained: its loss mask is empty".to_owned()));
@@ -65,7 +66,13 @@ impl Trainer {
 }
 
 /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction was right about, `[2]` float64.
-fn predict(model: &CausalLm, micro: &MicroBatch, hidden: &Tensor, aux: Option<Tensor>, tokens: usize) -> Result<Tensor, LearnError> {
+fn predict(
+    model: &CausalLm,
+    micro: &MicroBatch,
+    hidden: &Tensor,
+    aux: Option<Tensor>,
+    tokens: usize,
+) -> Result<Tensor, LearnError> {
     let (mut losses, mut right) = (Vec::new(), Vec::new());
     let mut loss = |logp: &Tensor, _start: i64| {
         let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;

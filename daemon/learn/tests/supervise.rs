@@ -73,7 +73,8 @@ fn packing_changes_nothing_but_rounding() {
                 assert!((cut[name] - whole[name]).abs() < 2e-6 * whole[name].max(1.0), "{name} {} {}", cut[name], whole[name]);
             }
             assert!(distance(&moments, &whole_moments) < 1e-7);
-            for ((name, a), (_, b)) in weights.iter().zip(&whole_weights).filter(|((name, _), _)| name.ends_with("correction_bias")) {
+            for ((name, a), (_, b)) in weights.iter().zip(&whole_weights).filter(|((name, _), _)| name.ends_with("correction_bias"))
+            {
                 assert!(a.equal(b), "{name}");
             }
         }
@@ -128,7 +129,7 @@ fn an_update_that_is_not_finite_is_refused_and_changes_nothing() {
     let mut trainer = trainer(&model, 4096);
     trainer.supervise(&model, &batch(0)).unwrap();
     let (_, norm) = model.parameters().into_iter().find(|(name, _)| name == "model.norm.weight").unwrap();
-    tch::no_grad(|| norm.shallow_clone().fill_(f64::INFINITY));
+    let _ = tch::no_grad(|| norm.shallow_clone().fill_(f64::INFINITY));
     let state: Vec<_> = trainer.state().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
     let before = snapshot(&model);
     let error = trainer.supervise(&model, &batch(17)).unwrap_err();

@@ -68,7 +68,30 @@ impl Ledger {
     /// Opens or creates the ledger at `path`, whose directory exists.
     pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
         let file = path.to_path_buf();
+        if !path.exists() {
+            Ledger::create(path)?;
+        }
         Ledger::open_with(path, Box::new(move || Database::builder().set_cache_size(CACHE_MAX_BYTES).create(&file)))
+    }
+
+    /// A crash while redb writes a new file's first pages leaves one that it will not open: make the file beside, then rename it.
+    fn create(path: &Path) -> Result<(), LedgerError> {
+        let beside = path.with_extension("redb.new");
+        let failed = |error: redb::Error| storage_error(path, error);
+        let database = match Database::create(&beside) {
+            // What an earlier crash left half-made.
+            Err(DatabaseError::Storage(_)) if beside.exists() => {
+                std::fs::remove_file(&beside).map_err(|error| failed(error.into()))?;
+                Database::create(&beside)
+            }
+            created => created,
+        };
+        let database = database.map_err(|error| failed(error.into()))?;
+        format_version(&database).map_err(failed)?;
+        drop(database);
+        let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let rename = || std::fs::rename(&beside, path).and_then(|()| std::fs::File::open(directory)?.sync_all());
+        rename().map_err(|error| failed(error.into()))
     }
 
     /// [`Ledger::open`] with a storage of the caller's; `path` is only for messages.
@@ -79,13 +102,11 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Carries out one command; when it returns `Ok` the command survives a crash of the machine.
+    /// Carries out one command; when it returns `Ok` the command survives a crash of the machine. After a storage error it may have
+    /// reached the file or not: look at the job, once [`Ledger::refresh`] succeeds, before asking again.
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
         let mut inner = self.lock();
-        let database = match &inner.database {
-            Some(database) => database.clone(),
-            None => self.reopen(&mut inner)?,
-        };
+        let database = self.database(&mut inner)?;
         let mut next = inner.state.clone();
         let effect = next.apply(&command)?;
         if let Err(error) = persist(&database, &next, &command) {
@@ -94,6 +115,11 @@ impl Ledger {
         }
         inner.state = next;
         Ok(effect)
+    }
+
+    /// After a failed write, opens the file again; readers then see what it holds. Otherwise does nothing.
+    pub fn refresh(&self) -> Result<(), LedgerError> {
+        self.database(&mut self.lock()).map(drop)
     }
 
     /// In order of submission.
@@ -122,13 +148,7 @@ impl Ledger {
 
     /// Metrics of the steps in `steps`, by step.
     pub fn metrics_in(&self, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Metrics)>, LedgerError> {
-        let database = {
-            let mut inner = self.lock();
-            match &inner.database {
-                Some(database) => database.clone(),
-                None => self.reopen(&mut inner)?,
-            }
-        };
+        let database = self.database(&mut self.lock())?;
         let rows = read_metrics(&database, job, stage, steps).map_err(|error| self.storage(error))?;
         rows.into_iter().map(|(step, bytes)| Ok((step, self.decode("metrics", &bytes)?))).collect()
     }
@@ -139,17 +159,19 @@ impl Ledger {
     }
 
     fn storage(&self, error: redb::Error) -> LedgerError {
-        let path = self.path.clone();
-        match error {
-            redb::Error::DatabaseAlreadyOpen => LedgerError::InUse { path },
-            redb::Error::Corrupted(what) => LedgerError::Damaged { path, what },
-            error => LedgerError::Storage { path, source: Box::new(error) },
-        }
+        storage_error(&self.path, error)
     }
 
     fn decode<T: DeserializeOwned>(&self, table: &str, bytes: &[u8]) -> Result<T, LedgerError> {
         let damaged = |error| LedgerError::Damaged { path: self.path.clone(), what: format!("a record of table `{table}`: {error}") };
         postcard::from_bytes(bytes).map_err(damaged)
+    }
+
+    fn database(&self, inner: &mut Inner) -> Result<Arc<Database>, LedgerError> {
+        match &inner.database {
+            Some(database) => Ok(database.clone()),
+            None => self.reopen(inner),
+        }
     }
 
     /// Opens the file and makes the state what it holds.
@@ -173,6 +195,16 @@ impl Ledger {
             records.push(JobRecord { submission, progress, evals });
         }
         Ok(State::from_records(records))
+    }
+}
+
+fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
+    let path = path.to_path_buf();
+    match error {
+        redb::Error::DatabaseAlreadyOpen => LedgerError::InUse { path },
+        redb::Error::Corrupted(what) => LedgerError::Damaged { path, what },
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => LedgerError::Damaged { path, what: error.to_string() },
+        error => LedgerError::Storage { path, source: Box::new(error) },
     }
 }
 

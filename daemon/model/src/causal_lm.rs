@@ -1,90 +1,215 @@
-//! A causal language model of any supported architecture (signatures first; bodies follow).
-#![allow(unused_variables)]
+//! A causal language model of any supported architecture: embedding, blocks, final norm, head.
 
-use crate::error::Result;
+use crate::architecture::Decoder;
+use crate::attention::{INVARIANT_MIN_ROWS, PackedView};
+use crate::cache::{Cache, Cached};
+use crate::checkpoint::shards;
+use crate::config::{Config, Summary};
+use crate::error::{ModelError, Result};
+use crate::init::{Random, Unfilled};
 use crate::packed::{Forward, Output, Packed};
+use crate::pass::{Pass, Routing, View};
+use crate::rms_norm::RmsNorm;
+use crate::rope::Rope;
+use crate::router;
+use crate::weights::{Builder, Initial, Source, Weight};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub struct CausalLm {
     pub config: Config,
+    device: Device,
+    kind: Kind,
+    weights: Vec<Weight>,
+    /// `[vocab_size, hidden_size]`.
+    embed_tokens: Tensor,
+    decoder: Box<dyn Decoder>,
+    norm: RmsNorm,
+    /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied.
+    lm_head: Tensor,
+    rope: Rope,
 }
 
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `architectures[0]`, for example `DeepseekV3ForCausalLM`.
-    pub architecture: String,
-    pub vocab_size: i64,
-    pub hidden_size: i64,
-    pub num_hidden_layers: i64,
-    pub max_position_embeddings: i64,
-    /// Layers with routed experts; 0 in dense models.
-    pub moe_layers: i64,
-    /// Routed experts of such a layer (E); 0 in dense models.
-    pub experts: i64,
-    /// Routed experts that each token goes to (K); 0 in dense models.
-    pub experts_per_token: i64,
+/// The model's parts, from the builder's tensors.
+struct Parts {
+    embed_tokens: Tensor,
+    decoder: Box<dyn Decoder>,
+    norm: RmsNorm,
+    lm_head: Tensor,
 }
 
-/// Sizes that a job's log and plan show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    pub architecture: String,
-    pub parameters: u64,
-    /// Parameters that one token's forward pass uses, embedding and head included.
-    pub active_parameters: u64,
-    pub vocab_size: u32,
-    pub moe_layers: u32,
-    pub experts_per_token: u32,
+fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
+    let shape = [config.vocab_size, config.hidden_size];
+    let embed_tokens = weights.tensor("model.embed_tokens.weight", &shape, Initial::Normal)?;
+    let decoder = config.family.build(config, weights)?;
+    let norm = RmsNorm::build(weights, "model.norm", config.hidden_size, config.rms_norm_eps)?;
+    let lm_head = match config.tie_word_embeddings {
+        true => embed_tokens.shallow_clone(),
+        false => weights.tensor("lm_head.weight", &shape, Initial::Normal)?,
+    };
+    Ok(Parts { embed_tokens, decoder, norm, lm_head })
 }
 
-/// Keys and values (or latents) of fixed slots.
-pub struct Cache {}
+/// Counts from the shapes alone.
+pub(crate) fn summarise(config: &Config) -> Result<Summary> {
+    let mut weights = Builder::counting();
+    build_parts(config, &mut weights)?;
+    Ok(summary_of(config, &weights.weights))
+}
+
+fn summary_of(config: &Config, weights: &[Weight]) -> Summary {
+    let trained = || weights.iter().filter(|w| w.trained);
+    let idle = |w: &Weight| match w.of_routed_experts() {
+        true => w.count() / config.experts * (config.experts - config.experts_per_token),
+        false => 0,
+    };
+    Summary {
+        architecture: config.architecture.clone(),
+        parameters: trained().map(|w| w.count() as u64).sum(),
+        active_parameters: trained().map(|w| (w.count() - idle(w)) as u64).sum(),
+        vocab_size: config.vocab_size as u32,
+        moe_layers: config.moe_layers as u32,
+        experts_per_token: config.experts_per_token as u32,
+    }
+}
+
+/// A batch with enough rows behind it for the batch-invariant mode.
+struct Padded {
+    ids: Tensor,
+    lengths: Vec<i64>,
+    forced: Option<Tensor>,
+}
 
 impl CausalLm {
-    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
-        unimplemented!()
+    fn assemble(config: Config, source: &mut dyn Source, device: Device, kind: Kind) -> Result<CausalLm> {
+        let mut weights = Builder::new(source, device, kind);
+        let Parts { embed_tokens, decoder, norm, lm_head } = build_parts(&config, &mut weights)?;
+        let weights = weights.weights;
+        let rope = Rope::new(&config.rope, config.family.rotary_dims(), device);
+        Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope })
     }
-    pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<Self> {
-        unimplemented!()
+
+    /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
+    /// files to `device` as `kind`. Tensors that are missing, left over, or of another shape are errors.
+    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
+        let config = Config::read(dir)?;
+        let mut shards = shards::Shards::open(dir)?;
+        let model = CausalLm::assemble(config, &mut shards, device, kind)?;
+        shards.refuse_leftovers(|name| {
+            let tied_copy = model.config.tie_word_embeddings && name == "lm_head.weight";
+            tied_copy || name.ends_with(".rotary_emb.inv_freq") || model.config.family.leaves_out(&model.config, name)
+        })?;
+        Ok(model)
     }
-    pub fn deep_copy(&self) -> Result<Self> {
-        unimplemented!()
+
+    /// Random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a function of seed and config alone.
+    pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
+        let config = Config::parse(config_json)?;
+        let mut random = Random { seed, standard_deviation: config.initializer_range };
+        CausalLm::assemble(config, &mut random, device, kind)
     }
-    /// Weights and buffers of `other`, which has the same config, into this model's own storage.
+
+    /// A model of its own storage with the same weights, not trained until asked for.
+    pub fn deep_copy(&self) -> Result<CausalLm> {
+        let copy = CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
+        copy.copy_from(self)?;
+        Ok(copy)
+    }
+
+    /// Weights and buffers of `other`, a model of the same shape, into this model's own storage.
     pub fn copy_from(&self, other: &CausalLm) -> Result<()> {
-        unimplemented!()
+        let same = |a: &Weight, b: &Weight| a.name == b.name && a.shape == b.shape;
+        if self.weights.len() != other.weights.len() || !self.weights.iter().zip(&other.weights).all(|(a, b)| same(a, b)) {
+            return Err(ModelError::Input("weights can only be copied between models of the same shape".into()));
+        }
+        tch::no_grad(|| {
+            for (to, from) in self.weights.iter().zip(&other.weights) {
+                to.tensor.shallow_clone().f_copy_(&from.tensor)?;
+            }
+            Ok(())
+        })
     }
+
     pub fn kind(&self) -> Kind {
-        unimplemented!()
+        self.kind
     }
+
     pub fn device(&self) -> Device {
-        unimplemented!()
+        self.device
     }
+
     pub fn summary(&self) -> Summary {
-        unimplemented!()
+        summary_of(&self.config, &self.weights)
     }
+
+    /// What is trained, in a fixed order, as it lies in memory: projections of one input fused, experts stacked. [`Self::save`] takes it
+    /// apart again.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        unimplemented!()
+        self.named(true)
     }
+
+    /// What is not trained: the routers' correction biases, float32.
     pub fn buffers(&self) -> Vec<(String, Tensor)> {
-        unimplemented!()
+        self.named(false)
     }
+
+    fn named(&self, trained: bool) -> Vec<(String, Tensor)> {
+        let chosen = self.weights.iter().filter(|w| w.trained == trained);
+        chosen.map(|w| (w.name.clone(), w.tensor.shallow_clone())).collect()
+    }
+
+    pub(crate) fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
     pub fn set_requires_grad(&self, on: bool) {
-        unimplemented!()
+        for weight in self.weights.iter().filter(|w| w.trained) {
+            let _ = weight.tensor.set_requires_grad(on);
+        }
     }
+
+    /// Whole sequences, side by side.
     pub fn forward(&self, batch: &Packed, options: &Forward) -> Result<Output> {
-        unimplemented!()
+        self.packed(batch, None, options)
     }
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        unimplemented!()
-    }
-    pub fn cache(&self, slots: i64, capacity: i64, invariant: bool) -> Result<Cache> {
-        unimplemented!()
-    }
+
+    /// As [`Self::forward`], and leaves the sequences in the cache: sequence i in every slot of `slots[i]`, so that a group of completions
+    /// shares one prefill.
     pub fn prefill(&self, batch: &Packed, slots: &[Vec<i64>], cache: &mut Cache, options: &Forward) -> Result<Output> {
-        unimplemented!()
+        check_cache(cache, options)?;
+        self.packed(batch, Some((cache, slots)), options)
     }
+
+    fn packed(&self, batch: &Packed, cache: Option<(&mut Cache, &[Vec<i64>])>, options: &Forward) -> Result<Output> {
+        let tokens = check_packed(batch)?;
+        self.check_forced(tokens, options)?;
+        check_threads(options)?;
+        let padded = pad_packed(batch, tokens, options)?;
+        let packed = PackedView::new(&padded.lengths, options.invariant, self.kind, self.device)?;
+        let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
+        let training = cache.is_none();
+        let cached = match cache {
+            Some((cache, slots)) => {
+                // Rows that only pad the batch go to no slot.
+                let mut slots = slots.to_vec();
+                slots.resize(slots.len() + padded.lengths.len() - batch.lengths.len(), Vec::new());
+                Some(Cached::prefill(cache, &padded.lengths, &slots, self.device)?)
+            }
+            None => None,
+        };
+        let routing = Routing {
+            forced: padded.forced.as_ref(),
+            record: options.record_experts,
+            count: training,
+            balance: options.aux_loss.then(|| batch.lengths.clone()),
+            tokens,
+            ..Routing::default()
+        };
+        self.run(&padded.ids, Pass { invariant: options.invariant, rotation, view: View::Packed { packed, cached }, routing })
+    }
+
+    /// One token for each listed slot: `ids`, `slots`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
+    /// `max_position` is the largest of `positions`, or more.
     pub fn decode(
         &self,
         ids: &Tensor,
@@ -94,14 +219,152 @@ impl CausalLm {
         cache: &mut Cache,
         options: &Forward,
     ) -> Result<Output> {
-        unimplemented!()
+        check_cache(cache, options)?;
+        check_threads(options)?;
+        let tokens = ids.size1()?;
+        if tokens == 0 || slots.size1()? != tokens || positions.size1()? != tokens {
+            let message = format!(
+                "decode of {tokens} ids, {:?} slots and {:?} positions: equally many, and one at least",
+                slots.size(),
+                positions.size()
+            );
+            return Err(ModelError::Input(message));
+        }
+        self.check_forced(tokens, options)?;
+        // The last row again: it writes the same bits to the same place.
+        let rows = repeated_rows(tokens, options, self.device)?;
+        let pad = |t: &Tensor| -> Result<Tensor> {
+            Ok(rows.as_ref().map_or_else(|| Ok(t.shallow_clone()), |rows| t.f_index_select(0, rows))?)
+        };
+        let (ids, slots, positions) = (pad(ids)?, pad(slots)?, pad(positions)?);
+        let forced = options.forced_experts.map(pad).transpose()?;
+        let cached = Cached::step(cache, &slots, &positions, max_position)?;
+        let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
+        let routing = Routing { forced: forced.as_ref(), record: options.record_experts, tokens, ..Routing::default() };
+        let view = View::Step { mask: cached.mask(self.kind)?, cached };
+        self.run(&ids, Pass { invariant: options.invariant, rotation, view, routing })
     }
-    pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
-        unimplemented!()
+
+    fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
+        let mut hidden = Tensor::f_embedding(&self.embed_tokens, ids, -1, false, false)?;
+        for layer in 0..self.config.num_hidden_layers as usize {
+            hidden = self.decoder.block(layer, hidden, &mut pass)?;
+        }
+        let routing = &mut pass.routing;
+        Ok(Output {
+            hidden: self.norm.forward(&hidden)?.f_narrow(0, 0, routing.tokens)?,
+            experts: routing.experts()?,
+            load: routing.load()?,
+            aux_loss: routing.balance_loss(),
+        })
     }
-    /// Auxiliary-loss-free balancing (DeepSeek-V3 2.1.2): b_i += γ · sign(mean(c) − c_i) with `load` `[moe_layers, E]` summed over the
-    /// whole batch of an optimiser step.
+
+    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let rows = hidden.size2()?.0;
+        // Fewer than 4 rows would take another kernel than more do, with other last bits.
+        let enough = match rows < INVARIANT_MIN_ROWS {
+            true => hidden.f_constant_pad_nd([0, 0, 0, INVARIANT_MIN_ROWS - rows])?,
+            false => hidden.shallow_clone(),
+        };
+        let logits = enough.f_linear(&self.lm_head, None::<&Tensor>)?.f_narrow(0, 0, rows)?;
+        Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
+    }
+
+    /// An empty cache of `slots` sequences of up to `capacity` tokens. An `invariant` one serves passes with [`Forward::invariant`], and
+    /// only those.
+    pub fn cache(&self, slots: i64, capacity: i64, invariant: bool) -> Result<Cache> {
+        let rows = self.config.family.cached_rows(invariant);
+        Cache::new(self.config.num_hidden_layers, &rows, slots, capacity, invariant, (self.kind, self.device))
+    }
+
+    /// Aux-loss-free balancing: `load` `[moe_layers, E]` are the tokens that each expert got over an optimiser step's whole batch
+    /// ([`Output::load`], summed), `gamma` the step of the correction biases.
     pub fn update_router_bias(&self, load: &Tensor, gamma: f64) -> Result<()> {
-        unimplemented!()
+        let biases = self.decoder.router_biases();
+        let expected = [self.config.moe_layers, self.config.experts];
+        if load.size() != expected {
+            return Err(ModelError::Input(format!("expert load of shape {:?}, expected {expected:?}", load.size())));
+        }
+        for (layer, bias) in (0..).zip(biases) {
+            router::update_correction_bias(bias, &load.f_select(0, layer)?, gamma)?;
+        }
+        Ok(())
     }
+
+    /// Writes config.json and the weights into `dir`, which exists: model.safetensors, or shards of at most `shard_bytes` (a larger
+    /// tensor gets one of its own) with their index. transformers 4 and 5 read it.
+    pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
+        crate::checkpoint::export::save(self, dir, shard_bytes)
+    }
+
+    fn check_forced(&self, tokens: i64, options: &Forward) -> Result<()> {
+        let Some(forced) = options.forced_experts else { return Ok(()) };
+        let expected = [tokens, self.config.moe_layers, self.config.experts_per_token];
+        if forced.size() != expected || forced.kind() != Kind::Int64 {
+            return Err(ModelError::Input(format!(
+                "forced experts are {:?} {:?}, expected Int64 {expected:?}",
+                forced.kind(),
+                forced.size()
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn check_packed(batch: &Packed) -> Result<i64> {
+    let tokens = batch.ids.size1()?;
+    let sum: i64 = batch.lengths.iter().sum();
+    if sum != tokens || tokens == 0 || batch.lengths.iter().any(|&n| n < 1) {
+        let count = batch.lengths.len();
+        return Err(ModelError::Input(format!(
+            "{tokens} packed ids with {count} lengths that sum to {sum}: each must be at least 1"
+        )));
+    }
+    Ok(tokens)
+}
+
+fn check_cache(cache: &Cache, options: &Forward) -> Result<()> {
+    if cache.invariant != options.invariant {
+        let message = "the cache and the pass must both be batch-invariant, or neither";
+        return Err(ModelError::Invariant(message.into()));
+    }
+    Ok(())
+}
+
+/// Two threads would split the rows of a product in a way that depends on their number.
+fn check_threads(options: &Forward) -> Result<()> {
+    match r1d_torch::runtime::threads() {
+        threads if options.invariant && threads != 1 => Err(ModelError::Invariant(format!(
+            "libtorch runs {threads} threads, only 1 gives equal bits: start the worker with --threads 1"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// In batch-invariant mode at least 4 tokens: a sequence of id 0 is appended where there are fewer.
+fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> {
+    let missing = if options.invariant { (INVARIANT_MIN_ROWS - tokens).max(0) } else { 0 };
+    let mut lengths = batch.lengths.clone();
+    if missing == 0 {
+        let forced = options.forced_experts.map(Tensor::shallow_clone);
+        return Ok(Padded { ids: batch.ids.shallow_clone(), lengths, forced });
+    }
+    lengths.push(missing);
+    let ids = batch.ids.f_constant_pad_nd([0, missing])?;
+    let rows = repeated_rows(tokens, options, batch.ids.device())?;
+    let forced = match (options.forced_experts, rows) {
+        (Some(forced), Some(rows)) => Some(forced.f_index_select(0, &rows)?),
+        _ => None,
+    };
+    Ok(Padded { ids, lengths, forced })
+}
+
+/// Rows `0, 1, …, n − 1, n − 1, …` up to the least that the batch-invariant mode wants; `None` where n is enough.
+fn repeated_rows(rows: i64, options: &Forward, device: Device) -> Result<Option<Tensor>> {
+    if !options.invariant || rows >= INVARIANT_MIN_ROWS {
+        return Ok(None);
+    }
+    let index: Vec<i64> = (0..INVARIANT_MIN_ROWS).map(|row| row.min(rows - 1)).collect();
+    Ok(Some(Tensor::f_from_slice(&index)?.f_to_device(device)?))
 }

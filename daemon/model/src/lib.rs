@@ -1,12 +1,42 @@
 //! Model architectures, their Hugging Face checkpoints in and out, and parity with transformers.
+//!
+//! An architecture is one file that reads like its paper ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`], made of pieces that
+//! carry the field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`], [`swiglu`]). [`CausalLm`] puts embedding and head
+//! around the blocks and runs them in three ways:
+//!
+//! | pass | tokens | attention |
+//! |---|---|---|
+//! | [`CausalLm::forward`] | whole sequences, packed `[T, D]` without padding | on a padded `[B, H, L, L]` view |
+//! | [`CausalLm::prefill`] | the same, and leaves what later tokens need in a [`Cache`] | the same |
+//! | [`CausalLm::decode`] | one token per slot | over the cache; MLA in its latent space |
+//!
+//! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone, and the three ways give the same ones.
 
-pub mod checkpoint;
+mod architecture;
+mod attention;
+mod cache;
 mod causal_lm;
+pub mod checkpoint;
+mod config;
+mod deepseek_v3;
 mod error;
+mod gqa;
+mod init;
 mod logprobs;
+mod mla;
+mod moe;
 mod packed;
+mod pass;
+mod qwen2;
+mod rms_norm;
+mod rope;
+mod router;
+mod swiglu;
+mod weights;
 
-pub use causal_lm::{Cache, CausalLm, Config, Summary};
+pub use cache::Cache;
+pub use causal_lm::CausalLm;
+pub use config::{Config, Summary};
 pub use error::{ModelError, Result};
 pub use logprobs::token_logprobs;
 pub use packed::{Forward, Output, Packed};

@@ -5,7 +5,7 @@
 
 use crate::ids::JobId;
 use crate::verdict::Verdict;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -141,6 +141,7 @@ pub struct StageStatus {
     /// Steps that survive the loss of the state directory's volatile parts: the last checkpoint's.
     pub durable_step: u64,
     /// The last committed step's metrics.
+    #[serde(deserialize_with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
     pub seconds: f64,
 }
@@ -161,6 +162,7 @@ pub struct EvalResult {
     pub step: u64,
     /// Name of the data set.
     pub data: String,
+    #[serde(deserialize_with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
     /// The first row's prompt and completion, to look at.
     pub example: Option<EvalExample>,
@@ -259,4 +261,30 @@ pub struct PlanStage {
     pub rewards: Vec<String>,
     /// Bytes by actor: policy, reference, optimiser, sampler cache.
     pub memory: BTreeMap<String, u64>,
+}
+
+/// JSON has neither NaN nor infinity: both travel as null, which reads back as NaN. One broken metric must not hide the rest.
+fn metrics<'de, D: Deserializer<'de>>(source: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    if !source.is_human_readable() {
+        return BTreeMap::deserialize(source);
+    }
+    let read = BTreeMap::<String, Option<f64>>::deserialize(source)?;
+    Ok(read.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Format, encode, read_blocking};
+
+    #[test]
+    fn a_metric_that_is_no_number_hides_no_status() {
+        let metrics = BTreeMap::from([("loss".to_string(), f64::NAN), ("reward".to_string(), 0.5)]);
+        let eval = EvalResult { stage: None, step: 3, data: "test".into(), metrics, example: None };
+        for format in [Format::Json, Format::Postcard] {
+            let back: EvalResult = read_blocking(&mut &encode(format, &eval).unwrap()[..], format).unwrap();
+            assert!(back.metrics["loss"].is_nan(), "{format:?}");
+            assert_eq!((back.step, back.metrics["reward"]), (3, 0.5), "{format:?}");
+        }
+    }
 }

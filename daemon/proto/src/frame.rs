@@ -39,6 +39,8 @@ pub enum FrameError {
     Format(u8),
     #[error("frame of {0} bytes, the limit is {LENGTH_MAX_BYTES}")]
     TooLong(u64),
+    #[error("frame of {length} bytes, the limit of this stream is {limit}")]
+    OverLimit { length: u32, limit: u32 },
     #[error("frame checksum {found:08x}, its header says {expected:08x}")]
     Checksum { expected: u32, found: u32 },
     #[error("frame payload does not decode: {0}")]
@@ -111,6 +113,15 @@ pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), format:
 
 /// Receives one message. Not cancel-safe: give it a task of its own.
 pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), format: Format) -> Result<T, FrameError> {
+    read_within(stream, format, LENGTH_MAX_BYTES).await
+}
+
+/// [`read`] of a payload of at most `limit` bytes: a longer one is refused before memory is taken for it.
+pub async fn read_within<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    format: Format,
+    limit: u32,
+) -> Result<T, FrameError> {
     let mut head = [0u8; HEADER_BYTES];
     // An end of stream between frames is a close; one inside a frame is an error.
     if stream.read(&mut head[..1]).await? == 0 {
@@ -118,6 +129,9 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), fo
     }
     stream.read_exact(&mut head[1..]).await?;
     let (length, crc) = header(&head, format)?;
+    if length > limit {
+        return Err(FrameError::OverLimit { length, limit });
+    }
     let mut bytes = vec![0u8; length as usize];
     stream.read_exact(&mut bytes).await?;
     payload(&bytes, crc, format)

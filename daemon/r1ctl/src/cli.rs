@@ -15,11 +15,13 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-A JOB is a job's id or any prefix of it that no other job shares.
+Exit codes: 0 ok, 1 failed, 2 job failed or cancelled, 64 wrong command line, 130 interrupted.";
 
-Exit codes: 0 ok, 1 failed, 2 the job failed or was cancelled, 64 wrong command line, 130 interrupted.";
+/// The heading that options of every command stand under.
+const GLOBAL: &str = "Global options";
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = GLOBAL)]
 pub struct Global {
     /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory, then /run/r1d/r1d.sock]
     #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH")]
@@ -63,6 +65,7 @@ pub enum Command {
     List,
     /// Show a job: its stages, metrics and evaluations
     Status {
+        /// Id of a job, or any prefix of it that no other job shares
         job: String,
         /// Stay until the job has ended; exit code 2 unless it succeeded. With -o json: one line for each change
         #[arg(short, long, visible_alias = "wait")]
@@ -72,13 +75,17 @@ pub enum Command {
     },
     /// Show a job's log
     Logs {
+        /// Id of a job, or any prefix of it that no other job shares
         job: String,
         /// Stay and print new lines until the job has ended
         #[arg(short, long)]
         follow: bool,
     },
     /// Stop a job for good; what it has written stays
-    Cancel { job: String },
+    Cancel {
+        /// Id of a job, or any prefix of it that no other job shares
+        job: String,
+    },
     /// Show what a job would do: stages, tokens, memory, every default filled in
     Plan {
         /// The job file
@@ -87,6 +94,7 @@ pub enum Command {
     },
     /// Show prompts, completions and what each reward said of them
     Samples {
+        /// Id of a job, or any prefix of it that no other job shares
         job: String,
         /// Only this stage [default: the latest one that sampled]
         #[arg(long, value_name = "NAME")]
@@ -102,7 +110,10 @@ pub enum Command {
         limit: u32,
     },
     /// Tell what a job waits for: who waits, for what, since when, until when
-    Why { job: String },
+    Why {
+        /// Id of a job, or any prefix of it that no other job shares
+        job: String,
+    },
     /// List the nodes, their devices and reward plugins
     Nodes,
     /// Explain a key of the job file, or list all of them
@@ -154,25 +165,37 @@ pub enum Model {
     },
     /// Continue a prompt
     Generate {
-        /// Hugging Face directory
+        /// Hugging Face directory, with a tokenizer
         dir: PathBuf,
-        #[arg(long)]
+        /// The text to continue, as it is: no template is applied
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
         prompt: String,
-        /// Tokens to sample at most
-        #[arg(long, default_value_t = 128, value_name = "N")]
-        max_new_tokens: u32,
-        /// 0 is greedy decoding
-        #[arg(long, default_value_t = 1.0, value_name = "X")]
-        temperature: f32,
-        /// Nucleus sampling; 1 is off
-        #[arg(long, default_value_t = 1.0, value_name = "X")]
-        top_p: f32,
-        /// Only the N likeliest tokens; 0 is off
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        top_k: u32,
+        #[command(flatten)]
+        sampling: Sampling,
+        /// The same seed gives the same completions
         #[arg(long, default_value_t = 0, value_name = "N")]
         seed: u64,
+        /// Completions
+        #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        n: u32,
     },
+}
+
+/// What is not given comes from the model's generation_config.json.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Sampling {
+    /// Tokens to sample at most [default: of generation_config.json]
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<u32>,
+    /// 0 is greedy decoding [default: of generation_config.json, else 1]
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f32>,
+    /// Nucleus: the likeliest tokens that sum to this; 1 is off [default: of generation_config.json, else 1]
+    #[arg(long, value_name = "X")]
+    pub top_p: Option<f32>,
+    /// Only the N likeliest tokens; 0 is off [default: of generation_config.json, else 0]
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -58,9 +58,9 @@ impl Client {
     }
 
     /// The answer has a shape that the request does not ask for.
-    pub fn unexpected(&self, expected: &'static str, found: &Response) -> Error {
-        let name = serde_json::to_value(found).ok().and_then(|value| Some(value.get("response")?.as_str()?.to_owned()));
-        Error::Answer { socket: self.socket.clone(), expected, found: name.unwrap_or_default() }
+    pub fn unexpected(&self, request: &Request, answer: &Response) -> Error {
+        let socket = self.socket.clone();
+        Error::Answer { socket, request: tag(request, "request"), answer: tag(answer, "response") }
     }
 
     fn no_answer(&self) -> Error {
@@ -101,4 +101,10 @@ impl Answers {
             Err(source) => Err(self.client.stream_error(source)),
         }
     }
+}
+
+/// The name of a message's variant on the wire.
+fn tag(message: &impl serde::Serialize, key: &str) -> String {
+    let json = serde_json::to_value(message).unwrap_or_default();
+    json.get(key).and_then(|tag| tag.as_str()).unwrap_or("?").to_owned()
 }

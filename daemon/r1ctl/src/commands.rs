@@ -1,4 +1,4 @@
-//! What each command asks and prints.
+//! What each command asks, and what it prints of the answer.
 
 use crate::cli::{Cli, Command, Global, Output, Patience};
 use crate::client::Client;
@@ -9,24 +9,41 @@ use crate::watch::{Style, Watch};
 use crate::{explain, job_file, model, pages, show};
 use r1d_proto::control::{Request, Response};
 use r1d_proto::world::SharedClock;
+use serde::Serialize;
 use std::time::Duration;
 
 pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Error> {
     let Cli { global, command } = cli;
-    // What needs no daemon goes on below; the rest asks one.
+    let session = Session { global, printer, clock };
     match command {
-        Command::Explain { key } => explain::run(key.as_deref(), global.output),
-        Command::Model(command) => model::run(command, global.output),
+        Command::Submit { file, wait, priority, patience } => {
+            // What is wrong with the job file itself is told without a daemon.
+            let job = job_file::read(&file)?;
+            session.block_on(session.submit(Request::Submit { job, priority }, wait.then_some(patience)))
+        }
+        Command::Status { job, watch: true, patience } => {
+            let style = Style::of_status(session.global.output);
+            session.block_on(async { session.watch(&session.find().await?, &job, style, patience).await })
+        }
+        Command::Logs { job, follow } => session.block_on(session.logs(Request::Logs { job, follow })),
+        Command::Plan { file } => session.ask(Request::Plan { job: job_file::read(&file)? }),
+        Command::List => session.ask(Request::List),
+        Command::Status { job, .. } => session.ask(Request::Status { job }),
+        Command::Cancel { job } => session.ask(Request::Cancel { job }),
+        Command::Samples { job, stage, step, sort, limit } => {
+            session.ask(Request::Samples { job, stage, step, sort: sort.into(), limit })
+        }
+        Command::Why { job } => session.ask(Request::Why { job }),
+        Command::Nodes => session.ask(Request::Nodes),
+        Command::Shutdown => session.ask(Request::Shutdown),
+        Command::Explain { key } => explain::run(key.as_deref(), session.global.output),
+        Command::Model(command) => model::run(command, session.global.output),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(dir.as_deref()),
-        command => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-            runtime.block_on(Session { global, printer, clock }.run(command))
-        }
     }
 }
 
-/// One command that asks the daemon.
+/// A command that asks the daemon.
 struct Session<'a> {
     global: Global,
     printer: &'a Printer,
@@ -34,28 +51,118 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    async fn run(&self, command: Command) -> Result<Ended, Error> {
+    fn block_on(&self, command: impl Future<Output = Result<Ended, Error>>) -> Result<Ended, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+        runtime.block_on(command)
+    }
+
+    async fn find(&self) -> Result<Client, Error> {
+        let places = candidates(self.global.socket.as_deref(), |name| std::env::var(name).ok());
+        Client::find(places, Duration::from_secs(self.global.timeout)).await
+    }
+
+    fn ask(&self, request: Request) -> Result<Ended, Error> {
+        self.block_on(async {
+            let client = self.find().await?;
+            let answer = client.ask(&request).await?;
+            self.answer(&client, &request, answer)?;
+            Ok(Ended::Ok)
+        })
+    }
+
+    fn answer(&self, client: &Client, request: &Request, answer: Response) -> Result<(), Error> {
         let look = self.printer.stdout;
-        match command {
-            Command::Submit { file, wait, priority, patience } => {
-                // A job file that cannot be right is told without a daemon.
-                let job = job_file::read(&file)?;
-                return self.submit(Request::Submit { job, priority }, wait, patience).await;
+        match (request, &answer) {
+            (Request::Plan { .. }, Response::Plan(plan)) => self.print(plan, || show::plan(plan, look)),
+            (Request::List, Response::Jobs(jobs)) => {
+                self.print_some(jobs, "no jobs yet; queue one: r1ctl submit JOB.TOML", || show::jobs(jobs, look))
             }
-            Command::Status { job, watch: true, patience } => {
-                let style = Style::of_status(self.global.output);
-                return self.watch(&self.client().await?, &job, style, patience).await;
+            (Request::Status { .. }, Response::Status(status)) => self.print(status, || show::status(status, look)),
+            (Request::Samples { .. }, Response::Samples(samples)) => {
+                self.print_some(samples, "no samples of this stage and step are committed", || show::samples(samples, look))
             }
-            Command::Logs { job, follow } => return self.logs(job, follow).await,
-            Command::Plan { file } => {
-                let job = job_file::read(&file)?;
-                match self.ask(Request::Plan { job }, "plan").await? {
-                    Response::Plan(plan) => self.print(&plan, || show::plan(&plan, look))?,
-                    other => return Err(self.client().await?.unexpected("plan", &other)),
+            (Request::Why { .. }, Response::Why(why)) => self.print(why, || show::why(why, look)),
+            (Request::Nodes, Response::Nodes(nodes)) => self.print(nodes, || show::nodes(nodes, look)),
+            (Request::Cancel { .. }, Response::Cancelled { job }) => {
+                self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
+            }
+            (Request::Shutdown, Response::ShuttingDown) => match self.global.output {
+                Output::Json => print::json(&answer),
+                Output::Table => {
+                    self.printer.note("the daemon stops after the step in flight; started again, it goes on from there");
+                    Ok(())
                 }
+            },
+            _ => Err(client.unexpected(request, &answer)),
+        }
+    }
+
+    async fn submit(&self, request: Request, wait: Option<Patience>) -> Result<Ended, Error> {
+        let client = self.find().await?;
+        let answer = client.ask(&request).await?;
+        let Response::Submitted { job, warnings } = &answer else {
+            return Err(client.unexpected(&request, &answer));
+        };
+        for warning in warnings {
+            self.printer.warning(warning);
+        }
+        match wait {
+            Some(patience) => {
+                self.printer.note(&format!("submitted as {job}"));
+                self.watch(&client, &job.0, Style::of_submit(self.global.output), patience).await
             }
-            command => todo!("{command:?}"),
+            None => {
+                self.print(&Body::of(&answer)?, || format!("{job}\n"))?;
+                self.printer.note(&format!("queued; watch it: r1ctl status --watch {job}"));
+                Ok(Ended::Ok)
+            }
+        }
+    }
+
+    async fn watch(&self, client: &Client, job: &str, style: Style, patience: Patience) -> Result<Ended, Error> {
+        let reconnect = Duration::from_secs(patience.reconnect);
+        Watch { client, printer: self.printer, clock: self.clock.clone(), reconnect, style }.job(job).await
+    }
+
+    /// The daemon answers with lines until [`Response::End`], whether it follows the job or not.
+    async fn logs(&self, request: Request) -> Result<Ended, Error> {
+        let client = self.find().await?;
+        let mut answers = client.open(&request).await?;
+        while let Some(answer) = answers.next().await? {
+            let Response::Log(line) = &answer else {
+                return Err(client.unexpected(&request, &answer));
+            };
+            match self.global.output {
+                Output::Json => print::json_line(line)?,
+                Output::Table => print::data(&show::log_line(line, self.printer.stdout))?,
+            }
         }
         Ok(Ended::Ok)
+    }
+
+    fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Error> {
+        match self.global.output {
+            Output::Json => print::json(value),
+            Output::Table => print::data(&text()),
+        }
+    }
+
+    fn print_some<T: Serialize>(&self, values: &[T], none: &str, text: impl FnOnce() -> String) -> Result<(), Error> {
+        if values.is_empty() && self.global.output == Output::Table {
+            self.printer.note(none);
+            return Ok(());
+        }
+        self.print(&values, text)
+    }
+}
+
+/// The fields of a [`Response`] whose variant holds them itself.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Body(serde_json::Value);
+
+impl Body {
+    fn of(answer: &Response) -> Result<Body, Error> {
+        Ok(Body(serde_json::to_value(answer)?.get_mut("body").map(serde_json::Value::take).unwrap_or_default()))
     }
 }

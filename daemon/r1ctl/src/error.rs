@@ -45,8 +45,8 @@ pub enum Error {
     Stream { socket: PathBuf, source: FrameError },
     #[error("{}", .0.message)]
     Daemon(ControlError),
-    #[error("{}: the daemon answered `{found}` where `{expected}` belongs: run the same release of r1d and r1ctl", .socket.display())]
-    Answer { socket: PathBuf, expected: &'static str, found: String },
+    #[error("{}: the daemon answered `{answer}` to `{request}`: run the same release of r1d and r1ctl", .socket.display())]
+    Answer { socket: PathBuf, request: String, answer: String },
     #[error("{}: the daemon went away and is not back after {seconds} s; the job goes on when it is started again, then: r1ctl status --watch {job}", .socket.display())]
     Lost { socket: PathBuf, seconds: u64, job: String },
     #[error("{}: {source}", .file.display())]
@@ -57,6 +57,8 @@ pub enum Error {
     UnknownKey(String),
     #[error("{}: {source}; `r1ctl model` needs r1d-worker beside r1ctl: build it with `make build`, or install it there", .program.display())]
     Sibling { program: PathBuf, source: std::io::Error },
+    #[error("{} does not find its libraries: set {variable} to libtorch's lib directory", .program.display())]
+    SiblingLibrary { program: PathBuf, variable: &'static str },
     #[error("r1d-worker was ended by signal {0}")]
     SiblingSignal(i32),
     #[error("{}: cannot write the man pages: {source}", .dir.display())]

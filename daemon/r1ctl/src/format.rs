@@ -15,7 +15,7 @@ pub fn thousands(n: u64) -> String {
     text
 }
 
-/// Four significant digits, no exponent where a plain number is as short.
+/// Three or four significant digits, no exponent where a plain number is as short.
 pub fn number(x: f64) -> String {
     let size = x.abs();
     if !x.is_finite() {
@@ -25,7 +25,13 @@ pub fn number(x: f64) -> String {
     } else if size >= 1000.0 {
         format!("{}{}", if x < 0.0 { "-" } else { "" }, thousands(size.round() as u64))
     } else {
-        let decimals = if size >= 100.0 { 1 } else if size >= 10.0 { 2 } else { 3 };
+        let decimals = match size {
+            100.0.. => 1,
+            10.0.. => 2,
+            0.1.. | 0.0 => 3,
+            0.01.. => 4,
+            _ => 5,
+        };
         format!("{x:.decimals$}")
     }
 }
@@ -76,6 +82,11 @@ pub fn time_of_s(seconds: u64) -> String {
     time_of_ms(seconds.saturating_mul(1000))
 }
 
+/// `2026-11-23 19:22Z`, for lists.
+pub fn minute_of_s(seconds: u64) -> String {
+    time_of_s(seconds).chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).chain(['Z']).collect()
+}
+
 /// Year, month and day of a day count since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
 fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
@@ -89,14 +100,14 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// The metrics that a person watches, by short name, those that are there: reward, kl, loss, length, tokens/s.
+/// The metrics that a person watches, by short name, those that are there.
 pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, String)> {
     const WATCHED: [(&str, &str); 5] = [
         ("reward", "reward"),
         ("kl", "kl"),
-        ("loss", "loss"),
         ("completions/mean_length", "length"),
         ("perf/throughput", "tokens/s"),
+        ("loss", "loss"),
     ];
     WATCHED.iter().filter_map(|(name, short)| Some((*short, number(*metrics.get(*name)?)))).collect()
 }
@@ -112,11 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_four_digits() {
+    fn numbers_keep_three_or_four_digits() {
         let cases = [
             (0.0, "0.000"),
             (0.51234, "0.512"),
             (-0.25, "-0.250"),
+            (0.0121, "0.0121"),
+            (0.00312, "0.00312"),
             (12.3456, "12.35"),
             (123.456, "123.5"),
             (1523.4, "1,523"),
@@ -152,6 +165,7 @@ mod tests {
         assert_eq!(time_of_ms(0), "1970-01-01T00:00:00Z");
         assert_eq!(time_of_ms(951_827_696_789), "2000-02-29T12:34:56Z");
         assert_eq!(time_of_s(1_795_461_725), "2026-11-23T19:22:05Z");
+        assert_eq!(minute_of_s(1_795_461_725), "2026-11-23 19:22Z");
         assert_eq!(time_of_s(4_107_542_399), "2100-02-28T23:59:59Z");
     }
 }

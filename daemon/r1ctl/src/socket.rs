@@ -26,16 +26,11 @@ pub fn candidates(named: Option<&Path>, variable: impl Fn(&str) -> Option<String
     if let Some(path) = named {
         return vec![Candidate { path: path.into(), origin: "--socket or R1D_SOCKET" }];
     }
-    let local = [
-        ("R1D_STATE_DIR", ""),
-        ("XDG_STATE_HOME", "r1d"),
-        ("HOME", ".local/state/r1d"),
-    ]
-    .into_iter()
-    .find_map(|(name, below)| {
-        let value = variable(name).filter(|value| !value.is_empty())?;
-        Some(Candidate { path: Path::new(&value).join(below).join("r1d.sock"), origin: "local state directory" })
-    });
+    let local =
+        [("R1D_STATE_DIR", ""), ("XDG_STATE_HOME", "r1d"), ("HOME", ".local/state/r1d")].into_iter().find_map(|(name, below)| {
+            let value = variable(name).filter(|value| !value.is_empty())?;
+            Some(Candidate { path: Path::new(&value).join(below).join("r1d.sock"), origin: "local state directory" })
+        });
     local.into_iter().chain([Candidate { path: SYSTEM_SOCKET.into(), origin: "system daemon" }]).collect()
 }
 

@@ -72,23 +72,24 @@ mod tests {
 
     #[test]
     fn a_piped_table_is_aligned_columns_with_no_trailing_space() {
-        let text = table(Look::PLAIN, &[left("name"), right("n"), left("note")], vec![
-            vec!["a".into(), "1".into(), "x".into()],
-            vec!["longer".into(), "1000".into(), String::new()],
-        ]);
+        let text = table(
+            Look::PLAIN,
+            &[left("name"), right("n"), left("note")],
+            vec![vec!["a".into(), "1".into(), "x".into()], vec!["longer".into(), "1000".into(), String::new()]],
+        );
         assert_eq!(text, "name    n     note\na          1  x\nlonger  1000\n");
     }
 
     #[test]
     fn a_table_on_a_terminal_fits_it() {
-        let look = Look { colour: true, width: Some(40) };
+        let look = Look { colour: false, width: Some(40) };
         let text = table(look, &[left("name"), left("text")], vec![vec!["a".into(), "many words that go on and on ".repeat(4)]]);
         for line in text.lines() {
-            assert!(line.chars().filter(|c| !c.is_control()).count() <= 48, "{line}");
+            assert!(line.chars().count() <= 40, "{line}");
         }
         assert!(text.starts_with('╭'), "{text}");
         let text = side_by_side(look, ["before", "after"], ["x".repeat(70).as_str(), "short"]);
-        assert!(text.lines().skip(3).all(|line| line.chars().count() <= 40), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
         assert_eq!(text.matches('x').count(), 70);
     }
 }

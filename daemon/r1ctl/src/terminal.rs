@@ -4,7 +4,7 @@ use crate::cli::Global;
 use owo_colors::{OwoColorize, Style};
 use r1d_proto::control::State;
 use std::io::IsTerminal;
-use terminal_size::{Width, terminal_size_of};
+use terminal_size::{Height, Width, terminal_size_of};
 
 /// Columns where the terminal does not tell.
 const WIDTH_DEFAULT: usize = 100;
@@ -33,11 +33,12 @@ impl Look {
         Look::of(stderr.is_terminal(), terminal_size_of(&stderr), global)
     }
 
-    fn of(terminal: bool, size: Option<(Width, terminal_size::Height)>, global: &Global) -> Look {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    /// A dumb terminal is written to like a pipe.
+    fn of(terminal: bool, size: Option<(Width, Height)>, global: &Global) -> Look {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let terminal = terminal && variable("TERM").is_none_or(|term| term != "dumb");
         let columns = size.map_or(WIDTH_DEFAULT, |(Width(columns), _)| usize::from(columns).max(WIDTH_MIN));
-        Look { colour: terminal && !global.no_color && !set("NO_COLOR") && !dumb, width: terminal.then_some(columns) }
+        Look { colour: terminal && !global.no_color && variable("NO_COLOR").is_none(), width: terminal.then_some(columns) }
     }
 
     fn paint(self, style: Style, text: &str) -> String {

@@ -1,1 +1,195 @@
+//! Rewards: WASM components that judge completions, sandboxed, metered and deterministic.
+//!
+//! A reward cannot hang, crash, slow or read the daemon. It is a component of package `r1d:reward@1.0.0`
+//! (`reward-sdk/wit/reward.wit`) that imports nothing; every completion gets a fresh instance with limits of its own ([`Limits`]),
+//! and ends in exactly one [`r1d_proto::verdict::Outcome`] (`RWD-2`) that depends on the component, its configuration and the
+//! completion alone (`RWD-1`). Fuel decides, not time, so a verdict replays.
+//!
+//! ```text
+//! RewardSpec ─▶ Rewards::load ─▶ find · pin · compile (child process) or code cache · check imports and world · describe · configure
+//!                                                                                                      │
+//! Completion ─▶ Pool::score ─▶ queue ─▶ scoring thread ─▶ instantiate · configure · score ◀────────── LoadedReward
+//!                                                          └▶ Judged: outcome, reason, fuel, time
+//! ```
 
+mod bindings;
+mod cache;
+mod compile;
+mod component;
+mod engine;
+mod error;
+mod judge;
+mod limits;
+mod pool;
+
+pub use compile::{Compiler, serve_child};
+pub use component::{FILE_BYTES_MAX, componentize};
+pub use error::{ComponentizeError, RewardError, ScoreError};
+pub use judge::{Completion, Info, Judged, LoadedReward};
+pub use limits::Limits;
+pub use pool::{Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
+
+use cache::CodeCache;
+use component::Kind;
+use engine::Engine;
+use judge::Setting;
+use r1d_proto::world::SharedClock;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use wasmtime::component::Component;
+
+/// How a daemon (or a tool) sets its rewards up.
+pub struct Options {
+    /// Searched in this order for `<name>.wasm`.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// For compiled code; `None` compiles at every load.
+    pub cache_dir: Option<PathBuf>,
+    /// Scoring threads; 0: half of the cores, at least one.
+    pub threads: usize,
+    pub compiler: Compiler,
+    pub clock: SharedClock,
+}
+
+/// Which component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// `<name>.wasm` in a plugin directory.
+    Named(String),
+    Path(PathBuf),
+}
+
+/// A reward as a job asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RewardSpec {
+    pub plugin: Plugin,
+    /// 64 hex digits that the file must have.
+    pub sha256: Option<String>,
+    /// Handed to the plugin, a JSON object.
+    pub config_json: String,
+    pub limits: Limits,
+}
+
+impl RewardSpec {
+    /// The plugin of this name, with every setting at its default.
+    pub fn named(name: &str) -> RewardSpec {
+        RewardSpec { plugin: Plugin::Named(name.into()), sha256: None, config_json: "{}".into(), limits: Limits::default() }
+    }
+}
+
+/// The engine, the code cache and the scoring pool of a process.
+pub struct Rewards {
+    plugin_dirs: Vec<PathBuf>,
+    engine: Arc<Engine>,
+    cache: Option<CodeCache>,
+    compiler: Compiler,
+    clock: SharedClock,
+    pool: Pool,
+}
+
+impl Rewards {
+    pub fn open(options: Options) -> Result<Rewards, RewardError> {
+        let Options { plugin_dirs, cache_dir, threads, compiler, clock } = options;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = if threads == 0 { (cores / 2).max(1) } else { threads };
+        // A slot per scoring thread, and one for loading, so that neither waits for the other.
+        let slots =
+            u32::try_from(threads + 1).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
+        let engine = Arc::new(Engine::open(slots)?);
+        let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm()))).transpose()?;
+        Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)? })
+    }
+
+    /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks: milliseconds for a small plugin from
+    /// the cache, seconds for an interpreter that must be compiled.
+    pub fn load(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
+        let path = self.find(&spec.plugin)?;
+        let bytes = read(&path)?;
+        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+        let module_sha256 = cache::hex(&sha256);
+        if let Some(pinned) = &spec.sha256 {
+            check_pin(&path, &module_sha256, pinned)?;
+        }
+        match component::kind(&bytes) {
+            Kind::Component => {}
+            Kind::CoreModule => return Err(RewardError::CoreModule { path }),
+            Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
+        }
+        let component = self.component(&path, &bytes, &sha256)?;
+        component::check(&component, &path)?;
+        let config_sha256 = cache::hex(&Sha256::digest(spec.config_json.as_bytes()));
+        let setting = Setting { path, config: spec.config_json.clone(), limits: spec.limits, module_sha256, config_sha256 };
+        LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, setting)
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Names of the plugins in the plugin directories, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let entries =
+            self.plugin_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(|entry| entry.ok());
+        let paths = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+        let mut names: Vec<String> = paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn find(&self, plugin: &Plugin) -> Result<PathBuf, RewardError> {
+        let name = match plugin {
+            Plugin::Path(path) => return Ok(path.clone()),
+            Plugin::Named(name) => name,
+        };
+        // A name is one path component: it cannot climb out of the plugin directories.
+        let plain = Path::new(name).file_name().is_some_and(|last| last == name.as_str());
+        let found = self.plugin_dirs.iter().map(|dir| dir.join(format!("{name}.wasm"))).find(|path| plain && path.is_file());
+        let listed = |names: Vec<String>| if names.is_empty() { "none".into() } else { names.join(", ") };
+        found.ok_or_else(|| RewardError::NotFound {
+            name: name.clone(),
+            dirs: listed(self.plugin_dirs.iter().map(|dir| dir.display().to_string()).collect()),
+            known: listed(self.names()),
+        })
+    }
+
+    fn component(&self, path: &Path, bytes: &[u8], sha256: &[u8; 32]) -> Result<Component, RewardError> {
+        if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.load(sha256))
+            && let Ok(component) = deserialize(&self.engine, &cached)
+        {
+            return Ok(component);
+        }
+        let refused = |why| RewardError::Compile { path: path.into(), why };
+        let code = self.compiler.compile(bytes).map_err(refused)?;
+        let component = deserialize(&self.engine, &code).map_err(refused)?;
+        if let Some(cache) = &self.cache {
+            cache.store(sha256, &code);
+        }
+        Ok(component)
+    }
+}
+
+fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, String> {
+    // SAFETY: the code comes from our own compiler, either just now over a private socket or from a file whose MAC only this
+    // daemon could have made.
+    unsafe { Component::deserialize(engine.wasm(), code) }.map_err(|e| format!("{e:#}"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RewardError> {
+    let failed = |cause| RewardError::Read { path: path.into(), cause };
+    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(RewardError::TooLarge { path: path.into(), bytes, limit: FILE_BYTES_MAX });
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+fn check_pin(path: &Path, found: &str, pinned: &str) -> Result<(), RewardError> {
+    if pinned.len() != 64 || !pinned.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(RewardError::BadPin { path: path.into(), pinned: pinned.into() });
+    }
+    if !pinned.eq_ignore_ascii_case(found) {
+        return Err(RewardError::Pin { path: path.into(), found: found.into(), pinned: pinned.into() });
+    }
+    Ok(())
+}

@@ -18,7 +18,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`machine`] | the job: stages, steps, and what lies between them |
-//! | [`step`], [`rollout_step`], [`group`] | one step of training; sampling, scoring and group logic of GRPO |
+//! | [`step`], [`rollout_step`], [`metrics`] | one step of training; group logic and metrics of GRPO |
+//! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
@@ -33,10 +34,11 @@
 pub mod advantages;
 pub mod answer;
 pub mod evaluation;
-pub mod group;
+pub mod gather;
 pub mod judge;
 pub mod machine;
 pub mod message;
+pub mod metrics;
 pub mod pace;
 pub mod plan;
 pub mod rebuild;

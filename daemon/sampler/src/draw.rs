@@ -232,7 +232,8 @@ mod tests {
     fn borders_agree_with_a_cumulative_sum_in_one_level() {
         let vocab = 3000i64;
         let logits = (Tensor::arange(vocab, (Kind::Float, tch::Device::Cpu)) * 1.7).sin().view([1, vocab]) * 3.0;
-        let cumulative: Vec<f64> = logits.to_kind(Kind::Double).softmax(-1, Kind::Double).cumsum(-1, Kind::Double).view([-1]).try_into().unwrap();
+        let cumulative: Vec<f64> =
+            logits.to_kind(Kind::Double).softmax(-1, Kind::Double).cumsum(-1, Kind::Double).view([-1]).try_into().unwrap();
         for i in 0..500 {
             let u = (i as f64 + 0.5) / 500.0;
             let id = ids(draw(1.0, 0, 1.0), &logits, &[u])[0] as usize;

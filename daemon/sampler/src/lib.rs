@@ -1,1 +1,39 @@
+//! Draws completions from a policy: continuous batching over fixed slots, sampling by counter, behaviour log-probabilities and
+//! experts recorded.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `request` | what a request must satisfy |
+//! | `schedule` | which sample decodes in which slot: pure bookkeeping |
+//! | `prompts` | prefill, once per group |
+//! | `draw` | temperature, top-k, top-p and the inverse CDF of one uniform per token |
+//! | `row` | a completion while it decodes, and its record |
+//! | `sampler` | the loop |
+//!
+//! `ROLL-1`: in the batch-invariant mode a rollout is a function of (weights, seed, stage, step, prompt, sample) alone, bit for bit, whatever the
+//! slots, the other groups and the order. Outside it a request gives the same bits each time, but its rollouts depend on their
+//! company by rounding.
+//!
+//! `ROLL-2`: the recorded log-probabilities are [`r1d_model::token_logprobs`] of the decode path's logits, the function that the trainer applies
+//! to its own forward pass: equal bits in the batch-invariant mode, within 1e-5 in float32 otherwise.
+//!
+//! A completion needs no cache beyond its own prompt and ids: position, ids and uniforms live in device tensors, and the host looks at
+//! what was drawn every so many steps, which is what a captured graph of the step needs.
 
+mod draw;
+mod error;
+mod prompts;
+mod request;
+mod row;
+mod sampler;
+mod schedule;
+
+pub use error::{Result, SamplerError};
+pub use sampler::Sampler;
+
+// The tiny models of the tests, for those inside the crate.
+#[cfg(test)]
+extern crate self as r1d_sampler;
+#[cfg(test)]
+#[path = "../tests/tiny/mod.rs"]
+mod tiny;

@@ -32,9 +32,8 @@ pub fn bring(
     changes: &Changes,
     prompts: &mut Prompts,
 ) -> Result<()> {
-    for (group, from, to) in &changes.copies {
-        let to: Vec<i64> = to.iter().map(|slot| *slot as i64).collect();
-        cache.copy(*from as i64, &to, groups[*group].prompt_ids.len() as i64)?;
+    for (group, _, to) in &changes.copies {
+        run_again(model, cache, options, &groups[*group].prompt_ids, to)?;
     }
     let mut rest = changes.prefills.as_slice();
     while !rest.is_empty() {
@@ -42,6 +41,15 @@ pub fn bring(
         prefill(model, cache, options, groups, batch, prompts)?;
         rest = after;
     }
+    Ok(())
+}
+
+/// Leaves in `slots` what lies in another slot already, by computing it once more.
+pub fn run_again(model: &CausalLm, cache: &mut Cache, options: &Forward, ids: &[u32], slots: &[usize]) -> Result<()> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths: vec![ids.len() as i64] };
+    let slots = slots.iter().map(|slot| *slot as i64).collect();
+    model.prefill(&packed, &[slots], cache, options)?;
     Ok(())
 }
 
@@ -67,12 +75,20 @@ fn prefill(
     let ids: Vec<i64> = batch.iter().flat_map(|(group, _)| prompt_ids(group)).map(|id| i64::from(*id)).collect();
     let lengths: Vec<i64> = batch.iter().map(|(group, _)| prompt_ids(group).len() as i64).collect();
     let slots: Vec<Vec<i64>> = batch.iter().map(|(_, slots)| slots.iter().map(|slot| *slot as i64).collect()).collect();
-    let last: Vec<i64> = lengths.iter().scan(-1, |end, length| Some({ *end += length; *end })).collect();
+    let last: Vec<i64> = lengths
+        .iter()
+        .scan(-1, |end, length| {
+            Some({
+                *end += length;
+                *end
+            })
+        })
+        .collect();
 
     let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths };
     let output = model.prefill(&packed, &slots, cache, options)?;
     let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
-    let logits = head(model, &output.hidden.f_index_select(0, &last)?, options.invariant)?;
+    let logits = model.logits(&output.hidden.f_index_select(0, &last)?)?;
     let experts = match &output.experts {
         Some(experts) => Vec::<i64>::try_from(&experts.f_reshape([-1])?)?,
         None => vec![],

@@ -44,14 +44,15 @@ impl Schedule {
         Schedule { waiting: samples.iter().enumerate().flat_map(places).collect(), holds: vec![None; slots], live: 0 }
     }
 
-    /// Samples of `group` that wait: its prompt's logits are still wanted.
+    /// Do samples of `group`, which was prefilled, still wait?
     pub fn waits(&self, group: usize) -> bool {
-        // The queue is in group order, and the asker is the group at its front or an earlier one.
+        // The queue is in group order, and groups after the front's are not prefilled yet.
         self.waiting.front().is_some_and(|place| place.group == group)
     }
 
-    pub fn waiting(&self) -> impl Iterator<Item = &Place> {
-        self.waiting.iter()
+    /// Samples without a slot.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// `ended` slots, ascending, give way to waiting samples, as do the slots that never lived.

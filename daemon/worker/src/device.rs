@@ -47,12 +47,9 @@ pub struct DeviceThread {
 
 impl DeviceThread {
     /// Starts the thread. A panic there ends the process: a half-changed model must not serve, and `r1d` starts a fresh worker.
-    pub fn start(threads: u32) -> std::io::Result<DeviceThread> {
+    pub fn start() -> std::io::Result<DeviceThread> {
         let (tasks, queue) = mpsc::sync_channel::<Task>(QUEUE_MAX_TASKS);
         std::thread::Builder::new().name("device".into()).spawn(move || {
-            if let Err(error) = r1d_torch::runtime::set_threads(threads) {
-                tracing::warn!("cannot set {threads} threads: {error}");
-            }
             let mut bench = Bench::default();
             for task in queue {
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut bench))).is_err() {

@@ -44,8 +44,8 @@ pub enum ServeError {
 pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let device = r1d_torch::device::open(&arguments.device).map_err(|e| ServeError::Device(arguments.device.clone(), e.to_string()))?;
     let clock = SystemClock::shared();
-    let thread = DeviceThread::start(arguments.threads).map_err(ServeError::Thread)?;
-    let placement = policy::Placement { device, clock: clock.clone() };
+    let thread = DeviceThread::start().map_err(ServeError::Thread)?;
+    let placement = policy::Placement { device, threads: arguments.threads, clock: clock.clone() };
     actix::System::new().block_on(async move {
         let (reader, writer) = socket().map_err(ServeError::Socket)?.into_split();
         let (messages, outgoing) = mpsc::channel(OUTBOX_MAX_MESSAGES);

@@ -26,11 +26,17 @@ const DEEPSEEK_V3: &str = r#"{
 }"#;
 
 pub fn qwen2(kind: Kind) -> CausalLm {
-    CausalLm::init(QWEN2, 1, Device::Cpu, kind).unwrap()
+    init(QWEN2, kind)
 }
 
 pub fn deepseek_v3() -> CausalLm {
-    CausalLm::init(DEEPSEEK_V3, 1, Device::Cpu, Kind::Float).unwrap()
+    init(DEEPSEEK_V3, Kind::Float)
+}
+
+fn init(config: &str, kind: Kind) -> CausalLm {
+    // Tests of one binary run side by side; batch-invariant mode needs it besides.
+    r1d_torch::runtime::set_threads(1).unwrap();
+    CausalLm::init(config, 1, Device::Cpu, kind).unwrap()
 }
 
 pub fn ids(seed: u64, count: usize) -> Vec<u32> {
@@ -90,10 +96,14 @@ pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
 
 /// Log-probability of each completion id, each sequence on its own.
 pub fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Vec<f32> {
+    single(model, sequence, temperature, false)
+}
+
+fn single(model: &CausalLm, sequence: &TrainSequence, temperature: f64, invariant: bool) -> Vec<f32> {
     let all: Vec<i64> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|&id| id as i64).collect();
     let (prompt, completion) = (sequence.prompt_ids.len() as i64, sequence.completion_ids.len() as i64);
     let packed = Packed { ids: Tensor::from_slice(&all[..all.len() - 1]), lengths: vec![all.len() as i64 - 1] };
-    let hidden = tch::no_grad(|| model.forward(&packed, &Forward::default()).unwrap()).hidden;
+    let hidden = tch::no_grad(|| model.forward(&packed, &Forward { invariant, ..Forward::default() }).unwrap()).hidden;
     let hidden = hidden.narrow(0, prompt - 1, completion);
     let targets = Tensor::from_slice(&all[prompt as usize..]);
     Vec::try_from(Head::new(model, temperature).logprobs(&hidden, &targets).unwrap()).unwrap()
@@ -123,4 +133,9 @@ pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
         assert_eq!(name, other);
         assert!(x.equal(y), "{name} differs");
     }
+}
+
+/// As [`logprobs`] at temperature 1, through the batch-invariant forward pass.
+pub fn invariant_logprobs(model: &CausalLm, sequence: &TrainSequence) -> Vec<f32> {
+    single(model, sequence, 1.0, true)
 }

@@ -1,6 +1,6 @@
 //! `r1ctl list`, `r1ctl logs`.
 
-use crate::format::{thousands, time_of_ms, time_of_s};
+use crate::format::{minute_of_s, thousands, time_of_ms};
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{JobSummary, LogLine};
@@ -15,7 +15,7 @@ pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
             job.priority.to_string(),
             job.stage.as_deref().map_or_else(|| "-".into(), one_line),
             format!("{}/{}", thousands(job.step), thousands(job.steps)),
-            time_of_s(job.submitted_at),
+            minute_of_s(job.submitted_at),
         ]
     };
     table(look, &columns, jobs.iter().map(row).collect())
@@ -29,5 +29,7 @@ pub fn log_line(line: &LogLine, look: Look) -> String {
         "info" => look.green(&level),
         _ => look.dim(&level),
     };
-    format!("{} {level} {}\n", look.dim(&time_of_ms(line.at_ms)), printable(line.message.trim_end()))
+    // The lines of one message stay together under its time.
+    let message = printable(line.message.trim_end()).replace('\n', "\n    ");
+    format!("{} {level} {message}\n", look.dim(&time_of_ms(line.at_ms)))
 }

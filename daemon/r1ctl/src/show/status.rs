@@ -64,7 +64,8 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
 
 fn evals(evals: &[EvalResult], look: Look) -> String {
     let row = |eval: &EvalResult| {
-        let metrics: Vec<String> = eval.metrics.iter().map(|(name, value)| format!("{name} {}", eval_metric(name, *value))).collect();
+        let metrics: Vec<String> =
+            eval.metrics.iter().map(|(name, value)| format!("{name} {}", eval_metric(name, *value))).collect();
         let stage = eval.stage.as_deref().map_or_else(|| "before training".into(), one_line);
         vec![stage, thousands(eval.step), one_line(&eval.data), metrics.join(", ")]
     };

@@ -38,9 +38,8 @@ fn eval_label(eval: &EvalResult) -> String {
 
 /// Evaluations within a stage are its curve, `r1ctl status` shows them; here each stage and data set stands once.
 fn last_of_each_stage(evals: &[EvalResult]) -> Vec<&EvalResult> {
-    let is_last = |i: usize, eval: &EvalResult| {
-        !evals.iter().skip(i + 1).any(|later| later.stage == eval.stage && later.data == eval.data)
-    };
+    let is_last =
+        |i: usize, eval: &EvalResult| !evals.iter().skip(i + 1).any(|later| later.stage == eval.stage && later.data == eval.data);
     evals.iter().enumerate().filter(|(i, eval)| is_last(*i, eval)).map(|(_, eval)| eval).collect()
 }
 
@@ -58,7 +57,9 @@ fn table(evals: &[&EvalResult], look: Look) -> String {
         if data.len() > 1 {
             row.push(one_line(&eval.data));
         }
-        row.extend(metrics.iter().map(|name| eval.metrics.get(*name).map_or_else(|| "-".into(), |value| eval_metric(name, *value))));
+        row.extend(
+            metrics.iter().map(|name| eval.metrics.get(*name).map_or_else(|| "-".into(), |value| eval_metric(name, *value))),
+        );
         row
     };
     let right: Vec<bool> = (0..heads.len()).map(|i| i == 1 || i >= names).collect();
@@ -107,7 +108,8 @@ mod tests {
 
     #[test]
     fn before_and_after_are_of_one_data_set_and_two_evaluations() {
-        let evals = [eval(None, 0, "test", Some("a")), eval(Some("rl"), 9, "test", Some("b")), eval(Some("rl"), 9, "hard", Some("c"))];
+        let evals =
+            [eval(None, 0, "test", Some("a")), eval(Some("rl"), 9, "test", Some("b")), eval(Some("rl"), 9, "hard", Some("c"))];
         let (before, after) = before_and_after(&evals).unwrap();
         assert_eq!((before.1.completion.as_str(), after.1.completion.as_str()), ("a", "b"));
         assert!(before_and_after(&evals[..1]).is_none());

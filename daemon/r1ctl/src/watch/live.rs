@@ -1,4 +1,4 @@
-//! The live display of a terminal: a line for the job, one for each stage, one for what it does now.
+//! The live display of a terminal: a line for the job, one for each stage, the metrics, what it does now.
 
 use crate::format::{duration, thousands, watched_metrics};
 use crate::show;
@@ -25,7 +25,11 @@ pub struct Live {
 impl Live {
     pub fn new(look: Look, clock: SharedClock) -> Live {
         let screen = MultiProgress::new();
-        let head = screen.add(ProgressBar::new_spinner().with_style(style(if look.colour { "{spinner:.cyan} {wide_msg}" } else { "{spinner} {wide_msg}" })));
+        let head = screen.add(ProgressBar::new_spinner().with_style(style(if look.colour {
+            "{spinner:.cyan} {wide_msg}"
+        } else {
+            "{spinner} {wide_msg}"
+        })));
         head.enable_steady_tick(Duration::from_millis(TICK_MS));
         Live { look, clock, screen, head, lines: RefCell::new(Vec::new()) }
     }
@@ -35,7 +39,8 @@ impl Live {
             // A display that cannot be drawn is no reason to leave the job.
             let _ = self.screen.println(self.look.green(&eval_line(eval)));
         }
-        let elapsed = now.started_at.map(|at| self.clock.unix().as_secs().saturating_sub(at) as f64);
+        let until = now.ended_at.unwrap_or_else(|| self.clock.unix().as_secs());
+        let elapsed = now.started_at.map(|at| until.saturating_sub(at) as f64);
         self.head.set_message(head(now, elapsed, self.look));
         let texts = body(now, self.look);
         let mut lines = self.lines.borrow_mut();
@@ -78,6 +83,11 @@ fn head(job: &JobStatus, elapsed_s: Option<f64>, look: Look) -> String {
 fn body(job: &JobStatus, look: Look) -> Vec<String> {
     let names = job.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0);
     let mut lines: Vec<String> = job.stages.iter().map(|stage| stage_line(stage, names, look)).collect();
+    // Of the stage at work, or between stages the one before.
+    let latest = job.stages.iter().rfind(|stage| !stage.metrics.is_empty());
+    let metrics = latest.map_or_else(Vec::new, |stage| watched_metrics(&stage.metrics));
+    let metrics: Vec<String> = metrics.iter().map(|(name, value)| format!("{} {value}", look.dim(name))).collect();
+    lines.push(metrics.join("  "));
     lines.push(job.activity.as_ref().map_or_else(String::new, |now| look.dim(&show::activity(now))));
     lines
 }
@@ -90,9 +100,9 @@ fn stage_line(stage: &StageStatus, names: usize, look: Look) -> String {
         State::Failed => look.red("✗"),
         State::Cancelled => look.yellow("–"),
     };
-    let metrics: Vec<String> = watched_metrics(&stage.metrics).iter().map(|(name, value)| format!("{} {value}", look.dim(name))).collect();
     let count = format!("{}/{}", thousands(stage.step), thousands(stage.steps));
-    format!("{mark} {:names$} {} {count:>11}  {}", one_line(&stage.name), bar(stage.step, stage.steps, look), metrics.join("  "))
+    let time = if stage.seconds > 0.0 { look.dim(&duration(stage.seconds)) } else { String::new() };
+    format!("{mark} {:names$} {} {count:>11}  {time}", one_line(&stage.name), bar(stage.step, stage.steps, look))
 }
 
 fn bar(done: u64, total: u64, look: Look) -> String {

@@ -15,6 +15,7 @@ use live::Live;
 use r1d_proto::control::{JobStatus, Request, Response, State};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
+use std::cell::RefCell;
 use std::time::Duration;
 
 /// Pauses between attempts to reach a daemon that went away double from the first to the last.
@@ -62,10 +63,13 @@ impl Watch<'_> {
     /// Until the job ends or Ctrl-C, which leaves the job alone.
     pub async fn job(&self, job: &str) -> Result<Ended, Error> {
         let display = self.display();
+        // A prefix, until the first status tells the whole id: another job may come to share the prefix.
+        let name = RefCell::new(JobId(job.to_owned()));
         let ended = tokio::select! {
-            status = self.follow(job, &display) => Some(status),
-            // A system that cannot tell of Ctrl-C still has SIGINT's own effect.
+            // First, so that it is listened for before anything is shown. A system that cannot tell of Ctrl-C keeps SIGINT's own effect.
+            biased;
             Ok(()) = tokio::signal::ctrl_c() => None,
+            status = self.follow(&name, &display) => Some(status),
         };
         if let Display::Live(live) = &display {
             live.close();
@@ -74,8 +78,9 @@ impl Watch<'_> {
             Some(Ok(status)) => self.conclude(&status),
             Some(Err(error)) => Err(error),
             None => {
+                let job = name.borrow();
                 self.printer.note(&format!(
-                    "detached; the job goes on. Come back: r1ctl status --watch {job}   stop it: r1ctl cancel {job}"
+                    "detached; the job goes on\n  come back  r1ctl status --watch {job}\n  stop it    r1ctl cancel {job}"
                 ));
                 Ok(Ended::Interrupted)
             }
@@ -102,17 +107,17 @@ impl Watch<'_> {
     }
 
     /// The job's last status. Statuses on the way go to the display.
-    async fn follow(&self, job: &str, display: &Display) -> Result<JobStatus, Error> {
+    async fn follow(&self, name: &RefCell<JobId>, display: &Display) -> Result<JobStatus, Error> {
         let mut last: Option<JobStatus> = None;
         let mut heard_at = self.clock.now();
         let mut pause = Duration::from_millis(PAUSE_FIRST_MS);
         loop {
-            // After the first answer the whole id is known: a prefix could become ambiguous meanwhile.
-            let name = last.as_ref().map_or_else(|| JobId(job.to_owned()), |status| status.job.clone());
             let mut heard = false;
+            let job = name.borrow().0.clone();
             let broken = self
-                .stream(&name, |status| {
+                .stream(&job, |status| {
                     heard = true;
+                    *name.borrow_mut() = status.job.clone();
                     self.show(display, last.as_ref(), &status)?;
                     last = Some(status);
                     Ok(())
@@ -130,7 +135,7 @@ impl Watch<'_> {
                 pause = Duration::from_millis(PAUSE_FIRST_MS);
             }
             if self.clock.now().saturating_sub(heard_at) >= self.reconnect {
-                return Err(Error::Lost { socket: self.client.socket().into(), seconds: self.reconnect.as_secs(), job: name.0 });
+                return Err(Error::Lost { socket: self.client.socket().into(), seconds: self.reconnect.as_secs(), job });
             }
             self.away(display, heard);
             tokio::time::sleep(pause).await;
@@ -139,12 +144,13 @@ impl Watch<'_> {
     }
 
     /// One connection's statuses, until the daemon ends them.
-    async fn stream(&self, job: &JobId, mut on_status: impl FnMut(JobStatus) -> Result<(), Error>) -> Result<(), Error> {
-        let mut answers = self.client.open(&Request::Watch { job: job.0.clone() }).await?;
+    async fn stream(&self, job: &str, mut on_status: impl FnMut(JobStatus) -> Result<(), Error>) -> Result<(), Error> {
+        let request = Request::Watch { job: job.to_owned() };
+        let mut answers = self.client.open(&request).await?;
         while let Some(answer) = answers.next().await? {
             match answer {
                 Response::Status(status) => on_status(*status)?,
-                other => return Err(self.client.unexpected("status", &other)),
+                other => return Err(self.client.unexpected(&request, &other)),
             }
         }
         Ok(())

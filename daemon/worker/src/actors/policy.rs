@@ -24,6 +24,8 @@ const REFERENCE_DIRECTORY: &str = "reference";
 #[derive(Clone)]
 pub struct Placement {
     pub device: Device,
+    /// Of one tensor operation on the CPU, outside the batch-invariant mode.
+    pub threads: u32,
     pub clock: SharedClock,
 }
 
@@ -83,6 +85,9 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         Dtype::Float32 => Kind::Float,
         Dtype::Bfloat16 => Kind::BFloat16,
     };
+    // With more than one thread the split of an operation, and so its rounding, depends on the number of rows.
+    let threads = if request.batch_invariant { 1 } else { placement.threads };
+    r1d_torch::runtime::set_threads(threads).map_err(internal)?;
     let policy = match &request.model {
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
         ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),

@@ -1,0 +1,84 @@
+use crate::golden;
+use r1d_data::rollouts::{RolloutRow, read, write};
+use r1d_proto::ids::SampleKey;
+use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::verdict::{Outcome, Verdict};
+
+fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
+    Verdict {
+        plugin: plugin.into(),
+        module_sha256: "ab".repeat(32),
+        config_sha256: "cd".repeat(32),
+        outcome,
+        value,
+        fuel: 12_345_678_901,
+    }
+}
+
+/// Every outcome, empty lists, nulls, text that is not ASCII.
+fn rows() -> Vec<RolloutRow> {
+    let outcomes = [
+        (Outcome::Score { value: 1.0, parts: vec![0.25, 0.75] }, Some(1.0)),
+        (Outcome::Abstain { reason: "no reference".into() }, None),
+        (Outcome::Trap { reason: "unreachable".into() }, Some(-1.0)),
+        (Outcome::OutOfFuel, Some(0.0)),
+        (Outcome::OutOfTime, None),
+    ];
+    let row = |index: u32, (outcome, value): (Outcome, Option<f32>)| RolloutRow {
+        scored: ScoredRollout {
+            rollout: Rollout {
+                key: SampleKey { stage: 2, step: 7, prompt: index / 2, sample: index % 2 },
+                row: 100 + index as u64,
+                prompt_ids: (0..=index).collect(),
+                completion_ids: (0..index).collect(),
+                behaviour_logprobs: (0..index).map(|i| -(i as f32) / 3.0).collect(),
+                experts: (0..index as u16 * 2).collect(),
+                policy_version: 28,
+                finish: if index % 2 == 0 { FinishReason::Stop } else { FinishReason::Length },
+            },
+            verdicts: vec![
+                verdict("accuracy", outcome, value),
+                verdict("format", Outcome::Score { value: 0.5, parts: vec![] }, Some(0.5)),
+            ],
+            reward: value.map(|v| v + 0.5),
+            advantage: value,
+        },
+        prompt: format!("What is {index}? 你好"),
+        completion: "<think>\n…</think>".into(),
+        reference: (index > 0).then(|| index.to_string()),
+    };
+    outcomes.into_iter().enumerate().map(|(index, outcome)| row(index as u32, outcome)).collect()
+}
+
+#[test]
+fn a_file_of_rollouts_reads_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("step-7.parquet");
+    write(&path, &rows()).unwrap();
+    assert_eq!(read(&path).unwrap(), rows());
+    write(&path, &[]).unwrap();
+    assert_eq!(read(&path).unwrap(), []);
+}
+
+/// `tests/test_rollouts.py` reads the same file with pyarrow. `UPDATE_GOLDEN=1 cargo test -p r1d-data` rewrites it.
+#[test]
+fn the_golden_file_is_what_this_release_writes() {
+    let path = golden("rollouts.parquet");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        write(&path, &rows()).unwrap();
+    }
+    assert_eq!(read(&path).unwrap(), rows());
+    let directory = tempfile::tempdir().unwrap();
+    let again = directory.path().join("again.parquet");
+    write(&again, &rows()).unwrap();
+    assert!(
+        std::fs::read(&again).unwrap() == std::fs::read(&path).unwrap(),
+        "the bytes have changed: look at why, then UPDATE_GOLDEN=1"
+    );
+}
+
+#[test]
+fn a_file_of_something_else_is_named() {
+    let (_directory, path) = crate::file("x.parquet", "nothing");
+    assert!(read(&path).unwrap_err().to_string().contains("x.parquet: not a Parquet file that can be read"));
+}

@@ -1,0 +1,30 @@
+use r1d_data::DataError;
+use r1d_data::storage::write_atomically;
+use std::io::{Error, Write};
+
+#[test]
+fn a_failed_write_leaves_what_was_there() {
+    let (directory, path) = crate::file("result.json", "old");
+    for raw in [28, 122, 13] {
+        let error = write_atomically(&path, |file| {
+            file.write_all(b"half of the n")?;
+            Err(Error::from_raw_os_error(raw))
+        });
+        let message = error.unwrap_err().to_string();
+        assert!(message.starts_with(&format!("cannot write {}: ", path.display())), "{message}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+    write_atomically(&path, |file| file.write_all(b"new")).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_says_what_to_do() {
+    let (_directory, path) = crate::file("result.json", "old");
+    let full = |raw| write_atomically(&path, |_| Err(Error::from_raw_os_error(raw))).unwrap_err();
+    assert!(full(28).is_storage_full() && full(122).is_storage_full() && !full(13).is_storage_full());
+    assert!(full(28).to_string().ends_with(": the disk is full, free some space or move the state directory"), "{}", full(28));
+    let missing: DataError = write_atomically(std::path::Path::new("/nowhere/a"), |_| Ok(())).unwrap_err();
+    assert!(!missing.is_storage_full());
+}

@@ -1,0 +1,93 @@
+use crate::{file, golden, tokenizer};
+use r1d_data::{Message, Row, Template, Tokenizer};
+use r1d_job::TemplateSource;
+
+fn row(prompt: &str) -> Row {
+    Row { prompt: Some(prompt.into()), ..Row::default() }
+}
+
+#[test]
+fn r1_zero_is_the_papers_table_verbatim() {
+    let template = Template::open(&TemplateSource::R1Zero, &tokenizer()).unwrap();
+    let expected = "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. \
+        The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. \
+        The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, \
+        i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: What is {{ 1 }}?. Assistant:";
+    assert_eq!(template.render(&row("What is {{ 1 }}?")).unwrap(), expected);
+}
+
+#[test]
+fn plain_is_the_prompt_itself() {
+    let template = Template::open(&TemplateSource::Plain, &tokenizer()).unwrap();
+    assert_eq!(template.render(&row(" <b>\n&\n")).unwrap(), " <b>\n&\n");
+}
+
+#[test]
+fn a_template_file_sees_the_row() {
+    let (_directory, path) = file("own.jinja", "{{ domain }}/{{ reference }}/{{ meta.level }}: {{ prompt | upper }}\n");
+    let template = Template::open(&TemplateSource::File(path), &tokenizer()).unwrap();
+    let row = Row { reference: Some("2".into()), domain: Some("math".into()), meta: Some(r#"{"level": 3}"#.into()), ..row("why") };
+    assert_eq!(template.render(&row).unwrap(), "math/2/3: WHY");
+}
+
+#[test]
+fn mistakes_in_a_template_name_file_and_line() {
+    let open = |text: &str| {
+        let (directory, path) = file("own.jinja", text);
+        let template = Template::open(&TemplateSource::File(path), &tokenizer());
+        (directory, template)
+    };
+    let (_directory, template) = open("a\n{% if prompt %}\n");
+    let message = template.err().unwrap().to_string();
+    assert!(message.contains("own.jinja: line 3: syntax error"), "{message}");
+    let (_directory, template) = open("{{ promt }}");
+    let message = template.unwrap().render(&row("x")).unwrap_err().to_string();
+    assert!(message.contains("own.jinja: line 1: undefined value"), "{message}");
+}
+
+#[test]
+fn chat_templates_render_as_in_transformers() {
+    let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden("plain/cases.json")).unwrap()).unwrap();
+    let template = Template::open(&TemplateSource::Chat, &tokenizer()).unwrap();
+    assert!(!template.adds_special());
+    for case in cases["conversations"].as_array().unwrap() {
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let row = Row { prompt: Some(messages.last().unwrap().content.clone()), messages, ..Row::default() };
+        assert_eq!(template.render(&row).unwrap(), case["text"].as_str().unwrap());
+    }
+    // A prompt that is text is a user's message.
+    assert_eq!(template.render(&row(" What is 2+2? ")).unwrap(), cases["conversations"][0]["text"].as_str().unwrap());
+}
+
+#[test]
+fn a_chat_template_may_refuse_and_says_why() {
+    let template = Template::open(&TemplateSource::Chat, &tokenizer()).unwrap();
+    let messages = vec![Message { role: "tool".into(), content: "x".into() }];
+    let message = template.render(&Row { messages, ..row("x") }).unwrap_err().to_string();
+    assert!(message.contains("unknown role tool"), "{message}");
+}
+
+#[test]
+fn a_tokenizer_without_a_chat_template_is_named() {
+    let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
+    std::fs::write(directory.path().join("generation_config.json"), r#"{"eos_token_id": 1}"#).unwrap();
+    let message = Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).err().unwrap().to_string();
+    assert!(
+        message.ends_with("has no chat template (chat_template.jinja): use \"r1-zero\", \"plain\" or a template file"),
+        "{message}"
+    );
+}
+
+#[test]
+fn prompt_ids_are_the_template_and_what_the_tokenizer_puts_in_front() {
+    let tokenizer = Tokenizer::open(&golden("add-bos")).unwrap();
+    let plain = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
+    let (text, ids) = plain.prompt_ids(&row("Hi"), &tokenizer).unwrap();
+    assert_eq!((text.as_str(), ids[0], ids[1..].to_vec()), ("Hi", 0, tokenizer.encode("Hi", false).unwrap()));
+    let chat = Template::open(&TemplateSource::Chat, &tokenizer).unwrap();
+    let (text, ids) = chat.prompt_ids(&row("Hi"), &tokenizer).unwrap();
+    assert_eq!(ids.iter().filter(|id| **id == 0).count(), 1, "the template writes the beginning itself, once");
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+    let empty = plain.prompt_ids(&row(""), &crate::tokenizer()).unwrap_err().to_string();
+    assert!(empty.contains("the prompt has no token"), "{empty}");
+}

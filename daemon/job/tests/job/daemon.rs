@@ -1,0 +1,56 @@
+//! r1d.toml.
+
+use r1d_job::DaemonConfig;
+use r1d_job::daemon::{Devices, LogFormat};
+use std::path::{Path, PathBuf};
+
+fn parse(text: &str) -> Result<DaemonConfig, String> {
+    DaemonConfig::parse(text, Path::new("/etc/r1d")).map_err(|e| e.to_string())
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = r#"
+        [node]
+        name = "gpu-01"
+        state_dir = "state"
+        devices = ["cuda:0", "cuda:1"]
+        [listen]
+        socket = "/run/r1d.sock"
+        [torch]
+        lib = "/opt/libtorch/lib"
+        threads = 3
+        [rewards]
+        plugin_dirs = ["plugins"]
+        threads = 5
+        [log]
+        level = "debug"
+        format = "json"
+    "#;
+    let expected = DaemonConfig {
+        node_name: Some("gpu-01".into()),
+        state_dir: Some("/etc/r1d/state".into()),
+        devices: Devices::Listed(vec!["cuda:0".into(), "cuda:1".into()]),
+        socket: Some("/run/r1d.sock".into()),
+        torch_lib: Some("/opt/libtorch/lib".into()),
+        torch_threads: 3,
+        plugin_dirs: vec![PathBuf::from("/etc/r1d/plugins")],
+        reward_threads: 5,
+        log_level: "debug".into(),
+        log_format: LogFormat::Json,
+    };
+    assert_eq!(parse(text), Ok(expected));
+}
+
+#[test]
+fn mistakes_are_named() {
+    assert_eq!(
+        parse("[node]\nstate-dir = \"x\"").unwrap_err(),
+        "line 2, [node]: unknown key `state-dir`; the nearest known key is `state_dir`"
+    );
+    assert!(parse("[node]\ndevices = [\"gpu0\"]").unwrap_err().contains("`devices` names \"gpu0\", which is no device"));
+    assert!(parse("[node]\ndevices = [\"cpu\", \"cpu\"]").unwrap_err().contains("names a device twice"));
+    assert!(parse("[node]\ndevices = \"cpu\"").unwrap_err().contains("expected \"auto\" or a list of strings"));
+    assert!(parse("[cluster]\njoin = []").unwrap_err().contains("`cluster` is not in this release"));
+    assert!(parse("[listen]\nhttp = \"127.0.0.1:7420\"").unwrap_err().contains("`http` is not in this release"));
+}

@@ -1,0 +1,162 @@
+//! Each mistake is named with its line, table and key, and with what to do.
+
+use crate::{JOB, parse, refusal};
+
+#[test]
+fn the_job_that_the_others_break_is_right() {
+    parse(JOB).unwrap();
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    assert_eq!(
+        refusal("steps = 200", "steps = 200\nnum_generation = 8"),
+        "line 37, [[stage]] \"reasoning\": unknown key `num_generation`; the nearest known key is `num_generations`"
+    );
+    assert_eq!(
+        refusal("name = \"all-stages\"", "name = \"x\"\nsede = 1"),
+        "line 3, the top level: unknown key `sede`; the nearest known key is `seed`"
+    );
+}
+
+#[test]
+fn a_key_that_other_trainers_have_is_named_as_it_is_here() {
+    assert_eq!(
+        refusal("epochs = 2", "num_train_epochs = 2"),
+        "line 30, [[stage]] \"cold-start\": unknown key `num_train_epochs`; here it is called `epochs`"
+    );
+}
+
+#[test]
+fn a_key_of_another_stage_kind_says_which() {
+    let text = refusal("epochs = 2", "epochs = 2\nnum_generations = 4");
+    assert_eq!(text, "line 31, [[stage]] \"cold-start\": unknown key `num_generations`; it belongs to kind = \"grpo\"");
+}
+
+#[test]
+fn a_wrong_type_names_key_and_type() {
+    assert_eq!(
+        refusal("steps = 200", "steps = \"200\""),
+        "line 36, [[stage]] \"reasoning\": `steps` is the string \"200\", expected an integer from 1 to 1099511627776"
+    );
+    assert!(
+        refusal("steps = 200", "steps = 200\ntemperature = true")
+            .contains("`temperature` is true, expected a number of at least 0")
+    );
+    assert!(refusal("steps = 200", "steps = 200\nloss_type = \"ppo\"").contains("expected one of \"grpo\", \"dr_grpo\", \"dapo\""));
+    assert!(
+        refusal("config = {", "config = { when = 2024-01-01,")
+            .contains("`config` is a table, expected a table of values that JSON can say")
+    );
+    assert!(refusal("name = \"all-stages\"", "name = \"../up\"").contains("`name` is the string \"../up\", expected a name"));
+}
+
+#[test]
+fn a_number_out_of_range_says_the_range() {
+    let text = refusal("steps = 200", "steps = 200\ntop_p = 1.5");
+    assert_eq!(text, "line 37, [[stage]] \"reasoning\": `top_p` = 1.5 is out of range: expected a number above 0 and at most 1");
+    assert!(refusal("steps = 200", "steps = 200\nlearning_rate = nan").contains("out of range"));
+    assert!(refusal("steps = 200", "steps = 0").contains("`steps` = 0 is out of range"));
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_write() {
+    assert_eq!(
+        parse("seed = 1").unwrap_err().to_string(),
+        "line 1, the top level: `name` is missing: write name = \"my-job\" at the top of the file"
+    );
+    assert!(refusal("data = \"corpus\"", "").contains("[[stage]] \"language\": `data` is missing: name a table [data.NAME]"));
+    assert!(
+        refusal("kind = \"sft\"", "")
+            .contains("[[stage]] \"cold-start\": `kind` is missing: one of \"pretrain\", \"sft\", \"grpo\"")
+    );
+}
+
+#[test]
+fn a_text_that_is_not_toml_names_the_line() {
+    let text = refusal("steps = 200", "steps 200");
+    assert!(text.starts_with("line 36: not TOML: "), "{text}");
+}
+
+#[test]
+fn what_a_later_release_brings_is_refused_by_name() {
+    for kind in ["ppo", "dpo", "rejection-sampling", "reward-model", "distill", "eval"] {
+        let text = refusal("kind = \"sft\"", &format!("kind = \"{kind}\""));
+        assert!(
+            text.contains(&format!("kind = {kind:?} is not in this release: it has \"pretrain\", \"sft\", \"grpo\"")),
+            "{text}"
+        );
+    }
+    assert!(
+        refusal("[model]", "[parallel]\nexpert = 2\n[model]")
+            .contains("`parallel` is not in this release: a job runs on one device")
+    );
+    let text = refusal("[[eval]]", "[checkpoint]\nto = \"s3://bucket/prefix\"\n[[eval]]");
+    assert!(text.contains("(s3://) is not in this release: write file:// and an absolute path"), "{text}");
+}
+
+#[test]
+fn unsound_pairs_are_refused_with_the_fix() {
+    let grpo = |keys: &str| refusal("steps = 200", &format!("steps = 200\n{keys}"));
+    assert_eq!(
+        grpo("num_generations = 1"),
+        "[[stage]] \"reasoning\": num_generations = 1: a completion is judged relative to its group, and alone it has none; \
+         set num_generations to 2 or more (R1 used 16)"
+    );
+    assert!(grpo("epsilon_high = 0.1").contains("epsilon_high = 0.1 is below epsilon = 0.2; set epsilon_high to epsilon or more"));
+    assert!(
+        grpo("prompts_per_step = 3\nsteps_per_generation = 16").ends_with("set steps_per_generation = 12, or change the others")
+    );
+    assert!(grpo("temperature = 0").contains("set temperature = 1.0"));
+    assert!(grpo("sync_ref_steps = 400").contains("set beta above 0"));
+    assert!(grpo("max_completion_length = 20000").contains("raise `max_tokens_per_device` to at least 20000"));
+    assert!(grpo("warmup_steps = 201").contains("warmup_steps = 201 is longer than the stage's 200 updates"));
+    assert!(grpo("epochs = 1").contains("`steps` and `epochs` both say how long it runs; keep one of them"));
+    assert!(
+        grpo("from = \"cold-strat\"")
+            .contains("`from` = \"cold-strat\" is no stage before this one (the nearest is \"cold-start\")")
+    );
+    assert!(
+        refusal("data = \"corpus\"", "data = \"corpse\"")
+            .contains("is no data set of this job (the nearest is \"corpus\"); add a table [data.corpse]")
+    );
+    assert!(refusal("name = \"cold-start\"", "name = \"language\"").contains("two stages have this name"));
+    assert!(refusal("name = \"cold-start\"", "name = \"base\"").contains("\"base\" names the job's own model"));
+    assert!(
+        refusal("plugin = \"accuracy\"", "plugin = \"accuracy\"\nname = \"brevity\"")
+            .contains("two rewards of the stage have this name")
+    );
+    let undomained =
+        JOB.replace("domain = \"kind\"", "").replace("plugin = \"accuracy\"", "plugin = \"accuracy\"\ndomains = [\"math\"]");
+    assert!(parse(&undomained).unwrap_err().to_string().contains("add `domain` to [data.train], or leave `domains` out"));
+    assert!(refusal("reference = \"answer\"", "").contains("add `reference` to [data.train]"));
+    assert!(
+        refusal("[[eval]]\ndata = \"train\"", "[[eval]]\ndata = \"tset\"")
+            .contains("[[eval]] \"tset\": `data` = \"tset\" is no data set")
+    );
+    assert!(
+        refusal("[[eval]]", "[[eval]]\nmetrics = [\"pass@4\"]")
+            .contains("pass@4 needs more completions than num_generations = 1; set num_generations = 4")
+    );
+    assert!(refusal("[[eval]]", "[[eval]]\nmetrics = [\"f1\"]").contains("write pass@k or cons@k"));
+    assert!(refusal("[[eval]]", "[[eval]]\nstages = [\"reasonin\"]").contains("(the nearest is \"reasoning\")"));
+    assert!(refusal("tokenizer = \"tokenizer\"", "").contains("add `tokenizer`"));
+    assert!(refusal("init = \"tiny.json\"", "init = \"tiny.json\"\npath = \"model\"").contains("`path` and `init` both say"));
+    let text = refusal("[model]", "batch_invariant = true\n[model]\ndtype = \"bfloat16\"");
+    assert!(text.contains("`batch_invariant` is exact in float32 alone; set dtype = \"float32\" in [model]"), "{text}");
+}
+
+#[test]
+fn batch_invariant_is_refused_where_it_does_not_hold() {
+    let job = parse(&JOB.replace("name = \"all-stages\"", "name = \"exact\"\nbatch_invariant = true")).unwrap();
+    r1d_job::sound::check_device(&job, "cpu").unwrap();
+    let text = r1d_job::sound::check_device(&job, "cuda:0").unwrap_err().to_string();
+    assert!(text.contains("the job's device is cuda:0; set batch_invariant = false"), "{text}");
+}
+
+#[test]
+fn names_may_not_leave_the_jobs_directory() {
+    for name in ["..", ".hidden", "a/b", "", "-x", &"x".repeat(65)] {
+        assert!(parse(&JOB.replace("\"cold-start\"", &format!("{name:?}"))).is_err(), "{name:?}");
+    }
+}

@@ -1,0 +1,172 @@
+//! The key table against the typed job: no key that is documented and not read, none that is read and not written.
+
+use crate::{JOB, parse};
+use r1d_job::JobError;
+use r1d_job::keys::{self, Key, Kind, Table};
+use toml::Value;
+
+/// A place of a plain value in a document: keys and list positions.
+#[derive(Clone, Debug)]
+pub enum At {
+    Key(String),
+    Index(usize),
+}
+
+/// Every plain key of every table in a document, with its place.
+pub fn leaves(document: &Value, spec: &'static Table) -> Vec<(Vec<At>, &'static Key)> {
+    let mut found = Vec::new();
+    collect(document, spec, Vec::new(), &mut found);
+    found
+}
+
+fn collect(value: &Value, spec: &'static Table, at: Vec<At>, found: &mut Vec<(Vec<At>, &'static Key)>) {
+    let below = |more: &[At]| [at.clone(), more.to_vec()].concat();
+    for key in spec.keys() {
+        let own = At::Key(key.name.into());
+        let inner = value.get(key.name);
+        match &key.kind {
+            Kind::Later(_) => {}
+            Kind::Table(table) => collect(inner.unwrap_or(&Value::Table(Default::default())), table, below(&[own]), found),
+            Kind::Named(table) => {
+                for (name, inner) in inner.and_then(Value::as_table).into_iter().flatten() {
+                    collect(inner, table, below(&[own.clone(), At::Key(name.clone())]), found);
+                }
+            }
+            Kind::Tables(_) | Kind::Variants { .. } => {
+                for (index, inner) in inner.and_then(Value::as_array).into_iter().flatten().enumerate() {
+                    let table = match &key.kind {
+                        Kind::Tables(table) => *table,
+                        Kind::Variants { tag, variants } => {
+                            variants.iter().find(|v| inner.get(tag).unwrap().as_str() == Some(v.0)).unwrap().1
+                        }
+                        _ => unreachable!(),
+                    };
+                    collect(inner, table, below(&[own.clone(), At::Index(index)]), found);
+                }
+            }
+            _ => found.push((below(&[own]), key)),
+        }
+    }
+}
+
+pub fn get<'a>(document: &'a Value, at: &[At]) -> Option<&'a Value> {
+    at.iter().try_fold(document, |value, step| match step {
+        At::Key(key) => value.get(key),
+        At::Index(index) => value.get(index),
+    })
+}
+
+pub fn set(document: &mut Value, at: &[At], new: Value) {
+    let (last, path) = at.split_last().unwrap();
+    let mut table = document;
+    for step in path {
+        table = match step {
+            At::Key(key) => table.as_table_mut().unwrap().entry(key.clone()).or_insert(Value::Table(Default::default())),
+            At::Index(index) => &mut table.as_array_mut().unwrap()[*index],
+        };
+    }
+    let At::Key(key) = last else { panic!("a plain value has a key") };
+    table.as_table_mut().unwrap().insert(key.clone(), new);
+}
+
+/// Values that the key takes, other than its default.
+fn other_values(key: &Key) -> Vec<Value> {
+    match &key.kind {
+        Kind::Text => vec!["/else".into()],
+        Kind::Name => vec!["else".into()],
+        Kind::Path => vec!["/else".into()],
+        Kind::Sha256 => vec!["0123456789abcdef".repeat(4).into()],
+        Kind::Bool => vec![true.into(), false.into()],
+        Kind::Integer { .. } => vec![3.into(), 16.into(), 2000.into()],
+        Kind::Float { .. } => vec![0.25.into(), 0.5.into(), 2.0.into()],
+        Kind::OneOf(words) => words.iter().map(|w| (*w).into()).collect(),
+        Kind::Texts => {
+            vec![Value::Array(vec!["else".into()]), Value::Array(vec!["pass@1".into()]), Value::Array(vec!["reasoning".into()])]
+        }
+        Kind::WordOrScore(words) => words.iter().map(|w| (*w).into()).chain([toml::from_str("score = -0.5").unwrap()]).collect(),
+        Kind::Json => vec![toml::from_str("a = 1\nb = { c = [true, 0.5] }").unwrap()],
+        _ => panic!("not a plain key: {}", key.name),
+    }
+}
+
+/// Keys whose other values need more than one change.
+const PAIRED: &[&str] = &[
+    "model.path",
+    "stage.epochs",
+    "stage.steps",
+    "stage.kind",
+    "eval.data",
+    "stage.data",
+    "checkpoint.to",
+    "eval.metrics",
+    "stage.sync_ref_steps",
+];
+
+#[test]
+fn every_key_of_the_table_is_read_and_written() {
+    let base: Value = toml::from_str(JOB).unwrap();
+    for (at, key) in leaves(&base, keys::JOB) {
+        let dotted = at
+            .iter()
+            .filter_map(|step| if let At::Key(key) = step { Some(key.as_str()) } else { None })
+            .collect::<Vec<_>>()
+            .join(".");
+        if PAIRED.contains(&dotted.as_str()) {
+            continue;
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for value in other_values(key) {
+            let mut changed = base.clone();
+            set(&mut changed, &at, value.clone());
+            match parse(&toml::to_string(&changed).unwrap()) {
+                Ok(job) => {
+                    let written: Value = toml::from_str(&job.to_toml()).unwrap();
+                    assert_eq!(get(&written, &at), Some(&value), "{dotted}");
+                    seen.insert(value.to_string());
+                }
+                // Not every value fits the rest of the job.
+                Err(JobError::Unsound { .. } | JobError::OutOfRange { .. } | JobError::NotInThisRelease { .. }) => {}
+                Err(other) => panic!("{dotted} = {value}: {other}"),
+            }
+        }
+        let free = !matches!(dotted.as_str(), "stage.from" | "model.tokenizer" | "eval.stages" | "eval.rewards");
+        assert!(!seen.is_empty() || !free, "no value of {dotted} was taken");
+    }
+}
+
+#[test]
+fn every_default_is_one_that_the_key_takes() {
+    for root in [keys::JOB, keys::DAEMON] {
+        for table in keys::tables(root) {
+            let mut names = std::collections::BTreeSet::new();
+            for key in table.keys() {
+                assert!(names.insert(key.name), "{}.{} stands twice", table.path, key.name);
+                assert!(key.meaning.ends_with('.'), "{}.{}: the meaning is a sentence", table.path, key.name);
+            }
+        }
+    }
+    parse(JOB).unwrap();
+    r1d_job::DaemonConfig::parse("", std::path::Path::new("/")).unwrap();
+}
+
+#[test]
+fn the_defaults_are_those_of_trl() {
+    let job = parse(JOB).unwrap();
+    let grpo = job.stages[2].grpo().unwrap();
+    assert_eq!((grpo.num_generations, grpo.num_iterations, grpo.max_completion_length, grpo.top_k), (8, 1, 512, 0));
+    assert_eq!((grpo.temperature, grpo.top_p, grpo.beta, grpo.epsilon, grpo.epsilon_high), (1.0, 1.0, 0.0, 0.2, 0.2));
+    assert_eq!(grpo.loss_type, r1d_proto::recipe::LossType::Dapo);
+    assert_eq!(grpo.scale_rewards, r1d_proto::recipe::ScaleRewards::Group);
+    assert!(!grpo.mask_truncated_completions);
+    let optimiser = job.stages[2].optimiser(200);
+    assert_eq!(
+        (optimiser.learning_rate, optimiser.adam_beta1, optimiser.adam_beta2, optimiser.adam_epsilon),
+        (1e-6, 0.9, 0.999, 1e-8)
+    );
+    assert_eq!(
+        (optimiser.weight_decay, optimiser.max_grad_norm, optimiser.warmup_steps, optimiser.total_steps),
+        (0.0, 1.0, 0, 200)
+    );
+    assert_eq!(optimiser.lr_scheduler_type, r1d_proto::recipe::LrSchedule::Linear);
+    assert_eq!(job.stages[1].schedule.learning_rate, 2e-5);
+}

@@ -1,0 +1,91 @@
+//! The plan's arithmetic.
+
+use crate::{JOB, parse};
+use r1d_job::ModelFacts;
+use r1d_job::plan::{Seen, memory, stages, tokens_per_step, warnings};
+use std::collections::BTreeMap;
+
+/// Sizes that `transformers` counts; `model_sizes.py` writes them.
+const SIZES: &str = include_str!("golden/model_sizes.json");
+
+#[test]
+fn sizes_are_those_of_transformers() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(SIZES).unwrap();
+    assert!(cases.len() >= 6);
+    for case in cases {
+        let facts = ModelFacts::from_config(&case["config"].to_string()).unwrap();
+        assert_eq!(facts.parameters, case["parameters"].as_u64().unwrap(), "{}", case["config"]);
+        assert_eq!(facts.active_parameters, case["active_parameters"].as_u64().unwrap(), "{}", case["config"]);
+        assert_eq!(facts.cache_values_per_token, case["cache_values_per_token"].as_u64().unwrap(), "{}", case["config"]);
+        assert_eq!(facts.architecture, case["architecture"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn a_config_that_cannot_be_counted_says_why() {
+    let error = |text: &str| ModelFacts::from_config(text).unwrap_err().to_string();
+    assert!(error("{").starts_with("model config: not JSON"));
+    assert!(error(r#"{"model_type": "mamba"}"#).contains("model_type \"mamba\" is not an architecture of this release"));
+    assert!(error(r#"{"model_type": "qwen2", "num_hidden_layers": 2}"#).contains("`hidden_size` is null, expected a whole number"));
+}
+
+fn facts() -> ModelFacts {
+    ModelFacts {
+        architecture: "Qwen2ForCausalLM".into(),
+        parameters: 1000,
+        active_parameters: 1000,
+        vocab_size: 10,
+        max_position_embeddings: 256,
+        cache_values_per_token: 6,
+    }
+}
+
+fn seen() -> Seen {
+    Seen {
+        rows: BTreeMap::from([("language".into(), 90), ("cold-start".into(), 100), ("reasoning".into(), 7000)]),
+        prompt_max: BTreeMap::from([("reasoning".into(), 100)]),
+        eval_prompt_max: 120,
+    }
+}
+
+#[test]
+fn steps_tokens_and_memory_add_up() {
+    let job = parse(&JOB.replace("steps = 200", "steps = 200\nbeta = 0.1")).unwrap();
+    let plan = stages(&job, Some(&facts()), &seen());
+    assert_eq!(plan.iter().map(|s| s.steps).collect::<Vec<_>>(), [100, 25, 200], "2 epochs of 100 rows by 8 are 25 steps");
+    assert_eq!(plan.iter().map(|s| s.from.as_str()).collect::<Vec<_>>(), ["base", "language", "cold-start"]);
+    assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
+    assert_eq!(plan[2].rewards, ["accuracy", "brevity"]);
+    assert_eq!(tokens_per_step(&job.stages[0], 0), 8 * 1024);
+    // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens.
+    let expected = BTreeMap::from([
+        ("policy".to_string(), 4000),
+        ("reference".to_string(), 4000),
+        ("optimiser".to_string(), 12_000),
+        ("sampler".to_string(), 256 * 632 * 6 * 4),
+    ]);
+    assert_eq!(memory(&job, &job.stages[2], &facts(), &seen()), expected);
+}
+
+#[test]
+fn a_schedule_is_as_long_as_the_updates() {
+    let job = parse(&JOB.replace("steps = 200", "steps = 200\nnum_iterations = 2\nsteps_per_generation = 4")).unwrap();
+    assert_eq!(job.stages[2].optimiser(200).total_steps, 1600);
+    let objective = job.stages[2].grpo().unwrap().objective();
+    assert_eq!((objective.num_iterations, objective.num_minibatches), (2, 4));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_said() {
+    let job = parse(&JOB.replace("[data.corpus]", "[data.spare]\npath = \"spare.jsonl\"\n[data.corpus]")).unwrap();
+    let all = warnings(&job, Some(&facts()), &seen()).join("\n");
+    assert!(all.contains("[data.spare] is used by no stage and no evaluation"), "{all}");
+    assert!(all.contains("\"reasoning\" makes sequences of up to 612 tokens; the model's positions reach to 256"), "{all}");
+    let scratch = JOB.replace("kind = \"grpo\"", "kind = \"grpo\"\nfrom = \"base\"");
+    assert!(
+        warnings(&parse(&scratch).unwrap(), None, &seen()).join("\n").contains("starts reinforcement learning from random weights")
+    );
+    let few = Seen { rows: BTreeMap::from([("reasoning".into(), 20)]), ..Seen::default() };
+    let all = warnings(&parse(JOB).unwrap(), None, &few).join("\n");
+    assert!(all.contains("goes through its 20 rows 320 times") && all.contains("a step repeats rows"), "{all}");
+}

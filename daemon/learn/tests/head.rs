@@ -1,0 +1,73 @@
+//! Chunks of the output head: the same log-probabilities and gradients as all at once.
+
+mod tiny;
+
+use r1d_learn::head::{Chunk, Head, entropy_sum};
+use r1d_model::{CausalLm, Forward, Packed};
+use r1d_torch::foreach;
+use tch::{Kind, Tensor};
+use tiny::*;
+
+const TOKENS: i64 = 23;
+
+fn batch() -> (Packed, Tensor) {
+    let own = |seed: u64| Tensor::from_slice(&ids(seed, TOKENS as usize).into_iter().map(i64::from).collect::<Vec<_>>());
+    (Packed { ids: own(1), lengths: vec![9, TOKENS - 9] }, own(2))
+}
+
+/// A cost that ties all tokens together, or one that does not; with another term beside it.
+fn gradients(model: &CausalLm, chunk: i64, whole: bool) -> (Vec<Tensor>, Vec<f32>) {
+    let (packed, targets) = batch();
+    let parameters: Vec<Tensor> = model.parameters().into_iter().map(|(_, tensor)| tensor).collect();
+    foreach::clear_gradients(&parameters).unwrap();
+    let hidden = model.forward(&packed, &Forward::default()).unwrap().hidden;
+    let weights = Tensor::linspace(-1.0, 1.0, TOKENS, tch::kind::FLOAT_CPU);
+    let mut seen = vec![0f32; TOKENS as usize];
+    let mut loss = |logp: &Tensor, start: i64| {
+        let sum = (logp * weights.narrow(0, start, logp.size()[0])).sum(Kind::Float);
+        Ok(if whole { (sum / 10.0).exp() } else { sum })
+    };
+    let mut observe = |part: Chunk| {
+        let values = Vec::<f32>::try_from(part.logp).unwrap();
+        seen[part.start as usize..part.start as usize + values.len()].copy_from_slice(&values);
+        assert_eq!(part.logits.size(), [values.len() as i64, VOCAB as i64]);
+        Ok(())
+    };
+    let extra = (&hidden * &hidden).sum(Kind::Float) * 0.01;
+    let head = Head::in_chunks(model, 0.8, chunk);
+    head.backward(&hidden, &targets, Some(extra), whole, &mut loss, &mut observe).unwrap();
+    let alone = Vec::<f32>::try_from(head.logprobs(&hidden, &targets).unwrap()).unwrap();
+    assert!(alone.iter().zip(&seen).all(|(a, b)| (a - b).abs() < 1e-6), "{alone:?} {seen:?}");
+    (parameters.iter().map(|p| p.grad().copy()).collect(), seen)
+}
+
+#[test]
+fn gradients_do_not_depend_on_the_chunk() {
+    let model = qwen2(Kind::Float);
+    model.set_requires_grad(true);
+    for whole in [false, true] {
+        let (expected, logp) = gradients(&model, 1 << 20, whole);
+        for chunk in [1, 5, 22, 23] {
+            let (got, chunked) = gradients(&model, chunk, whole);
+            assert!(logp.iter().zip(&chunked).all(|(a, b)| (a - b).abs() < 1e-6));
+            for (x, y) in expected.iter().zip(&got) {
+                let scale = f64::try_from(x.abs().max().to_kind(Kind::Double)).unwrap();
+                let difference = f64::try_from((x - y).abs().max().to_kind(Kind::Double)).unwrap();
+                assert!(scale > 0.0 && difference <= 1e-5 * scale, "chunk {chunk}, whole {whole}: {difference} of {scale}");
+            }
+        }
+    }
+}
+
+#[test]
+fn entropy_is_that_of_the_tempered_softmax() {
+    let logits = Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.0, 0.0, 0.0]).view([2, 3]);
+    let targets = Tensor::from_slice(&[2i64, 1]);
+    for temperature in [1.0, 0.7] {
+        let p = (logits.to_kind(Kind::Double) / temperature).softmax(-1, Kind::Double);
+        let expected = f64::try_from(-(&p * p.log()).sum(Kind::Double)).unwrap();
+        let logp = r1d_model::token_logprobs(&logits, &targets, temperature).unwrap();
+        let got = f64::try_from(entropy_sum(&logits, &targets, &logp, temperature).unwrap()).unwrap();
+        assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+    }
+}

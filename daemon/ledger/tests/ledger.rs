@@ -1,0 +1,273 @@
+//! The ledger on disk: what it acknowledged is there after any crash, and what it refuses to open it names.
+
+use proptest::prelude::*;
+use r1d_ledger::{Command, Effect, JobRecord, Ledger, LedgerError, State};
+use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::ids::JobId;
+use r1d_proto::storage::Storage;
+use r1d_proto::worker::Metrics;
+use r1d_sim::{SimDisk, SimFile};
+use redb::{Database, StorageBackend, TableDefinition};
+use std::io;
+use std::path::{Path, PathBuf};
+
+fn id(text: &str) -> JobId {
+    JobId(text.to_string())
+}
+
+fn commit(job: &str, step: u64) -> Command {
+    let metrics = Metrics::from([("loss".to_string(), 0.1 * step as f64), ("grad_norm".to_string(), f64::NAN)]);
+    Command::CommitStep { job: id(job), epoch: 1, stage: 0, step, metrics }
+}
+
+/// A job's life up to `steps` committed steps.
+fn life(job: &str, steps: u64) -> Vec<Command> {
+    let toml = format!("name = \"{job}\"\n").repeat(20);
+    let eval = |step| EvalResult { stage: None, step, data: "test".into(), metrics: Metrics::from([("pass@1".into(), 0.5)]), example: None };
+    let mut commands = vec![
+        Command::Submit { job: id(job), name: job.into(), priority: 1, job_toml: toml, at: 10 },
+        Command::Start { job: id(job), at: 11 },
+        Command::BeginStage { job: id(job), epoch: 1, stage: 0, name: "rl".into(), kind: "grpo".into(), steps: 1000, at: 12 },
+        Command::Eval { job: id(job), epoch: 1, result: eval(0) },
+    ];
+    for step in 0..steps {
+        commands.push(commit(job, step));
+        if step % 3 == 2 {
+            let (dir, manifest_sha256) = (PathBuf::from(format!("/c/{step}")), "00".repeat(32));
+            commands.push(Command::Checkpoint { job: id(job), epoch: 1, stage: 0, step, dir, manifest_sha256 });
+            commands.push(Command::Eval { job: id(job), epoch: 1, result: eval(step) });
+        }
+    }
+    commands
+}
+
+/// NaN metrics compare by their text.
+fn text(records: &[impl AsRef<JobRecord>]) -> String {
+    records.iter().map(|record| format!("{:?}\n", record.as_ref())).collect()
+}
+
+fn text_of(state: &State) -> String {
+    text(&state.jobs())
+}
+
+/// A redb file on the simulated disk.
+#[derive(Debug)]
+struct SimBackend(SimFile);
+
+impl StorageBackend for SimBackend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.length())
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_length(len);
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}
+
+/// A disk with an empty ledger, durably made.
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::default();
+    drop(open_on(&disk).unwrap());
+    disk.sync_dir(Path::new("/s")).unwrap();
+    disk
+}
+
+fn open_on(disk: &SimDisk) -> Result<Ledger, LedgerError> {
+    let (disk, path) = (disk.clone(), PathBuf::from("/s/ledger.redb"));
+    let file = path.clone();
+    let open = move || Database::builder().set_cache_size(1 << 20).create_with_backend(SimBackend(disk.open(&file)));
+    Ledger::open_with(&path, Box::new(open))
+}
+
+#[test]
+fn reopening_gives_back_every_record_and_metric() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    for command in life("a", 10).into_iter().chain(life("b", 4)) {
+        ledger.apply(command).unwrap();
+    }
+    let (jobs, metrics) = (text(&ledger.jobs()), format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()));
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(text(&ledger.jobs()), jobs);
+    assert_eq!(format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()), metrics);
+    let steps: Vec<u64> = ledger.metrics_in(&id("a"), 0, 3..6).unwrap().into_iter().map(|(step, _)| step).collect();
+    assert_eq!(steps, [3, 4, 5]);
+    assert_eq!(ledger.metrics(&id("b"), 0).unwrap().len(), 4);
+    assert!(ledger.metrics(&id("b"), 1).unwrap().is_empty());
+    assert!(ledger.metrics_in(&id("a"), 0, 6..3).unwrap().is_empty());
+}
+
+#[test]
+fn a_refused_command_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    life("a", 2).into_iter().for_each(|command| drop(ledger.apply(command).unwrap()));
+    let before = text(&ledger.jobs());
+    assert!(matches!(ledger.apply(commit("a", 7)), Err(LedgerError::Rejected(_))));
+    assert_eq!(text(&ledger.jobs()), before);
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(text(&ledger.jobs()), before);
+    assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Power is lost in the middle of a command: it is carried out wholly or not at all, and all before it are.
+    #[test]
+    fn a_command_cut_off_by_a_crash_is_whole_or_absent(bytes in 0u64..150_000, seed in any::<u64>()) {
+        let disk = new_disk();
+        let ledger = open_on(&disk).unwrap();
+        let mut state = State::default();
+        disk.lose_power_after(bytes);
+        for command in life("a", 12) {
+            let mut next = state.clone();
+            next.apply(&command).unwrap();
+            if ledger.apply(command).is_ok() {
+                state = next;
+                continue;
+            }
+            std::mem::forget(ledger);
+            disk.crash(seed);
+            let found = text(&open_on(&disk).unwrap().jobs());
+            prop_assert!(found == text_of(&state) || found == text_of(&next), "{}", found);
+            break;
+        }
+    }
+
+    /// Power is lost between commands, and any unsynced part of the file may be missing: exactly what was
+    /// acknowledged is there.
+    #[test]
+    fn an_acknowledged_command_survives_any_crash(seed in any::<u64>(), steps in 0u64..12, crashes in 1usize..4) {
+        let disk = new_disk();
+        let mut commands = life("a", steps).into_iter();
+        let mut state = State::default();
+        for crash in 0..crashes {
+            let ledger = open_on(&disk).unwrap();
+            prop_assert_eq!(text(&ledger.jobs()), text_of(&state));
+            for command in commands.by_ref().take(1 + (seed % 7) as usize) {
+                let before = disk.fork();
+                ledger.apply(command.clone()).unwrap();
+                let (mut with, without) = (state.clone(), text_of(&state));
+                with.apply(&command).unwrap();
+                before.crash(seed);
+                prop_assert_eq!(text(&open_on(&before).unwrap().jobs()), without);
+                let after = disk.fork();
+                after.crash(seed ^ crash as u64);
+                prop_assert_eq!(text(&open_on(&after).unwrap().jobs()), text_of(&with));
+                state = with;
+            }
+            // The process goes without closing the file, as by SIGKILL.
+            std::mem::forget(ledger);
+            disk.crash(seed.wrapping_add(crash as u64));
+        }
+    }
+
+    /// The disk fills up in the middle of a commit, and later there is room again.
+    #[test]
+    fn a_full_disk_loses_nothing_that_was_acknowledged(room in 0u64..200_000, seed in any::<u64>()) {
+        let disk = new_disk();
+        let ledger = open_on(&disk).unwrap();
+        disk.limit_room(Some(room));
+        let mut state = State::default();
+        let mut failed = 0;
+        for command in life("a", 12) {
+            let mut next = state.clone();
+            next.apply(&command).unwrap();
+            match ledger.apply(command.clone()) {
+                Ok(_) => {}
+                Err(error) => {
+                    failed += 1;
+                    prop_assert!(error.to_string().contains("/s/ledger.redb"), "{}", error);
+                    prop_assert_eq!(text(&ledger.jobs()), text_of(&state));
+                    disk.limit_room(None);
+                    // The file, opened again, tells whether the failed command reached it.
+                    ledger.refresh().unwrap();
+                    let found = text(&ledger.jobs());
+                    if found != text_of(&next) {
+                        prop_assert_eq!(found, text_of(&state));
+                        ledger.apply(command).unwrap();
+                    }
+                }
+            }
+            prop_assert_eq!(text(&ledger.jobs()), text_of(&next));
+            state = next;
+        }
+        prop_assert!(failed <= 1);
+        disk.crash(seed);
+        prop_assert_eq!(text(&open_on(&disk).unwrap().jobs()), text_of(&state));
+    }
+}
+
+#[test]
+fn a_failed_sync_is_an_error_and_the_next_command_goes_on_from_the_file() {
+    let disk = SimDisk::default();
+    let ledger = open_on(&disk).unwrap();
+    life("a", 1).into_iter().for_each(|command| drop(ledger.apply(command).unwrap()));
+    disk.fail_syncs(1);
+    assert!(matches!(ledger.apply(commit("a", 1)), Err(LedgerError::Storage { .. })));
+    assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
+    let answer = ledger.apply(commit("a", 1));
+    let reached_the_disk = matches!(answer, Err(LedgerError::Rejected(_)));
+    assert!(reached_the_disk || matches!(answer, Ok(Effect::StepCommitted { step: 2 })), "{answer:?}");
+    assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 2);
+}
+
+#[test]
+fn a_second_opener_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let _first = Ledger::open(&path).unwrap();
+    let error = Ledger::open(&path).err().unwrap();
+    assert!(matches!(error, LedgerError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("stop the other r1d"), "{error}");
+}
+
+#[test]
+fn a_ledger_of_a_later_release_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    drop(Ledger::open(&path).unwrap());
+    let database = Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(TableDefinition::<&str, u64>::new("format")).unwrap().insert("version", 99).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let error = Ledger::open(&path).err().unwrap();
+    assert!(matches!(error, LedgerError::Newer { found: 99, .. }), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_ledger_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    std::fs::write(&path, "not a database, but long enough to be looked at ".repeat(200)).unwrap();
+    let error = Ledger::open(&path).err().unwrap();
+    assert!(matches!(&error, LedgerError::Damaged { path: named, .. } if *named == path), "{error}");
+    let error = Ledger::open(&dir.path().join("no/such/ledger.redb")).err().unwrap().to_string();
+    assert!(error.contains("no/such/ledger.redb"), "{error}");
+}
+
+#[test]
+fn a_creation_that_a_crash_cut_short_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    std::fs::write(dir.path().join("ledger.redb.new"), [0u8; 5000]).unwrap();
+    let ledger = Ledger::open(&path).unwrap();
+    ledger.apply(life("a", 0).remove(0)).unwrap();
+    assert_eq!(ledger.job(&id("a")).unwrap().state(), RunState::Queued);
+    assert!(!dir.path().join("ledger.redb.new").exists());
+}

@@ -1,0 +1,333 @@
+//! The state machine against a naive model: a list of the commands accepted so far, searched anew for every answer.
+
+use proptest::prelude::*;
+use r1d_ledger::{Command, Effect, FindError, Rejected, State};
+use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::Metrics;
+use std::collections::BTreeSet;
+
+fn id(text: &str) -> JobId {
+    JobId(text.to_string())
+}
+
+fn submit(job: &str, priority: i32) -> Command {
+    Command::Submit { job: id(job), name: format!("name of {job}"), priority, job_toml: "seed = 1".into(), at: 100 }
+}
+
+fn start(job: &str) -> Command {
+    Command::Start { job: id(job), at: 200 }
+}
+
+fn begin(job: &str, epoch: u64, stage: u32, steps: u64) -> Command {
+    Command::BeginStage { job: id(job), epoch, stage, name: format!("s{stage}"), kind: "grpo".into(), steps, at: 300 }
+}
+
+fn commit(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
+    Command::CommitStep { job: id(job), epoch, stage, step, metrics: Metrics::from([("loss".to_string(), step as f64)]) }
+}
+
+fn checkpoint(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
+    Command::Checkpoint { job: id(job), epoch, stage, step, dir: format!("/c/{step}").into(), manifest_sha256: "ab".into() }
+}
+
+fn finish(job: &str, epoch: u64, state: RunState) -> Command {
+    Command::Finish { job: id(job), epoch, state, error: None, model: None, at: 400 }
+}
+
+fn eval(stage: &str, step: u64, accuracy: f64) -> EvalResult {
+    let metrics = Metrics::from([("pass@1".to_string(), accuracy)]);
+    EvalResult { stage: Some(stage.into()), step, data: "test".into(), metrics, example: None }
+}
+
+/// Applies all, expecting each to be accepted; gives the last effect.
+fn accept(state: &mut State, commands: &[Command]) -> Effect {
+    commands.iter().map(|command| state.apply(command).unwrap_or_else(|e| panic!("{command:?}: {e}"))).last().unwrap()
+}
+
+/// What was accepted so far.
+#[derive(Default)]
+struct History(Vec<Command>);
+
+impl History {
+    fn count(&self, job: &JobId, matches: impl Fn(&Command) -> bool) -> u64 {
+        self.0.iter().filter(|command| command.job() == job && matches(command)).count() as u64
+    }
+
+    fn submitted(&self, job: &JobId) -> bool {
+        self.count(job, |c| matches!(c, Command::Submit { .. })) > 0
+    }
+
+    fn epoch(&self, job: &JobId) -> u64 {
+        self.count(job, |c| matches!(c, Command::Start { .. }))
+    }
+
+    fn ended(&self, job: &JobId) -> bool {
+        self.count(job, |c| matches!(c, Command::Finish { .. } | Command::Cancel { .. })) > 0
+    }
+
+    fn begun(&self, job: &JobId) -> u32 {
+        let stages: BTreeSet<u32> =
+            self.0.iter().filter_map(|c| if let Command::BeginStage { job: j, stage, .. } = c { (j == job).then_some(*stage) } else { None }).collect();
+        stages.len() as u32
+    }
+
+    fn finished(&self, job: &JobId) -> u32 {
+        self.count(job, |c| matches!(c, Command::FinishStage { .. })) as u32
+    }
+
+    fn at_work(&self, job: &JobId) -> Option<u32> {
+        (self.begun(job) > self.finished(job)).then(|| self.begun(job) - 1)
+    }
+
+    fn steps(&self, job: &JobId, of: u32) -> u64 {
+        let steps = |c: &Command| if let Command::BeginStage { job: j, stage, steps, .. } = c { (j == job && *stage == of).then_some(*steps) } else { None };
+        self.0.iter().find_map(steps).unwrap_or(0)
+    }
+
+    fn committed(&self, job: &JobId, of: u32) -> u64 {
+        self.count(job, |c| matches!(c, Command::CommitStep { stage, .. } if *stage == of))
+    }
+
+    /// Steps with a checkpoint now.
+    fn checkpoints(&self, job: &JobId, of: u32) -> BTreeSet<u64> {
+        let mut steps = BTreeSet::new();
+        for command in self.0.iter().filter(|command| command.job() == job) {
+            match command {
+                Command::Checkpoint { stage, step, .. } if *stage == of => steps.insert(*step),
+                Command::DropCheckpoint { stage, step, .. } if *stage == of => steps.remove(step),
+                _ => false,
+            };
+        }
+        steps
+    }
+
+    fn accepts(&self, command: &Command) -> bool {
+        let job = command.job();
+        if let Command::Submit { .. } = command {
+            return !self.submitted(job);
+        }
+        if !self.submitted(job) || self.ended(job) {
+            return false;
+        }
+        let current = |epoch: &u64| *epoch > 0 && *epoch == self.epoch(job);
+        match command {
+            Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } => true,
+            Command::BeginStage { epoch, stage, steps, .. } => {
+                current(epoch)
+                    && match self.at_work(job) {
+                        Some(at_work) => at_work == *stage && self.steps(job, *stage) == *steps,
+                        None => self.begun(job) == *stage,
+                    }
+            }
+            Command::CommitStep { epoch, stage, step, .. } => {
+                current(epoch)
+                    && self.at_work(job) == Some(*stage)
+                    && self.committed(job, *stage) == *step
+                    && *step < self.steps(job, *stage)
+            }
+            Command::Checkpoint { epoch, stage, step, .. } => {
+                current(epoch) && self.at_work(job) == Some(*stage) && *step <= self.committed(job, *stage)
+            }
+            Command::DropCheckpoint { epoch, stage, .. } => current(epoch) && *stage < self.begun(job),
+            Command::Eval { epoch, .. } => current(epoch),
+            Command::FinishStage { epoch, stage, .. } => {
+                current(epoch) && self.at_work(job) == Some(*stage) && self.committed(job, *stage) == self.steps(job, *stage)
+            }
+            Command::Finish { epoch, state, .. } => {
+                current(epoch) && state.is_final() && !(*state == RunState::Succeeded && self.at_work(job).is_some())
+            }
+        }
+    }
+}
+
+const JOBS: [&str; 3] = ["a1", "a2", "b1"];
+
+/// A command as an offset from what the state would accept: mostly 0, so that sequences get far.
+#[derive(Clone, Debug)]
+struct Intent {
+    kind: usize,
+    job: usize,
+    priority: i32,
+    epoch: i64,
+    stage: i64,
+    step: i64,
+    steps: u64,
+}
+
+fn intent() -> impl Strategy<Value = Intent> {
+    let offset = || prop_oneof![8 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
+    (0usize..16, 0..JOBS.len(), -1i32..2, offset(), offset(), offset(), 0u64..4)
+        .prop_map(|(kind, job, priority, epoch, stage, step, steps)| Intent { kind, job, priority, epoch, stage, step, steps })
+}
+
+fn near(value: u64, offset: i64) -> u64 {
+    value.saturating_add_signed(offset)
+}
+
+fn resolve(intent: &Intent, history: &History) -> Command {
+    let job = id(JOBS[intent.job]);
+    let epoch = near(history.epoch(&job), intent.epoch);
+    let at_work = history.at_work(&job).unwrap_or(history.begun(&job));
+    let stage = near(at_work as u64, intent.stage) as u32;
+    let step = near(history.committed(&job, stage), intent.step);
+    let steps = if history.at_work(&job) == Some(stage) && intent.step == 0 { history.steps(&job, stage) } else { intent.steps };
+    match intent.kind {
+        0 => submit(JOBS[intent.job], intent.priority),
+        1 | 2 => Command::Start { job, at: 1 },
+        3..=5 => begin(JOBS[intent.job], epoch, stage, steps),
+        6..=9 => commit(JOBS[intent.job], epoch, stage, step),
+        10 => checkpoint(JOBS[intent.job], epoch, stage, step),
+        11 => Command::DropCheckpoint { job, epoch, stage, step },
+        12 => Command::Eval { job, epoch, result: eval("s0", step, 0.5) },
+        13 | 14 => Command::FinishStage { job, epoch, stage, at: 2 },
+        _ if intent.priority == -1 => Command::Cancel { job, at: 3 },
+        _ => finish(JOBS[intent.job], epoch, if intent.priority == 0 { RunState::Succeeded } else { RunState::Failed }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_commands_agree_with_the_model(intents in prop::collection::vec(intent(), 1..120)) {
+        let (mut state, mut history) = (State::default(), History::default());
+        let mut committed_once = BTreeSet::new();
+        for intent in &intents {
+            let command = resolve(intent, &history);
+            let before = state.clone();
+            let answer = state.apply(&command);
+            prop_assert_eq!(answer.is_ok(), history.accepts(&command), "{:?} gave {:?}", command, answer);
+            if answer.is_err() {
+                prop_assert_eq!(&state, &before);
+                continue;
+            }
+            if let Command::CommitStep { job, stage, step, .. } = &command {
+                prop_assert!(committed_once.insert((job.clone(), *stage, *step)), "STEP-1: {:?}", command);
+            }
+            history.0.push(command);
+            for record in state.jobs() {
+                let job = record.job();
+                prop_assert_eq!(record.progress.epoch, history.epoch(job));
+                prop_assert_eq!(record.state().is_final(), history.ended(job));
+                prop_assert_eq!(record.progress.stages.len() as u32, history.begun(job));
+                for (index, stage) in record.progress.stages.iter().enumerate() {
+                    prop_assert_eq!(stage.step, history.committed(job, index as u32));
+                    let checkpoints = history.checkpoints(job, index as u32);
+                    prop_assert_eq!(stage.durable_step(), checkpoints.last().copied().unwrap_or(0));
+                    prop_assert!(stage.checkpoints.iter().map(|c| c.step).eq(checkpoints));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_queue_is_first_come_first_served_within_priority(priorities in prop::collection::vec(-2i32..3, 1..20)) {
+        let mut state = State::default();
+        for (i, priority) in priorities.iter().enumerate() {
+            // Ids that sort against the order of submission.
+            accept(&mut state, &[submit(&format!("{:02}", 99 - i), *priority)]);
+        }
+        let queue: Vec<(i32, u64)> = state.queue().iter().map(|r| (r.submission.priority, r.submission.sequence)).collect();
+        for pair in queue.windows(2) {
+            prop_assert!(pair[0].0 > pair[1].0 || (pair[0].0 == pair[1].0 && pair[0].1 < pair[1].1), "{:?}", queue);
+        }
+        let first = state.queue()[0].job().clone();
+        accept(&mut state, &[Command::Start { job: first.clone(), at: 1 }]);
+        prop_assert!(state.queue().iter().all(|record| *record.job() != first));
+    }
+}
+
+#[test]
+fn a_runner_of_an_old_epoch_can_change_nothing() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 10), commit("a", 1, 0, 0)]);
+    assert_eq!(accept(&mut state, &[start("a")]), Effect::Started { epoch: 2, restarts: 1 });
+    let stale = [
+        begin("a", 1, 0, 10),
+        commit("a", 1, 0, 1),
+        checkpoint("a", 1, 0, 1),
+        Command::DropCheckpoint { job: id("a"), epoch: 1, stage: 0, step: 1 },
+        Command::Eval { job: id("a"), epoch: 1, result: eval("s0", 1, 0.5) },
+        Command::FinishStage { job: id("a"), epoch: 1, stage: 0, at: 1 },
+        finish("a", 1, RunState::Failed),
+    ];
+    for command in stale {
+        assert_eq!(state.apply(&command), Err(Rejected::StaleEpoch { job: id("a"), found: 1, current: 2 }), "{command:?}");
+    }
+    assert_eq!(accept(&mut state, &[begin("a", 2, 0, 10)]), Effect::StageBegun { step: 1, durable_step: 0 });
+}
+
+#[test]
+fn a_step_commits_once() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 2), commit("a", 1, 0, 0)]);
+    let refused = state.apply(&commit("a", 1, 0, 0));
+    assert_eq!(refused, Err(Rejected::WrongStep { job: id("a"), stage: 0, step: 0, committed: 1, steps: 2 }));
+    assert!(state.apply(&commit("a", 1, 0, 2)).is_err(), "a step was skipped");
+    assert_eq!(accept(&mut state, &[commit("a", 1, 0, 1)]), Effect::StepCommitted { step: 2 });
+    assert!(state.apply(&commit("a", 1, 0, 2)).is_err(), "the stage has no third step");
+}
+
+#[test]
+fn a_cancelled_job_leaves_the_queue_and_refuses_its_runner() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0), submit("b", 0), start("b"), begin("b", 1, 0, 5)]);
+    assert_eq!(accept(&mut state, &[Command::Cancel { job: id("a"), at: 7 }]), Effect::Cancelled { was: RunState::Queued });
+    assert!(state.queue().is_empty());
+    assert_eq!(accept(&mut state, &[Command::Cancel { job: id("b"), at: 8 }]), Effect::Cancelled { was: RunState::Running });
+    let record = state.job(&id("b")).unwrap();
+    assert_eq!((record.progress.stages[0].state, record.progress.ended_at), (RunState::Cancelled, Some(8)));
+    assert_eq!(state.apply(&commit("b", 1, 0, 0)), Err(Rejected::Ended { job: id("b"), state: RunState::Cancelled }));
+    assert!(matches!(state.apply(&Command::Cancel { job: id("b"), at: 9 }), Err(Rejected::Ended { .. })));
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_to_the_one_before() {
+    let mut state = State::default();
+    let steps = (0..6).map(|step| commit("a", 1, 0, step));
+    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 9)].into_iter().chain(steps).collect::<Vec<_>>());
+    accept(&mut state, &[checkpoint("a", 1, 0, 2), checkpoint("a", 1, 0, 5)]);
+    let drop = Command::DropCheckpoint { job: id("a"), epoch: 1, stage: 0, step: 5 };
+    assert_eq!(accept(&mut state, &[drop]), Effect::CheckpointDropped { durable_step: 2 });
+    assert!(matches!(state.apply(&checkpoint("a", 1, 0, 7)), Err(Rejected::CheckpointAhead { committed: 6, .. })));
+}
+
+#[test]
+fn an_evaluation_that_is_redone_is_recorded_once() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0), start("a")]);
+    for accuracy in [0.25, 0.5] {
+        accept(&mut state, &[Command::Eval { job: id("a"), epoch: 1, result: eval("s0", 3, accuracy) }]);
+    }
+    accept(&mut state, &[Command::Eval { job: id("a"), epoch: 1, result: eval("s0", 4, 0.75) }]);
+    assert_eq!(state.job(&id("a")).unwrap().evals, vec![eval("s0", 3, 0.5), eval("s0", 4, 0.75)]);
+}
+
+#[test]
+fn a_job_is_found_by_any_unambiguous_prefix() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("7qx", 0), submit("7qxab", 0), submit("8b", 0)]);
+    assert_eq!(state.find("8"), Ok(id("8b")));
+    assert_eq!(state.find("7qxa"), Ok(id("7qxab")));
+    assert_eq!(state.find("7qx"), Ok(id("7qx")), "a whole id wins over longer ones");
+    assert_eq!(state.find("7"), Err(FindError::Ambiguous { prefix: "7".into(), jobs: vec![id("7qx"), id("7qxab")] }));
+    assert_eq!(state.find("9"), Err(FindError::NotFound { prefix: "9".into() }));
+    assert_eq!(state.find(""), Err(FindError::NotFound { prefix: "".into() }));
+}
+
+#[test]
+fn limits_are_named() {
+    let mut state = State::default();
+    for bad in ["", "Upper", "a b", "a/b", &"x".repeat(65)] {
+        assert!(matches!(state.apply(&submit(bad, 0)), Err(Rejected::InvalidJobId { .. })), "{bad}");
+    }
+    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 1)]);
+    let metrics = (0..5000).map(|i| (format!("m{i}"), 0.0)).collect();
+    let refused = state.apply(&Command::CommitStep { job: id("a"), epoch: 1, stage: 0, step: 0, metrics }).unwrap_err();
+    assert_eq!(refused.to_string(), "the number of metrics of job `a` is 5000, the limit is 4096");
+    // An error text of any length must not keep a job from ending.
+    let error = Some("é".repeat(100_000));
+    accept(&mut state, &[Command::Finish { job: id("a"), epoch: 1, state: RunState::Failed, error, model: None, at: 1 }]);
+    assert!(state.job(&id("a")).unwrap().progress.error.as_ref().unwrap().len() < 20_000);
+}

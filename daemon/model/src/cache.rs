@@ -1,0 +1,158 @@
+//! What attention keeps of earlier tokens, in fixed slots.
+
+use crate::attention::invariant_keys;
+use crate::error::{ModelError, Result};
+use tch::{Device, Kind, Tensor};
+
+/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by [`crate::CausalLm::cache`].
+pub struct Cache {
+    /// Per layer, per kind of row: `[slots, heads, capacity, width]`.
+    layers: Vec<Vec<Tensor>>,
+    pub slots: i64,
+    /// Tokens that a slot holds.
+    pub capacity: i64,
+    /// Whole keys and values, for the batch-invariant mode.
+    pub invariant: bool,
+    /// 0, 1, 2, … `[capacity]`.
+    places: Tensor,
+}
+
+impl Cache {
+    pub(crate) fn new(
+        layers: i64,
+        rows: &[(i64, i64)],
+        slots: i64,
+        capacity: i64,
+        invariant: bool,
+        options: (Kind, Device),
+    ) -> Result<Cache> {
+        if slots < 1 || capacity < 1 {
+            return Err(ModelError::Input(format!("a cache of {slots} slots of {capacity} tokens: both must be at least 1")));
+        }
+        let held = if invariant { invariant_keys(capacity) } else { capacity };
+        // Zeros, never garbage: a masked place weighs nothing, but 0 · NaN would not be 0.
+        let layer = || rows.iter().map(|&(heads, width)| Ok(Tensor::f_zeros([slots, heads, held, width], options)?)).collect();
+        let layers = (0..layers).map(|_| layer()).collect::<Result<_>>()?;
+        Ok(Cache { layers, slots, capacity, invariant, places: Tensor::f_arange(held, (Kind::Int64, options.1))? })
+    }
+
+    /// Bytes that it holds on the device.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().flatten().map(|t| (t.numel() * t.kind().elt_size_in_bytes()) as u64).sum()
+    }
+}
+
+/// A cache during one pass: where the pass's tokens go, and what its queries see.
+pub(crate) struct Cached<'a> {
+    cache: &'a mut Cache,
+    /// Token of the pass that each written row comes from; absent where it is each token once, in order.
+    source: Option<Tensor>,
+    slots: Tensor,
+    positions: Tensor,
+    /// Slots that a decoding step reads.
+    reads: Reads,
+    /// Tokens of each slot that a decoding step reads.
+    length: i64,
+}
+
+enum Reads {
+    Range { start: i64, count: i64 },
+    Scattered,
+}
+
+impl<'a> Cached<'a> {
+    /// For whole sequences of `lengths`; `slots[i]` are all the slots that sequence i goes to.
+    pub fn prefill(cache: &'a mut Cache, lengths: &[i64], slots: &[Vec<i64>], device: Device) -> Result<Cached<'a>> {
+        if let Some(&length) = lengths.iter().find(|&&n| n > cache.capacity) {
+            return Err(ModelError::Input(format!("a prompt of {length} tokens does not fit a slot of {} tokens", cache.capacity)));
+        }
+        if slots.len() != lengths.len() {
+            return Err(ModelError::Input(format!("{} lists of slots for {} sequences", slots.len(), lengths.len())));
+        }
+        if let Some(slot) = slots.iter().flatten().find(|&&slot| slot < 0 || slot >= cache.slots) {
+            return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {}", cache.slots)));
+        }
+        let (mut source, mut slot_of, mut position_of) = (Vec::new(), Vec::new(), Vec::new());
+        let mut start = 0;
+        for (&length, targets) in lengths.iter().zip(slots) {
+            for &slot in targets {
+                source.extend(start..start + length);
+                slot_of.extend(std::iter::repeat_n(slot, length as usize));
+                position_of.extend(0..length);
+            }
+            start += length;
+        }
+        let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
+        let in_order = slots.iter().all(|targets| targets.len() == 1);
+        Ok(Cached {
+            cache,
+            source: if in_order { None } else { Some(on_device(&source)?) },
+            slots: on_device(&slot_of)?,
+            positions: on_device(&position_of)?,
+            reads: Reads::Scattered,
+            length: 0,
+        })
+    }
+
+    /// For one token per slot at `positions` (int64 `[B]` both), none above `max_position`.
+    pub fn step(cache: &'a mut Cache, slots: &Tensor, positions: &Tensor, max_position: i64) -> Result<Cached<'a>> {
+        if max_position >= cache.capacity {
+            return Err(ModelError::Input(format!("position {max_position} does not fit a slot of {} tokens", cache.capacity)));
+        }
+        let length = max_position + 1;
+        let length = if cache.invariant { invariant_keys(length) } else { length };
+        let reads = Reads::of(slots, cache.slots)?;
+        Ok(Cached { cache, source: None, slots: slots.shallow_clone(), positions: positions.shallow_clone(), reads, length })
+    }
+
+    pub fn naive(&self) -> bool {
+        self.cache.invariant
+    }
+
+    /// 0 where a slot's query sees a place, −∞ behind its position: `[B, 1, length]`.
+    pub fn mask(&self, kind: Kind) -> Result<Tensor> {
+        let behind = self.cache.places.f_narrow(0, 0, self.length)?.f_gt_tensor(&self.positions.f_unsqueeze(1)?)?;
+        let mut mask = Tensor::f_zeros(behind.size(), (kind, behind.device()))?;
+        Ok(mask.f_masked_fill_(&behind, f64::NEG_INFINITY)?.f_unsqueeze(1)?)
+    }
+
+    /// Writes the pass's rows `[T, heads, width]`, one tensor per kind of row.
+    pub fn store(&mut self, layer: usize, rows: &[&Tensor]) -> Result<()> {
+        for (held, rows) in self.cache.layers[layer].iter_mut().zip(rows) {
+            let rows = match &self.source {
+                Some(source) => rows.f_index_select(0, source)?,
+                None => rows.shallow_clone(),
+            };
+            let _ = held.f_index_put_(&[Some(&self.slots), None, Some(&self.positions)], &rows, false)?;
+        }
+        Ok(())
+    }
+
+    /// What a step's slots hold: `[B, heads, length, width]`. A view where the slots are consecutive, a copy otherwise.
+    pub fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
+        let held = self.cache.layers[layer][row].f_narrow(2, 0, self.length)?;
+        Ok(match self.reads {
+            Reads::Range { start, count } => held.f_narrow(0, start, count)?,
+            Reads::Scattered => held.f_index_select(0, &self.slots)?,
+        })
+    }
+}
+
+impl Reads {
+    /// Looks at the slots where that costs nothing: on the CPU.
+    fn of(slots: &Tensor, known: i64) -> Result<Reads> {
+        if slots.device() != Device::Cpu {
+            return Ok(Reads::Scattered);
+        }
+        let slots = Vec::<i64>::try_from(slots)?;
+        if let Some(slot) = slots.iter().find(|&&slot| slot < 0 || slot >= known) {
+            return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {known}")));
+        }
+        Ok(match slots.first() {
+            Some(&start) if slots.iter().zip(start..).all(|(&slot, expected)| slot == expected) => {
+                Reads::Range { start, count: slots.len() as i64 }
+            }
+            _ => Reads::Scattered,
+        })
+    }
+}

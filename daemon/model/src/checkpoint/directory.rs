@@ -1,0 +1,202 @@
+//! Directories that appear whole or not at all (`CKP-1`).
+//!
+//! A directory is filled under another name beside its own, every file is synced and hashed into manifest.json, and one rename makes it
+//! visible:
+//!
+//! ```text
+//! { "format": 1, "files": [ { "path": "config.json", "bytes": 812, "sha256": "9f2c…" }, … ] }      paths relative, sorted, '/'
+//! ```
+
+use crate::error::{ModelError, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+const MANIFEST_FILE: &str = "manifest.json";
+const MANIFEST_FORMAT: u32 = 1;
+const READ_BUFFER_BYTES: usize = 1 << 20;
+
+/// What stands beside a model's weights.
+const CARRIED_FILES: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// What a checkpoint directory must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// SHA-256 of manifest.json itself, hex.
+    pub sha256: String,
+    /// Every other file, sorted by path.
+    pub files: Vec<ManifestEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEntry {
+    /// Relative to the directory, `/` between its parts.
+    pub path: String,
+    pub bytes: u64,
+    /// Hex.
+    pub sha256: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ManifestFile {
+    format: u32,
+    files: Vec<ManifestEntry>,
+}
+
+/// Runs `fill` on a fresh directory beside `dir`, writes its manifest, syncs everything and renames it to `dir`, which must not exist. On
+/// an error nothing is left behind; what a crash left behind is cleared by the next try.
+pub fn write_directory_atomically(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Manifest> {
+    let exists =
+        || std::io::Error::new(std::io::ErrorKind::AlreadyExists, "the directory exists already: choose another or remove it");
+    if dir.exists() {
+        return Err(ModelError::Io { path: dir.to_owned(), source: exists() });
+    }
+    let partial = partial_name(dir)?;
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(ModelError::io(&partial))?;
+    }
+    std::fs::create_dir_all(&partial).map_err(ModelError::io(&partial))?;
+    let written = fill(&partial).and_then(|()| seal(&partial)).and_then(|manifest| {
+        std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
+        sync(dir.parent().unwrap_or(Path::new(".")))?;
+        Ok(manifest)
+    });
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    written
+}
+
+fn partial_name(dir: &Path) -> Result<PathBuf> {
+    let nameless = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a name for a new directory");
+    let name = dir.file_name().ok_or_else(|| ModelError::Io { path: dir.to_owned(), source: nameless() })?;
+    Ok(dir.with_file_name(format!(".{}.partial", name.to_string_lossy())))
+}
+
+fn seal(dir: &Path) -> Result<Manifest> {
+    let mut files = Vec::new();
+    for path in files_below(dir)? {
+        sync(&dir.join(&path))?;
+        files.push(entry(dir, path)?);
+    }
+    let path = dir.join(MANIFEST_FILE);
+    let text = serde_json::to_string_pretty(&ManifestFile { format: MANIFEST_FORMAT, files: files.clone() })
+        .map_err(|e| ModelError::Manifest { path: path.clone(), message: e.to_string() })?;
+    std::fs::write(&path, &text).map_err(ModelError::io(&path))?;
+    sync(&path)?;
+    for folder in folders_below(dir)? {
+        sync(&folder)?;
+    }
+    Ok(Manifest { sha256: hex(&Sha256::digest(text.as_bytes())), files })
+}
+
+/// Every file that the manifest lists is there with its hash, and there is no other.
+pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
+    let path = dir.join(MANIFEST_FILE);
+    let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
+    let damaged = |path: &Path, message: String| ModelError::Manifest { path: path.to_owned(), message };
+    let ManifestFile { format, files } =
+        serde_json::from_slice(&text).map_err(|e| damaged(&path, format!("not a manifest ({e})")))?;
+    if format != MANIFEST_FORMAT {
+        return Err(damaged(&path, format!("format {format}, this release reads {MANIFEST_FORMAT}")));
+    }
+    let found = files_below(dir)?;
+    for expected in &files {
+        let path = dir.join(&expected.path);
+        if !found.contains(&expected.path) {
+            return Err(damaged(&path, "the manifest lists it, but it is not there".into()));
+        }
+        let actual = entry(dir, expected.path.clone())?;
+        if actual.bytes != expected.bytes {
+            return Err(damaged(&path, format!("{} bytes, the manifest says {}", actual.bytes, expected.bytes)));
+        }
+        if actual.sha256 != expected.sha256 {
+            return Err(damaged(&path, format!("SHA-256 {}, the manifest says {}", actual.sha256, expected.sha256)));
+        }
+    }
+    if let Some(extra) = found.iter().find(|path| files.iter().all(|entry| entry.path != **path)) {
+        return Err(damaged(&dir.join(extra), "the manifest does not list it".into()));
+    }
+    Ok(Manifest { sha256: hex(&Sha256::digest(&text)), files })
+}
+
+/// Copies tokenizer, templates and generation settings that `from` has.
+pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
+    for name in CARRIED_FILES {
+        let source = from.join(name);
+        if source.is_file() {
+            std::fs::copy(&source, to.join(name)).map_err(ModelError::io(&source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Paths of all files below `dir` but the manifest, sorted.
+fn files_below(dir: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for folder in folders_below(dir)? {
+        for path in children(&folder)? {
+            if path.is_dir() {
+                continue;
+            }
+            let relative = path.strip_prefix(dir).unwrap_or(&path);
+            let parts: Vec<_> = relative.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+            files.push(parts.join("/"));
+        }
+    }
+    files.retain(|path| path != MANIFEST_FILE);
+    files.sort();
+    Ok(files)
+}
+
+/// `dir` and the folders below it, innermost last.
+fn folders_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = vec![dir.to_owned()];
+    let mut next = 0;
+    while next < folders.len() {
+        let inner = children(&folders[next])?;
+        folders.extend(inner.into_iter().filter(|path| path.is_dir()));
+        next += 1;
+    }
+    Ok(folders)
+}
+
+fn children(dir: &Path) -> Result<Vec<PathBuf>> {
+    let read = std::fs::read_dir(dir).map_err(ModelError::io(dir))?;
+    read.map(|entry| entry.map(|e| e.path()).map_err(ModelError::io(dir))).collect()
+}
+
+fn entry(dir: &Path, path: String) -> Result<ManifestEntry> {
+    let full = dir.join(&path);
+    let mut file = File::open(&full).map_err(ModelError::io(&full))?;
+    let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; READ_BUFFER_BYTES]);
+    loop {
+        match file.read(&mut buffer).map_err(ModelError::io(&full))? {
+            0 => return Ok(ManifestEntry { path, bytes, sha256: hex(&hasher.finalize()) }),
+            read => {
+                hasher.update(&buffer[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(ModelError::io(path))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

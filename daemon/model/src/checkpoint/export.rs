@@ -1,0 +1,69 @@
+//! Writing a model as a Hugging Face directory.
+
+use super::shards::{INDEX_FILE, SINGLE_FILE};
+use super::tensors::{byte_count, write};
+use crate::causal_lm::CausalLm;
+use crate::error::{ModelError, Result};
+use crate::weights::{Piece, Weight};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+/// A tensor on disk, not yet taken out of the one that holds it.
+struct Part<'a> {
+    weight: &'a Weight,
+    piece: &'a Piece,
+    bytes: u64,
+}
+
+pub(crate) fn save(model: &CausalLm, dir: &Path, shard_bytes: u64) -> Result<()> {
+    let config = dir.join("config.json");
+    std::fs::write(&config, model.config.to_json(dtype_name(model.kind())?)).map_err(ModelError::io(&config))?;
+    let shards = divide(model.weights(), shard_bytes);
+    if let [only] = &shards[..] {
+        return write(&dir.join(SINGLE_FILE), &taken_out(only)?);
+    }
+    let mut weight_map = Map::new();
+    for (number, shard) in (1..).zip(&shards) {
+        let file = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
+        write(&dir.join(&file), &taken_out(shard)?)?;
+        weight_map.extend(shard.iter().map(|part| (part.piece.name.clone(), Value::from(file.as_str()))));
+    }
+    let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let path = dir.join(INDEX_FILE);
+    std::fs::write(&path, format!("{index:#}\n")).map_err(ModelError::io(&path))
+}
+
+/// Fills shard after shard, in the model's order.
+fn divide(weights: &[Weight], shard_bytes: u64) -> Vec<Vec<Part<'_>>> {
+    let mut shards = vec![Vec::new()];
+    let mut filled = 0;
+    for (weight, piece) in weights.iter().flat_map(|w| w.pieces.iter().map(move |p| (w, p))) {
+        let bytes = byte_count(&piece.shape, weight.tensor.kind());
+        if filled > 0 && filled + bytes > shard_bytes {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(shard) = shards.last_mut() {
+            shard.push(Part { weight, piece, bytes });
+        }
+    }
+    shards
+}
+
+fn taken_out(shard: &[Part]) -> Result<Vec<(String, Tensor)>> {
+    tch::no_grad(|| shard.iter().map(|part| Ok((part.piece.name.clone(), part.piece.read(&part.weight.tensor)?))).collect())
+}
+
+/// torch's name, as config.json has it.
+fn dtype_name(kind: Kind) -> Result<&'static str> {
+    match kind {
+        Kind::Float => Ok("float32"),
+        Kind::BFloat16 => Ok("bfloat16"),
+        Kind::Half => Ok("float16"),
+        Kind::Double => Ok("float64"),
+        other => Err(ModelError::Input(format!("a model of {other:?} cannot be saved"))),
+    }
+}

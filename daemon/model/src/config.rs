@@ -1,0 +1,194 @@
+//! config.json: the fields that every architecture shares, checked, and the typed access that the architectures read theirs with.
+
+use crate::architecture::{self, Architecture};
+use crate::error::{ModelError, Result};
+use crate::rope::RopeSpec;
+use serde_json::{Map, Value};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model's shape: what config.json says, checked as a whole before any tensor is touched.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `architectures[0]`, for example `DeepseekV3ForCausalLM`.
+    pub architecture: String,
+    pub vocab_size: i64,
+    pub hidden_size: i64,
+    pub num_hidden_layers: i64,
+    pub max_position_embeddings: i64,
+    /// ε of the block norms.
+    pub rms_norm_eps: f64,
+    /// The output head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of freshly initialised matrices.
+    pub initializer_range: f64,
+    /// Layers with routed experts; 0 in dense models.
+    pub moe_layers: i64,
+    /// Routed experts of such a layer (E); 0 in dense models.
+    pub experts: i64,
+    /// Routed experts that each token goes to (K); 0 in dense models.
+    pub experts_per_token: i64,
+    pub(crate) rope: RopeSpec,
+    pub(crate) family: Arc<dyn Architecture>,
+    /// The file's own fields: those that this release does not read are written back as they came.
+    fields: Map<String, Value>,
+}
+
+/// Sizes that a job's log and plan show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub architecture: String,
+    pub parameters: u64,
+    /// Parameters that one token's forward pass uses, embedding and head included.
+    pub active_parameters: u64,
+    pub vocab_size: u32,
+    pub moe_layers: u32,
+    pub experts_per_token: u32,
+}
+
+impl Config {
+    /// Reads `dir/config.json`.
+    pub fn read(dir: &Path) -> Result<Config> {
+        let path = dir.join("config.json");
+        Config::parse(&std::fs::read_to_string(&path).map_err(ModelError::io(&path))?)
+    }
+
+    /// Checks the text of a config.json. Errors name the field.
+    pub fn parse(json: &str) -> Result<Config> {
+        let fields = match serde_json::from_str(json) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(_) => return Err(ModelError::Config("the file is not a JSON object".into())),
+            Err(error) => return Err(ModelError::Config(format!("not JSON: {error}"))),
+        };
+        let read = Fields(&fields);
+        let registered = architecture::find(&read)?;
+        read.refuse_quantisation()?;
+        read.expect_text("hidden_act", "silu")?;
+        read.expect_zero("attention_dropout")?;
+        let hidden_size = read.size("hidden_size")?;
+        let max_position_embeddings = read.size("max_position_embeddings")?;
+        let num_hidden_layers = read.size("num_hidden_layers")?;
+        let family = (registered.parse)(&read)?;
+        let (moe_layers, experts, experts_per_token) =
+            family.moe().map_or((0, 0, 0), |m| (m.layers, m.experts, m.experts_per_token));
+        Ok(Config {
+            architecture: registered.name.to_owned(),
+            vocab_size: read.size("vocab_size")?,
+            hidden_size,
+            num_hidden_layers,
+            max_position_embeddings,
+            rms_norm_eps: read.positive_or("rms_norm_eps", 1e-6)?,
+            tie_word_embeddings: read.flag_or("tie_word_embeddings", false)?,
+            initializer_range: read.positive_or("initializer_range", 0.02)?,
+            moe_layers,
+            experts,
+            experts_per_token,
+            rope: RopeSpec::parse(&read, max_position_embeddings)?,
+            family,
+            fields,
+        })
+    }
+
+    /// Parameter counts, from the shapes alone: no tensor is allocated.
+    pub fn summary(&self) -> Result<Summary> {
+        crate::causal_lm::summarise(self)
+    }
+
+    /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the rope fields in the spellings of
+    /// transformers 4 and 5.
+    pub(crate) fn to_json(&self, dtype: &str) -> String {
+        let mut fields = self.fields.clone();
+        fields.insert("architectures".into(), Value::from(vec![self.architecture.as_str()]));
+        for key in ["dtype", "torch_dtype"] {
+            fields.insert(key.into(), Value::from(dtype));
+        }
+        self.rope.write(&mut fields);
+        let mut text = serde_json::to_string_pretty(&Value::Object(fields)).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+/// Typed access to a JSON object. A field that is absent and one that is `null` are the same.
+pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong(key: &str, value: &Value, wanted: &str) -> ModelError {
+        ModelError::Config(format!("`{key}` is {value}, expected {wanted}"))
+    }
+
+    fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        self.get(key).map(|value| read(value).ok_or_else(|| Self::wrong(key, value, wanted))).transpose()
+    }
+
+    fn required<T>(key: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| ModelError::Config(format!("`{key}` is missing")))
+    }
+
+    /// A whole number of at least 1.
+    pub fn size(&self, key: &str) -> Result<i64> {
+        Self::required(key, self.optional_size(key)?)
+    }
+
+    pub fn optional_size(&self, key: &str) -> Result<Option<i64>> {
+        self.typed(key, "a whole number of at least 1", |v| v.as_i64().filter(|&n| n >= 1))
+    }
+
+    /// A whole number of at least 0.
+    pub fn count_or(&self, key: &str, default: i64) -> Result<i64> {
+        Ok(self.typed(key, "a whole number of at least 0", |v| v.as_i64().filter(|&n| n >= 0))?.unwrap_or(default))
+    }
+
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
+    }
+
+    pub fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.typed(key, "a number above 0", |v| v.as_f64().filter(|&x| x > 0.0 && x.is_finite()))?.unwrap_or(default))
+    }
+
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    pub fn object(&self, key: &str) -> Result<Option<Fields<'a>>> {
+        Ok(self.typed(key, "an object", Value::as_object)?.map(Fields))
+    }
+
+    /// Refuses any value but `supported`, which is also what absence means.
+    pub fn expect_text(&self, key: &str, supported: &str) -> Result<()> {
+        match self.text(key)? {
+            Some(found) if found != supported => Err(unsupported(key, format!("\"{found}\""), format!("only \"{supported}\" is"))),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn expect_zero(&self, key: &str) -> Result<()> {
+        match self.optional_number(key)? {
+            Some(found) if found != 0.0 => Err(unsupported(key, found, "only 0 is")),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_quantisation(&self) -> Result<()> {
+        let Some(quantisation) = self.object("quantization_config")? else { return Ok(()) };
+        let method = quantisation.text("quant_method")?.unwrap_or("unnamed").to_owned();
+        Err(unsupported("quantization_config", method, "convert the checkpoint to bfloat16 first and drop the field"))
+    }
+}
+
+pub(crate) fn unsupported(field: &str, found: impl std::fmt::Display, supported: impl Into<String>) -> ModelError {
+    ModelError::Unsupported { field: field.into(), found: found.to_string(), supported: supported.into() }
+}
+
+pub(crate) fn contradiction(message: impl Into<String>) -> ModelError {
+    ModelError::Config(message.into())
+}

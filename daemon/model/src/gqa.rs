@@ -1,0 +1,72 @@
+//! Grouped-query attention (Ainslie et al. 2023): several query heads share one head of keys and values.
+
+use crate::attention;
+use crate::error::Result;
+use crate::pass::{Pass, View};
+use crate::weights::{Builder, Initial, Rows};
+use tch::Tensor;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GqaSizes {
+    pub hidden: i64,
+    pub heads: i64,
+    pub key_value_heads: i64,
+    pub head_dim: i64,
+    /// Biases on queries, keys and values.
+    pub bias: bool,
+}
+
+impl GqaSizes {
+    /// (heads, width) of the keys and of the values that are cached per token.
+    pub fn cached_rows(&self) -> Vec<(i64, i64)> {
+        vec![(self.key_value_heads, self.head_dim); 2]
+    }
+}
+
+pub(crate) struct Gqa {
+    sizes: GqaSizes,
+    /// Queries above keys above values, `[(H + 2 Hk) · d, hidden]`.
+    qkv_proj: Tensor,
+    qkv_bias: Option<Tensor>,
+    o_proj: Tensor,
+}
+
+impl Gqa {
+    pub fn build(weights: &mut Builder, prefix: &str, sizes: &GqaSizes) -> Result<Gqa> {
+        let GqaSizes { hidden, heads, key_value_heads, head_dim, bias } = *sizes;
+        let rows = || {
+            let [q, kv] = [heads, key_value_heads].map(|h| h * head_dim);
+            vec![Rows::new("q_proj", q), Rows::new("k_proj", kv), Rows::new("v_proj", kv)]
+        };
+        Ok(Gqa {
+            sizes: sizes.clone(),
+            qkv_proj: weights.rows(prefix, "qkv_proj", ".weight", rows(), Some(hidden))?,
+            qkv_bias: if bias { Some(weights.rows(prefix, "qkv_proj", ".bias", rows(), None)?) } else { None },
+            o_proj: weights.tensor(&format!("{prefix}o_proj.weight"), &[hidden, heads * head_dim], Initial::Normal)?,
+        })
+    }
+
+    /// softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x: `[T, hidden]` → `[T, hidden]`.
+    pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+        let GqaSizes { heads, key_value_heads, head_dim, .. } = self.sizes;
+        let qkv = x.f_linear(&self.qkv_proj, self.qkv_bias.as_ref())?.f_view([-1, heads + 2 * key_value_heads, head_dim])?;
+        let parts = qkv.f_split_with_sizes([heads + key_value_heads, key_value_heads], 1)?;
+        // Queries and keys turn together.
+        let rotated = pass.rotation.apply(&parts[0])?.f_split_with_sizes([heads, key_value_heads], 1)?;
+        let (query, key, value) = (&rotated[0], &rotated[1], &parts[1]);
+        let scale = (head_dim as f64).powf(-0.5);
+        let attended = match &mut pass.view {
+            View::Packed { packed, cached } => {
+                if let Some(cached) = cached {
+                    cached.store(layer, &[key, value])?;
+                }
+                attention::causal(query, key, value, scale, packed)?
+            }
+            View::Step { mask, cached } => {
+                cached.store(layer, &[key, value])?;
+                attention::single(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, mask, pass.invariant)?
+            }
+        };
+        Ok(attended.f_linear(&self.o_proj, None::<&Tensor>)?)
+    }
+}

@@ -1,0 +1,234 @@
+//! Multi-head latent attention (DeepSeek-V2 2.1, DeepSeek-V3 (1)–(11)).
+//!
+//! Keys and values are expanded from one latent per token; only the latent and one rotary key are cached. Names follow the checkpoint:
+//! `_a` projections go down to a latent, `_b` projections up from it.
+
+use crate::attention;
+use crate::error::Result;
+use crate::pass::{Pass, View};
+use crate::rms_norm::RmsNorm;
+use crate::rope::{Rotation, halves_from_pairs};
+use crate::weights::{Builder, Initial, Rows};
+use tch::Tensor;
+
+/// ε of the two latent norms, whatever `rms_norm_eps` is.
+const LATENT_NORM_EPSILON: f64 = 1e-6;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MlaSizes {
+    pub hidden: i64,
+    pub heads: i64,
+    /// Absent: queries come straight from the hidden states.
+    pub q_lora_rank: Option<i64>,
+    pub kv_lora_rank: i64,
+    pub qk_nope_head_dim: i64,
+    pub qk_rope_head_dim: i64,
+    pub v_head_dim: i64,
+    pub bias: bool,
+    /// The checkpoint stores rotary dimensions as pairs.
+    pub rope_interleave: bool,
+    /// What YaRN multiplies the softmax scale by.
+    pub scale_factor: f64,
+}
+
+impl MlaSizes {
+    fn query_head_dim(&self) -> i64 {
+        self.qk_nope_head_dim + self.qk_rope_head_dim
+    }
+
+    /// (heads, width) of what is cached per token: latent and rotary key, or whole keys and values.
+    pub fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)> {
+        match naive {
+            true => vec![(self.heads, self.query_head_dim()), (self.heads, self.v_head_dim)],
+            false => vec![(1, self.kv_lora_rank + self.qk_rope_head_dim)],
+        }
+    }
+
+    /// Of (dn + dr)^-½, even where the absorbed form multiplies in r + dr dimensions.
+    fn softmax_scale(&self) -> f64 {
+        (self.query_head_dim() as f64).powf(-0.5) * self.scale_factor
+    }
+}
+
+pub(crate) struct Mla {
+    sizes: MlaSizes,
+    /// The query's `_a` projection (or whole projection) above `kv_a_proj_with_mqa`.
+    a_proj: Tensor,
+    /// Biases of the two parts of `a_proj`.
+    q_a_bias: Option<Tensor>,
+    kv_a_bias: Option<Tensor>,
+    q_b: Option<(RmsNorm, Tensor)>,
+    kv_a_layernorm: RmsNorm,
+    /// `[H · (dn + dv), r]`.
+    kv_b_proj: Tensor,
+    o_proj: Tensor,
+    o_bias: Option<Tensor>,
+}
+
+struct Query {
+    /// `[T, H, dn]`.
+    nope: Tensor,
+    /// `[T, H, dr]`, rotated.
+    rope: Tensor,
+}
+
+/// All that later tokens need of a token.
+struct Latent {
+    /// `[T, r]`, after its norm.
+    c: Tensor,
+    /// `[T, 1, dr]`, rotated; one for all heads.
+    k_rope: Tensor,
+}
+
+impl Mla {
+    pub fn build(weights: &mut Builder, prefix: &str, sizes: &MlaSizes) -> Result<Mla> {
+        let MlaSizes { hidden, heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = *sizes;
+        let pairs = |heads, plain| sizes.rope_interleave.then(|| halves_from_pairs(heads, plain, qk_rope_head_dim));
+        let query_width = heads * sizes.query_head_dim();
+        let kv_a = Rows::reordered("kv_a_proj_with_mqa", kv_lora_rank + qk_rope_head_dim, pairs(1, kv_lora_rank));
+        let query = match sizes.q_lora_rank {
+            Some(rank) => Rows::new("q_a_proj", rank),
+            None => Rows::reordered("q_proj", query_width, pairs(heads, qk_nope_head_dim)),
+        };
+        let a_proj = weights.rows(prefix, "q_kv_a_proj", ".weight", vec![query, kv_a], Some(hidden))?;
+        let mut bias = |rows: Rows| -> Result<Option<Tensor>> {
+            Ok(if sizes.bias { Some(weights.rows(prefix, "", ".bias", vec![rows], None)?) } else { None })
+        };
+        let q_a_bias = sizes.q_lora_rank.map(|rank| bias(Rows::new("q_a_proj", rank))).transpose()?.flatten();
+        let kv_a_bias = bias(Rows::reordered("kv_a_proj_with_mqa", kv_lora_rank + qk_rope_head_dim, pairs(1, kv_lora_rank)))?;
+        let o_bias = bias(Rows::new("o_proj", hidden))?;
+        let q_b = match sizes.q_lora_rank {
+            Some(rank) => {
+                let norm = RmsNorm::build(weights, &format!("{prefix}q_a_layernorm"), rank, LATENT_NORM_EPSILON)?;
+                let rows = Rows::reordered("q_b_proj", query_width, pairs(heads, qk_nope_head_dim));
+                Some((norm, weights.rows(prefix, "", ".weight", vec![rows], Some(rank))?))
+            }
+            None => None,
+        };
+        Ok(Mla {
+            sizes: sizes.clone(),
+            a_proj,
+            q_a_bias,
+            kv_a_bias,
+            q_b,
+            kv_a_layernorm: RmsNorm::build(weights, &format!("{prefix}kv_a_layernorm"), kv_lora_rank, LATENT_NORM_EPSILON)?,
+            kv_b_proj: weights.tensor(
+                &format!("{prefix}kv_b_proj.weight"),
+                &[heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank],
+                Initial::Normal,
+            )?,
+            o_proj: weights.tensor(&format!("{prefix}o_proj.weight"), &[hidden, heads * v_head_dim], Initial::Normal)?,
+            o_bias,
+        })
+    }
+
+    /// `[T, hidden]` → `[T, hidden]`.
+    pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+        let (query, latent) = self.project(x, &pass.rotation)?;
+        let scale = self.sizes.softmax_scale();
+        let attended = match &mut pass.view {
+            View::Packed { packed, cached } => {
+                let (key, value) = self.expand(&latent)?;
+                match cached {
+                    Some(cached) if cached.naive() => cached.store(layer, &[&key, &value])?,
+                    Some(cached) => cached.store(layer, &[&latent.joined()?])?,
+                    None => (),
+                }
+                attention::causal(&query.joined()?, &key, &value, scale, packed)?
+            }
+            View::Step { mask, cached } if cached.naive() => {
+                let (key, value) = self.expand(&latent)?;
+                cached.store(layer, &[&key, &value])?;
+                let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
+                attention::single(&query.joined()?, &key, &value, scale, mask, pass.invariant)?
+            }
+            View::Step { mask, cached } => {
+                cached.store(layer, &[&latent.joined()?])?;
+                self.absorbed(&query, &cached.read(layer, 0)?.f_squeeze_dim(1)?, scale, mask)?
+            }
+        };
+        Ok(attended.f_linear(&self.o_proj, self.o_bias.as_ref())?)
+    }
+
+    /// q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope = RoPE(W_kva x [r..]).
+    fn project(&self, x: &Tensor, rotation: &Rotation) -> Result<(Query, Latent)> {
+        let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, .. } = self.sizes;
+        let query_rows = self.a_proj.size()[0] - kv_lora_rank - qk_rope_head_dim;
+        let down = x.f_linear(&self.a_proj, None::<&Tensor>)?;
+        let [query, latent, k_rope] = split(&down, [query_rows, kv_lora_rank, qk_rope_head_dim])?;
+        let query = plus(query, self.q_a_bias.as_ref())?;
+        let (latent, k_rope) = match &self.kv_a_bias {
+            None => (latent, k_rope),
+            Some(bias) => {
+                let [of_latent, of_rope] = split(bias, [kv_lora_rank, qk_rope_head_dim])?;
+                (latent.f_add(&of_latent)?, k_rope.f_add(&of_rope)?)
+            }
+        };
+        let query = match &self.q_b {
+            Some((norm, q_b_proj)) => norm.forward(&query)?.f_linear(q_b_proj, None::<&Tensor>)?,
+            None => query,
+        };
+        let [nope, rope] = split(&query.f_view([-1, heads, self.sizes.query_head_dim()])?, [qk_nope_head_dim, qk_rope_head_dim])?;
+        let query = Query { nope, rope: rotation.apply(&rope)? };
+        let latent = Latent { c: self.kv_a_layernorm.forward(&latent)?, k_rope: rotation.apply(&k_rope.f_unsqueeze(1)?)? };
+        Ok((query, latent))
+    }
+
+    /// [k_nope; v] = W_kvb c, and the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
+    fn expand(&self, latent: &Latent) -> Result<(Tensor, Tensor)> {
+        let MlaSizes { heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = self.sizes;
+        let expanded = latent.c.f_linear(&self.kv_b_proj, None::<&Tensor>)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
+        let [k_nope, value] = split(&expanded, [qk_nope_head_dim, v_head_dim])?;
+        let k_rope = latent.k_rope.f_expand([-1, heads, qk_rope_head_dim], false)?;
+        Ok((Tensor::f_cat(&[k_nope, k_rope], -1)?, value))
+    }
+
+    /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half into the output. `rows` `[B, L, r + dr]`
+    /// are read as they lie in the cache, by all heads (DeepSeek-V2 appendix C).
+    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, mask: &Tensor) -> Result<Tensor> {
+        let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, v_head_dim, .. } = self.sizes;
+        let kv_b = self.kv_b_proj.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
+        let [w_k, w_v] = split_rows(&kv_b, [qk_nope_head_dim, v_head_dim])?;
+        let by_head = |t: &Tensor| t.f_transpose(0, 1);
+        let q_latent = by_head(&by_head(&query.nope)?.f_bmm(&w_k)?)?;
+        let query = Tensor::f_cat(&[&q_latent, &query.rope], -1)?;
+        let weighed = attention::weigh(&query, rows, &rows.f_narrow(2, 0, kv_lora_rank)?, mask, scale)?;
+        let attended = by_head(&by_head(&weighed)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?;
+        Ok(attended.f_reshape([-1, heads * v_head_dim])?)
+    }
+}
+
+impl Query {
+    fn joined(&self) -> Result<Tensor> {
+        Ok(Tensor::f_cat(&[&self.nope, &self.rope], -1)?)
+    }
+}
+
+impl Latent {
+    /// `[T, 1, r + dr]`, as it is cached.
+    fn joined(&self) -> Result<Tensor> {
+        Ok(Tensor::f_cat(&[&self.c.f_unsqueeze(1)?, &self.k_rope], -1)?)
+    }
+}
+
+fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match bias {
+        Some(bias) => x.f_add(bias)?,
+        None => x,
+    })
+}
+
+/// Parts of the last dimension.
+fn split<const N: usize>(x: &Tensor, sizes: [i64; N]) -> Result<[Tensor; N]> {
+    split_along(x, sizes, -1)
+}
+
+fn split_rows<const N: usize>(x: &Tensor, sizes: [i64; N]) -> Result<[Tensor; N]> {
+    split_along(x, sizes, 1)
+}
+
+fn split_along<const N: usize>(x: &Tensor, sizes: [i64; N], dim: i64) -> Result<[Tensor; N]> {
+    let parts = x.f_split_with_sizes(sizes, dim)?;
+    let count = parts.len();
+    parts.try_into().map_err(|_| crate::ModelError::Input(format!("a split into {N} parts made {count}")))
+}

@@ -1,0 +1,87 @@
+//! What one forward pass hands from block to block beside the hidden states.
+
+use crate::attention::PackedView;
+use crate::cache::Cached;
+use crate::error::Result;
+use crate::rope::Rotation;
+use crate::router;
+use tch::{Kind, Tensor};
+
+pub(crate) struct Pass<'a> {
+    pub invariant: bool,
+    pub rotation: Rotation,
+    pub view: View<'a>,
+    pub routing: Routing<'a>,
+}
+
+/// How the tokens at hand see each other and the past.
+pub(crate) enum View<'a> {
+    /// Whole sequences; a prefill leaves their keys in a cache.
+    Packed { packed: PackedView, cached: Option<Cached<'a>> },
+    /// One token of each sequence, over the cache; `mask` `[B, 1, length]`.
+    Step { mask: Tensor, cached: Cached<'a> },
+}
+
+/// Which experts the tokens go to: what is forced on the routers, and what is learnt of their choices.
+#[derive(Default)]
+pub(crate) struct Routing<'a> {
+    pub forced: Option<&'a Tensor>,
+    pub record: bool,
+    pub count: bool,
+    /// Lengths of the packed sequences, where the balance loss is asked for.
+    pub balance: Option<Vec<i64>>,
+    /// Tokens that are real: a batch-invariant pass may carry a few more behind them.
+    pub tokens: i64,
+    pub noted: Noted,
+}
+
+/// What the MoE layers so far did.
+#[derive(Default)]
+pub(crate) struct Noted {
+    layers: i64,
+    experts: Vec<Tensor>,
+    load: Vec<Tensor>,
+    balance_loss: Option<Tensor>,
+}
+
+impl Routing<'_> {
+    /// The forced experts of the MoE layer at hand, `[T, K]`.
+    pub fn forced(&self) -> Result<Option<Tensor>> {
+        Ok(self.forced.map(|forced| forced.f_select(1, self.noted.layers)).transpose()?)
+    }
+
+    /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`.
+    pub fn note(&mut self, scores: &Tensor, experts: &Tensor) -> Result<()> {
+        let real = |t: &Tensor| t.f_narrow(0, 0, self.tokens);
+        let count = scores.size()[1];
+        if self.record {
+            self.noted.experts.push(real(experts)?);
+        }
+        if self.count {
+            self.noted.load.push(real(experts)?.f_flatten(0, -1)?.f_bincount(None::<&Tensor>, count)?);
+        }
+        if let Some(lengths) = &self.balance {
+            let loss = router::balance_loss(&real(scores)?, experts.size()[1], lengths)?;
+            self.noted.balance_loss = Some(match self.noted.balance_loss.take() {
+                Some(sum) => sum.f_add(&loss)?,
+                None => loss,
+            });
+        }
+        self.noted.layers += 1;
+        Ok(())
+    }
+
+    /// `[T, moe_layers, K]`.
+    pub fn experts(&self) -> Result<Option<Tensor>> {
+        Ok(if self.noted.experts.is_empty() { None } else { Some(Tensor::f_stack(&self.noted.experts, 1)?) })
+    }
+
+    /// `[moe_layers, E]`.
+    pub fn load(&self) -> Result<Option<Tensor>> {
+        Ok(if self.noted.load.is_empty() { None } else { Some(Tensor::f_stack(&self.noted.load, 0)?.f_to_kind(Kind::Int64)?) })
+    }
+
+    pub fn balance_loss(&mut self) -> Option<Tensor> {
+        self.noted.balance_loss.take()
+    }
+}

@@ -1,0 +1,246 @@
+//! Rotary position embedding (Su et al. 2021) and its extension YaRN (Peng et al. 2023).
+//!
+//! In memory a head's rotary dimensions always lie in halves: dimension i and i + d/2 turn together. Checkpoints that interleave them
+//! (i with i + 1) have the rows of their projections reordered while loading, and back while saving.
+
+use crate::config::{Fields, contradiction, unsupported};
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+use std::cell::RefCell;
+use std::f64::consts::PI;
+use tch::{Device, Kind, Tensor};
+
+/// What config.json says about positions.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RopeSpec {
+    pub theta: f64,
+    pub yarn: Option<Yarn>,
+}
+
+/// "YaRN: Efficient Context Window Extension of Large Language Models", 3.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Yarn {
+    pub factor: f64,
+    pub beta_fast: f64,
+    pub beta_slow: f64,
+    pub original_max_position_embeddings: f64,
+    pub mscale: Option<f64>,
+    pub mscale_all_dim: Option<f64>,
+    pub attention_factor: Option<f64>,
+    /// Round the bounds of the ramp to whole dimensions.
+    pub truncate: bool,
+}
+
+const THETA_DEFAULT: f64 = 10_000.0;
+
+impl RopeSpec {
+    /// Reads `rope_scaling` + `rope_theta` (transformers 4, DeepSeek's own files) or `rope_parameters` (transformers 5); both may be there
+    /// if they agree.
+    pub fn parse(fields: &Fields, max_position_embeddings: i64) -> Result<RopeSpec> {
+        let outer_theta = fields.optional_number("rope_theta")?;
+        let read = |object: &Fields| RopeSpec::parse_object(object, outer_theta, max_position_embeddings);
+        let old = fields.object("rope_scaling")?.map(|o| read(&o)).transpose()?;
+        let new = fields.object("rope_parameters")?.map(|o| read(&o)).transpose()?;
+        if let (Some(old), Some(new)) = (&old, &new)
+            && old != new
+        {
+            return Err(contradiction("`rope_scaling` and `rope_parameters` disagree: keep one of them"));
+        }
+        let spec = new.or(old).unwrap_or(RopeSpec { theta: outer_theta.unwrap_or(THETA_DEFAULT), yarn: None });
+        if outer_theta.is_some_and(|theta| theta != spec.theta) {
+            return Err(contradiction("`rope_theta` and the `rope_theta` of `rope_parameters` disagree: keep one of them"));
+        }
+        if spec.theta <= 1.0 {
+            return Err(contradiction(format!("`rope_theta` is {}, expected a number above 1", spec.theta)));
+        }
+        Ok(spec)
+    }
+
+    fn parse_object(object: &Fields, outer_theta: Option<f64>, max_position_embeddings: i64) -> Result<RopeSpec> {
+        let theta = object.optional_number("rope_theta")?.or(outer_theta).unwrap_or(THETA_DEFAULT);
+        if object.optional_number("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
+            return Err(unsupported("partial_rotary_factor", "not 1", "only 1 is"));
+        }
+        let rope_type = match (object.text("rope_type")?, object.text("type")?) {
+            (Some(a), Some(b)) if a != b => {
+                return Err(contradiction(format!("rope `type` \"{b}\" and `rope_type` \"{a}\" disagree")));
+            }
+            (a, b) => a.or(b).unwrap_or("default"),
+        };
+        let yarn = match rope_type {
+            "default" => None,
+            "yarn" => {
+                let original = object.positive_or("original_max_position_embeddings", max_position_embeddings as f64)?;
+                Some(Yarn {
+                    factor: object.positive_or("factor", max_position_embeddings as f64 / original)?,
+                    beta_fast: object.positive_or("beta_fast", 32.0)?,
+                    beta_slow: object.positive_or("beta_slow", 1.0)?,
+                    original_max_position_embeddings: original,
+                    mscale: object.optional_number("mscale")?.filter(|&m| m != 0.0),
+                    mscale_all_dim: object.optional_number("mscale_all_dim")?.filter(|&m| m != 0.0),
+                    attention_factor: object.optional_number("attention_factor")?,
+                    truncate: object.flag_or("truncate", true)?,
+                })
+            }
+            other => return Err(unsupported("rope_type", format!("\"{other}\""), "supported are \"default\" and \"yarn\"")),
+        };
+        Ok(RopeSpec { theta, yarn })
+    }
+
+    /// Both spellings, for transformers 4 and 5.
+    pub fn write(&self, fields: &mut Map<String, Value>) {
+        let mut parameters = Map::new();
+        let mut put = |key: &str, value: Value| parameters.insert(key.into(), value);
+        if let Some(yarn) = &self.yarn {
+            put("rope_type", "yarn".into());
+            put("type", "yarn".into());
+            put("factor", json!(yarn.factor));
+            put("beta_fast", json!(yarn.beta_fast));
+            put("beta_slow", json!(yarn.beta_slow));
+            put("original_max_position_embeddings", json!(yarn.original_max_position_embeddings as i64));
+            let optional =
+                [("mscale", yarn.mscale), ("mscale_all_dim", yarn.mscale_all_dim), ("attention_factor", yarn.attention_factor)];
+            for (key, value) in optional {
+                if let Some(value) = value {
+                    put(key, json!(value));
+                }
+            }
+            if !yarn.truncate {
+                put("truncate", false.into());
+            }
+        } else {
+            put("rope_type", "default".into());
+        }
+        fields.insert("rope_theta".into(), json!(self.theta));
+        fields.insert("rope_scaling".into(), if self.yarn.is_some() { Value::Object(parameters.clone()) } else { Value::Null });
+        parameters.insert("rope_theta".into(), json!(self.theta));
+        fields.insert("rope_parameters".into(), Value::Object(parameters));
+    }
+
+    /// What the softmax scale of DeepSeek's attention is multiplied by: m², m = 0.1 · mscale_all_dim · ln(factor) + 1.
+    pub fn attention_scale_factor(&self) -> f64 {
+        match &self.yarn {
+            Some(Yarn { factor, mscale_all_dim: Some(mscale), .. }) => magnitude(*factor, *mscale).powi(2),
+            _ => 1.0,
+        }
+    }
+
+    /// Radians per position of each of the `dims / 2` planes, in float32 as transformers computes them: at position 100,000 their last
+    /// bit is worth 0.006 rad.
+    pub fn frequencies(&self, dims: i64) -> Vec<f32> {
+        let exponent = |i: i64| (2 * i) as f32 / dims as f32;
+        let plain = (0..dims / 2).map(|i| (self.theta as f32).powf(exponent(i)));
+        let Some(yarn) = &self.yarn else { return plain.map(|f| 1.0 / f).collect() };
+        let (low, high) = yarn.ramp(self.theta, dims);
+        plain
+            .enumerate()
+            .map(|(i, f)| {
+                let keep = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                1.0 / (yarn.factor as f32 * f) * (1.0 - keep) + 1.0 / f * keep
+            })
+            .collect()
+    }
+
+    /// What cos and sin are multiplied by.
+    pub fn attention_factor(&self) -> f64 {
+        self.yarn.as_ref().map_or(1.0, |yarn| {
+            yarn.attention_factor.unwrap_or_else(|| match (yarn.mscale, yarn.mscale_all_dim) {
+                (Some(mscale), Some(all)) => magnitude(yarn.factor, mscale) / magnitude(yarn.factor, all),
+                _ => magnitude(yarn.factor, 1.0),
+            })
+        })
+    }
+}
+
+/// YaRN's √(1/t): how much sharper attention must be on a stretched context.
+fn magnitude(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+impl Yarn {
+    /// Between these planes the frequencies go over from as they were (fast) to divided by `factor` (slow).
+    pub fn ramp(&self, theta: f64, dims: i64) -> (f64, f64) {
+        let plane = |rotations: f64| {
+            dims as f64 * (self.original_max_position_embeddings / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln())
+        };
+        let (low, high) = (plane(self.beta_fast), plane(self.beta_slow));
+        let (low, high) = if self.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min((dims - 1) as f64));
+        (low, if low == high { high + 0.001 } else { high })
+    }
+}
+
+/// Cosines and sines of all positions so far asked for.
+pub(crate) struct Rope {
+    frequencies: Vec<f32>,
+    attention_factor: f64,
+    device: Device,
+    /// float32 `[positions, 2, d]`: cos, and sin with the sign that the rotated half needs. Grows by doubling.
+    table: RefCell<Tensor>,
+}
+
+/// cos and sin of the tokens at hand, float32 `[T, 1, d]` each.
+pub(crate) struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+const TABLE_MIN_POSITIONS: i64 = 1024;
+
+impl Rope {
+    pub fn new(spec: &RopeSpec, dims: i64, device: Device) -> Rope {
+        let table = RefCell::new(Tensor::zeros([0, 2, dims], (Kind::Float, device)));
+        Rope { frequencies: spec.frequencies(dims), attention_factor: spec.attention_factor(), device, table }
+    }
+
+    /// For `positions` int64 `[T]`, none above `max_position`; cos and sin are of `kind` where that is wider than float32.
+    pub fn rotation(&self, positions: &Tensor, max_position: i64, kind: Kind) -> Result<Rotation> {
+        let known = self.table.borrow().size()[0];
+        if max_position >= known {
+            let count = (max_position + 1).max(2 * known).max(TABLE_MIN_POSITIONS);
+            *self.table.borrow_mut() = self.compute(count)?;
+        }
+        let rows = self.table.borrow().f_index_select(0, positions)?;
+        let rows = if kind == Kind::Double { rows.f_to_kind(kind)? } else { rows };
+        Ok(Rotation { cos: rows.f_narrow(1, 0, 1)?, sin: rows.f_narrow(1, 1, 1)? })
+    }
+
+    /// On the host with the host's own cosine: an entry's bits do not depend on its place in a vector register.
+    fn compute(&self, positions: i64) -> Result<Tensor> {
+        let half = self.frequencies.len();
+        let mut table = Vec::with_capacity(positions as usize * 4 * half);
+        for position in 0..positions {
+            let angles = self.frequencies.iter().map(|frequency| f64::from(position as f32 * frequency));
+            let scaled = |x: f64| (x * self.attention_factor) as f32;
+            table.extend(angles.clone().chain(angles.clone()).map(|a| scaled(a.cos())));
+            table.extend(angles.clone().map(|a| scaled(-a.sin())));
+            table.extend(angles.map(|a| scaled(a.sin())));
+        }
+        Ok(Tensor::f_from_slice(&table)?.f_view([positions, 2, 2 * half as i64])?.f_to_device(self.device)?)
+    }
+}
+
+impl Rotation {
+    /// (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin) on the halves of the last dimension of `[T, H, d]`, in float32.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        let half = self.cos.size()[2] / 2;
+        let x = if kind == Kind::Double { x.shallow_clone() } else { x.f_to_kind(Kind::Float)? };
+        let swapped = x.f_roll(half, -1)?;
+        Ok((x.f_mul(&self.cos)?.f_add(&swapped.f_mul(&self.sin)?)?).f_to_kind(kind)?)
+    }
+}
+
+/// Rows `[0, 2, 4, …, 1, 3, 5, …]` of each head's last `rotary` rows: from interleaved pairs on disk to halves in memory. A head has
+/// `plain + rotary` rows.
+pub(crate) fn halves_from_pairs(heads: i64, plain: i64, rotary: i64) -> Vec<i64> {
+    let mut order = Vec::with_capacity((heads * (plain + rotary)) as usize);
+    for head in 0..heads {
+        let start = head * (plain + rotary);
+        order.extend(start..start + plain);
+        let rotated = start + plain;
+        order.extend((0..rotary / 2).map(|i| rotated + 2 * i));
+        order.extend((0..rotary / 2).map(|i| rotated + 2 * i + 1));
+    }
+    order
+}

@@ -1,0 +1,181 @@
+//! The router of DeepSeek-V3 ("noaux_tc") and the two ways its load is balanced.
+
+use crate::error::Result;
+use crate::weights::{Builder, Initial};
+use tch::{Kind, Tensor};
+
+/// Scores experts by sigmoid affinity, chooses by score plus a correction bias within the best groups, weighs by the score alone
+/// (DeepSeek-V3 (12)–(16), node-limited routing).
+pub(crate) struct Router {
+    /// `[E, hidden]`.
+    weight: Tensor,
+    /// float32 `[E]`; for the choice only.
+    pub correction_bias: Tensor,
+    pub rule: RouterRule,
+}
+
+/// How a router chooses and weighs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct RouterRule {
+    pub experts: i64,
+    pub experts_per_token: i64,
+    /// The experts stand in this many groups of equal size …
+    pub groups: i64,
+    /// … of which a token uses this many.
+    pub groups_per_token: i64,
+    /// Gates of a token sum to 1 before scaling.
+    pub normalise: bool,
+    pub scaling_factor: f64,
+}
+
+/// Keeps the sum of a token's scores away from 0.
+const NORMALISATION_EPSILON: f64 = 1e-20;
+
+impl Router {
+    pub fn build(weights: &mut Builder, prefix: &str, hidden: i64, rule: RouterRule) -> Result<Router> {
+        Ok(Router {
+            weight: weights.tensor(&format!("{prefix}weight"), &[rule.experts, hidden], Initial::Normal)?,
+            correction_bias: weights.buffer(&format!("{prefix}e_score_correction_bias"), rule.experts)?,
+            rule,
+        })
+    }
+
+    /// s = sigmoid(W x) in float32 at least: `[T, hidden]` → `[T, E]`.
+    pub fn scores(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        Ok(x.f_to_kind(kind)?.f_linear(&self.weight.f_to_kind(kind)?, None::<&Tensor>)?.f_sigmoid()?)
+    }
+
+    /// `scores` `[T, E]` → int64 `[T, K]`.
+    pub fn choose(&self, scores: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| self.rule.choose(scores, &self.correction_bias))
+    }
+}
+
+impl RouterRule {
+    /// The K experts of highest score + bias among the best groups; a group is as good as its two best experts together.
+    pub fn choose(&self, scores: &Tensor, correction_bias: &Tensor) -> Result<Tensor> {
+        let mut choice = scores.f_add(correction_bias)?;
+        if self.groups_per_token < self.groups {
+            let grouped = choice.f_view([-1, self.groups, self.experts / self.groups])?;
+            let group_scores = grouped.f_topk(2, -1, true, false)?.0.f_sum_dim_intlist(-1, false, None)?;
+            let best = group_scores.f_topk(self.groups_per_token, -1, true, false)?.1;
+            let outside = group_scores.f_ones_like()?.f_scatter_value(1, &best, 0.0)?.f_to_kind(Kind::Bool)?;
+            // −∞, not 0: with a negative bias an expert of a kept group may stand below 0.
+            choice = grouped.f_masked_fill(&outside.f_unsqueeze(-1)?, f64::NEG_INFINITY)?.f_view([-1, self.experts])?;
+        }
+        // Sorted, so that a token's gates are summed in the same order wherever it stands.
+        Ok(choice.f_topk(self.experts_per_token, -1, true, true)?.1)
+    }
+
+    /// Gate weights of the chosen experts from their scores without bias: `[T, E]`, `[T, K]` → `[T, K]`.
+    pub fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor> {
+        let mut gates = scores.f_gather(1, experts, false)?;
+        if self.normalise {
+            gates = gates.f_div(&gates.f_sum_dim_intlist(-1, true, None)?.f_add_scalar(NORMALISATION_EPSILON)?)?;
+        }
+        Ok(gates.f_mul_scalar(self.scaling_factor)?)
+    }
+}
+
+/// Sequence-wise balance loss without its α, DeepSeek-V3 (17)–(20): mean over the sequences of Σᵢ fᵢ Pᵢ, with
+/// fᵢ = E/(K·T) · tokens that have expert i among their K highest scores (no bias, no groups), Pᵢ = mean over tokens of sᵢ / Σⱼ sⱼ.
+pub(crate) fn balance_loss(scores: &Tensor, experts_per_token: i64, lengths: &[i64]) -> Result<Tensor> {
+    let experts = scores.size()[1];
+    let lengths = Tensor::f_from_slice(lengths)?.f_to_device(scores.device())?;
+    let mean = |rows: &Tensor| Tensor::f_segment_reduce(rows, "mean", Some(&lengths), None, None, 0, false, 0.0);
+    let frequency = tch::no_grad(|| -> Result<Tensor> {
+        let top = scores.f_topk(experts_per_token, -1, true, false)?.1;
+        let chosen = scores.f_zeros_like()?.f_scatter_value(1, &top, 1.0)?;
+        Ok(mean(&chosen)?.f_mul_scalar(experts as f64 / experts_per_token as f64)?)
+    })?;
+    let affinity = scores.f_div(&scores.f_sum_dim_intlist(-1, true, None)?)?;
+    Ok(frequency.f_mul(&mean(&affinity)?)?.f_sum_dim_intlist(-1, false, None)?.f_mean(None)?)
+}
+
+/// Auxiliary-loss-free balancing (DeepSeek-V3 2.1.2; Wang et al. 2024, algorithm 1): bᵢ += γ · sign(mean(c) − cᵢ), with c the tokens that
+/// each expert got over an optimiser step's whole batch.
+pub(crate) fn update_correction_bias(correction_bias: &Tensor, load: &Tensor, gamma: f64) -> Result<()> {
+    let load = load.f_to_device(correction_bias.device())?.f_to_kind(Kind::Double)?;
+    let direction = load.f_mean(None)?.f_sub(&load)?.f_sign()?.f_mul_scalar(gamma)?;
+    let _ = tch::no_grad(|| correction_bias.shallow_clone().f_add_(&direction.f_to_kind(correction_bias.kind())?))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: RouterRule =
+        RouterRule { experts: 8, experts_per_token: 2, groups: 4, groups_per_token: 2, normalise: true, scaling_factor: 2.5 };
+    const LOGITS: [f64; 8] = [0., 1., 2., -1., 0.5, 0.4, -2., 3.];
+
+    /// (experts, gates), sorted by expert.
+    fn route(bias: [f64; 8]) -> Vec<(i64, f64)> {
+        let scores = Tensor::from_slice(&LOGITS).sigmoid().unsqueeze(0);
+        let experts = RULE.choose(&scores, &Tensor::from_slice(&bias)).unwrap();
+        let gates = RULE.gates(&scores, &experts).unwrap();
+        let mut routed: Vec<_> = Vec::<i64>::try_from(experts.view([-1]))
+            .unwrap()
+            .into_iter()
+            .zip(Vec::<f64>::try_from(gates.view([-1])).unwrap())
+            .collect();
+        routed.sort_by_key(|r| r.0);
+        routed
+    }
+
+    fn assert_routed(found: Vec<(i64, f64)>, expected: [(i64, f64); 2]) {
+        assert_eq!(found.iter().map(|r| r.0).collect::<Vec<_>>(), expected.map(|r| r.0));
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found.1 - expected.1).abs() < 1e-12, "{found:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn bias_moves_the_choice_but_not_the_gates() {
+        assert_routed(route([0., 0., -0.5, 0., 0.3, 0.3, 0., -0.6]), [(4, 1.2743333432200261), (5, 1.2256666567799739)]);
+        assert_routed(route([0.; 8]), [(1, 1.3502935079758576), (4, 1.1497064920241424)]);
+    }
+
+    #[test]
+    fn candidates_below_zero_still_beat_masked_groups() {
+        assert_eq!(route([-1.0; 8]).iter().map(|r| r.0).collect::<Vec<_>>(), [1, 4]);
+    }
+
+    #[test]
+    fn gates_are_scores_times_the_factor_where_they_are_not_normalised() {
+        let rule = RouterRule { normalise: false, ..RULE };
+        let scores = Tensor::from_slice(&[0.5f64, 0.25]).view([1, 2]);
+        let gates = rule.gates(&scores, &Tensor::from_slice(&[1i64, 0]).view([1, 2])).unwrap();
+        assert_eq!(Vec::<f64>::try_from(gates.view([-1])).unwrap(), [0.625, 1.25]);
+    }
+
+    #[test]
+    fn balance_loss_matches_the_papers_equations() {
+        let rows = [[0.9, 0.8, 0.1, 0.2], [0.7, 0.2, 0.6, 0.1], [0.9, 0.3, 0.2, 0.8f64]];
+        let scores = Tensor::from_slice(rows.as_flattened()).view([3, 4]);
+        let loss = f64::try_from(balance_loss(&scores, 2, &[3]).unwrap()).unwrap();
+        assert!((loss - 1.2429292929292928).abs() < 1e-12, "{loss}");
+        // A second sequence of its own: one token, f = 4/(2·1)·[1, 1, 0, 0], P = [.45, .4, .05, .1] → 1.7; the mean of both.
+        let scores = Tensor::cat(&[scores, Tensor::from_slice(&[0.9f64, 0.8, 0.1, 0.2]).view([1, 4])], 0);
+        let loss = f64::try_from(balance_loss(&scores, 2, &[3, 1]).unwrap()).unwrap();
+        assert!((loss - (1.2429292929292928 + 1.7) / 2.0).abs() < 1e-12, "{loss}");
+    }
+
+    #[test]
+    fn balance_loss_pushes_the_loaded_expert_down() {
+        let scores = Tensor::from_slice(&[0.9f64, 0.1, 0.1, 0.8, 0.2, 0.1]).view([2, 3]).set_requires_grad(true);
+        balance_loss(&scores, 1, &[2]).unwrap().backward();
+        let gradient = Vec::<f64>::try_from(scores.grad().view([-1])).unwrap();
+        assert!(gradient[0] > 0.0 && gradient[1] < 0.0 && gradient[3] > 0.0, "{gradient:?}");
+    }
+
+    #[test]
+    fn correction_bias_steps_against_the_load() {
+        let bias = Tensor::zeros([4], tch::kind::FLOAT_CPU);
+        update_correction_bias(&bias, &Tensor::from_slice(&[10i64, 2, 4, 4]), 1e-3).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&bias).unwrap(), [-1e-3, 1e-3, 1e-3, 1e-3]);
+        update_correction_bias(&bias, &Tensor::from_slice(&[5i64, 5, 5, 5]), 1e-3).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&bias).unwrap(), [-1e-3, 1e-3, 1e-3, 1e-3]);
+    }
+}

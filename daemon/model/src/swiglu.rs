@@ -1,0 +1,31 @@
+use crate::error::Result;
+use crate::weights::{Builder, Rows};
+use tch::Tensor;
+
+/// The dense feed-forward: down(silu(gate x) · up x), without biases (Shazeer 2020).
+pub(crate) struct SwiGlu {
+    /// Gate above up, `[2 · intermediate, hidden]`.
+    gate_up: Tensor,
+    down: Tensor,
+}
+
+impl SwiGlu {
+    pub fn build(weights: &mut Builder, prefix: &str, hidden: i64, intermediate: i64) -> Result<SwiGlu> {
+        let halves = vec![Rows::new("gate_proj", intermediate), Rows::new("up_proj", intermediate)];
+        Ok(SwiGlu {
+            gate_up: weights.rows(prefix, "gate_up_proj", ".weight", halves, Some(hidden))?,
+            down: weights.rows(prefix, "", ".weight", vec![Rows::new("down_proj", hidden)], Some(intermediate))?,
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let no_bias: Option<&Tensor> = None;
+        Ok(activate(&x.f_linear(&self.gate_up, no_bias)?)?.f_linear(&self.down, no_bias)?)
+    }
+}
+
+/// `[…, 2I]`, gate then up → silu(gate) · up, `[…, I]`.
+pub(crate) fn activate(gate_up: &Tensor) -> Result<Tensor> {
+    let halves = gate_up.f_chunk(2, -1)?;
+    Ok(halves[0].f_silu()?.f_mul(&halves[1])?)
+}

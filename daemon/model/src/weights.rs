@@ -1,0 +1,194 @@
+//! The tensors of a model: in memory fused where that saves operations, on disk under Hugging Face's names.
+//!
+//! A [`Weight`] is one tensor in memory made of one or more [`Piece`]s, tensors on disk: projections of the same input lie one behind the
+//! other, the experts of a layer lie in one stack. Loading, saving, initialising and counting all walk the same list, which an
+//! architecture's `build` makes.
+
+use crate::error::Result;
+use tch::{Device, Kind, Tensor};
+
+/// What a fresh model starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Initial {
+    /// Normal(0, `initializer_range`²).
+    Normal,
+    Ones,
+    Zeros,
+}
+
+/// A tensor on disk and its place in memory: `shape[0]` rows from `start`, within `expert`'s layer of the stack if any.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub name: String,
+    pub shape: Vec<i64>,
+    pub initial: Initial,
+    expert: Option<i64>,
+    start: i64,
+    /// Row i in memory is row `order[i]` on disk.
+    order: Option<Vec<i64>>,
+}
+
+pub(crate) struct Weight {
+    /// The disk's name where there is one piece; a name of the same pattern otherwise.
+    pub name: String,
+    pub tensor: Tensor,
+    pub shape: Vec<i64>,
+    pub pieces: Vec<Piece>,
+    /// Buffers are not trained, and stay float32.
+    pub trained: bool,
+}
+
+impl Weight {
+    pub fn count(&self) -> i64 {
+        self.shape.iter().product()
+    }
+
+    pub fn of_routed_experts(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.expert.is_some())
+    }
+}
+
+impl Piece {
+    /// The part of `memory` that this piece fills, as a view.
+    fn place(&self, memory: &Tensor) -> Result<Tensor> {
+        let rows = match self.expert {
+            Some(expert) => memory.f_select(0, expert)?,
+            None => memory.shallow_clone(),
+        };
+        Ok(rows.f_narrow(0, self.start, self.shape[0])?)
+    }
+
+    /// Writes `disk` (any float dtype, any device) to its place in `memory`.
+    pub fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
+        let mut place = self.place(memory)?;
+        Ok(match &self.order {
+            Some(order) => place.f_copy_(&disk.f_index_select(0, &Tensor::f_from_slice(order)?)?)?,
+            None => place.f_copy_(disk)?,
+        })
+    }
+
+    /// This piece as it lies on disk.
+    pub fn read(&self, memory: &Tensor) -> Result<Tensor> {
+        let place = self.place(memory)?;
+        let Some(order) = &self.order else { return Ok(place) };
+        let mut back = vec![0; order.len()];
+        for (row, &from) in (0..).zip(order) {
+            back[from as usize] = row;
+        }
+        Ok(place.f_index_select(0, &Tensor::f_from_slice(&back)?.f_to_device(memory.device())?)?)
+    }
+}
+
+/// Where tensors come from while a model is built.
+pub(crate) trait Source {
+    /// Fills `memory`'s part of `piece`.
+    fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()>;
+}
+
+/// Rows of a fused matrix that come from one tensor on disk.
+pub(crate) struct Rows<'a> {
+    pub name: &'a str,
+    pub count: i64,
+    pub order: Option<Vec<i64>>,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(name: &'a str, count: i64) -> Rows<'a> {
+        Rows { name, count, order: None }
+    }
+
+    pub fn reordered(name: &'a str, count: i64, order: Option<Vec<i64>>) -> Rows<'a> {
+        Rows { name, count, order }
+    }
+}
+
+/// Collects a model's weights, filling each as it is asked for.
+pub(crate) struct Builder<'a> {
+    /// Absent: shapes are collected, nothing is allocated.
+    source: Option<&'a mut dyn Source>,
+    device: Device,
+    kind: Kind,
+    pub weights: Vec<Weight>,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(source: &'a mut dyn Source, device: Device, kind: Kind) -> Builder<'a> {
+        Builder { source: Some(source), device, kind, weights: Vec::new() }
+    }
+
+    pub fn counting() -> Builder<'static> {
+        Builder { source: None, device: Device::Cpu, kind: Kind::Float, weights: Vec::new() }
+    }
+
+    fn add(&mut self, name: String, shape: Vec<i64>, pieces: Vec<Piece>, trained: bool) -> Result<Tensor> {
+        let tensor = match &mut self.source {
+            Some(source) => {
+                let tensor = Tensor::f_empty(&shape, (if trained { self.kind } else { Kind::Float }, self.device))?;
+                for piece in &pieces {
+                    tch::no_grad(|| source.fill(piece, &tensor))?;
+                }
+                tensor
+            }
+            None => Tensor::new(),
+        };
+        self.weights.push(Weight { name, tensor: tensor.shallow_clone(), shape, pieces, trained });
+        Ok(tensor)
+    }
+
+    /// One tensor, in memory as on disk.
+    pub fn tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
+        let piece = Piece { name: name.to_owned(), shape: shape.to_vec(), initial, expert: None, start: 0, order: None };
+        self.add(name.to_owned(), shape.to_vec(), vec![piece], true)
+    }
+
+    /// A float32 tensor `[size]` that is not trained, zero at first.
+    pub fn buffer(&mut self, name: &str, size: i64) -> Result<Tensor> {
+        let piece =
+            Piece { name: name.to_owned(), shape: vec![size], initial: Initial::Zeros, expert: None, start: 0, order: None };
+        self.add(name.to_owned(), vec![size], vec![piece], false)
+    }
+
+    /// Tensors `{prefix}{rows.name}{suffix}` one behind the other: a matrix of `columns`, or a vector where that is `None`. With one entry
+    /// it is that tensor under its own name, otherwise `{prefix}{name}{suffix}`.
+    pub fn rows(&mut self, prefix: &str, name: &str, suffix: &str, rows: Vec<Rows>, columns: Option<i64>) -> Result<Tensor> {
+        let initial = if columns.is_some() { Initial::Normal } else { Initial::Zeros };
+        let shape = |count: i64| std::iter::once(count).chain(columns).collect::<Vec<_>>();
+        let name = if let [only] = &rows[..] { only.name } else { name };
+        let name = format!("{prefix}{name}{suffix}");
+        let mut start = 0;
+        let mut pieces = Vec::with_capacity(rows.len());
+        for Rows { name, count, order } in rows {
+            pieces.push(Piece {
+                name: format!("{prefix}{name}{suffix}"),
+                shape: shape(count),
+                initial,
+                expert: None,
+                start,
+                order,
+            });
+            start += count;
+        }
+        self.add(name, shape(start), pieces, true)
+    }
+
+    /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}` `[experts, rows, columns]`.
+    pub fn experts(&mut self, prefix: &str, name: &str, experts: i64, rows: &[Rows], columns: i64) -> Result<Tensor> {
+        let height = rows.iter().map(|r| r.count).sum();
+        let mut pieces = Vec::with_capacity(experts as usize * rows.len());
+        for expert in 0..experts {
+            let mut start = 0;
+            for row in rows {
+                pieces.push(Piece {
+                    name: format!("{prefix}.{expert}.{}.weight", row.name),
+                    shape: vec![row.count, columns],
+                    initial: Initial::Normal,
+                    expert: Some(expert),
+                    start,
+                    order: None,
+                });
+                start += row.count;
+            }
+        }
+        self.add(format!("{prefix}.{name}"), vec![experts, height, columns], pieces, true)
+    }
+}

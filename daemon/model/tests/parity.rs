@@ -1,0 +1,157 @@
+//! r1d-model computes what transformers computes: the goldens of tests/fixtures/make_models.py.
+
+mod fixture;
+
+use fixture::{ALL, DEEPSEEK, assert_close, difference, forward_logits, ids, load, packed, sequence, tensors};
+use r1d_model::{Cache, CausalLm, Forward, Packed, token_logprobs};
+use tch::{Kind, Tensor};
+
+const PROMPT: usize = 16;
+
+/// Final hidden states of a whole sequence through prefill and decode: `[T, D]`.
+fn through_cache(model: &CausalLm, cache: &mut Cache, ids: &[i64], prompt: usize, options: &Forward) -> Tensor {
+    tch::no_grad(|| {
+        let mut hidden = vec![model.prefill(&sequence(&ids[..prompt]), &[vec![1]], cache, options).unwrap().hidden];
+        for (position, id) in (0i64..).zip(ids).skip(prompt) {
+            let [id, slot, at] = [*id, 1, position].map(|n| Tensor::from_slice(&[n]));
+            hidden.push(model.decode(&id, &slot, &at, position, cache, options).unwrap().hidden);
+        }
+        Tensor::cat(&hidden, 0)
+    })
+}
+
+#[test]
+fn full_forward_gives_transformers_logits() {
+    for name in ALL {
+        let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
+        let logits = forward_logits(&model, &packed(&golden["input_ids"]), &Forward::default());
+        assert_close(name, &logits, &golden["logits"].flatten(0, 1));
+    }
+}
+
+#[test]
+fn sequences_of_any_lengths_pack_without_seeing_each_other() {
+    for name in ALL {
+        let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
+        let (first, second) = (golden["input_ids"].get(0), golden["input_ids"].get(1));
+        let batch =
+            Packed { ids: Tensor::cat(&[first.narrow(0, 0, 5), second, first.narrow(0, 0, 1)], 0), lengths: vec![5, 33, 1] };
+        let logits = forward_logits(&model, &batch, &Forward::default());
+        let [of_first, of_second] = [0, 1].map(|n| golden["logits"].get(n));
+        assert_close(name, &logits, &Tensor::cat(&[of_first.narrow(0, 0, 5), of_second, of_first.narrow(0, 0, 1)], 0));
+    }
+}
+
+#[test]
+fn prefill_and_decode_give_transformers_logits() {
+    for name in ALL {
+        let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
+        for invariant in [false, true] {
+            let options = Forward { invariant, ..Forward::default() };
+            let mut cache = model.cache(3, 40, invariant).unwrap();
+            let hidden = through_cache(&model, &mut cache, &ids(&golden["input_ids"].get(1)), PROMPT, &options);
+            assert_close(name, &model.logits(&hidden).unwrap(), &golden["logits"].get(1));
+        }
+    }
+}
+
+#[test]
+fn greedy_decoding_gives_transformers_ids() {
+    for name in ALL {
+        let (model, golden) = (load(name, Kind::Float), ids(&tensors(name, "golden.safetensors")["greedy"]));
+        let mut cache = model.cache(2, golden.len() as i64, false).unwrap();
+        let mut found = golden[..PROMPT].to_vec();
+        tch::no_grad(|| {
+            let prompt = model.prefill(&sequence(&found), &[vec![0]], &mut cache, &Forward::default()).unwrap();
+            let mut hidden = prompt.hidden.narrow(0, PROMPT as i64 - 1, 1);
+            while found.len() < golden.len() {
+                let id = model.logits(&hidden).unwrap().argmax(-1, false);
+                let position = found.len() as i64;
+                found.extend(ids(&id));
+                let [slot, at] = [0, position].map(|n| Tensor::from_slice(&[n]));
+                hidden = model.decode(&id, &slot, &at, position, &mut cache, &Forward::default()).unwrap().hidden;
+            }
+        });
+        assert_eq!(found, golden, "{name}");
+    }
+}
+
+#[test]
+fn absorbed_decoding_is_naive_decoding_in_float64() {
+    for name in DEEPSEEK {
+        let model = load(name, Kind::Double);
+        let ids = fixture::prompt(5, 30);
+        let [absorbed, naive] = [false, true].map(|invariant| {
+            let mut cache = model.cache(3, 40, invariant).unwrap();
+            through_cache(&model, &mut cache, &ids, 7, &Forward { invariant, ..Forward::default() })
+        });
+        let whole = tch::no_grad(|| model.forward(&sequence(&ids), &Forward::default()).unwrap().hidden);
+        assert!(difference(&absorbed, &naive) < 1e-12, "{name}: {:e}", difference(&absorbed, &naive));
+        assert!(difference(&absorbed, &whole) < 1e-12, "{name}: {:e}", difference(&absorbed, &whole));
+    }
+}
+
+/// Long enough for the fused attention kernel, against matmul–softmax–matmul in float64.
+#[test]
+fn long_sequences_agree_with_float64() {
+    for name in ALL {
+        let ids = fixture::prompt(9, 300);
+        let batch = || Packed { ids: Tensor::from_slice(&ids), lengths: vec![210, 90] };
+        let [single, double] =
+            [Kind::Float, Kind::Double].map(|kind| forward_logits(&load(name, kind), &batch(), &Forward::default()));
+        assert_close(name, &single, &double);
+    }
+}
+
+#[test]
+fn a_group_shares_one_prefill() {
+    for name in ALL {
+        let model = load(name, Kind::Float);
+        let (a, b) = (fixture::prompt(1, 9), fixture::prompt(2, 6));
+        let batch = Packed { ids: Tensor::from_slice(&[&a[..], &b[..]].concat()), lengths: vec![9, 6] };
+        let mut cache = model.cache(5, 20, false).unwrap();
+        let options = Forward::default();
+        let hidden = tch::no_grad(|| {
+            model.prefill(&batch, &[vec![4, 0, 2], vec![3]], &mut cache, &options).unwrap();
+            let [next, slots, positions] = [[7, 8, 9, 10], [0, 3, 2, 4], [9, 6, 9, 9]].map(|n: [i64; 4]| Tensor::from_slice(&n));
+            model.decode(&next, &slots, &positions, 9, &mut cache, &options).unwrap().hidden
+        });
+        for (row, (prompt, next)) in [(&a, 7), (&b, 8), (&a, 9), (&a, 10)].into_iter().enumerate() {
+            let whole = [&prompt[..], &[next]].concat();
+            let expected =
+                tch::no_grad(|| model.forward(&sequence(&whole), &options).unwrap().hidden).narrow(0, prompt.len() as i64, 1);
+            assert_close(name, &hidden.narrow(0, row as i64, 1), &expected);
+        }
+    }
+}
+
+#[test]
+fn gradients_are_transformers_gradients() {
+    for name in ["deepseek-v3-yarn", "deepseek-v3-plain", "deepseek-v3-biased", "qwen2"] {
+        let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
+        let expected = tensors(name, "gradients.safetensors");
+        model.set_requires_grad(true);
+        let logits = model.logits(&model.forward(&packed(&golden["input_ids"]), &Forward::default()).unwrap().hidden).unwrap();
+        let predicting = logits.view([2, 33, 128]).narrow(1, 0, 32).reshape([64, 128]);
+        let next = golden["input_ids"].narrow(1, 1, 32).reshape([64]);
+        let loss = token_logprobs(&predicting, &next, 1.0).unwrap().mean(Kind::Float).neg();
+        assert!(difference(&loss, &expected["loss"]) < 2e-6, "{name}");
+        loss.backward();
+        let gradients = model.deep_copy().unwrap();
+        for ((_, parameter), (_, gradient)) in model.parameters().iter().zip(gradients.parameters()) {
+            let _ = gradient.shallow_clone().copy_(&parameter.grad());
+        }
+        // Saved like weights, the gradients come apart under the names on disk.
+        let saved = tempfile::tempdir().unwrap();
+        gradients.save(saved.path(), u64::MAX).unwrap();
+        let found = r1d_model::checkpoint::load_tensors(&saved.path().join("model.safetensors"), tch::Device::Cpu).unwrap();
+        let trained: Vec<_> = found.iter().filter(|(n, _)| !n.ends_with("e_score_correction_bias")).collect();
+        assert_eq!(trained.len(), expected.len() - 1, "{name}");
+        for (tensor, found) in trained {
+            let golden = &expected[&format!("grad.{tensor}")];
+            let scale = f64::try_from(golden.abs().max()).unwrap();
+            let difference = difference(found, golden);
+            assert!(difference <= 1e-5 * scale, "{name} {tensor}: max |Δ| {difference:e}, gradient up to {scale:e}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code are passed through.
+
+use crate::cli::{Model, Output};
+use crate::error::{Ended, Error};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SIBLING: &str = "r1d-worker";
+/// Where libtorch's libraries are, for a worker that was not built in place (its own run path is looked at last).
+const TORCH_LIB_VARIABLE: &str = "R1D_TORCH_LIB";
+/// How the dynamic linker reports a library that it does not find.
+const EXIT_NO_LIBRARY: i32 = 127;
+
+pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
+    let program = sibling();
+    let mut worker = Command::new(&program);
+    worker.args(arguments(command, output));
+    if let Some(path) = library_path(std::env::var_os(TORCH_LIB_VARIABLE), std::env::var_os("LD_LIBRARY_PATH")) {
+        worker.env("LD_LIBRARY_PATH", path);
+    }
+    let status = worker.status().map_err(|source| Error::Sibling { program: program.clone(), source })?;
+    match (status.code(), status.signal()) {
+        (Some(EXIT_NO_LIBRARY), _) => Err(Error::SiblingLibrary { program, variable: TORCH_LIB_VARIABLE }),
+        (Some(code), _) => Ok(Ended::Code(u8::try_from(code).unwrap_or(crate::error::EXIT_FAILED))),
+        (None, signal) => Err(Error::SiblingSignal(signal.unwrap_or(0))),
+    }
+}
+
+/// Beside this executable; the bare name, which no directory holds, where that cannot be told.
+fn sibling() -> PathBuf {
+    std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(SIBLING))).unwrap_or_else(|| Path::new("/").join(SIBLING))
+}
+
+fn arguments(command: Model, output: Output) -> Vec<OsString> {
+    let mut words = Vec::new();
+    match command {
+        Model::Verify { dir, golden, atol, prompt_len } => {
+            words.extend(["verify".into(), dir.into()]);
+            words.push(option("golden", golden));
+            words.push(option("atol", atol.to_string()));
+            words.push(option("prompt-len", prompt_len.to_string()));
+        }
+        Model::Generate { dir, prompt, sampling, seed, n } => {
+            words.extend(["generate".into(), dir.into()]);
+            words.push(option("prompt", prompt));
+            words.extend(sampling.max_new_tokens.map(|n| option("max-new-tokens", n.to_string())));
+            words.extend(sampling.temperature.map(|x| option("temperature", x.to_string())));
+            words.extend(sampling.top_p.map(|x| option("top-p", x.to_string())));
+            words.extend(sampling.top_k.map(|n| option("top-k", n.to_string())));
+            words.push(option("seed", seed.to_string()));
+            words.extend(["-n".into(), n.to_string().into()]);
+        }
+    }
+    words.push(option("output", if output == Output::Json { "json" } else { "text" }));
+    words
+}
+
+/// In one word, so that a value that starts with `-` stays a value.
+fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
+    let mut word = OsString::from(format!("--{name}="));
+    word.push(value);
+    word
+}
+
+/// The named directory before those that the environment already lists; nothing when none is named.
+fn library_path(named: Option<OsString>, listed: Option<OsString>) -> Option<OsString> {
+    let mut path = named.filter(|named| !named.is_empty())?;
+    if let Some(listed) = listed.filter(|listed| !listed.is_empty()) {
+        path.push(OsStr::new(":"));
+        path.push(listed);
+    }
+    Some(path)
+}

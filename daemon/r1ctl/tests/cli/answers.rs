@@ -1,0 +1,114 @@
+//! Every command that asks once: what it sends, its table, its JSON, the JSON's schema.
+
+use crate::fake_daemon::FakeDaemon;
+use crate::fixtures as fix;
+use crate::harness::{Home, golden};
+use crate::shape::shape;
+use r1d_proto::control::{Request, Response, SampleSort};
+use serde_json::Value;
+
+/// Runs `words` once as a table and once as JSON, for each of the answers; the first is the golden one.
+fn check(name: &str, words: &[&str], request: Request, answers: Vec<Response>) {
+    let home = Home::new();
+    let mut documents = Vec::new();
+    for (i, answer) in answers.into_iter().enumerate() {
+        let daemon = FakeDaemon::answering(&home.socket(), answer.clone());
+        let table = home.run(words).expect(0);
+        let json = home.run(&[words, &["-o", "json"][..]].concat()).expect(0);
+        assert_eq!(daemon.requests(), vec![request.clone(); 2]);
+        assert!(!table.stdout.contains('\x1b') && !table.stderr.contains('\x1b'), "escape sequences in a pipe:\n{}", table.stdout);
+        let document: Value = serde_json::from_str(&json.stdout).unwrap();
+        // `-o json` prints the control type as it is: the answer's body reads back to the same answer.
+        let mut whole = serde_json::to_value(&answer).unwrap();
+        if let Some(body) = whole.get_mut("body") {
+            *body = document.clone();
+        } else {
+            whole = document.clone();
+        }
+        assert_eq!(serde_json::from_value::<Response>(whole).unwrap(), answer);
+        if i == 0 {
+            golden(&format!("table/{name}.txt"), &table.stdout);
+            golden(&format!("json/{name}.json"), &json.stdout);
+        }
+        documents.push(document);
+    }
+    golden(&format!("schema/{name}.txt"), &shape(&documents));
+}
+
+#[test]
+fn list() {
+    let mut jobs = fix::jobs();
+    jobs.push(fix::bare_job());
+    check("list", &["list"], Request::List, vec![Response::Jobs(jobs)]);
+}
+
+#[test]
+fn status() {
+    let status = [fix::running(12), fix::queued(), fix::succeeded(), fix::failed(), fix::cancelled()];
+    let answers = status.into_iter().map(|job| Response::Status(Box::new(job))).collect();
+    check("status", &["status", "k3v"], Request::Status { job: "k3v".into() }, answers);
+}
+
+#[test]
+fn status_of_each_end() {
+    for (name, job) in [("queued", fix::queued()), ("succeeded", fix::succeeded()), ("failed", fix::failed())] {
+        let home = Home::new();
+        let _daemon = FakeDaemon::answering(&home.socket(), Response::Status(Box::new(job)));
+        // The question was answered, whatever became of the job.
+        golden(&format!("table/status-{name}.txt"), &home.run(&["status", "k3v"]).expect(0).stdout);
+    }
+}
+
+#[test]
+fn samples() {
+    let request =
+        Request::Samples { job: "k3v".into(), stage: Some("reasoning".into()), step: Some(12), sort: SampleSort::Reward, limit: 2 };
+    let words = ["samples", "k3v", "--stage", "reasoning", "--step", "12", "--sort", "reward", "--limit", "2"];
+    let mut more = fix::samples();
+    more.push(fix::bare_sample());
+    check("samples", &words, request, vec![Response::Samples(fix::samples()), Response::Samples(more)]);
+}
+
+#[test]
+fn samples_in_order_is_the_default() {
+    let home = Home::new();
+    let daemon = FakeDaemon::answering(&home.socket(), Response::Samples(vec![]));
+    let run = home.run(&["samples", "k3v"]).expect(0);
+    let request = Request::Samples { job: "k3v".into(), stage: None, step: None, sort: SampleSort::Order, limit: 20 };
+    assert_eq!(daemon.requests(), [request]);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", "no samples of this stage and step are committed\n"));
+    assert_eq!(home.run(&["samples", "k3v", "-o", "json"]).expect(0).stdout, "[]\n");
+}
+
+#[test]
+fn why() {
+    check(
+        "why",
+        &["why", "k3v"],
+        Request::Why { job: "k3v".into() },
+        vec![Response::Why(fix::why()), Response::Why(fix::bare_why())],
+    );
+}
+
+#[test]
+fn nodes() {
+    check("nodes", &["nodes"], Request::Nodes, vec![Response::Nodes(fix::nodes())]);
+}
+
+#[test]
+fn cancel() {
+    check("cancel", &["cancel", "k3v"], Request::Cancel { job: "k3v".into() }, vec![Response::Cancelled { job: fix::id() }]);
+}
+
+#[test]
+fn shutdown() {
+    check("shutdown", &["shutdown"], Request::Shutdown, vec![Response::ShuttingDown]);
+}
+
+#[test]
+fn an_empty_list_says_what_to_do_on_stderr() {
+    let home = Home::new();
+    let _daemon = FakeDaemon::answering(&home.socket(), Response::Jobs(vec![]));
+    let run = home.run(&["list"]).expect(0);
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", "no jobs yet; queue one: r1ctl submit JOB.TOML\n"));
+}

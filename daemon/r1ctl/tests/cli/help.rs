@@ -1,0 +1,88 @@
+//! The command line itself: help, usage errors, completions, man pages.
+
+use crate::harness::{Home, golden};
+
+const COMMANDS: [&[&str]; 18] = [
+    &[],
+    &["submit"],
+    &["list"],
+    &["status"],
+    &["logs"],
+    &["cancel"],
+    &["plan"],
+    &["samples"],
+    &["why"],
+    &["nodes"],
+    &["explain"],
+    &["model"],
+    &["model", "verify"],
+    &["model", "generate"],
+    &["shutdown"],
+    &["completions"],
+    &["man"],
+    &["man", "--dir", "x"],
+];
+
+#[test]
+fn help_of_every_command_is_as_written_down() {
+    let home = Home::new();
+    for words in &COMMANDS[..17] {
+        let name = if words.is_empty() { "r1ctl".into() } else { format!("r1ctl-{}", words.join("-")) };
+        let run = home.run(&[words, &["--help"][..]].concat()).expect(0);
+        assert_eq!(run.stderr, "");
+        golden(&format!("help/{name}.txt"), &run.stdout);
+    }
+}
+
+#[test]
+fn the_man_pages_cover_every_command_that_help_lists() {
+    let home = Home::new();
+    home.run(&["man", "--dir", "pages"]).expect(0);
+    for words in &COMMANDS[..17] {
+        let page = home.path().join("pages").join([&["r1ctl"], *words].concat().join("-") + ".1");
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        assert!(text.contains(".TH"), "{text}");
+    }
+    let listed = home.run(&["--help"]).expect(0).stdout;
+    let commands = listed.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.iter().all(|name| COMMANDS.iter().any(|words| words.first() == Some(name))), "without a golden help: {names:?}");
+    assert!(home.run(&["man"]).expect(0).stdout.contains("Submit training jobs"));
+}
+
+#[test]
+fn completions_know_the_commands_and_their_options() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = home.run(&["completions", shell]).expect(0).stdout;
+        for word in ["submit", "samples", "verify", "golden", "reconnect"] {
+            assert!(script.contains(word), "{shell}: no {word}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_64_and_says_why_on_stderr() {
+    let home = Home::new();
+    let cases: [(&[&str], &str); 7] = [
+        (&[], "Usage"),
+        (&["sumbit"], "submit"),
+        (&["status"], "<JOB>"),
+        (&["list", "--nope"], "--nope"),
+        (&["list", "-o", "yaml"], "json"),
+        (&["submit", "job.toml", "--priority", "high"], "--priority"),
+        (&["list", "--timeout", "0"], "--timeout"),
+    ];
+    for (words, part) in cases {
+        let run = home.run(words).expect(64);
+        assert_eq!(run.stdout, "", "{words:?}");
+        assert!(run.stderr.contains(part), "{words:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let home = Home::new();
+    assert_eq!(home.run(&["--version"]).expect(0).stdout, format!("r1ctl {}\n", env!("CARGO_PKG_VERSION")));
+    home.run(&["-h"]).expect(0);
+}

@@ -1,0 +1,15 @@
+//! `r1ctl` as its users meet it: the real binary, a real socket, a daemon that says what the test wants.
+
+mod answers;
+mod errors;
+mod fake_daemon;
+mod finding;
+mod fixtures;
+mod harness;
+mod help;
+mod logs;
+mod model;
+mod on_terminal;
+mod shape;
+mod submit;
+mod watch;

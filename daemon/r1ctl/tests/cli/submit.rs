@@ -1,0 +1,143 @@
+//! `submit` and `plan`: the job file on its way to the daemon.
+
+use crate::fake_daemon::{Act, FakeDaemon};
+use crate::fixtures as fix;
+use crate::harness::{Home, golden};
+use crate::shape::shape;
+use r1d_proto::control::{JobStatus, Request, Response};
+use serde_json::Value;
+
+const JOB_FILE: &str = r#"
+name = "tiny"
+
+[model]
+path = "models/tiny"
+
+[data.train]
+path = "data/train.jsonl"
+prompt = "question"
+reference = "answer"
+
+[[stage]]
+name = "reasoning"
+kind = "grpo"
+data = "train"
+steps = 2
+
+  [[stage.reward]]
+  plugin = "accuracy"
+"#;
+
+fn submitted() -> Response {
+    Response::Submitted { job: fix::id(), warnings: vec!["data.train has 12 rows: each is seen 3 times".into()] }
+}
+
+fn job_of(request: &Request) -> String {
+    match request {
+        Request::Submit { job, .. } | Request::Plan { job } => job.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_id_is_the_data_and_all_else_is_talk() {
+    let home = Home::new();
+    home.write("jobs/job.toml", JOB_FILE);
+    let daemon = FakeDaemon::answering(&home.socket(), submitted());
+    let run = home.run(&["submit", "jobs/job.toml", "--priority", "-7"]).expect(0);
+    assert_eq!(run.stdout, format!("{}\n", fix::JOB));
+    golden("table/submit.stderr.txt", &run.stderr);
+    let json = home.run(&["submit", "jobs/job.toml", "-o", "json"]).expect(0).stdout;
+    golden("json/submit.json", &json);
+    golden("schema/submit.txt", &shape(&[serde_json::from_str::<Value>(&json).unwrap()]));
+    let priorities: Vec<i32> =
+        daemon.requests().iter().map(|r| if let Request::Submit { priority, .. } = r { *priority } else { 99 }).collect();
+    assert_eq!(priorities, [-7, 0]);
+}
+
+#[test]
+fn relative_paths_are_of_the_job_file_s_own_directory() {
+    let home = Home::new();
+    home.write("jobs/job.toml", JOB_FILE);
+    let daemon = FakeDaemon::answering(&home.socket(), submitted());
+    home.run(&["submit", "jobs/job.toml"]).expect(0);
+    let job = job_of(&daemon.requests()[0]);
+    for path in ["jobs/models/tiny", "jobs/data/train.jsonl"] {
+        let absolute = home.path().join(path);
+        assert!(job.contains(absolute.to_str().unwrap()), "{path} is not absolute in\n{job}");
+    }
+    // What is sent is a job file again: the daemon reads the same job from it.
+    let again = r1d_job::Job::parse(&job, std::path::Path::new("/elsewhere")).unwrap();
+    assert_eq!(again.to_toml(), job);
+}
+
+#[test]
+fn a_wrong_job_file_is_told_with_file_and_key_before_a_daemon_is_asked() {
+    let home = Home::new();
+    let cases = [
+        (JOB_FILE.replace("steps = 2", "setps = 2"), vec!["bad.toml", "setps", "steps"]),
+        (JOB_FILE.replace("steps = 2", "steps = \"two\""), vec!["bad.toml", "steps"]),
+        (JOB_FILE.replace("steps = 2", "steps = 2\nnum_generations = 1"), vec!["bad.toml", "num_generations"]),
+        ("name = \"x".into(), vec!["bad.toml"]),
+    ];
+    for (text, parts) in cases {
+        home.write("bad.toml", &text);
+        for command in ["submit", "plan"] {
+            let run = home.run(&[command, "bad.toml"]).expect(1);
+            assert_eq!(run.stdout, "");
+            for part in &parts {
+                assert!(run.stderr.contains(part), "{command}: no {part} in\n{}", run.stderr);
+            }
+        }
+    }
+    let error = home.run(&["submit", "absent.toml"]).expect(1).stderr;
+    assert!(error.contains("absent.toml") && error.contains("No such file"), "{error}");
+}
+
+#[test]
+fn plan() {
+    let home = Home::new();
+    home.write("job.toml", JOB_FILE);
+    let daemon = FakeDaemon::answering(&home.socket(), Response::Plan(Box::new(fix::plan())));
+    golden("table/plan.txt", &home.run(&["plan", "job.toml"]).expect(0).stdout);
+    let json = home.run(&["plan", "job.toml", "-o", "json"]).expect(0).stdout;
+    golden("json/plan.json", &json);
+    let documents = [serde_json::from_str(&json).unwrap(), serde_json::to_value(fix::bare_plan()).unwrap()];
+    golden("schema/plan.txt", &shape(&documents));
+    assert!(daemon.requests().iter().all(|request| matches!(request, Request::Plan { .. })));
+}
+
+#[test]
+fn waiting_goes_from_the_id_to_the_summary() {
+    let home = Home::new();
+    home.write("job.toml", JOB_FILE);
+    let script = |last: fn() -> JobStatus| {
+        move |request: &Request, _| match request {
+            Request::Submit { .. } => vec![Act::Send(submitted())],
+            _ => vec![Act::Send(Response::Status(Box::new(last()))), Act::Send(Response::End)],
+        }
+    };
+    let daemon = FakeDaemon::start(&home.socket(), script(fix::succeeded));
+    let run = home.run(&["submit", "job.toml", "--wait"]).expect(0);
+    assert!(run.stderr.contains("submitted as k3v9qx7a"), "{}", run.stderr);
+    assert!(run.stdout.contains("87.5 %") && run.stdout.contains("/final"), "{}", run.stdout);
+    assert_eq!(daemon.requests()[1], Request::Watch { job: fix::JOB.into() });
+    drop(daemon);
+    let _daemon = FakeDaemon::start(&home.socket(), script(fix::failed));
+    let run = home.run(&["submit", "job.toml", "-w", "-o", "json"]).expect(2);
+    assert_eq!(serde_json::from_str::<JobStatus>(&run.stdout).unwrap(), fix::failed());
+}
+
+#[test]
+fn explain_is_of_the_table_that_checks_the_keys() {
+    let home = Home::new();
+    let text = home.run(&["explain", "num_generations"]).expect(0).stdout;
+    assert!(text.contains("num_generations"), "{text}");
+    let run = home.run(&["explain", "num_generation"]).expect(1);
+    assert!(run.stdout.is_empty() && run.stderr.contains("num_generations"), "{}", run.stderr);
+    let json: Value = serde_json::from_str(&home.run(&["explain", "beta", "-o", "json"]).expect(0).stdout).unwrap();
+    golden("schema/explain.txt", &shape(&[json]));
+    assert!(home.run(&["explain"]).expect(0).stdout.contains("learning_rate"));
+    let schema: Value = serde_json::from_str(&home.run(&["explain", "-o", "json"]).expect(0).stdout).unwrap();
+    assert!(schema.get("$schema").is_some());
+}

@@ -1,0 +1,171 @@
+//! The one wasmtime engine: how guests are compiled and where their instances live.
+//!
+//! Instances come from a pool of fixed slots with copy-on-write memories, so a fresh instance costs microseconds and no two
+//! completions ever share one. Whoever runs guest code holds a [`Turn`]: there are as many as slots, and while any is held an OS
+//! thread ticks the epoch that the wall-clock backstop counts.
+
+use crate::error::RewardError;
+use crate::limits;
+use sha2::{Digest, Sha256};
+use std::hash::Hash;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// Core instances of one component: a Rust guest has one, CPython split into libraries about 25.
+const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 48;
+const MEMORIES_PER_COMPONENT_MAX: u32 = 2;
+const TABLES_PER_COMPONENT_MAX: u32 = 32;
+/// Memory of a slot that is zeroed and kept instead of being given back to the kernel between completions.
+const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+
+pub(crate) struct Engine {
+    wasm: wasmtime::Engine,
+    turns: Arc<Turns>,
+}
+
+impl Engine {
+    /// `slots`: instances that live at the same time.
+    pub fn open(slots: u32) -> Result<Engine, RewardError> {
+        let wasm = wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
+            let gib = u64::from(slots * MEMORIES_PER_COMPONENT_MAX) * u64::from(limits::MEMORY_MB_MAX) / 1024;
+            RewardError::Engine(format!(
+                "{e:#} (it reserves about {gib} GiB of address space: see `ulimit -v`, or use fewer reward threads)"
+            ))
+        })?;
+        let turns = Arc::new(Turns { taken: Mutex::new(Taken { count: 0, closed: false }), changed: Condvar::new(), slots });
+        let (weak, ticking) = (wasm.weak(), turns.clone());
+        std::thread::Builder::new()
+            .name("reward-epoch".into())
+            .spawn(move || {
+                while ticking.wait_until_running() {
+                    std::thread::sleep(Duration::from_millis(limits::TICK_MS));
+                    match weak.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => return,
+                    }
+                }
+            })
+            .map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
+        Ok(Engine { wasm, turns })
+    }
+
+    pub fn wasm(&self) -> &wasmtime::Engine {
+        &self.wasm
+    }
+
+    /// Waits for a free slot; waiting is never part of a completion's time.
+    pub fn turn(&self) -> Turn<'_> {
+        self.turns.take()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.turns.lock().closed = true;
+        self.turns.changed.notify_all();
+    }
+}
+
+/// An engine for compiling only: the same code, without the pool's address space.
+pub(crate) fn compiler() -> Result<wasmtime::Engine, RewardError> {
+    wasmtime::Engine::new(&config()).map_err(|e| RewardError::Engine(format!("{e:#}")))
+}
+
+/// What compiled code depends on besides the component: wasmtime's version, its settings, the processor's features.
+pub(crate) fn compatibility(engine: &wasmtime::Engine) -> [u8; 32] {
+    struct Digester(Sha256);
+    impl std::hash::Hasher for Digester {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut digester = Digester(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut digester);
+    digester.0.finalize().into()
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    // The verdict must be the same on every machine and in every run.
+    config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
+    config.consume_fuel(true).epoch_interruption(true).max_wasm_stack(512 << 10);
+    // Multi-memory stays on: with it off, compiling a JavaScript component panics.
+    config.wasm_multi_memory(true);
+    config.wasm_memory64(false).wasm_tail_call(false).wasm_wide_arithmetic(false).wasm_custom_page_sizes(false);
+    config.wasm_threads(false).concurrency_support(false);
+    // Small reservations: batch systems limit address space.
+    config.memory_reservation(u64::from(limits::MEMORY_MB_MAX) << 20).memory_guard_size(64 << 10).guard_before_linear_memory(false);
+    config.memory_may_move(false).memory_init_cow(true);
+    config
+}
+
+fn pool(slots: u32) -> InstanceAllocationStrategy {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots * CORE_INSTANCES_PER_COMPONENT_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
+        .total_memories(slots * MEMORIES_PER_COMPONENT_MAX)
+        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)
+        .max_memories_per_module(MEMORIES_PER_COMPONENT_MAX)
+        .max_memory_size((limits::MEMORY_MB_MAX as usize) << 20)
+        .total_tables(slots * TABLES_PER_COMPONENT_MAX)
+        .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
+        .max_tables_per_module(TABLES_PER_COMPONENT_MAX)
+        .table_elements(limits::TABLE_ELEMENTS_MAX)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(64 << 10);
+    pool.into()
+}
+
+struct Turns {
+    taken: Mutex<Taken>,
+    changed: Condvar,
+    slots: u32,
+}
+
+struct Taken {
+    count: u32,
+    closed: bool,
+}
+
+/// The right to have one instance.
+pub(crate) struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Turn<'_> {
+        let mut taken = self.lock();
+        while taken.count >= self.slots {
+            taken = self.changed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        taken.count += 1;
+        if taken.count == 1 {
+            self.changed.notify_all();
+        }
+        Turn(self)
+    }
+
+    /// Blocks while nothing runs; false when the engine is gone.
+    fn wait_until_running(&self) -> bool {
+        let mut taken = self.lock();
+        while taken.count == 0 && !taken.closed {
+            taken = self.changed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        !taken.closed
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.0.lock();
+        taken.count -= 1;
+        self.0.changed.notify_all();
+    }
+}

@@ -1,0 +1,66 @@
+//! Why a plugin is refused, or a score could not be had.
+
+use std::path::PathBuf;
+
+/// A plugin or its setting is refused before it judges anything.
+#[derive(Debug, thiserror::Error)]
+pub enum RewardError {
+    #[error("no plugin `{name}`: looked for {name}.wasm in {dirs}; known: {known}")]
+    NotFound { name: String, dirs: String, known: String },
+    #[error("plugin {path}: cannot be read: {cause}")]
+    Read { path: PathBuf, cause: std::io::Error },
+    #[error("plugin {path}: {bytes} bytes, the limit is {limit}")]
+    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
+    #[error(
+        "plugin {path}: sha256 is {found}, the job pins {pinned}: use the pinned file, or change `sha256` if the new one is meant"
+    )]
+    Pin { path: PathBuf, found: String, pinned: String },
+    #[error("plugin {path}: `sha256 = \"{pinned}\"` is not 64 hex digits")]
+    BadPin { path: PathBuf, pinned: String },
+    #[error("plugin {path}: a core WASM module, not a component: make one of it with `r1ctl plugin build`")]
+    CoreModule { path: PathBuf },
+    #[error("plugin {path}: not a WASM component: {why}")]
+    NotComponent { path: PathBuf, why: String },
+    #[error("plugin {path}: does not compile: {why}")]
+    Compile { path: PathBuf, why: String },
+    #[error("plugin {path}: imports {imports}: a reward may import nothing (no WASI, no host functions)")]
+    Imports { path: PathBuf, imports: String },
+    #[error(
+        "plugin {path}: exports {world}, which this release does not run; it runs the world `reward` (describe, configure, score)"
+    )]
+    OtherWorld { path: PathBuf, world: &'static str },
+    #[error("plugin {path}: not a reward of package r1d:reward@1.0.0: {why}")]
+    NotReward { path: PathBuf, why: String },
+    #[error("plugin {path}: describe failed: {why}")]
+    Describe { path: PathBuf, why: String },
+    #[error("plugin {path}: refuses its config {config}: {why}")]
+    Config { path: PathBuf, config: String, why: String },
+    #[error("reward limit `{key}` = {value}: {why}")]
+    Limit { key: &'static str, value: u64, why: String },
+    #[error("the reward engine cannot start: {0}")]
+    Engine(String),
+    #[error("code cache {path}: {cause}")]
+    Cache { path: PathBuf, cause: std::io::Error },
+}
+
+/// The host, not the plugin, failed: there is no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScoreError {
+    #[error("the scoring pool is closed")]
+    Closed,
+    #[error("the reward host failed: {0}")]
+    Host(String),
+}
+
+/// A core module cannot be made a component.
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentizeError {
+    #[error("already a component")]
+    AlreadyComponent,
+    #[error("not a core WASM module: {0}")]
+    NotModule(String),
+    #[error("holds no r1d:reward world: build a cdylib that calls `reward_sdk::export!`, for wasm32-unknown-unknown")]
+    NoWorld,
+    #[error("cannot be made a component: {0}")]
+    Encode(String),
+}

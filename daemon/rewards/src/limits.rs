@@ -1,0 +1,73 @@
+//! What one completion may cost its judge.
+//!
+//! Fuel is the verdict: it counts executed instructions (bulk memory operations by the byte), so it is the same in every run.
+//! The wall-clock backstop only guards against what fuel does not see; it is far above what the fuel takes.
+
+use crate::error::RewardError;
+use std::time::Duration;
+
+pub const FUEL_DEFAULT: u64 = 50_000_000;
+pub const FUEL_PER_BYTE_DEFAULT: u64 = 2_000;
+pub const MEMORY_MB_DEFAULT: u32 = 64;
+/// An interpreted guest (Python, JavaScript) needs about this; it is also the address space that the pool keeps per memory.
+pub const MEMORY_MB_MAX: u32 = 512;
+/// Bytes that a guest may hand to the host in one call: 16 KiB, and 1 KiB for the completion. Without it a string of 8 MiB that
+/// a list names 64 times makes the host allocate 512 MiB.
+pub const HOSTCALL_BYTES_MAX: usize = 17 << 10;
+/// Longer reasons are cut.
+pub const REASON_BYTES_MAX: usize = 512;
+pub const PARTS_MAX: usize = 64;
+pub const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// The epoch's tick: how finely the backstop measures.
+pub const TICK_MS: u64 = 10;
+/// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a desktop core.
+const FUEL_PER_MS_MIN: u64 = 20_000;
+const WALL_MS_MIN: u64 = 2_000;
+const WALL_MS_MAX: u64 = 3_600_000;
+/// A completion that hits the backstop is judged once more with the backstop times this.
+pub const WALL_RETRY_FACTOR: u64 = 6;
+
+/// Per completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta.
+    pub fuel: Option<u64>,
+    /// MiB of linear memory, all memories of the instance together.
+    pub memory_mb: u32,
+    /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow machine.
+    pub wall_ms: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { fuel: None, memory_mb: MEMORY_MB_DEFAULT, wall_ms: None }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(&self) -> Result<(), RewardError> {
+        let refuse = |key, value, why: &str| Err(RewardError::Limit { key, value, why: why.into() });
+        match self {
+            Limits { fuel: Some(0), .. } => refuse("fuel", 0, "nothing runs without fuel"),
+            Limits { memory_mb, .. } if !(1..=MEMORY_MB_MAX).contains(memory_mb) => {
+                refuse("memory_mb", (*memory_mb).into(), &format!("must be 1 to {MEMORY_MB_MAX}"))
+            }
+            Limits { wall_ms: Some(0), .. } => refuse("wall_ms", 0, "must be at least 1"),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        (self.memory_mb as usize) << 20
+    }
+
+    /// The budget for an input of so many bytes.
+    pub(crate) fn fuel_for(&self, input_bytes: usize) -> u64 {
+        self.fuel.unwrap_or_else(|| FUEL_DEFAULT.saturating_add(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64)))
+    }
+
+    pub(crate) fn wall_for(&self, fuel: u64) -> Duration {
+        let ms = self.wall_ms.unwrap_or((WALL_MS_MIN + fuel / FUEL_PER_MS_MIN).min(WALL_MS_MAX));
+        Duration::from_millis(ms)
+    }
+}

@@ -1,0 +1,129 @@
+//! Small hostile plugins, written as core WASM text and made components the way an author's are.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use r1d_proto::rollout::FinishReason;
+use r1d_proto::world::SystemClock;
+use r1d_rewards::{Compiler, Completion, Limits, LoadedReward, Options, Plugin, RewardError, RewardSpec, Rewards};
+use std::path::{Path, PathBuf};
+
+/// A core module with the canonical exports of world `reward`. `score` is the body of `score`: it leaves the address of a
+/// `result<score, error>` on the stack; [`returns`] makes one.
+pub struct Guest<'a> {
+    /// Module fields: globals, functions, a start function.
+    pub fields: &'a str,
+    /// Body of `describe`; by default the address of the static info.
+    pub describe: &'a str,
+    /// Body of `configure`; by default the address of an `ok`.
+    pub configure: &'a str,
+    pub score: &'a str,
+}
+
+impl Default for Guest<'_> {
+    fn default() -> Self {
+        Guest { fields: "", describe: "(i32.const 1024)", configure: "(i32.const 512)", score: "(unreachable)" }
+    }
+}
+
+/// Where `score` bodies put their result: discriminant; at +4 the value or the error's discriminant; parts at +8, +12; the
+/// reason's discriminant at +16, its string at +20, +24.
+pub const RESULT: u32 = 4096;
+
+/// A body that returns a score of this WAT expression of type f32, without parts and reason.
+pub fn returns(value: &str) -> String {
+    format!("(f32.store (i32.const {}) {value}) (i32.const {RESULT})", RESULT + 4)
+}
+
+pub fn component(guest: &Guest<'_>) -> Vec<u8> {
+    r1d_rewards::componentize(&core(guest, "reward")).unwrap()
+}
+
+/// The core module, with the metadata of a world embedded.
+pub fn core(guest: &Guest<'_>, world: &str) -> Vec<u8> {
+    let Guest { fields, describe, configure, score } = guest;
+    // info at 1024: name "test", version "1", min 0, max 1, no parts.
+    let text = format!(
+        r#"(module
+          (memory (export "memory") 2)
+          (global $heap (mut i32) (i32.const 65536))
+          (data (i32.const 1024) "\00\08\00\00\04\00\00\00\04\08\00\00\01\00\00\00\00\00\00\00\00\00\80\3f\00\00\00\00\00\00\00\00")
+          (data (i32.const 2048) "test1")
+          {fields}
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (local $at i32)
+            (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+            (global.set $heap (i32.add (local.get $at) (local.get 3)))
+            (block $fits
+              (br_if $fits (i32.le_u (global.get $heap) (i32.mul (memory.size) (i32.const 65536))))
+              (drop (memory.grow (i32.add (i32.div_u (local.get 3) (i32.const 65536)) (i32.const 1)))))
+            (local.get $at))
+          (func (export "describe") (result i32) {describe})
+          (func (export "configure") (param i32 i32) (result i32) {configure})
+          (func (export "score") (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {score}))"#
+    );
+    let mut module = wat::parse_str(text).unwrap();
+    embed(&mut module, world);
+    module
+}
+
+fn embed(module: &mut Vec<u8>, world: &str) {
+    let mut resolve = wit_parser::Resolve::default();
+    let (package, _) = resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../reward-sdk/wit")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
+    wit_component::embed_component_metadata(module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
+}
+
+/// All tests share a code cache: a plugin is compiled once.
+pub fn rewards(threads: usize) -> Rewards {
+    Rewards::open(Options {
+        plugin_dirs: vec![shipped()],
+        cache_dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("reward-code")),
+        threads,
+        compiler: Compiler::InProcess,
+        clock: SystemClock::shared(),
+    })
+    .unwrap()
+}
+
+/// Where `make plugins` leaves the plugins of this repository.
+pub fn shipped() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from);
+    let dir = target.join("release/plugins");
+    assert!(
+        dir.join("accuracy.wasm").is_file() && dir.join("format.wasm").is_file(),
+        "no plugins in {}: run `make plugins` first",
+        dir.display()
+    );
+    dir
+}
+
+pub fn spec(path: &Path) -> RewardSpec {
+    RewardSpec { plugin: Plugin::Path(path.into()), sha256: None, config_json: "{}".into(), limits: Limits::default() }
+}
+
+/// Writes the bytes to a file and loads it.
+pub fn load_bytes(rewards: &Rewards, bytes: &[u8], change: impl FnOnce(&mut RewardSpec)) -> Result<LoadedReward, RewardError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest.wasm");
+    std::fs::write(&path, bytes).unwrap();
+    let mut spec = spec(&path);
+    change(&mut spec);
+    rewards.load(&spec)
+}
+
+pub fn load(rewards: &Rewards, guest: &Guest<'_>) -> LoadedReward {
+    load_bytes(rewards, &component(guest), |_| ()).unwrap()
+}
+
+pub fn completion(text: &str, reference: Option<&str>) -> Completion {
+    Completion {
+        id: 0,
+        prompt: "1 + 1 = ?".into(),
+        text: text.into(),
+        reference: reference.map(String::from),
+        tokens: 1,
+        finish: FinishReason::Stop,
+        meta: None,
+    }
+}

@@ -1,0 +1,150 @@
+//! An evaluation: completions of held-out prompts, graded.
+
+use crate::answer::final_answer;
+use crate::gather::{Gather, Sample};
+use crate::judge::{judge, rules};
+use crate::message::{Command, End, Event, Prompt, Source};
+use crate::metrics;
+use crate::plan::{EvalFacts, Plan};
+use crate::scores::{Graded, cons_at_k, pass_at_k};
+use crate::step::unexpected;
+use crate::wait::Wait;
+use r1d_job::{Eval, Metric};
+use r1d_proto::control::{Activity, EvalExample, EvalResult};
+use r1d_proto::verdict::Outcome;
+use r1d_proto::worker::{self, Body, Metrics, Reply};
+use r1d_proto::world::counter_hash;
+use std::time::Duration;
+
+/// Salt that keeps the randomness of evaluations apart from other uses of the job's seed.
+const EVALUATION: u64 = 0x6576_616c;
+
+#[derive(Debug)]
+pub struct Evaluation {
+    index: usize,
+    /// As it is recorded.
+    stage: Option<String>,
+    step: u64,
+    started: Duration,
+    prompts_read: bool,
+    gather: Gather,
+    /// The first row's first completion.
+    example: Option<EvalExample>,
+}
+
+impl Evaluation {
+    pub fn begin(plan: &Plan, index: usize, at: usize, stage: Option<String>, step: u64, now: Duration) -> (Evaluation, Vec<Command>) {
+        let gather = Gather::new(Source::Eval(index), at, step, now);
+        let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
+        let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
+        (evaluation, vec![Command::ReadPrompts { of: Source::Eval(index), step: 0, round: 0, count: rows }])
+    }
+
+    /// The result, once everything is sampled and scored.
+    pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Result<EvalResult, Vec<Command>>, End> {
+        let (Some(eval), Some(facts)) = (plan.job.evals.get(self.index), plan.evals.get(self.index)) else {
+            return Err(End::Failed { error: format!("evaluation {} is not in the job", self.index) });
+        };
+        let mut commands = Vec::new();
+        match event {
+            Event::Prompts(prompts) if !self.prompts_read => {
+                self.prompts_read = true;
+                commands.extend(self.ask(plan, eval, prompts, now));
+            }
+            Event::Worker(Body::Event(worker::Event::Completed(rollout))) => commands.push(self.gather.completed(rollout, false, now)?),
+            Event::Worker(Body::Done(Reply::Generated { metrics })) => self.gather.generated(&metrics, now)?,
+            Event::Scored { key, mut verdicts, text } => {
+                let reward = judge(&rules(&facts.judges, &facts.rewards), &mut verdicts)?;
+                self.gather.scored(key, verdicts, reward, final_answer(&text).into(), now)?;
+                if (key.prompt, key.sample) == (0, 0)
+                    && let Some(example) = self.example.as_mut()
+                {
+                    example.completion = text;
+                }
+            }
+            event => return Err(unexpected("Evaluating", &event)),
+        }
+        match self.prompts_read && self.gather.is_complete() {
+            true => Ok(Ok(self.result(eval, facts, now))),
+            false => Ok(Err(commands)),
+        }
+    }
+
+    fn ask(&mut self, plan: &Plan, eval: &Eval, prompts: Vec<Prompt>, now: Duration) -> Option<Command> {
+        self.example = prompts.first().map(|prompt| EvalExample {
+            prompt: prompt.text.clone(),
+            completion: String::new(),
+            reference: prompt.reference.clone(),
+        });
+        for prompt in prompts {
+            self.gather.add_group(prompt, eval.num_generations);
+        }
+        // The same random numbers each time: evaluations of two sets of weights differ by the weights alone.
+        let seed = counter_hash(&[EVALUATION, plan.job.seed, self.index as u64]);
+        self.gather.request(eval.sampling(plan.stop_ids.clone(), seed), self.step, now)
+    }
+
+    fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {
+        let mut rows = Vec::new();
+        let mut lengths = Vec::new();
+        let mut verdicts = Vec::new();
+        let first = facts.judges.first().map(|reward| reward.name.as_str());
+        for group in self.gather.groups.drain(..) {
+            let mut row = Vec::new();
+            for sample in group.samples {
+                let Sample::Scored(judged) = sample else { continue };
+                lengths.push((judged.rollout.completion_ids.len(), judged.rollout.finish));
+                match judged.verdicts.iter().find(|v| Some(v.plugin.as_str()) == first).map(|v| &v.outcome) {
+                    // An unusable reference says nothing about the completion.
+                    Some(Outcome::Abstain { .. }) => {}
+                    outcome => {
+                        let correct = matches!(outcome, Some(Outcome::Score { value, .. }) if *value as f64 >= eval.correct_at);
+                        row.push(Graded { correct, answer: judged.answer });
+                    }
+                }
+                verdicts.extend(judged.verdicts);
+            }
+            rows.push(row);
+        }
+        let mut metrics = numbers(&eval.metrics, &rows);
+        metrics.insert("rows".into(), rows.len() as f64);
+        metrics::lengths(&mut metrics, lengths.into_iter());
+        metrics::verdicts(&mut metrics, verdicts.iter());
+        metrics.append(&mut self.gather.timings);
+        metrics.insert("timing_s/evaluation".into(), now.saturating_sub(self.started).as_secs_f64());
+        let (stage, example) = (self.stage.clone(), self.example.take());
+        EvalResult { stage, step: self.step, data: eval.data.clone(), metrics, example }
+    }
+
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+        if !self.prompts_read {
+            return vec![Wait::new(owner, "data: prompts", self.started).until(self.started + plan.limits.read)];
+        }
+        let (rewards, _) = plan.rewards(Source::Eval(self.index));
+        let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
+        self.gather.waits(owner, &plan.worker, &names, &plan.limits, heard)
+    }
+
+    pub fn activity(&self) -> Activity {
+        let (scored, _, all) = self.gather.counts();
+        Activity { doing: "evaluating".into(), done: scored, total: all, unit: "completions".into() }
+    }
+
+    pub fn worker_is_busy(&self) -> bool {
+        self.gather.is_generating()
+    }
+}
+
+/// Each metric's mean over the rows that have enough graded completions for it.
+fn numbers(wanted: &[Metric], rows: &[Vec<Graded>]) -> Metrics {
+    let of_row = |metric: Metric, row: &Vec<Graded>| match metric {
+        Metric::Pass(k) => pass_at_k(row.len(), row.iter().filter(|g| g.correct).count(), k as usize),
+        Metric::Cons(k) => cons_at_k(row, k as usize),
+    };
+    let mut metrics = Metrics::new();
+    for metric in wanted {
+        let values: Vec<f64> = rows.iter().filter_map(|row| of_row(*metric, row)).collect();
+        metrics.insert(metric.to_string(), crate::advantages::mean(&values));
+    }
+    metrics
+}

@@ -1,0 +1,212 @@
+//! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends, gathered in whatever order they come.
+
+use crate::message::{Command, End, Prompt, ScoreItem, Source};
+use crate::plan::Limits;
+use crate::wait::Wait;
+use r1d_proto::ids::SampleKey;
+use r1d_proto::recipe::Sampling;
+use r1d_proto::rollout::Rollout;
+use r1d_proto::verdict::Verdict;
+use r1d_proto::worker::{self, Generate, Metrics, Request};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The completions of one prompt.
+#[derive(Debug)]
+pub struct Group {
+    pub prompt: Prompt,
+    pub samples: Vec<Sample>,
+}
+
+#[derive(Debug)]
+pub enum Sample {
+    Missing,
+    Scoring(Box<Rollout>),
+    Scored(Box<Judged>),
+}
+
+#[derive(Debug)]
+pub struct Judged {
+    pub rollout: Rollout,
+    pub verdicts: Vec<Verdict>,
+    pub reward: Option<f32>,
+    /// The completion's final answer.
+    pub answer: String,
+}
+
+/// Where the completions belong and what is still to come.
+#[derive(Debug)]
+pub struct Gather {
+    of: Source,
+    stage: u32,
+    step: u64,
+    /// By prompt index.
+    pub groups: Vec<Group>,
+    /// A request to the worker is in flight.
+    generating: bool,
+    scoring: BTreeSet<SampleKey>,
+    since: Duration,
+    /// When the last answer came, of the worker or the rewards.
+    heard: Duration,
+    /// Sums over the requests: `timing_s/*` of the worker and of this side.
+    pub timings: Metrics,
+}
+
+fn add(timings: &mut Metrics, name: &str, seconds: f64) {
+    *timings.entry(name.into()).or_insert(0.0) += seconds;
+}
+
+fn breach(what: impl Into<String>) -> End {
+    End::Abandoned { cause: format!("the worker broke its protocol: {}", what.into()) }
+}
+
+impl Gather {
+    pub fn new(of: Source, stage: usize, step: u64, now: Duration) -> Gather {
+        Gather {
+            of,
+            stage: stage as u32,
+            step,
+            groups: Vec::new(),
+            generating: false,
+            scoring: BTreeSet::new(),
+            since: now,
+            heard: now,
+            timings: Metrics::new(),
+        }
+    }
+
+    pub fn add_group(&mut self, prompt: Prompt, samples: u32) {
+        self.groups.push(Group { prompt, samples: (0..samples).map(|_| Sample::Missing).collect() });
+    }
+
+    fn group(&self, key: SampleKey) -> Option<&Group> {
+        let here = key.stage == self.stage && key.step == self.step;
+        self.groups.get(key.prompt as usize).filter(|_| here)
+    }
+
+    fn sample(&mut self, key: SampleKey) -> Option<&mut Sample> {
+        self.group(key)?;
+        self.groups.get_mut(key.prompt as usize)?.samples.get_mut(key.sample as usize)
+    }
+
+    pub fn key(&self, prompt: usize, sample: usize) -> SampleKey {
+        SampleKey { stage: self.stage, step: self.step, prompt: prompt as u32, sample: sample as u32 }
+    }
+
+    /// Whether a completion that the journal still has is one of these.
+    pub fn fits(&self, rollout: &Rollout) -> bool {
+        self.group(rollout.key).is_some_and(|g| g.prompt.row == rollout.row && g.prompt.ids == rollout.prompt_ids)
+    }
+
+    /// The request for what is missing; `None` when nothing is.
+    pub fn request(&mut self, sampling: Sampling, policy_version: u64, now: Duration) -> Option<Command> {
+        let missing = |group: &Group| -> Vec<u32> {
+            let samples = group.samples.iter().enumerate();
+            samples.filter(|(_, s)| matches!(s, Sample::Missing)).map(|(i, _)| i as u32).collect()
+        };
+        let groups: Vec<_> = (self.groups.iter().enumerate())
+            .map(|(i, g)| worker::Group { prompt: i as u32, row: g.prompt.row, prompt_ids: g.prompt.ids.clone(), samples: missing(g) })
+            .filter(|group| !group.samples.is_empty())
+            .collect();
+        if groups.is_empty() {
+            return None;
+        }
+        (self.generating, self.since, self.heard) = (true, now, now);
+        let request = Generate { stage: self.stage, step: self.step, policy_version, sampling, groups };
+        Some(Command::Worker(Box::new(Request::Generate(request))))
+    }
+
+    /// A completion has ended: it goes to the rewards.
+    pub fn completed(&mut self, mut rollout: Rollout, keeps_record: bool, now: Duration) -> Result<Command, End> {
+        let key = rollout.key;
+        if !self.fits(&rollout) {
+            return Err(breach(format!("a completion {key:?} that was not asked for")));
+        }
+        if rollout.behaviour_logprobs.len() != rollout.completion_ids.len() || rollout.completion_ids.is_empty() {
+            return Err(breach(format!("completion {key:?} has {} ids and {} log-probs", rollout.completion_ids.len(), rollout.behaviour_logprobs.len())));
+        }
+        let item = ScoreItem::of(self.of, &rollout);
+        if !keeps_record {
+            // An evaluation can be large, and nobody trains on it.
+            rollout.behaviour_logprobs = Vec::new();
+            rollout.experts = Vec::new();
+        }
+        match self.sample(key) {
+            Some(sample @ Sample::Missing) => *sample = Sample::Scoring(Box::new(rollout)),
+            _ => return Err(breach(format!("completion {key:?} came twice"))),
+        }
+        self.scoring.insert(key);
+        self.heard = now;
+        Ok(Command::Score(item))
+    }
+
+    pub fn scored(&mut self, key: SampleKey, verdicts: Vec<Verdict>, reward: Option<f32>, answer: String, now: Duration) -> Result<(), End> {
+        let slot = self.sample(key).ok_or_else(|| End::Abandoned { cause: format!("verdicts on {key:?}, which was not asked for") })?;
+        match std::mem::replace(slot, Sample::Missing) {
+            Sample::Scoring(rollout) => *slot = Sample::Scored(Box::new(Judged { rollout: *rollout, verdicts, reward, answer })),
+            other => {
+                *slot = other;
+                return Err(End::Abandoned { cause: format!("verdicts on {key:?} came twice") });
+            }
+        }
+        self.scoring.remove(&key);
+        if !self.generating {
+            add(&mut self.timings, "timing_s/scoring", now.saturating_sub(self.heard).as_secs_f64());
+        }
+        self.heard = now;
+        Ok(())
+    }
+
+    /// The worker has answered: nothing may be missing now.
+    pub fn generated(&mut self, metrics: &Metrics, now: Duration) -> Result<(), End> {
+        if let Some(group) = self.groups.iter().position(|g| g.samples.iter().any(|s| matches!(s, Sample::Missing))) {
+            return Err(breach(format!("it ended without all completions of prompt {group}")));
+        }
+        // What depends on the weights is measured by the trainer; the sampler's word is on time and speed.
+        for (name, value) in metrics.iter().filter(|(name, _)| name.starts_with("timing_s/") || name.starts_with("perf/")) {
+            match name.starts_with("timing_s/") {
+                true => add(&mut self.timings, name, *value),
+                false => drop(self.timings.insert(name.clone(), *value)),
+            }
+        }
+        add(&mut self.timings, "timing_s/sampling", now.saturating_sub(self.since).as_secs_f64());
+        (self.generating, self.heard) = (false, now);
+        Ok(())
+    }
+
+    /// Everything asked for is sampled and scored.
+    pub fn is_complete(&self) -> bool {
+        !self.generating && self.scoring.is_empty()
+    }
+
+    pub fn is_generating(&self) -> bool {
+        self.generating
+    }
+
+    /// Completions scored, ended, and asked for.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let samples = self.groups.iter().flat_map(|g| &g.samples);
+        samples.fold((0, 0, 0), |(scored, ended, all), sample| match sample {
+            Sample::Missing => (scored, ended, all + 1),
+            Sample::Scoring(_) => (scored, ended + 1, all + 1),
+            Sample::Scored(_) => (scored + 1, ended + 1, all + 1),
+        })
+    }
+
+    /// `heard` is the worker's last word of any kind.
+    pub fn waits(&self, owner: &str, worker: &str, rewards: &str, limits: &Limits, heard: Duration) -> Vec<Wait> {
+        let (_, ended, all) = self.counts();
+        let mut waits = Vec::new();
+        if self.generating {
+            let what = format!("{worker}: sampling, {ended} of {all} completions ended");
+            waits.push(Wait::new(owner, what, self.since).until(heard + limits.worker_silence));
+        }
+        if let Some(first) = self.scoring.first() {
+            let count = self.scoring.len();
+            let what = format!("rewards {rewards}: {count} completions, first sample {} of prompt {}", first.sample, first.prompt);
+            let wait = Wait::new(owner, what, self.heard);
+            waits.push(if self.generating { wait } else { wait.until(self.heard + limits.score) });
+        }
+        waits
+    }
+}

@@ -1,0 +1,455 @@
+//! The job as a state machine: the only place that decides what happens next.
+
+use crate::evaluation::Evaluation;
+use crate::message::{Command, End, Event, Recalled, Store};
+use crate::plan::Plan;
+use crate::rebuild::Rebuild;
+use crate::record::{Record, StageRecord};
+use crate::step::{Flow, Step, unexpected};
+use crate::wait::Wait;
+use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::worker::{self, Body, Failure, FailureKind, Metrics, ModelSource, Reply, Request};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One attempt at a job, from a fresh worker to its end.
+#[derive(Debug)]
+pub struct Machine {
+    plan: Arc<Plan>,
+    record: Record,
+    state: State,
+    /// When the state was entered.
+    since: Duration,
+    /// The worker's last word.
+    heard: Duration,
+    /// What the worker says it does.
+    progress: Option<Activity>,
+    /// Until the first step of this attempt begins, the journal may hold an uncommitted one.
+    leftovers: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    StartingWorker,
+    Opening(Work),
+    BeginningStage(usize),
+    Restoring { stage: usize, step: u64 },
+    DroppingCheckpoint { stage: usize },
+    Rebuilding { stage: usize, rebuild: Rebuild },
+    /// The journal's leftovers of the step to come.
+    Recalling { stage: usize },
+    Stepping { stage: usize, step: Box<Step> },
+    Committing { stage: usize, num_tokens: f64 },
+    SyncingReference { stage: usize },
+    Saving { stage: usize, step: u64, dir: PathBuf },
+    RecordingCheckpoint { stage: usize, step: u64, dir: PathBuf },
+    Evaluating { stage: usize, evaluation: Box<Evaluation> },
+    RecordingEval { stage: usize, recorded: (Option<String>, u64, String) },
+    FinishingStage(usize),
+    Exporting,
+    Ended,
+}
+
+/// What a model is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Stage(usize),
+    Export,
+}
+
+/// What to do, and why.
+#[derive(Debug)]
+pub struct Decision {
+    pub commands: Vec<Command>,
+    /// Worth a line in the job's log; absent when the event only moved things along.
+    pub reason: Option<String>,
+}
+
+type Next = Result<(State, Vec<Command>), End>;
+
+fn to_worker(request: Request) -> Vec<Command> {
+    vec![Command::Worker(Box::new(request))]
+}
+
+impl Machine {
+    /// An attempt that starts from what `record` says is durable. The worker's process has been started.
+    pub fn new(plan: Arc<Plan>, record: Record, now: Duration) -> Machine {
+        Machine { plan, record, state: State::StartingWorker, since: now, heard: now, progress: None, leftovers: true }
+    }
+
+    pub fn handle(&mut self, event: Event, now: Duration) -> Decision {
+        if matches!(self.state, State::Ended) {
+            return Decision { commands: Vec::new(), reason: None };
+        }
+        let before = self.describe();
+        let commands = match self.advance(event, now) {
+            Ok(commands) => commands,
+            Err(end) => {
+                self.state = State::Ended;
+                vec![Command::End(end)]
+            }
+        };
+        let after = self.describe();
+        Decision { commands, reason: (after != before).then_some(after) }
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    fn advance(&mut self, event: Event, now: Duration) -> Result<Vec<Command>, End> {
+        match event {
+            Event::Tick => return self.tick(now).map(|_| Vec::new()),
+            Event::Fault(end) => return Err(end),
+            Event::Worker(Body::Event(worker::Event::Progress { doing, done, total, unit })) => {
+                self.heard = now;
+                self.progress = Some(Activity { doing, done, total, unit });
+                return Ok(Vec::new());
+            }
+            Event::Worker(Body::Failed(failure)) if !matches!(self.state, State::Restoring { .. }) => return Err(failed(&self.describe(), failure)),
+            Event::Worker(_) | Event::WorkerStarted { .. } => self.heard = now,
+            _ => {}
+        }
+        let state = std::mem::replace(&mut self.state, State::Ended);
+        let was = std::mem::discriminant(&state);
+        let (state, commands) = self.transition(state, event, now)?;
+        if was != std::mem::discriminant(&state) {
+            self.since = now;
+        }
+        if commands.iter().any(|c| matches!(c, Command::Worker(_))) {
+            (self.heard, self.progress) = (now, None);
+        }
+        self.state = state;
+        Ok(commands)
+    }
+
+    fn transition(&mut self, state: State, event: Event, now: Duration) -> Next {
+        match (state, event) {
+            (State::StartingWorker, Event::WorkerStarted { .. }) => self.open(),
+            (State::Opening(work), Event::Worker(Body::Done(Reply::Opened(_)))) => match work {
+                Work::Stage(stage) => Ok((State::BeginningStage(stage), vec![Command::Store(Store::BeginStage { stage })])),
+                Work::Export => Ok(self.export()),
+            },
+            (State::BeginningStage(stage), Event::Stored) => {
+                if self.record.stages.len() == stage {
+                    self.record.stages.push(StageRecord::default());
+                }
+                self.restore(stage, now)
+            }
+            (State::Restoring { stage, step }, Event::Worker(Body::Done(Reply::Restored))) => self.rebuild(stage, step, now),
+            (State::Restoring { stage, step }, Event::Worker(Body::Failed(failure))) => self.not_restored(stage, step, failure),
+            (State::DroppingCheckpoint { stage }, Event::Stored) => {
+                if let Some(record) = self.record.stages.get_mut(stage) {
+                    record.checkpoints.pop();
+                }
+                self.open()
+            }
+            (State::Rebuilding { stage, mut rebuild }, event) => match rebuild.handle(&self.plan, event, now)? {
+                Some(commands) => Ok((State::Rebuilding { stage, rebuild }, commands)),
+                None => self.boundary(stage, now),
+            },
+            (State::Recalling { stage }, Event::Recalled(recalled)) => self.step(stage, recalled, now),
+            (State::Recalling { stage }, Event::Stored) => self.step(stage, Recalled::default(), now),
+            (State::Stepping { stage, mut step }, event) => match step.handle(&self.plan, stage, event, now)? {
+                Flow::Go(commands) => Ok((State::Stepping { stage, step }, commands)),
+                Flow::Done { metrics, tokens, rollouts } => self.commit(stage, metrics, tokens, rollouts),
+            },
+            (State::Committing { stage, num_tokens }, Event::Stored) => {
+                if let Some(record) = self.record.stages.get_mut(stage) {
+                    record.step += 1;
+                    record.num_tokens = num_tokens;
+                }
+                match self.plan.syncs_reference(stage, self.record.committed(stage)) {
+                    true => Ok((State::SyncingReference { stage }, to_worker(Request::SyncReference))),
+                    false => self.boundary(stage, now),
+                }
+            }
+            (State::SyncingReference { stage }, Event::Worker(Body::Done(Reply::ReferenceSynced))) => self.boundary(stage, now),
+            (State::Saving { stage, step, dir }, Event::Worker(Body::Done(Reply::Saved { manifest_sha256 }))) => {
+                let store = Store::Checkpoint { stage, step, dir: dir.clone(), manifest_sha256 };
+                Ok((State::RecordingCheckpoint { stage, step, dir }, vec![Command::Store(store)]))
+            }
+            (State::RecordingCheckpoint { stage, step, dir }, Event::Stored) => {
+                let mut commands = self.prune(stage, step, dir);
+                let (state, more) = self.boundary(stage, now)?;
+                commands.extend(more);
+                Ok((state, commands))
+            }
+            (State::Evaluating { stage, mut evaluation }, event) => match evaluation.handle(&self.plan, event, now)? {
+                Ok(result) => Ok(self.record_eval(stage, result)),
+                Err(commands) => Ok((State::Evaluating { stage, evaluation }, commands)),
+            },
+            (State::RecordingEval { stage, recorded }, Event::Stored) => {
+                self.record.evals.push(recorded);
+                self.boundary(stage, now)
+            }
+            (State::FinishingStage(stage), Event::Stored) => {
+                if let Some(record) = self.record.stages.get_mut(stage) {
+                    record.finished = true;
+                }
+                match self.record.stage_at_work(self.plan.job.stages.len()) {
+                    Some(_) => self.open(),
+                    None => Ok(self.export()),
+                }
+            }
+            (State::Exporting, Event::Worker(Body::Done(Reply::Exported))) => {
+                Err(End::Succeeded { model: self.plan.final_dir.clone() })
+            }
+            (state, event) => Err(unexpected(&describe(&state, &self.plan, &self.record), &event)),
+        }
+    }
+
+    /// Opens the weights that the stage at work starts from, or, when all stages are done, the last ones.
+    fn open(&mut self) -> Next {
+        let stages = self.plan.job.stages.len();
+        let at_work = self.record.stage_at_work(stages);
+        let work = at_work.map_or(Work::Export, Work::Stage);
+        let stage = at_work.unwrap_or(stages.saturating_sub(1));
+        let Some((settings, facts)) = self.plan.stage(stage) else {
+            return Err(End::Failed { error: "the job has no stage".into() });
+        };
+        let from = match work {
+            Work::Stage(_) => self.plan.job.origin(settings),
+            Work::Export => Some(stage),
+        };
+        let model = match from {
+            None => self.plan.base.clone(),
+            Some(origin) => {
+                let (_, dir) = self.record.newest_checkpoint(origin).ok_or_else(|| End::Failed {
+                    error: format!("stage {origin} is finished and has no checkpoint left: resubmit the job"),
+                })?;
+                ModelSource::Directory(dir.clone())
+            }
+        };
+        let mut open = self.plan.open(settings, facts, model);
+        if work == Work::Export {
+            (open.optimiser, open.reference) = (None, false);
+        }
+        Ok((State::Opening(work), to_worker(Request::Open(Box::new(open)))))
+    }
+
+    fn restore(&mut self, stage: usize, now: Duration) -> Next {
+        match self.record.newest_checkpoint(stage) {
+            Some((step, dir)) => {
+                let request = Request::Restore { dir: dir.clone() };
+                Ok((State::Restoring { stage, step: *step }, to_worker(request)))
+            }
+            None => self.rebuild(stage, 0, now),
+        }
+    }
+
+    /// A damaged checkpoint costs the way from the one before it; other failures are the attempt's.
+    fn not_restored(&mut self, stage: usize, step: u64, failure: Failure) -> Next {
+        if failure.kind != FailureKind::Invalid {
+            return Err(failed(&format!("restoring the checkpoint of step {step}"), failure));
+        }
+        Ok((State::DroppingCheckpoint { stage }, vec![Command::Store(Store::DropCheckpoint { stage, step })]))
+    }
+
+    /// From weights that hold `step` steps to those that hold all committed ones.
+    fn rebuild(&mut self, stage: usize, step: u64, now: Duration) -> Next {
+        match Rebuild::begin(&self.plan, stage, step, self.record.committed(stage), now) {
+            Some((rebuild, commands)) => Ok((State::Rebuilding { stage, rebuild }, commands)),
+            None => self.boundary(stage, now),
+        }
+    }
+
+    /// Between two steps: all that is due and not on record, one after the other; then the next step, or the stage's end.
+    fn boundary(&mut self, stage: usize, now: Duration) -> Next {
+        let Some((settings, facts)) = self.plan.stage(stage) else {
+            return Err(End::Failed { error: format!("stage {stage} is not in the job") });
+        };
+        let step = self.record.committed(stage);
+        if self.plan.checkpoints_at(stage, step) && !self.record.has_checkpoint(stage, step) {
+            let dir = self.plan.checkpoint_dir(settings, step);
+            return Ok((State::Saving { stage, step, dir: dir.clone() }, to_worker(Request::Save { dir })));
+        }
+        for (index, name) in self.plan.evals_at(stage, step) {
+            let data = self.plan.job.evals.get(index).map_or("", |eval| &eval.data);
+            if !self.record.has_eval(&name, step, data) {
+                let (evaluation, commands) = Evaluation::begin(&self.plan, index, stage, name, step, now);
+                return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
+            }
+        }
+        if step == facts.steps {
+            return Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]));
+        }
+        if std::mem::take(&mut self.leftovers) && settings.grpo().is_some() {
+            return Ok((State::Recalling { stage }, vec![Command::Recall { stage, step }]));
+        }
+        self.step(stage, Recalled::default(), now)
+    }
+
+    /// Begins the next step. Completions that an attempt before this one left are the same bits as new ones only in the batch-invariant mode;
+    /// else an unsealed step's are dropped and all are sampled again. A sealed step goes on to its update in any mode.
+    fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Next {
+        let step = self.record.committed(stage);
+        let usable = self.plan.job.batch_invariant || recalled.sealed.is_some();
+        if !usable && !recalled.sampled.is_empty() {
+            return Ok((State::Recalling { stage }, vec![Command::Forget { stage, step }]));
+        }
+        let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, now);
+        if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(now) {
+            return self.commit(stage, metrics, tokens, rollouts);
+        }
+        Ok((State::Stepping { stage, step: Box::new(begun) }, commands))
+    }
+
+    fn commit(&mut self, stage: usize, mut metrics: Metrics, tokens: u64, rollouts: Vec<ScoredRollout>) -> Next {
+        let before = self.record.stages.get(stage).map_or(0.0, |record| record.num_tokens);
+        let num_tokens = before + tokens as f64;
+        metrics.insert("num_tokens".into(), num_tokens);
+        let step = self.record.committed(stage);
+        let store = Store::Commit { stage, step, metrics, rollouts };
+        Ok((State::Committing { stage, num_tokens }, vec![Command::Store(store)]))
+    }
+
+    /// Notes the new checkpoint and deletes those of its stage that are too many.
+    fn prune(&mut self, stage: usize, step: u64, dir: PathBuf) -> Vec<Command> {
+        let keep = self.plan.job.checkpoint.keep.max(1) as usize;
+        let Some(record) = self.record.stages.get_mut(stage) else {
+            return Vec::new();
+        };
+        record.checkpoints.push((step, dir));
+        let surplus = record.checkpoints.len().saturating_sub(keep);
+        record.checkpoints.drain(..surplus).map(|(step, dir)| Command::Prune { stage, step, dir }).collect()
+    }
+
+    fn record_eval(&mut self, stage: usize, result: EvalResult) -> (State, Vec<Command>) {
+        let recorded = (result.stage.clone(), result.step, result.data.clone());
+        (State::RecordingEval { stage, recorded }, vec![Command::Store(Store::Eval(Box::new(result)))])
+    }
+
+    fn export(&mut self) -> (State, Vec<Command>) {
+        (State::Exporting, to_worker(Request::Export { dir: self.plan.final_dir.clone() }))
+    }
+
+    fn tick(&self, now: Duration) -> Result<(), End> {
+        match self.waits().into_iter().find(|wait| wait.is_over(now)) {
+            Some(wait) => {
+                let waited = now.saturating_sub(wait.since).as_secs();
+                Err(End::Abandoned { cause: format!("{} waited {waited} s for {}: past its deadline", wait.owner, wait.waits_for) })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Who waits for what, outermost first.
+    pub fn waits(&self) -> Vec<Wait> {
+        let (plan, limits) = (&self.plan, &self.plan.limits);
+        let owner = describe(&self.state, plan, &self.record);
+        let at_worker = |doing: &str| {
+            let what = format!("{}: {doing}", plan.worker);
+            vec![Wait::new(&owner, what, self.since).until(self.heard + limits.worker_silence)]
+        };
+        let at_store = |what: &str| vec![Wait::new(&owner, what, self.since).until(self.since + limits.store)];
+        let inner = match &self.state {
+            State::StartingWorker => {
+                vec![Wait::new(&owner, format!("{}: its first word", plan.worker), self.since).until(self.since + limits.worker_start)]
+            }
+            State::Opening(_) => at_worker("loading"),
+            State::Restoring { .. } => at_worker("restoring"),
+            State::Rebuilding { rebuild, .. } => rebuild.waits(plan, &owner, self.heard),
+            State::Recalling { .. } => vec![Wait::new(&owner, "journal", self.since).until(self.since + limits.read)],
+            State::Stepping { step, .. } => step.waits(plan, &owner, self.heard),
+            State::SyncingReference { .. } => at_worker("copying the policy to the reference"),
+            State::Saving { .. } => at_worker("checkpointing"),
+            State::Evaluating { evaluation, .. } => evaluation.waits(plan, &owner, self.heard),
+            State::Exporting => at_worker("exporting"),
+            State::Committing { .. } => at_store("rollout file and ledger"),
+            State::BeginningStage(_)
+            | State::DroppingCheckpoint { .. }
+            | State::RecordingCheckpoint { .. }
+            | State::RecordingEval { .. }
+            | State::FinishingStage(_) => at_store("ledger"),
+            State::Ended => Vec::new(),
+        };
+        let outer = inner.iter().map(|wait| wait.since).min().map(|since| Wait::new("job", &owner, since.min(self.since)));
+        outer.into_iter().chain(inner).collect()
+    }
+
+    /// What the job does now.
+    pub fn activity(&self) -> Activity {
+        let (own, busy) = match &self.state {
+            State::Stepping { step, .. } => (step.activity(), step.worker_is_busy()),
+            State::Evaluating { evaluation, .. } => (evaluation.activity(), evaluation.worker_is_busy()),
+            State::Rebuilding { rebuild, .. } => (rebuild.activity(), false),
+            state => {
+                let doing = match state {
+                    State::Saving { .. } | State::RecordingCheckpoint { .. } => "checkpointing",
+                    State::Exporting => "exporting",
+                    State::Committing { .. } | State::SyncingReference { .. } => "training",
+                    State::FinishingStage(_) | State::RecordingEval { .. } => "recording",
+                    _ => "loading",
+                };
+                (Activity { doing: doing.into(), done: 0, total: 1, unit: "models".into() }, true)
+            }
+        };
+        match &self.progress {
+            // The worker's own words are finer, but evaluating is sampling to it.
+            Some(progress) if busy => match own.doing.as_str() {
+                "evaluating" => Activity { doing: own.doing, ..progress.clone() },
+                _ => progress.clone(),
+            },
+            _ => own,
+        }
+    }
+
+    /// The stage at work and its steps in the weights.
+    pub fn place(&self) -> Option<usize> {
+        self.record.stage_at_work(self.plan.job.stages.len())
+    }
+
+    pub fn describe(&self) -> String {
+        describe(&self.state, &self.plan, &self.record)
+    }
+}
+
+/// What a failed request means for the attempt.
+fn failed(doing: &str, failure: Failure) -> End {
+    let message = failure.message;
+    let error = match failure.kind {
+        FailureKind::Internal => return End::Abandoned { cause: format!("{doing}: {message}") },
+        FailureKind::Invalid => format!("{doing}: {message}"),
+        FailureKind::Storage => format!("{doing}: {message}; make room or mend the file system, then submit again"),
+        FailureKind::OutOfMemory => format!(
+            "{doing}: the device ran out of memory ({message}): lower max_tokens_per_device, sampler.slots or max_completion_length"
+        ),
+    };
+    End::Failed { error }
+}
+
+/// The state in words, as owners of waits and reasons in the log are named.
+fn describe(state: &State, plan: &Plan, record: &Record) -> String {
+    let stage = |index: usize| plan.job.stages.get(index).map_or("?", |stage| stage.name.as_str());
+    let place = |index: usize| {
+        let steps = plan.stages.get(index).map_or(0, |facts| facts.steps);
+        format!("stage `{}` step {} of {steps}", stage(index), record.committed(index) + 1)
+    };
+    match state {
+        State::StartingWorker => "starting the worker".into(),
+        State::Opening(Work::Stage(index)) => format!("opening the model for stage `{}`", stage(*index)),
+        State::Opening(Work::Export) => "opening the last checkpoint".into(),
+        State::BeginningStage(index) => format!("beginning stage `{}`", stage(*index)),
+        State::Restoring { stage: index, step } => format!("restoring stage `{}` from its checkpoint of step {step}", stage(*index)),
+        State::DroppingCheckpoint { stage: index } => format!("dropping a damaged checkpoint of stage `{}`", stage(*index)),
+        State::Rebuilding { stage: index, .. } => {
+            format!("rebuilding stage `{}` up to its {} committed steps", stage(*index), record.committed(*index))
+        }
+        State::Recalling { stage: index } => format!("{}: looking for leftovers", place(*index)),
+        State::Stepping { stage: index, .. } => place(*index),
+        State::Committing { stage: index, .. } => format!("{}: committing", place(*index)),
+        State::SyncingReference { stage: index } => format!("refreshing the reference of stage `{}`", stage(*index)),
+        State::Saving { stage: index, step, .. } | State::RecordingCheckpoint { stage: index, step, .. } => {
+            format!("checkpoint of stage `{}` after {step} steps", stage(*index))
+        }
+        State::Evaluating { stage: index, .. } | State::RecordingEval { stage: index, .. } => {
+            format!("evaluation in stage `{}` after {} steps", stage(*index), record.committed(*index))
+        }
+        State::FinishingStage(index) => format!("finishing stage `{}`", stage(*index)),
+        State::Exporting => "exporting the final model".into(),
+        State::Ended => "ended".into(),
+    }
+}

@@ -1,0 +1,87 @@
+//! A step's metrics by TRL's names, from its records alone: a resumed step has the same ones.
+
+use crate::advantages::{given, has_variance, mean, std};
+use r1d_proto::rollout::{FinishReason, ScoredRollout};
+use r1d_proto::verdict::{Outcome, Verdict};
+use r1d_proto::worker::{Metrics, SupervisedSequence};
+use std::collections::BTreeMap;
+
+/// Whether a metric depends on the wall clock: such may differ between two runs of one job, no others.
+pub fn is_timing(name: &str) -> bool {
+    name == "step_time" || name.starts_with("timing_s/") || name.starts_with("perf/")
+}
+
+/// Rewards by group, in the order of the prompts.
+pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
+    let mut groups: BTreeMap<u32, Vec<Option<f32>>> = BTreeMap::new();
+    for record in records {
+        groups.entry(record.rollout.key.prompt).or_default().push(record.reward);
+    }
+    groups.into_values().collect()
+}
+
+/// Metrics of all completions that a step sampled: those that dynamic sampling left out too.
+pub fn of_rollouts(records: &[ScoredRollout]) -> Metrics {
+    let mut metrics = Metrics::new();
+    let groups = rewards_by_group(records);
+    let rewards: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
+    let deviations: Vec<f64> = groups.iter().map(|group| std(&given(group))).collect();
+    let constant = groups.iter().filter(|group| !has_variance(group)).count();
+    metrics.insert("reward".into(), mean(&rewards));
+    metrics.insert("reward_std".into(), mean(&deviations));
+    metrics.insert("frac_reward_zero_std".into(), constant as f64 / groups.len().max(1) as f64);
+    metrics.insert("samples/masked".into(), records.iter().filter(|r| r.reward.is_none()).count() as f64);
+    metrics.insert("groups/sampled".into(), groups.len() as f64);
+    let trained = records.iter().filter(|r| r.advantage.is_some()).map(|r| r.rollout.key.prompt);
+    metrics.insert("groups/trained".into(), trained.collect::<std::collections::BTreeSet<_>>().len() as f64);
+    lengths(&mut metrics, records.iter().map(|r| (r.rollout.completion_ids.len(), r.rollout.finish)));
+    verdicts(&mut metrics, records.iter().flat_map(|r| &r.verdicts));
+    metrics
+}
+
+pub fn lengths(metrics: &mut Metrics, completions: impl Iterator<Item = (usize, FinishReason)>) {
+    let (mut all, mut ended) = (Vec::new(), Vec::new());
+    for (length, finish) in completions {
+        all.push(length as f64);
+        if finish == FinishReason::Stop {
+            ended.push(length as f64);
+        }
+    }
+    let extreme = |values: &[f64], pick: fn(f64, f64) -> f64| values.iter().copied().reduce(pick).unwrap_or(0.0);
+    metrics.insert("completions/mean_length".into(), mean(&all));
+    metrics.insert("completions/min_length".into(), extreme(&all, f64::min));
+    metrics.insert("completions/max_length".into(), extreme(&all, f64::max));
+    metrics.insert("completions/mean_terminated_length".into(), mean(&ended));
+    metrics.insert("completions/clipped_ratio".into(), (all.len() - ended.len()) as f64 / all.len().max(1) as f64);
+}
+
+/// `rewards/{name}/{mean,std}` of the values that entered the reward, and counts of every way in which judging ended (`RWD-2`).
+pub fn verdicts<'a>(metrics: &mut Metrics, verdicts: impl Iterator<Item = &'a Verdict>) {
+    let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut counts = [("score", 0u64), ("abstain", 0), ("trap", 0), ("out_of_fuel", 0), ("out_of_time", 0)];
+    for verdict in verdicts {
+        values.entry(&verdict.plugin).or_default().extend(verdict.value.map(f64::from));
+        let outcome = match verdict.outcome {
+            Outcome::Score { .. } => 0,
+            Outcome::Abstain { .. } => 1,
+            Outcome::Trap { .. } => 2,
+            Outcome::OutOfFuel => 3,
+            Outcome::OutOfTime => 4,
+        };
+        counts[outcome].1 += 1;
+    }
+    for (name, values) in values {
+        metrics.insert(format!("rewards/{name}/mean"), mean(&values));
+        metrics.insert(format!("rewards/{name}/std"), std(&values));
+    }
+    metrics.extend(counts.map(|(name, count)| (format!("verdict/{name}"), count as f64)));
+}
+
+/// Prompt and completion tokens of a step.
+pub fn tokens_of_rollouts(records: &[ScoredRollout]) -> u64 {
+    records.iter().map(|r| (r.rollout.prompt_ids.len() + r.rollout.completion_ids.len()) as u64).sum()
+}
+
+pub fn tokens_of_batch(sequences: &[SupervisedSequence]) -> u64 {
+    sequences.iter().map(|s| s.ids.len() as u64).sum()
+}

@@ -1,0 +1,104 @@
+//! Committed steps again, between the weights that were opened or restored and those that the ledger says there are: the same batches through
+//! the trainer, without sampling, scoring or committing (`STEP-1`).
+
+use crate::message::{Command, End, Event};
+use crate::plan::Plan;
+use crate::rollout_step::train_request;
+use crate::step::{supervise_request, unexpected};
+use crate::wait::Wait;
+use r1d_proto::control::Activity;
+use r1d_proto::worker::{Body, Reply, Request};
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Rebuild {
+    stage: usize,
+    from: u64,
+    /// Steps that are in the weights.
+    step: u64,
+    /// Steps that are committed.
+    committed: u64,
+    phase: Phase,
+    since: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Reading,
+    Training,
+    SyncingReference,
+}
+
+impl Rebuild {
+    /// `None` when nothing is to be rebuilt.
+    pub fn begin(plan: &Plan, stage: usize, step: u64, committed: u64, now: Duration) -> Option<(Rebuild, Vec<Command>)> {
+        let mut this = Rebuild { stage, from: step, step, committed, phase: Phase::Reading, since: now };
+        let commands = this.next(plan, now)?;
+        Some((this, commands))
+    }
+
+    /// Reads the next step; `None` when there is none.
+    fn next(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
+        (self.phase, self.since) = (Phase::Reading, now);
+        let (stage, step) = (self.stage, self.step);
+        let read = match plan.grpo(stage) {
+            Some(_) => Command::Recall { stage, step },
+            None => Command::ReadBatch { stage, step },
+        };
+        (step < self.committed).then(|| vec![read])
+    }
+
+    fn worker(&mut self, phase: Phase, request: Request, now: Duration) -> Option<Vec<Command>> {
+        (self.phase, self.since) = (phase, now);
+        Some(vec![Command::Worker(Box::new(request))])
+    }
+
+    /// A step is in the weights again.
+    fn rebuilt(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
+        self.step += 1;
+        match plan.syncs_reference(self.stage, self.step) {
+            true => self.worker(Phase::SyncingReference, Request::SyncReference, now),
+            false => self.next(plan, now),
+        }
+    }
+
+    /// What to do next; `None` when all committed steps are in the weights.
+    pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Option<Vec<Command>>, End> {
+        match (self.phase, event) {
+            (Phase::Reading, Event::Batch(sequences)) => Ok(self.worker(Phase::Training, supervise_request(self.step, sequences), now)),
+            (Phase::Reading, Event::Recalled(recalled)) => {
+                let records = recalled.into_records().ok_or_else(|| End::Failed {
+                    error: format!("the journal has lost records of step {}, which is committed: resubmit the job", self.step),
+                })?;
+                match train_request(plan, self.stage, self.step, &records) {
+                    Some(request) => Ok(self.worker(Phase::Training, request, now)),
+                    None => Ok(self.rebuilt(plan, now)),
+                }
+            }
+            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { .. }))) => Ok(self.rebuilt(plan, now)),
+            (Phase::SyncingReference, Event::Worker(Body::Done(Reply::ReferenceSynced))) => Ok(self.next(plan, now)),
+            (phase, event) => Err(unexpected(&format!("rebuild {phase:?}"), &event)),
+        }
+    }
+
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+        let limits = &plan.limits;
+        let step = self.step + 1;
+        vec![match self.phase {
+            Phase::Reading => Wait::new(owner, format!("journal or data of step {step}"), self.since).until(self.since + limits.read),
+            Phase::Training | Phase::SyncingReference => {
+                let what = format!("{}: rebuilding step {step} of {}", plan.worker, self.committed);
+                Wait::new(owner, what, self.since).until(heard + limits.worker_silence)
+            }
+        }]
+    }
+
+    pub fn activity(&self) -> Activity {
+        let (done, total) = (self.step - self.from, self.committed - self.from);
+        Activity { doing: "replaying".into(), done, total, unit: "steps".into() }
+    }
+
+    pub fn worker_is_busy(&self) -> bool {
+        self.phase != Phase::Reading
+    }
+}

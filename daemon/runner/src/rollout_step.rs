@@ -1,0 +1,295 @@
+//! One step of GRPO: prompts → completions → verdicts → advantages → seal → update.
+
+use crate::advantages::{advantages, has_variance};
+use crate::answer::final_answer;
+use crate::gather::{Gather, Judged, Sample};
+use crate::judge::{drops_group, judge, rules};
+use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
+use crate::metrics;
+use crate::plan::Plan;
+use crate::step::{Flow, unexpected};
+use crate::wait::Wait;
+use r1d_job::Grpo;
+use r1d_proto::control::Activity;
+use r1d_proto::ids::SampleKey;
+use r1d_proto::rollout::{FinishReason, ScoredRollout};
+use r1d_proto::verdict::Verdict;
+use r1d_proto::worker::{self, Body, Metrics, Reply, Request, TrainSequence};
+use r1d_proto::world::counter_hash;
+use std::time::Duration;
+
+/// Salt that keeps the split into minibatches apart from other uses of the job's seed.
+const MINIBATCHES: u64 = 0x6d69_6e69;
+
+#[derive(Debug)]
+pub struct RolloutStep {
+    stage: usize,
+    step: u64,
+    /// Rounds of further prompts so far (dynamic sampling).
+    round: u32,
+    phase: Phase,
+    since: Duration,
+    started: Duration,
+    gather: Gather,
+    /// What the journal still had of the step.
+    recalled: Recalled,
+    /// Once sealed, in training order.
+    records: Vec<ScoredRollout>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Prompts,
+    Gathering,
+    Sealing,
+    Training,
+}
+
+/// The update that a sealed step makes; `None` when no completion of it trains. Replay sends the same request again.
+pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRollout]) -> Option<Request> {
+    let (settings, _) = plan.stage(stage)?;
+    let grpo = settings.grpo()?;
+    let sequences: Vec<_> = (records.iter())
+        .filter_map(|record| {
+            Some(TrainSequence {
+                advantage: record.advantage?,
+                prompt_ids: record.rollout.prompt_ids.clone(),
+                completion_ids: record.rollout.completion_ids.clone(),
+                behaviour_logprobs: record.rollout.behaviour_logprobs.clone(),
+                experts: record.rollout.experts.clone(),
+                truncated: record.rollout.finish == FinishReason::Length,
+            })
+        })
+        .collect();
+    let seed = counter_hash(&[MINIBATCHES, plan.job.seed, stage as u64, step]);
+    let first_update = step * settings.updates_per_step();
+    (!sequences.is_empty()).then(|| Request::Train(worker::Train { step, first_update, objective: grpo.objective(), seed, sequences }))
+}
+
+impl RolloutStep {
+    /// `recalled` is what an attempt before this one left in the journal.
+    pub fn begin(plan: &Plan, grpo: &Grpo, stage: usize, step: u64, recalled: Recalled, now: Duration) -> (RolloutStep, Vec<Command>) {
+        let of = Source::Stage(stage);
+        let gather = Gather::new(of, stage, step, now);
+        let mut this = RolloutStep {
+            stage,
+            step,
+            round: 0,
+            phase: Phase::Prompts,
+            since: now,
+            started: now,
+            gather,
+            recalled: Recalled::default(),
+            records: Vec::new(),
+        };
+        if recalled.sealed.is_some() {
+            if let Some(records) = recalled.into_records() {
+                // The attempt before got as far as the seal: what trains is decided.
+                this.records = records;
+                let commands = this.train(plan, now).into_iter().collect();
+                return (this, commands);
+            }
+        } else {
+            this.recalled = recalled;
+        }
+        (this, vec![Command::ReadPrompts { of, step, round: 0, count: grpo.prompts_per_step as u64 }])
+    }
+
+    pub fn handle(&mut self, plan: &Plan, grpo: &Grpo, event: Event, now: Duration) -> Result<Flow, End> {
+        match (self.phase, event) {
+            (Phase::Prompts, Event::Prompts(prompts)) => self.prompts(plan, grpo, prompts, now),
+            (Phase::Gathering, Event::Worker(Body::Event(worker::Event::Completed(rollout)))) => {
+                let keep = Command::Keep(Keep::Sampled(rollout.clone()));
+                let score = self.gather.completed(rollout, true, now)?;
+                Ok(Flow::Go(vec![keep, score]))
+            }
+            (Phase::Gathering, Event::Worker(Body::Done(Reply::Generated { metrics }))) => {
+                self.gather.generated(&metrics, now)?;
+                self.gathered(plan, grpo, Vec::new(), now)
+            }
+            (Phase::Gathering, Event::Scored { key, verdicts, text }) => self.scored(plan, grpo, key, verdicts, &text, now),
+            (Phase::Sealing, Event::Stored) => match self.train(plan, now) {
+                Some(command) => Ok(Flow::Go(vec![command])),
+                None => Ok(self.done(Metrics::new(), now)),
+            },
+            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => Ok(self.done(metrics, now)),
+            (phase, event) => Err(unexpected(&format!("{phase:?}"), &event)),
+        }
+    }
+
+    /// A sealed step that another attempt left, of which no completion trains.
+    pub fn finished_at_once(&mut self, now: Duration) -> Option<Flow> {
+        (self.phase == Phase::Training && self.records.iter().all(|r| r.advantage.is_none())).then(|| self.done(Metrics::new(), now))
+    }
+
+    fn prompts(&mut self, plan: &Plan, grpo: &Grpo, prompts: Vec<Prompt>, now: Duration) -> Result<Flow, End> {
+        for prompt in prompts {
+            self.gather.add_group(prompt, grpo.num_generations);
+        }
+        (self.phase, self.since) = (Phase::Gathering, now);
+        let mut commands = self.take_up_recalled(plan, now)?;
+        let version = self.step * grpo.num_iterations as u64 * grpo.steps_per_generation as u64;
+        commands.extend(self.gather.request(grpo.sampling(plan.stop_ids.clone(), plan.job.seed), version, now));
+        self.gathered(plan, grpo, commands, now)
+    }
+
+    /// Completions that the journal still has need no sampling, those with verdicts no scoring.
+    fn take_up_recalled(&mut self, plan: &Plan, now: Duration) -> Result<Vec<Command>, End> {
+        let mut commands = Vec::new();
+        let here: Vec<SampleKey> = self.recalled.sampled.values().filter(|r| self.gather.fits(r)).map(|r| r.key).collect();
+        for key in here {
+            let Some(rollout) = self.recalled.sampled.remove(&key) else { continue };
+            let score = self.gather.completed(rollout, true, now)?;
+            match self.recalled.scored.remove(&key) {
+                Some((verdicts, reward)) => self.gather.scored(key, verdicts, reward, String::new(), now)?,
+                None => commands.push(score),
+            }
+        }
+        r1d_proto::invariant!(
+            "STEP-1",
+            self.recalled.sampled.keys().all(|key| key.prompt as usize >= self.gather.groups.len()),
+            "the journal of {}'s step {} holds completions of other prompts than its rows give",
+            plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name),
+            self.step
+        );
+        Ok(commands)
+    }
+
+    fn scored(
+        &mut self,
+        plan: &Plan,
+        grpo: &Grpo,
+        key: SampleKey,
+        mut verdicts: Vec<Verdict>,
+        text: &str,
+        now: Duration,
+    ) -> Result<Flow, End> {
+        let (rewards, facts) = plan.rewards(Source::Stage(self.stage));
+        let reward = judge(&rules(rewards, facts), &mut verdicts)?;
+        let keep = Command::Keep(Keep::Scored { key, verdicts: verdicts.clone(), reward });
+        self.gather.scored(key, verdicts, reward, final_answer(text).into(), now)?;
+        self.gathered(plan, grpo, vec![keep], now)
+    }
+
+    /// Once everything asked for is here: more prompts, or the seal.
+    fn gathered(&mut self, plan: &Plan, grpo: &Grpo, mut commands: Vec<Command>, now: Duration) -> Result<Flow, End> {
+        if !self.gather.is_complete() {
+            return Ok(Flow::Go(commands));
+        }
+        let groups = self.training_rewards(plan);
+        let telling = groups.iter().filter(|group| has_variance(group)).count() as u64;
+        let wanted = grpo.prompts_per_step as u64;
+        if grpo.dynamic_sampling && telling < wanted && self.round < grpo.max_resample_rounds {
+            self.round += 1;
+            (self.phase, self.since) = (Phase::Prompts, now);
+            let (of, step, round) = (Source::Stage(self.stage), self.step, self.round);
+            commands.push(Command::ReadPrompts { of, step, round, count: wanted - telling });
+            return Ok(Flow::Go(commands));
+        }
+        let trains = chosen(&groups, grpo);
+        self.seal(grpo, groups, &trains);
+        let advantages = self.records.iter().map(|r| (r.rollout.key, r.advantage)).collect();
+        (self.phase, self.since) = (Phase::Sealing, now);
+        commands.push(Command::Store(Store::Seal { stage: self.stage, step: self.step, advantages }));
+        Ok(Flow::Go(commands))
+    }
+
+    /// Rewards by group, none for a group that an abstention drops.
+    fn training_rewards(&self, plan: &Plan) -> Vec<Vec<Option<f32>>> {
+        let (rewards, facts) = plan.rewards(Source::Stage(self.stage));
+        let rules = rules(rewards, facts);
+        let judged = |sample: &Sample| match sample {
+            Sample::Scored(judged) => judged.reward,
+            _ => None,
+        };
+        let dropped = |sample: &Sample| matches!(sample, Sample::Scored(judged) if drops_group(&rules, &judged.verdicts));
+        (self.gather.groups.iter())
+            .map(|group| match group.samples.iter().any(dropped) {
+                true => vec![None; group.samples.len()],
+                false => group.samples.iter().map(judged).collect(),
+            })
+            .collect()
+    }
+
+    fn seal(&mut self, grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>, trains: &[bool]) {
+        for (group, _) in rewards.iter_mut().zip(trains).filter(|(_, trains)| !**trains) {
+            group.fill(None);
+        }
+        let advantages = advantages(&rewards, grpo.scale_rewards);
+        for (group, advantages) in self.gather.groups.drain(..).zip(advantages) {
+            for (sample, advantage) in group.samples.into_iter().zip(advantages) {
+                if let Sample::Scored(judged) = sample {
+                    let Judged { rollout, verdicts, reward, .. } = *judged;
+                    self.records.push(ScoredRollout { rollout, verdicts, reward, advantage });
+                }
+            }
+        }
+    }
+
+    fn train(&mut self, plan: &Plan, now: Duration) -> Option<Command> {
+        (self.phase, self.since) = (Phase::Training, now);
+        train_request(plan, self.stage, self.step, &self.records).map(|request| Command::Worker(Box::new(request)))
+    }
+
+    fn done(&mut self, trained: Metrics, now: Duration) -> Flow {
+        let rollouts = std::mem::take(&mut self.records);
+        let mut metrics = trained;
+        metrics.extend(metrics::of_rollouts(&rollouts));
+        metrics.append(&mut self.gather.timings);
+        metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
+        metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());
+        Flow::Done { metrics, tokens: metrics::tokens_of_rollouts(&rollouts), rollouts }
+    }
+
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+        let limits = &plan.limits;
+        let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
+        match self.phase {
+            Phase::Prompts => wait("data: prompts").into_iter().map(|w| w.until(self.since + limits.read)).collect(),
+            Phase::Sealing => wait("journal: seal of the step").into_iter().map(|w| w.until(self.since + limits.store)).collect(),
+            Phase::Training => {
+                let what = format!("{}: training", plan.worker);
+                wait(&what).into_iter().map(|w| w.until(heard + limits.worker_silence)).collect()
+            }
+            Phase::Gathering => {
+                let (rewards, _) = plan.rewards(Source::Stage(self.stage));
+                let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
+                self.gather.waits(owner, &plan.worker, &names, limits, heard)
+            }
+        }
+    }
+
+    /// What to show while the worker has not said something finer.
+    pub fn activity(&self) -> Activity {
+        let (scored, ended, all) = self.gather.counts();
+        let activity = |doing: &str, done, total| Activity { doing: doing.into(), done, total, unit: "completions".into() };
+        match self.phase {
+            Phase::Prompts | Phase::Gathering if self.gather.is_generating() || all == 0 => activity("sampling", ended, all),
+            Phase::Prompts | Phase::Gathering => activity("scoring", scored, all),
+            Phase::Sealing | Phase::Training => activity("training", 0, self.records.len() as u64),
+        }
+    }
+
+    pub fn worker_is_busy(&self) -> bool {
+        self.phase == Phase::Training || self.gather.is_generating()
+    }
+}
+
+/// Which groups train: all, or with dynamic sampling those that tell good from bad, topped up with others to the step's size in the
+/// order of the prompts, so that every step has the same number of groups.
+fn chosen(groups: &[Vec<Option<f32>>], grpo: &Grpo) -> Vec<bool> {
+    if !grpo.dynamic_sampling {
+        return vec![true; groups.len()];
+    }
+    let mut room = grpo.prompts_per_step as usize;
+    let mut trains = vec![false; groups.len()];
+    for telling in [true, false] {
+        for (group, trains) in groups.iter().zip(&mut trains) {
+            if has_variance(group) == telling && room > 0 {
+                *trains = true;
+                room -= 1;
+            }
+        }
+    }
+    trains
+}

@@ -1,0 +1,507 @@
+//! The job's machine in a simulated world: a worker, a journal and a ledger in memory, answers in a random order, crashes at random
+//! moments. Whatever the seed, the job ends with the weights, metrics and evaluations of a run that nothing disturbed
+//! (`STEP-1`, `STEP-2`). A failing seed is in the panic's message.
+
+use r1d_job::Job;
+use r1d_proto::control::EvalResult;
+use r1d_proto::ids::SampleKey;
+use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::verdict::{Outcome, Verdict};
+use r1d_proto::worker::{
+    Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Opened, Reply, Request, SupervisedSequence,
+};
+use r1d_proto::world::{counter_hash, counter_uniform};
+use r1d_runner::metrics::is_timing;
+use r1d_runner::{
+    Command, End, EvalFacts, Event, Keep, Limits, Machine, Plan, Prompt, Recalled, Record, RewardFacts, Source, StageFacts, StageRecord, Store,
+};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const JOB: &str = r#"
+name = "simulated"
+seed = 7
+batch_invariant = BATCH_INVARIANT
+[model]
+init = "config.json"
+tokenizer = "tokenizer.json"
+[data.text]
+path = "text.jsonl"
+[data.train]
+path = "train.jsonl"
+reference = "answer"
+[data.test]
+path = "test.jsonl"
+reference = "answer"
+[[stage]]
+name = "base"
+kind = "pretrain"
+data = "text"
+steps = 4
+batch_size = 2
+max_length = 8
+[[stage]]
+name = "reasoning"
+kind = "grpo"
+data = "train"
+steps = 7
+prompts_per_step = 3
+num_generations = 4
+max_completion_length = 6
+beta = 0.1
+sync_ref_steps = 2
+dynamic_sampling = true
+max_resample_rounds = 2
+  [[stage.reward]]
+  plugin = "accuracy"
+  on_abstain = "drop-sample"
+[[stage]]
+name = "more"
+kind = "grpo"
+data = "train"
+steps = 2
+prompts_per_step = 2
+num_generations = 2
+max_completion_length = 6
+  [[stage.reward]]
+  plugin = "accuracy"
+[checkpoint]
+every_steps = 3
+keep = 2
+[[eval]]
+data = "test"
+every_steps = 2
+num_generations = 2
+max_completion_length = 6
+metrics = ["pass@1", "cons@2"]
+"#;
+
+fn plan(batch_invariant: bool) -> Plan {
+    let job = Job::parse(&JOB.replace("BATCH_INVARIANT", &batch_invariant.to_string()), Path::new("/job")).expect("a sound job");
+    let facts = |stage: &r1d_job::Stage| StageFacts {
+        steps: stage.steps(100),
+        prompt_max: 4,
+        rewards: vec![RewardFacts { min: 0.0, max: 1.0 }; stage.grpo().map_or(0, |grpo| grpo.rewards.len())],
+    };
+    let stages = job.stages.iter().map(facts).collect();
+    let judges = job.eval_rewards(&job.evals[0]);
+    let rewards = vec![RewardFacts { min: 0.0, max: 1.0 }; judges.len()];
+    Plan {
+        stages,
+        evals: vec![EvalFacts { rows: 3, prompt_max: 4, judges, rewards }],
+        job,
+        base: ModelSource::Init { config: "{}".into(), carry: None },
+        worker: "worker cpu".into(),
+        stop_ids: vec![1],
+        checkpoints: "/job/checkpoints".into(),
+        final_dir: "/job/final".into(),
+        limits: Limits::default(),
+    }
+}
+
+/// What a worker has on its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Weights {
+    policy: u64,
+    reference: u64,
+}
+
+fn mix(words: &[u64]) -> u64 {
+    counter_hash(words)
+}
+
+fn bits(values: &[f32]) -> Vec<u64> {
+    values.iter().map(|v| v.to_bits() as u64).collect()
+}
+
+/// All that survives a crash.
+#[derive(Default)]
+struct Disk {
+    record: Record,
+    metrics: BTreeMap<(usize, u64), Metrics>,
+    evals: Vec<EvalResult>,
+    journal: HashMap<(usize, u64), Recalled>,
+    checkpoints: HashMap<PathBuf, Weights>,
+    exported: Option<u64>,
+}
+
+struct World {
+    plan: Arc<Plan>,
+    disk: Disk,
+    worker: Weights,
+    now: Duration,
+    random: u64,
+    crash_per_mille: u64,
+    crashes: u64,
+    /// Checkpoints that the next restore finds damaged.
+    damaged: Option<PathBuf>,
+}
+
+struct Crash;
+
+impl World {
+    fn new(plan: Plan, seed: u64, crash_per_mille: u64) -> World {
+        let (disk, worker) = Default::default();
+        let (random, now) = (seed, Duration::ZERO);
+        World { plan: Arc::new(plan), disk, worker, now, random, crash_per_mille, crashes: 0, damaged: None }
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.random = mix(&[self.random, 1]);
+        self.random % below
+    }
+
+    fn lightning(&mut self) -> Result<(), Crash> {
+        match self.crash_per_mille > 0 && self.draw(1000) < self.crash_per_mille {
+            true => Err(Crash),
+            false => Ok(()),
+        }
+    }
+
+    /// The whole job, however many attempts it takes.
+    fn run(&mut self) -> End {
+        for _ in 0..100_000 {
+            match self.attempt() {
+                Ok(end) => return end,
+                Err(Crash) => self.crashes += 1,
+            }
+        }
+        panic!("the job does not end")
+    }
+
+    fn attempt(&mut self) -> Result<End, Crash> {
+        self.worker = Weights::default();
+        let mut machine = Machine::new(self.plan.clone(), self.disk.record.clone(), self.now);
+        // Answers of each party come in its own order; between parties any order is possible, and verdicts have none.
+        let mut worker: VecDeque<Event> = VecDeque::from([Event::WorkerStarted { pid: 1 }]);
+        let mut others: VecDeque<Event> = VecDeque::new();
+        let mut verdicts: Vec<Event> = Vec::new();
+        loop {
+            let passed = self.draw(50);
+            self.now += Duration::from_millis(passed);
+            let waits = machine.waits();
+            assert!(waits.iter().any(|w| w.deadline.is_some()), "every wait has a deadline: {waits:?}");
+            let event = match self.draw(4) {
+                0 => worker.pop_front(),
+                1 => others.pop_front(),
+                2 if !verdicts.is_empty() => {
+                    let at = self.draw(verdicts.len() as u64) as usize;
+                    Some(verdicts.swap_remove(at))
+                }
+                _ => Some(Event::Tick),
+            };
+            let Some(event) = event else { continue };
+            self.lightning()?;
+            for command in machine.handle(event, self.now).commands {
+                self.lightning()?;
+                match command {
+                    Command::Worker(request) => worker.extend(self.work(*request)),
+                    Command::Score(item) => {
+                        let text = format!("<answer>{}</answer>", item.completion_ids[0] % 3);
+                        verdicts.push(Event::Scored { key: item.key, verdicts: vec![verdict(&item.completion_ids)], text });
+                    }
+                    Command::Keep(keep) => self.keep(keep),
+                    Command::Recall { stage, step } => {
+                        others.push_back(Event::Recalled(self.disk.journal.get(&(stage, step)).cloned().unwrap_or_default()));
+                    }
+                    Command::Forget { stage, step } => {
+                        self.disk.journal.remove(&(stage, step));
+                        others.push_back(Event::Stored);
+                    }
+                    Command::ReadPrompts { of, step, round, count } => others.push_back(Event::Prompts(prompts(of, step, round, count))),
+                    Command::ReadBatch { stage, step } => others.push_back(Event::Batch(batch(stage, step))),
+                    Command::Store(store) => {
+                        self.store(store);
+                        others.push_back(Event::Stored);
+                    }
+                    Command::Prune { stage, step, dir } => {
+                        self.disk.record.stages[stage].checkpoints.retain(|(known, _)| *known != step);
+                        self.disk.checkpoints.remove(&dir);
+                    }
+                    Command::End(End::Abandoned { cause }) => panic!("abandoned: {cause}"),
+                    Command::End(end) => {
+                        assert_eq!(machine.record(), &self.disk.record, "the machine's record is the ledger's");
+                        return Ok(end);
+                    }
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, keep: Keep) {
+        match keep {
+            Keep::Sampled(rollout) => {
+                let step = self.disk.journal.entry((rollout.key.stage as usize, rollout.key.step)).or_default();
+                if let Some(known) = step.sampled.insert(rollout.key, rollout.clone()) {
+                    assert_eq!(known, rollout, "a completion contradicts the journal");
+                }
+            }
+            Keep::Scored { key, verdicts, reward } => {
+                let step = self.disk.journal.get_mut(&(key.stage as usize, key.step)).expect("sampled before it is scored");
+                assert!(step.sampled.contains_key(&key));
+                step.scored.insert(key, (verdicts, reward));
+            }
+        }
+    }
+
+    fn store(&mut self, store: Store) {
+        let record = &mut self.disk.record;
+        match store {
+            Store::BeginStage { stage } if record.stages.len() == stage => record.stages.push(StageRecord::default()),
+            Store::BeginStage { stage } => assert_eq!(stage + 1, record.stages.len()),
+            Store::Seal { stage, step, advantages } => {
+                let journal = self.disk.journal.entry((stage, step)).or_default();
+                assert_eq!(journal.sealed, None, "sealed twice");
+                assert!(advantages.iter().all(|(key, _)| journal.sampled.contains_key(key) && journal.scored.contains_key(key)));
+                journal.sealed = Some(advantages);
+            }
+            Store::Commit { stage, step, metrics, rollouts } => {
+                assert_eq!(step, record.stages[stage].step, "a step is committed once and in order");
+                let sealed = self.disk.journal.get(&(stage, step)).map_or(0, |j| j.sealed.as_ref().map_or(0, Vec::len));
+                assert_eq!(rollouts.len(), sealed);
+                record.stages[stage].step += 1;
+                record.stages[stage].num_tokens = metrics["num_tokens"];
+                self.disk.metrics.insert((stage, step), metrics);
+            }
+            Store::Checkpoint { stage, step, dir, .. } => record.stages[stage].checkpoints.push((step, dir)),
+            Store::DropCheckpoint { stage, step } => record.stages[stage].checkpoints.retain(|(known, _)| *known != step),
+            Store::Eval(result) => {
+                record.evals.push((result.stage.clone(), result.step, result.data.clone()));
+                self.disk.evals.push(*result);
+            }
+            Store::FinishStage { stage } => record.stages[stage].finished = true,
+        }
+    }
+
+    fn work(&mut self, request: Request) -> Vec<Event> {
+        let done = |reply| Event::Worker(Body::Done(reply));
+        match request {
+            Request::Open(open) => {
+                let policy = match &open.model {
+                    ModelSource::Init { .. } => open.seed,
+                    ModelSource::Directory(dir) => self.disk.checkpoints[dir].policy,
+                };
+                self.worker = Weights { policy, reference: policy };
+                let sizes = Opened { architecture: "fake".into(), parameters: 1, active_parameters: 1, vocab_size: 9, moe_layers: 0, experts_per_token: 0 };
+                vec![done(Reply::Opened(sizes))]
+            }
+            Request::Generate(generate) => self.generate(generate),
+            Request::Train(train) => {
+                let mut words = vec![self.worker.policy, self.worker.reference, train.step, train.first_update, train.seed];
+                for s in &train.sequences {
+                    words.extend(s.completion_ids.iter().map(|id| *id as u64));
+                    words.extend(bits(&s.behaviour_logprobs));
+                    words.push(s.advantage.to_bits() as u64);
+                }
+                self.trained(&words)
+            }
+            Request::Supervise(batch) => {
+                let mut words = vec![self.worker.policy, batch.step];
+                words.extend(batch.sequences.iter().flat_map(|s| &s.ids).map(|id| *id as u64));
+                self.trained(&words)
+            }
+            Request::SyncReference => {
+                self.worker.reference = self.worker.policy;
+                vec![done(Reply::ReferenceSynced)]
+            }
+            Request::Save { dir } => {
+                self.disk.checkpoints.insert(dir, self.worker);
+                vec![done(Reply::Saved { manifest_sha256: "hash".into() })]
+            }
+            Request::Restore { dir } if self.damaged.take_if(|damaged| *damaged == dir).is_some() => {
+                let failure = Failure { kind: FailureKind::Invalid, message: "manifest differs".into() };
+                vec![Event::Worker(Body::Failed(failure))]
+            }
+            Request::Restore { dir } => {
+                self.worker = self.disk.checkpoints[&dir];
+                vec![done(Reply::Restored)]
+            }
+            Request::Export { .. } => {
+                self.disk.exported = Some(self.worker.policy);
+                vec![done(Reply::Exported)]
+            }
+            Request::Close => vec![done(Reply::Closed)],
+        }
+    }
+
+    fn trained(&mut self, words: &[u64]) -> Vec<Event> {
+        self.worker.policy = mix(words);
+        let metrics = Metrics::from([("loss".into(), counter_uniform(&[self.worker.policy]) as f64)]);
+        vec![Event::Worker(Body::Done(Reply::Trained { metrics }))]
+    }
+
+    /// Completions that, outside the batch-invariant mode, depend on all that is sampled together.
+    fn generate(&mut self, request: Generate) -> Vec<Event> {
+        let mut batch = vec![self.worker.policy, request.sampling.seed];
+        if !self.plan.job.batch_invariant {
+            batch.extend(request.groups.iter().flat_map(|g| g.samples.iter().map(|s| (g.prompt as u64) << 32 | *s as u64)));
+        }
+        let batch = mix(&batch);
+        let mut events = Vec::new();
+        for group in &request.groups {
+            for sample in &group.samples {
+                let key = SampleKey { stage: request.stage, step: request.step, prompt: group.prompt, sample: *sample };
+                let word = |i: u64| mix(&[batch, request.stage as u64, request.step, group.prompt as u64, *sample as u64, group.row, i]);
+                let length = 1 + word(0) % 6;
+                let completion_ids: Vec<u32> = (1..=length).map(|i| (word(i) % 9) as u32).collect();
+                events.push(Event::Worker(Body::Event(WorkerEvent::Completed(Rollout {
+                    key,
+                    row: group.row,
+                    prompt_ids: group.prompt_ids.clone(),
+                    behaviour_logprobs: (1..=length).map(|i| -counter_uniform(&[word(i)])).collect(),
+                    completion_ids,
+                    experts: vec![],
+                    policy_version: request.policy_version,
+                    finish: FinishReason::Stop,
+                }))));
+            }
+        }
+        // Completions end in any order.
+        for i in (1..events.len()).rev() {
+            let j = self.draw(i as u64 + 1) as usize;
+            events.swap(i, j);
+        }
+        events.push(Event::Worker(Body::Done(Reply::Generated { metrics: Metrics::from([("timing_s/decode".into(), 1.0)]) })));
+        events
+    }
+}
+
+fn verdict(ids: &[u32]) -> Verdict {
+    let outcome = match ids[0] {
+        8 => Outcome::Abstain { reason: "no reference".into() },
+        7 => Outcome::OutOfFuel,
+        id => Outcome::Score { value: (id < 3) as u32 as f32, parts: vec![] },
+    };
+    let (module_sha256, config_sha256) = (String::new(), String::new());
+    Verdict { plugin: "accuracy".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
+}
+
+fn prompts(of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
+    let salt = match of {
+        Source::Stage(index) => index as u64,
+        Source::Eval(index) => 100 + index as u64,
+    };
+    let row = |i: u64| mix(&[salt, step, round as u64, i]) % 50;
+    (0..count).map(row).map(|row| Prompt { row, ids: vec![row as u32 % 9; 3], text: format!("{row}?"), reference: None }).collect()
+}
+
+fn batch(stage: usize, step: u64) -> Vec<SupervisedSequence> {
+    (0..2).map(|i| SupervisedSequence { ids: vec![(mix(&[stage as u64, step, i]) % 9) as u32; 8], trained: vec![true; 8] }).collect()
+}
+
+/// Everything about a finished job that may not depend on crashes.
+type Outcomes = (Option<u64>, Vec<((usize, u64), Metrics)>, Vec<(Option<String>, u64, String, Metrics)>);
+
+fn outcome(world: &World) -> Outcomes {
+    let exact = |m: &Metrics| -> Metrics { m.iter().filter(|(name, _)| !is_timing(name)).map(|(n, v)| (n.clone(), *v)).collect() };
+    let metrics = world.disk.metrics.iter().map(|(key, m)| (*key, exact(m))).collect();
+    let evals = world.disk.evals.iter().map(|e| (e.stage.clone(), e.step, e.data.clone(), exact(&e.metrics))).collect();
+    (world.disk.exported, metrics, evals)
+}
+
+fn undisturbed(batch_invariant: bool) -> Outcomes {
+    let mut world = World::new(plan(batch_invariant), 0, 0);
+    assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+    outcome(&world)
+}
+
+#[test]
+fn an_undisturbed_job_does_all_its_steps_and_evaluations() {
+    let (exported, metrics, evals) = undisturbed(true);
+    assert!(exported.is_some());
+    assert_eq!(metrics.len(), 4 + 7 + 2);
+    let places: Vec<_> = evals.iter().map(|(stage, step, ..)| (stage.as_deref(), *step)).collect();
+    let (base, reasoning, more) = (Some("base"), Some("reasoning"), Some("more"));
+    let expected = [(None, 0), (base, 2), (base, 4), (reasoning, 2), (reasoning, 4), (reasoning, 6), (reasoning, 7), (more, 2)];
+    assert_eq!(places, expected);
+    let step = &metrics[4].1;
+    for name in ["reward", "reward_std", "frac_reward_zero_std", "rewards/accuracy/mean", "completions/mean_length", "loss", "num_tokens", "verdict/score"] {
+        assert!(step.contains_key(name), "{name} is missing of {step:?}");
+    }
+    // Dynamic sampling asks for more prompts now and then.
+    assert!(metrics[4..11].iter().any(|(_, m)| m["groups/sampled"] > 3.0));
+    assert!(metrics[4..11].iter().all(|(_, m)| m["groups/trained"] <= 3.0));
+}
+
+#[test]
+fn any_order_of_events_ends_the_same() {
+    for batch_invariant in [true, false] {
+        let expected = undisturbed(batch_invariant);
+        for seed in 1..60 {
+            let mut world = World::new(plan(batch_invariant), seed, 0);
+            world.run();
+            assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}");
+        }
+    }
+}
+
+#[test]
+fn any_crashes_end_the_same() {
+    for batch_invariant in [true, false] {
+        let expected = undisturbed(batch_invariant);
+        let mut crashes = 0;
+        for seed in 1..250 {
+            let mut world = World::new(plan(batch_invariant), seed, 1 + seed % 12);
+            assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+            assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
+            crashes += world.crashes;
+        }
+        assert!(crashes > 1000, "{crashes} crashes are too few to mean anything");
+    }
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let mut world = World::new(plan(true), 0, 0);
+    world.run();
+    let kept: Vec<Vec<u64>> = world.disk.record.stages.iter().map(|s| s.checkpoints.iter().map(|(step, _)| *step).collect()).collect();
+    assert_eq!(kept, [vec![3, 4], vec![6, 7], vec![2]]);
+    assert_eq!(world.disk.checkpoints.len(), 5);
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_time_and_nothing_else() {
+    let expected = undisturbed(true);
+    let mut world = World::new(plan(true), 3, 6);
+    // Every checkpoint of the second stage is bad when it is first restored.
+    world.damaged = Some("/job/checkpoints/reasoning/step-3".into());
+    world.run();
+    assert!(outcome(&world) == expected);
+}
+
+/// The machine, told nothing, gives up at the deadline and says who waited for what.
+#[test]
+fn a_silent_worker_is_given_up_and_named() {
+    let mut machine = Machine::new(Arc::new(plan(true)), Record::default(), Duration::ZERO);
+    machine.handle(Event::WorkerStarted { pid: 1 }, Duration::from_secs(1));
+    assert_eq!(machine.waits()[1].waits_for, "worker cpu: loading");
+    let limit = Limits::default().worker_silence;
+    assert!(machine.handle(Event::Tick, limit).commands.is_empty());
+    let progress = WorkerEvent::Progress { doing: "loading".into(), done: 1, total: 2, unit: "models".into() };
+    machine.handle(Event::Worker(Body::Event(progress)), limit);
+    assert!(machine.handle(Event::Tick, limit + Duration::from_secs(2)).commands.is_empty(), "a word of the worker extends the wait");
+    let commands = machine.handle(Event::Tick, limit * 2).commands;
+    let [Command::End(End::Abandoned { cause })] = &commands[..] else { panic!("{commands:?}") };
+    assert!(cause.contains("worker cpu: loading") && cause.contains("past its deadline"), "{cause}");
+}
+
+#[test]
+fn failures_of_the_worker_end_or_abandon_by_their_kind() {
+    let of = |kind| {
+        let mut machine = Machine::new(Arc::new(plan(true)), Record::default(), Duration::ZERO);
+        machine.handle(Event::WorkerStarted { pid: 1 }, Duration::ZERO);
+        let failure = Failure { kind, message: "the words of the worker".into() };
+        let mut commands = machine.handle(Event::Worker(Body::Failed(failure)), Duration::ZERO).commands;
+        assert!(machine.handle(Event::Tick, Duration::MAX).commands.is_empty(), "nothing follows an end");
+        match commands.pop() {
+            Some(Command::End(end)) => end,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains("the words of the worker")));
+    for kind in [FailureKind::Invalid, FailureKind::Storage, FailureKind::OutOfMemory] {
+        assert!(matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `base`")));
+    }
+}

@@ -1,0 +1,278 @@
+//! The sampler's loop.
+
+use crate::draw::Draw;
+use crate::error::{Result, SamplerError};
+use crate::prompts::{self, Prompts};
+use crate::request::{self, Limits};
+use crate::row::Row;
+use crate::schedule::Schedule;
+use r1d_model::{Cache, CausalLm, Forward, Output, token_logprobs};
+use r1d_proto::rollout::Rollout;
+use r1d_proto::worker::{Generate, Metrics, Slots};
+use r1d_proto::world::SharedClock;
+use tch::{Device, Kind, Tensor};
+
+/// Decode steps between two looks of the host at what was drawn. Reading is free on the CPU; on a GPU it waits for the device, and the
+/// tokens that a row draws between its end and the look are thrown away.
+const LOOK_EVERY_STEPS_CPU: usize = 1;
+const LOOK_EVERY_STEPS_CUDA: usize = 16;
+
+/// Draws completions from a policy by continuous batching over fixed slots. Owns the cache; the policy is handed in with each
+/// request, so new weights cost nothing.
+pub struct Sampler {
+    cache: Cache,
+    slots: Slots,
+    invariant: bool,
+    look_every: usize,
+    clock: SharedClock,
+}
+
+/// One request while it runs.
+struct Run<'a> {
+    model: &'a CausalLm,
+    request: &'a Generate,
+    draw: Draw,
+    options: Forward<'a>,
+    cache: &'a mut Cache,
+    look_every: usize,
+    /// Row `i` decodes in slot `i`.
+    rows: Vec<Row>,
+    prompts: Prompts,
+    count: Count,
+}
+
+/// What a request came to.
+#[derive(Default)]
+struct Count {
+    tokens: u64,
+    decode_steps: u64,
+    decode_rows: u64,
+}
+
+impl Sampler {
+    /// Allocates the cache of `slots` on the model's device. `invariant` is the batch-invariant mode (`ROLL-1`), which needs one libtorch
+    /// thread.
+    pub fn new(model: &CausalLm, slots: Slots, invariant: bool, clock: SharedClock) -> Result<Sampler> {
+        if slots.count == 0 || slots.capacity < 2 {
+            return Err(SamplerError::Slots { count: slots.count, capacity: slots.capacity });
+        }
+        let cache = model.cache(slots.count.into(), slots.capacity.into(), invariant)?;
+        let look_every = if model.device() == Device::Cpu { LOOK_EVERY_STEPS_CPU } else { LOOK_EVERY_STEPS_CUDA };
+        Ok(Sampler { cache, slots, invariant, look_every, clock })
+    }
+
+    /// Runs the whole request: `completed` gets each completion as it ends, `progress` the tokens drawn and the most that the request
+    /// may still come to.
+    ///
+    /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second) and `perf/sampling_rows` (mean rows of a decode
+    /// step). An error leaves the sampler ready for another request.
+    pub fn generate(
+        &mut self,
+        model: &CausalLm,
+        request: &Generate,
+        completed: &mut dyn FnMut(Rollout),
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Metrics> {
+        request::check(request, Limits { vocab_size: model.config.vocab_size, capacity: self.slots.capacity })?;
+        let started = self.clock.now();
+        let mut run = Run {
+            model,
+            request,
+            draw: Draw::new(&request.sampling),
+            options: Forward { invariant: self.invariant, record_experts: model.config.moe_layers > 0, ..Forward::default() },
+            cache: &mut self.cache,
+            look_every: self.look_every,
+            rows: vec![],
+            prompts: Prompts::new(),
+            count: Count::default(),
+        };
+        r1d_torch::runtime::inference(|| run.run(self.slots.count as usize, completed, progress))??;
+        let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
+        Ok(run.count.metrics(seconds))
+    }
+}
+
+impl Count {
+    fn metrics(&self, seconds: f64) -> Metrics {
+        let share = |a: u64, b: f64| if b > 0.0 { a as f64 / b } else { 0.0 };
+        Metrics::from([
+            ("timing_s/sampling".into(), seconds),
+            ("perf/sampling_throughput".into(), share(self.tokens, seconds)),
+            ("perf/sampling_rows".into(), share(self.decode_rows, self.decode_steps as f64)),
+        ])
+    }
+}
+
+impl Run<'_> {
+    fn run(&mut self, slots: usize, completed: &mut dyn FnMut(Rollout), progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let samples: Vec<usize> = self.request.groups.iter().map(|group| group.samples.len()).collect();
+        let mut schedule = Schedule::new(slots, &samples);
+        let mut ended = vec![];
+        loop {
+            let started = self.turn_over(&mut schedule, &ended)?;
+            if self.rows.is_empty() {
+                return Ok(());
+            }
+            self.draw_first(&started)?;
+            self.prompts.retain(|group, _| schedule.waits(*group));
+            // A completion of one token gives its slot away before the others go on.
+            if !started.iter().any(|slot| self.rows[*slot].ended()) {
+                self.decode()?;
+            }
+            ended = (0..self.rows.len()).filter(|slot| self.rows[*slot].ended()).collect();
+            for &slot in &ended {
+                if let Some(rollout) = self.rows[slot].take_rollout(self.request) {
+                    completed(rollout);
+                }
+            }
+            let (done, total) = self.progress(schedule.waiting());
+            progress(done, total);
+        }
+    }
+
+    /// Gives the slots that ended to waiting samples; returns the slots that started.
+    fn turn_over(&mut self, schedule: &mut Schedule, ended: &[usize]) -> Result<Vec<usize>> {
+        let changes = schedule.turn_over(ended);
+        prompts::bring(self.model, self.cache, &self.options, &self.request.groups, &changes, &mut self.prompts)?;
+        for (slot, place) in &changes.started {
+            let sample = self.request.groups[place.group].samples[place.sample];
+            let row = Row::new(self.request, place.group, sample, self.prompts[&place.group].experts.clone());
+            if *slot < self.rows.len() {
+                self.rows[*slot] = row;
+            } else {
+                self.rows.push(row);
+            }
+        }
+        for &hole in &changes.holes {
+            let last = self.rows.len() - 1;
+            if hole != last {
+                let ids = self.rows[last].fed_ids(self.request);
+                prompts::run_again(self.model, self.cache, &self.options, &ids, &[hole])?;
+            }
+            self.rows.swap_remove(hole);
+        }
+        Ok(changes.started.iter().map(|(slot, _)| *slot).collect())
+    }
+
+    /// The first id of each completion that starts, from its prompt's logits.
+    fn draw_first(&mut self, started: &[usize]) -> Result<()> {
+        if started.is_empty() {
+            return Ok(());
+        }
+        let logits: Vec<&Tensor> = started.iter().map(|slot| &self.prompts[&self.rows[*slot].group].logits).collect();
+        let seed = self.request.sampling.seed;
+        let uniforms: Vec<f64> = started.iter().map(|slot| self.rows[*slot].uniform(seed, 0)).collect();
+        let uniforms = Tensor::f_from_slice(&uniforms)?.f_to_device(self.model.device())?;
+        let drawn = self.draw(&Tensor::f_stack(&logits, 0)?, &uniforms, None)?.look()?;
+        for (i, &slot) in started.iter().enumerate() {
+            self.rows[slot].push(drawn.ids[i], drawn.logprobs[i], &self.request.sampling)?;
+        }
+        self.count.tokens += started.len() as u64;
+        Ok(())
+    }
+
+    /// Up to `look_every` decode steps of all rows, then a look at what they drew. Between, everything stays on the device.
+    fn decode(&mut self) -> Result<()> {
+        let rows = self.rows.len();
+        let sampling = &self.request.sampling;
+        let left = self.rows.iter().map(|row| sampling.max_completion_length as usize - row.tokens()).min().unwrap_or(0);
+        let steps = left.min(self.look_every);
+        let device = self.model.device();
+        let uniforms: Vec<f64> =
+            (0..steps).flat_map(|step| self.rows.iter().map(move |row| row.uniform(sampling.seed, row.tokens() + step))).collect();
+        let uniforms = Tensor::f_from_slice(&uniforms)?.f_view([steps as i64, rows as i64])?.f_to_device(device)?;
+        let positions: Vec<i64> = self.rows.iter().map(Row::position).collect();
+        let longest = positions.iter().copied().max().unwrap_or(0);
+        let last_ids: Vec<i64> = self.rows.iter().map(Row::last_id).collect();
+        let slots = Tensor::f_arange(rows as i64, (Kind::Int64, device))?;
+        let mut positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
+        let mut ids = Tensor::f_from_slice(&last_ids)?.f_to_device(device)?;
+
+        let mut block = Vec::with_capacity(steps);
+        for step in 0..steps {
+            if step > 0 {
+                positions = positions.f_add_scalar(1)?;
+            }
+            let output = self.model.decode(&ids, &slots, &positions, longest + step as i64, self.cache, &self.options)?;
+            let drawn = self.draw(&self.model.logits(&output.hidden)?, &uniforms.f_get(step as i64)?, Some(output))?;
+            ids = drawn.ids.shallow_clone();
+            block.push(drawn);
+        }
+        for drawn in block {
+            self.take(drawn.look()?)?;
+        }
+        self.count.decode_steps += steps as u64;
+        self.count.decode_rows += (steps * rows) as u64;
+        Ok(())
+    }
+
+    /// One step's ids, log-probabilities and experts to the rows that still live.
+    fn take(&mut self, drawn: Looked) -> Result<()> {
+        let per_row = drawn.experts.len() / self.rows.len();
+        for (i, row) in self.rows.iter_mut().enumerate().filter(|(_, row)| !row.ended()) {
+            row.push_experts(&drawn.experts[i * per_row..][..per_row])?;
+            row.push(drawn.ids[i], drawn.logprobs[i], &self.request.sampling)?;
+            self.count.tokens += 1;
+        }
+        Ok(())
+    }
+
+    /// `logits` [B, V] float32, `uniforms` [B].
+    fn draw(&self, logits: &Tensor, uniforms: &Tensor, output: Option<Output>) -> Result<Drawn> {
+        let ids = self.draw.ids(logits, uniforms)?;
+        let logprobs = token_logprobs(logits, &ids, self.draw.logprob_temperature())?;
+        Ok(Drawn { ids, logprobs, experts: output.and_then(|output| output.experts) })
+    }
+
+    /// Tokens drawn, and the most that the request may come to.
+    fn progress(&self, waiting: usize) -> (u64, u64) {
+        let longest = u64::from(self.request.sampling.max_completion_length);
+        let live: u64 = self.rows.iter().filter(|row| !row.ended()).map(|row| longest - row.tokens() as u64).sum();
+        (self.count.tokens, self.count.tokens + live + waiting as u64 * longest)
+    }
+}
+
+/// What one step drew, on the device.
+struct Drawn {
+    ids: Tensor,
+    logprobs: Tensor,
+    experts: Option<Tensor>,
+}
+
+/// The same, on the host.
+struct Looked {
+    ids: Vec<i64>,
+    logprobs: Vec<f32>,
+    /// `[B, moe_layers, K]`
+    experts: Vec<i64>,
+}
+
+impl Drawn {
+    fn look(&self) -> Result<Looked> {
+        let experts = match &self.experts {
+            Some(experts) => Vec::try_from(&experts.f_reshape([-1])?)?,
+            None => vec![],
+        };
+        Ok(Looked { ids: Vec::try_from(&self.ids)?, logprobs: Vec::try_from(&self.logprobs)?, experts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tiny::*;
+
+    /// A block of steps that runs past the end of some rows leaves no trace in what is recorded.
+    #[test]
+    fn looking_less_often_changes_nothing() {
+        for config in BOTH {
+            let model = model(config);
+            let request = request(6, 4);
+            let mut sampler = sampler(&model, 5, true);
+            let expected = generate(&mut sampler, &model, &request);
+            for look_every in [3, 16] {
+                sampler.look_every = look_every;
+                assert_eq!(generate(&mut sampler, &model, &request), expected, "a look every {look_every} steps, {config}");
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `ROLL-1` and `ROLL-2` on tiny models of both architectures.
+
+mod tiny;
+
+use r1d_model::{Forward, Packed, token_logprobs};
+use r1d_proto::rollout::Rollout;
+use r1d_proto::worker::Generate;
+use r1d_proto::world::{counter_hash, counter_permutation};
+use tch::Tensor;
+use tiny::*;
+
+/// The same samples in another order, with some left out.
+fn shuffled(request: &Generate, round: u64) -> Generate {
+    let mut changed = request.clone();
+    let order = counter_permutation(&[round, 1], request.groups.len());
+    changed.groups = order.iter().map(|&i| request.groups[i].clone()).collect();
+    for group in &mut changed.groups {
+        let order = counter_permutation(&[round, 2, group.prompt.into()], group.samples.len());
+        group.samples = order.iter().map(|&i| group.samples[i]).collect();
+        group.samples.retain(|sample| round == 0 || counter_hash(&[round, 3, group.prompt.into(), (*sample).into()]) % 3 > 0);
+    }
+    changed
+}
+
+fn drawn(request: &Generate) -> usize {
+    request.groups.iter().map(|group| group.samples.len()).sum()
+}
+
+/// ROLL-1: whatever the slots, the company, the order and the part of the group that is asked for.
+#[test]
+fn a_rollout_is_the_same_bits_in_any_batch() {
+    for config in BOTH {
+        let model = model(config);
+        let mut request = request(6, 4);
+        for (top_k, top_p, temperature) in [(0, 1.0, 0.9), (20, 0.9, 1.0), (0, 1.0, 0.0)] {
+            (request.sampling.top_k, request.sampling.top_p, request.sampling.temperature) = (top_k, top_p, temperature);
+            let expected = generate(&mut sampler(&model, 5, true), &model, &request);
+            assert_eq!(expected.len(), 24);
+            for (round, slots) in [24, 1, 2, 3, 7, 13].into_iter().enumerate() {
+                let changed = shuffled(&request, round as u64);
+                let rollouts = generate(&mut sampler(&model, slots, true), &model, &changed);
+                assert_eq!(rollouts.len(), drawn(&changed));
+                for (key, rollout) in &rollouts {
+                    assert_eq!(rollout, &expected[key], "round {round}, {slots} slots, {config}");
+                }
+            }
+        }
+    }
+}
+
+/// A step that was cut off is resumed with what it still lacks, in the batch-invariant mode with the same bits.
+#[test]
+fn a_resumed_step_draws_what_the_whole_one_would_have() {
+    let model = model(DEEPSEEK_V3);
+    let mut sampler = sampler(&model, 4, true);
+    let whole = request(5, 3);
+    let expected = generate(&mut sampler, &model, &whole);
+    let mut resumed = whole.clone();
+    resumed.groups[0].samples.clear();
+    resumed.groups[2].samples = vec![1];
+    let rollouts = generate(&mut sampler, &model, &resumed);
+    assert_eq!(rollouts.len(), 10);
+    assert!(rollouts.iter().all(|(key, rollout)| rollout == &expected[key]));
+}
+
+#[test]
+fn outside_the_mode_the_same_request_gives_the_same_rollouts() {
+    for config in BOTH {
+        let model = model(config);
+        let request = request(6, 4);
+        let first = generate(&mut sampler(&model, 5, false), &model, &request);
+        let mut again = sampler(&model, 5, false);
+        for _ in 0..2 {
+            assert_eq!(generate(&mut again, &model, &request), first);
+        }
+    }
+}
+
+/// Log-probabilities and experts of the completion in a forward pass of prompt + completion alone, as a trainer runs it.
+fn trainers_view(model: &r1d_model::CausalLm, rollout: &Rollout, invariant: bool) -> (Vec<f32>, Vec<i64>) {
+    let ids = ids(rollout);
+    let fed = Packed { ids: Tensor::from_slice(&ids[..ids.len() - 1]), lengths: vec![ids.len() as i64 - 1] };
+    let options = Forward { invariant, record_experts: true, ..Forward::default() };
+    let output = tch::no_grad(|| model.forward(&fed, &options)).unwrap();
+    let first = rollout.prompt_ids.len() - 1;
+    let rows = rollout.completion_ids.len();
+    // Four rows at least, as the batch-invariant mode asks of every matrix product.
+    let padded = rows.max(4) as i64;
+    let hidden = output.hidden.narrow(0, first as i64, rows as i64).constant_pad_nd([0, 0, 0, padded - rows as i64]);
+    let logits = tch::no_grad(|| model.logits(&hidden)).unwrap().narrow(0, 0, rows as i64);
+    let logprobs = token_logprobs(&logits, &Tensor::from_slice(&ids[first + 1..]), f64::from(sampling().temperature)).unwrap();
+    let experts = output.experts.map(|experts| Vec::try_from(experts.reshape([-1])).unwrap()).unwrap_or_default();
+    (logprobs.try_into().unwrap(), experts)
+}
+
+/// ROLL-2, and the layout of the recorded experts.
+#[test]
+fn recorded_logprobs_and_experts_are_the_trainers() {
+    for config in BOTH {
+        let model = model(config);
+        for invariant in [true, false] {
+            for (key, rollout) in generate(&mut sampler(&model, 5, invariant), &model, &request(6, 4)) {
+                let (logprobs, experts) = trainers_view(&model, &rollout, invariant);
+                assert_eq!(rollout.behaviour_logprobs.len(), rollout.completion_ids.len());
+                if invariant {
+                    assert_eq!(rollout.behaviour_logprobs, logprobs, "{key:?} {config}");
+                }
+                for (a, b) in rollout.behaviour_logprobs.iter().zip(&logprobs) {
+                    assert!((a - b).abs() <= 1e-5, "{key:?}: {a} while sampling, {b} in the trainer, {config}");
+                }
+                let recorded: Vec<i64> = rollout.experts.iter().map(|expert| i64::from(*expert)).collect();
+                assert_eq!(recorded, experts, "{key:?} {config}");
+                if config == DEEPSEEK_V3 {
+                    assert_eq!(recorded.len(), (ids(&rollout).len() - 1) * DEEPSEEK_V3_EXPERTS_PER_TOKEN);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `r1d-worker verify`: is a model directory computed as transformers computes it? Compares logits, and greedy decoding through the
+//! cache, with golden values that `tests/` scripts or users made. In float32 on the CPU; needs no tokenizer and ignores end-of-sequence ids.
+
+use clap::ValueEnum;
+use r1d_model::{CausalLm, Forward, ModelError, Packed, checkpoint};
+use r1d_proto::recipe::Sampling;
+use r1d_proto::worker::{Generate, Group, Slots};
+use r1d_proto::world::SystemClock;
+use r1d_sampler::{Sampler, SamplerError};
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Rows of logits that are compared at a time: bounds memory for large vocabularies (`LIM-1`).
+const COMPARE_ROWS_MAX: i64 = 512;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A Hugging Face model directory.
+    pub dir: PathBuf,
+    /// A safetensors file with `input_ids` [B, T] int64, `logits` [B, T, V] float32 and, where decoding is to be compared, `greedy` [1, N] int64.
+    #[arg(long, value_name = "FILE")]
+    pub golden: PathBuf,
+    /// The logits may differ by this times max(1, standard deviation of the golden logits).
+    #[arg(long, default_value_t = 2e-5)]
+    pub atol: f64,
+    /// The first so many ids of `greedy` are its prompt.
+    #[arg(long, default_value_t = 16)]
+    pub prompt_len: usize,
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// What the comparison found; its JSON is part of the command's interface.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Report {
+    pub ok: bool,
+    /// `null` when a logit of the model or of the file is not finite.
+    pub max_abs_diff: Option<f64>,
+    pub tolerance: f64,
+    pub logits_std: f64,
+    /// `null` when the file has no `greedy`.
+    pub greedy_ok: Option<bool>,
+    /// Index in `greedy` of the first id that the model does not decode.
+    pub greedy_first_mismatch: Option<usize>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error("{}: no tensor `{name}`: a golden file has `input_ids` [B, T] int64, `logits` [B, T, V] float32 and may have `greedy` [1, N] int64", file.display())]
+    Missing { file: PathBuf, name: &'static str },
+    #[error("{}: `{name}` is {found:?}, it must be {expected}", file.display())]
+    Dtype { file: PathBuf, name: &'static str, found: Kind, expected: &'static str },
+    #[error("{}: `{name}` has shape {found:?}, it must be {expected}", file.display())]
+    Shape { file: PathBuf, name: &'static str, found: Vec<i64>, expected: String },
+    #[error("{}: `{name}` has id {id}, outside the model's vocabulary of {vocab_size}", file.display())]
+    Id { file: PathBuf, name: &'static str, id: i64, vocab_size: i64 },
+    #[error("--prompt-len is {prompt_len}, but `greedy` has {ids} ids: at least 1 must be the prompt's and at least 1 decoded")]
+    PromptLen { prompt_len: usize, ids: usize },
+    #[error("--atol is {0}: it must be a number greater than 0")]
+    Atol(f64),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    #[error(transparent)]
+    Torch(#[from] TchError),
+}
+
+/// Exit code 0 where everything agrees, 1 where something differs.
+pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let report = verify(&arguments)?;
+    match arguments.output {
+        Format::Text => println!("{report}"),
+        Format::Json => println!("{}", serde_json::to_string(&report)?),
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub fn verify(arguments: &Arguments) -> Result<Report, VerifyError> {
+    if !(arguments.atol.is_finite() && arguments.atol > 0.0) {
+        return Err(VerifyError::Atol(arguments.atol));
+    }
+    let golden = Golden::read(&arguments.golden)?;
+    let greedy = match &golden.greedy {
+        Some(ids) => Some((arguments.prompt_len, ids.clone())),
+        None => None,
+    };
+    if let Some((prompt_len, ids)) = &greedy
+        && !(1..ids.len()).contains(prompt_len)
+    {
+        return Err(VerifyError::PromptLen { prompt_len: *prompt_len, ids: ids.len() });
+    }
+    let model = CausalLm::load(&arguments.dir, Device::Cpu, Kind::Float)?;
+    golden.fits(&arguments.golden, model.config.vocab_size)?;
+
+    let logits_std = f64::try_from(golden.logits.f_std(true)?)?;
+    let tolerance = arguments.atol * logits_std.max(1.0);
+    let max_abs_diff = tch::no_grad(|| compare_logits(&model, &golden))?;
+    let greedy_first_mismatch = match &greedy {
+        Some((prompt_len, ids)) => first_mismatch(&model, *prompt_len, ids)?,
+        None => None,
+    };
+    let greedy_ok = greedy.map(|_| greedy_first_mismatch.is_none());
+    Ok(Report {
+        // A NaN is not within any tolerance.
+        ok: max_abs_diff <= tolerance && greedy_ok != Some(false),
+        max_abs_diff: max_abs_diff.is_finite().then_some(max_abs_diff),
+        tolerance,
+        logits_std,
+        greedy_ok,
+        greedy_first_mismatch,
+    })
+}
+
+struct Golden {
+    /// int64 `[B, T]`
+    input_ids: Tensor,
+    /// float32 `[B, T, V]`
+    logits: Tensor,
+    greedy: Option<Vec<i64>>,
+}
+
+impl Golden {
+    fn read(file: &Path) -> Result<Golden, VerifyError> {
+        let mut tensors = checkpoint::load_tensors(file, Device::Cpu)?;
+        let mut take = |name: &'static str| tensors.iter().position(|(n, _)| n == name).map(|i| tensors.swap_remove(i).1);
+        let missing = |name| VerifyError::Missing { file: file.to_owned(), name };
+        let input_ids = take("input_ids").ok_or_else(|| missing("input_ids"))?;
+        let logits = take("logits").ok_or_else(|| missing("logits"))?;
+        let greedy = take("greedy");
+
+        let is = |name, tensor: &Tensor, kind, expected| match tensor.kind() {
+            found if found == kind => Ok(()),
+            found => Err(VerifyError::Dtype { file: file.to_owned(), name, found, expected }),
+        };
+        let shaped = |name, tensor: &Tensor, fits: bool, expected: String| match fits {
+            true => Ok(()),
+            false => Err(VerifyError::Shape { file: file.to_owned(), name, found: tensor.size(), expected }),
+        };
+        is("input_ids", &input_ids, Kind::Int64, "int64")?;
+        is("logits", &logits, Kind::Float, "float32")?;
+        shaped("input_ids", &input_ids, input_ids.dim() == 2 && input_ids.numel() > 0, "[B, T], not empty".into())?;
+        let (rows, tokens) = input_ids.size2()?;
+        let fits = matches!(logits.size().as_slice(), [b, t, v] if *b == rows && *t == tokens && *v > 0);
+        shaped("logits", &logits, fits, format!("[{rows}, {tokens}, V], as `input_ids` is [{rows}, {tokens}]"))?;
+        let greedy = match greedy {
+            Some(ids) => {
+                is("greedy", &ids, Kind::Int64, "int64")?;
+                shaped("greedy", &ids, ids.dim() == 2 && ids.size()[0] == 1, "[1, N]".into())?;
+                Some(Vec::try_from(&ids.f_reshape([-1])?)?)
+            }
+            None => None,
+        };
+        Ok(Golden { input_ids, logits, greedy })
+    }
+
+    /// The ids and logits belong to this vocabulary.
+    fn fits(&self, file: &Path, vocab_size: i64) -> Result<(), VerifyError> {
+        let size = self.logits.size();
+        if size[2] != vocab_size {
+            let expected = format!("[{}, {}, {vocab_size}], as the model's vocabulary has {vocab_size} ids", size[0], size[1]);
+            return Err(VerifyError::Shape { file: file.to_owned(), name: "logits", found: size, expected });
+        }
+        let inputs = Vec::<i64>::try_from(&self.input_ids.f_reshape([-1])?)?;
+        for (name, ids) in [("input_ids", Some(&inputs)), ("greedy", self.greedy.as_ref())] {
+            if let Some(&id) = ids.and_then(|ids| ids.iter().find(|id| !(0..vocab_size).contains(*id))) {
+                return Err(VerifyError::Id { file: file.to_owned(), name, id, vocab_size });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Largest absolute difference of all logits; NaN where either side has one.
+fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError> {
+    let (rows, tokens) = golden.input_ids.size2()?;
+    let batch = Packed { ids: golden.input_ids.f_reshape([-1])?, lengths: vec![tokens; rows as usize] };
+    let hidden = model.forward(&batch, &Forward::default())?.hidden;
+    let expected = golden.logits.f_view([rows * tokens, -1])?;
+    let mut largest = 0.0;
+    for first in (0..rows * tokens).step_by(COMPARE_ROWS_MAX as usize) {
+        let count = COMPARE_ROWS_MAX.min(rows * tokens - first);
+        let logits = model.logits(&hidden.f_narrow(0, first, count)?)?;
+        // `max` of a tensor with a NaN is NaN; `f64::max` would drop it.
+        let difference = f64::try_from(logits.f_sub(&expected.f_narrow(0, first, count)?)?.f_abs()?.f_max()?)?;
+        if !(difference <= largest) {
+            largest = difference;
+        }
+        if largest.is_nan() {
+            break;
+        }
+    }
+    Ok(largest)
+}
+
+/// Decodes exactly `ids.len() - prompt_len` ids behind the prompt, through the cache; index of the first that is not `ids`'.
+fn first_mismatch(model: &CausalLm, prompt_len: usize, ids: &[i64]) -> Result<Option<usize>, VerifyError> {
+    let slots = Slots { count: 1, capacity: ids.len() as u32 };
+    let sampling = Sampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        max_completion_length: (ids.len() - prompt_len) as u32,
+        stop_ids: vec![],
+        seed: 0,
+    };
+    let prompt_ids = ids[..prompt_len].iter().map(|id| *id as u32).collect();
+    let groups = vec![Group { prompt: 0, row: 0, prompt_ids, samples: vec![0] }];
+    let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
+    let mut decoded = vec![];
+    let mut sampler = Sampler::new(model, slots, false, SystemClock::shared())?;
+    sampler.generate(model, &request, &mut |rollout| decoded = rollout.completion_ids, &mut |_, _| {})?;
+    let differs = |(_, (id, decoded)): &(usize, (&i64, &u32))| **id != i64::from(**decoded);
+    Ok(ids.iter().enumerate().skip(prompt_len).zip(&decoded).map(|((i, id), d)| (i, (id, d))).find(differs).map(|(i, _)| i))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.max_abs_diff {
+            Some(difference) => write!(f, "logits differ by at most {difference:.2e}")?,
+            None => write!(f, "logits are not finite")?,
+        }
+        write!(f, " (tolerance {:.2e}, standard deviation {:.3})", self.tolerance, self.logits_std)?;
+        match (self.greedy_ok, self.greedy_first_mismatch) {
+            (None, _) => write!(f, "; no `greedy` to decode")?,
+            (Some(_), None) => write!(f, "; greedy decoding agrees")?,
+            (Some(_), Some(i)) => write!(f, "; greedy decoding differs first at id {i}")?,
+        }
+        write!(f, ": {}", if self.ok { "ok" } else { "NOT ok" })
+    }
+}

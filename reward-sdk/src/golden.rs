@@ -1,0 +1,112 @@
+//! Golden cases: a file of completions with the verdict that each must get. The same file runs natively ([`check`]) and through
+//! the daemon's WASM host, so both must agree.
+//!
+//! One JSON object per line; blank lines and lines that start with `//` are left out:
+//!
+//! ```json
+//! {"case": "commas", "completion": "<answer>1,234</answer>", "reference": "1234", "expect": {"score": 1}}
+//! {"case": "no reference", "completion": "<answer>1</answer>", "expect": {"verdict": "abstain"}}
+//! ```
+//!
+//! `config`, `prompt`, `tokens`, `finish` and `meta` are optional; `expect.reason` is a part of the reason.
+
+use crate::{Completion, Error, Finish, Reward};
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    #[serde(rename = "case")]
+    pub name: String,
+    #[serde(default)]
+    pub config: Option<serde_json::Value>,
+    #[serde(default)]
+    pub prompt: String,
+    pub completion: String,
+    #[serde(default)]
+    pub reference: Option<String>,
+    #[serde(default)]
+    pub tokens: u32,
+    #[serde(default)]
+    pub finish: Finish,
+    #[serde(default)]
+    pub meta: Option<serde_json::Value>,
+    pub expect: Expect,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    #[serde(default)]
+    pub verdict: Expected,
+    /// Present when the verdict is `score`.
+    #[serde(default)]
+    pub score: Option<f32>,
+    #[serde(default)]
+    pub parts: Vec<f32>,
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    #[default]
+    Score,
+    Abstain,
+    Trap,
+}
+
+impl Case {
+    pub fn completion(&self) -> Completion {
+        Completion {
+            id: 0,
+            prompt: self.prompt.clone(),
+            text: self.completion.clone(),
+            reference: self.reference.clone(),
+            tokens: self.tokens,
+            finish: self.finish,
+            meta: self.meta.as_ref().map(|meta| meta.to_string()),
+        }
+    }
+
+    pub fn config_json(&self) -> String {
+        self.config.as_ref().map_or_else(|| "{}".into(), |config| config.to_string())
+    }
+}
+
+impl Expect {
+    /// What differs between this and a verdict; `None` when nothing does. `score` and `parts` matter for scores alone.
+    pub fn differs(&self, verdict: Expected, score: f32, parts: &[f32], reason: Option<&str>) -> Option<String> {
+        let reason_fits = self.reason.as_deref().is_none_or(|part| reason.is_some_and(|reason| reason.contains(part)));
+        let same = verdict == self.verdict
+            && reason_fits
+            && (verdict != Expected::Score || (self.score == Some(score) && self.parts == parts));
+        (!same).then(|| format!("expected {self:?}, got {verdict:?} {score} {parts:?} {reason:?}"))
+    }
+}
+
+/// The cases of a golden file; the error names the line.
+pub fn parse(jsonl: &str) -> Result<Vec<Case>, String> {
+    let lines = jsonl.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with("//"));
+    lines.map(|(i, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", i + 1))).collect()
+}
+
+/// Judges every case natively; panics with all that differ. For a plugin's own test.
+pub fn check<R: Reward>(jsonl: &str) {
+    let cases = parse(jsonl).unwrap_or_else(|e| panic!("golden cases: {e}"));
+    assert!(!cases.is_empty(), "no golden cases");
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let reward: R = crate::configure(&case.config_json()).unwrap_or_else(|e| panic!("{}: config: {e}", case.name));
+            let differs = match reward.score(&case.completion()) {
+                Ok(score) => case.expect.differs(Expected::Score, score.value, &score.parts, score.reason.as_deref()),
+                Err(Error::Unscorable(reason)) => case.expect.differs(Expected::Abstain, 0.0, &[], Some(&reason)),
+                Err(Error::Internal(reason)) => case.expect.differs(Expected::Trap, 0.0, &[], Some(&reason)),
+            };
+            differs.map(|differs| format!("{}: {differs}", case.name))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} golden cases differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
