@@ -46,7 +46,7 @@ def activity(daemon, job):
 MOMENTS = [
     ("worker", "cold-start", "any"),
     ("worker", "reasoning", "sampling"),
-    ("daemon", "base", "any"),
+    ("daemon", "language", "any"),
     ("daemon", "reasoning", "sampling"),
     ("both", "reasoning", "training"),
     ("both", "reasoning", "checkpointing"),

@@ -58,7 +58,7 @@ def test_metrics_have_trls_names_once_per_step(finished):
     _, status = finished
     lines = tiny.metrics(status["directory"])
     assert [(line["stage"], line["step"]) for line in lines] == (
-        [("base", s) for s in range(1, 7)] + [("cold-start", s) for s in range(1, 7)] + [("reasoning", s) for s in range(1, 9)]
+        [("language", s) for s in range(1, 7)] + [("cold-start", s) for s in range(1, 7)] + [("reasoning", s) for s in range(1, 9)]
     )
     last = lines[-1]
     for name in (

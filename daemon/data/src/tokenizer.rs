@@ -9,8 +9,6 @@ pub struct Tokenizer {
     file: PathBuf,
     eos_ids: Vec<u32>,
     bos_id: Option<u32>,
-    /// `add_bos_token` of tokenizer_config.json: overrides the post-processor.
-    adds_bos: Option<bool>,
     /// Special tokens by the names that chat templates use: `bos_token`, `eos_token`, …
     named: Vec<(String, String)>,
 }
@@ -46,7 +44,7 @@ impl Tokenizer {
         // The tokenizer's own end of sequence comes first: it is what ends a training row.
         if let Some(own) = id_of("eos_token") {
             eos_ids.retain(|id| *id != own);
-            eos_ids.insert(0, own);
+            eos_ids.push(own);
         }
         if eos_ids.is_empty() {
             let fix = "add `eos_token` to tokenizer_config.json, or `eos_token_id` to generation_config.json";
@@ -58,27 +56,17 @@ impl Tokenizer {
         let bos_id = id_of("bos_token")
             .or_else(|| ids(&generation["bos_token_id"]).first().copied())
             .or_else(|| ids(&model["bos_token_id"]).first().copied());
-        let adds_bos = own["add_bos_token"].as_bool();
-        Ok(Tokenizer { inner, eos_ids, bos_id, adds_bos, named, file })
+        Ok(Tokenizer { inner, eos_ids, bos_id, named, file })
     }
 
-    /// Ids of `text`; `add_special` adds what the tokenizer adds of itself (usually the id that begins a sequence).
+    /// Ids of `text`; `add_special` adds what the tokenizer's post-processor adds (usually the id that begins a sequence);
+    /// as in `transformers` 5, `add_bos_token` of tokenizer_config.json has no say in it.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
         let encoding = self.inner.encode_fast(text, add_special).map_err(|e| DataError::Tokenizer {
             path: self.file.clone(),
             problem: format!("cannot encode {:?}: {e}", text.chars().take(80).collect::<String>()),
         })?;
-        let mut ids = encoding.get_ids().to_vec();
-        if let (true, Some(adds), Some(bos)) = (add_special, self.adds_bos, self.bos_id) {
-            match (adds, ids.first() == Some(&bos)) {
-                (true, false) => ids.insert(0, bos),
-                (false, true) => {
-                    ids.remove(0);
-                }
-                _ => {}
-            }
-        }
-        Ok(ids)
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// [`Tokenizer::encode`] for the beginning of a sequence that something follows: with what a tokenizer puts in front, without the end

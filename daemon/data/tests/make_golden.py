@@ -65,22 +65,20 @@ CONVERSATIONS = [
 TEXTS = ["", " ", "The quick brown fox", "a\n\n b\tc", "héllo wörld 你好 🦊", "<|user|>hi<|end|>", "12+30=42", "x <think> y"]
 
 
-def tokenizer(directory, add_bos, template):
+def tokenizer(directory, single):
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.train_from_iterator(
         TEXT, trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     )
-    if template:
+    if single:
         inner.post_processor = processors.TemplateProcessing(
-            single="<|begin|> $A <|end|>", special_tokens=[("<|begin|>", 0), ("<|end|>", 1)]
+            single=single, special_tokens=[("<|begin|>", 0), ("<|end|>", 1)]
         )
     directory.mkdir(parents=True, exist_ok=True)
     inner.save(str(directory / "tokenizer.json"), pretty=False)
     config = dict(tokenizer_class="PreTrainedTokenizerFast", bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False)
-    if add_bos:
-        config |= dict(add_bos_token=True)
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     (directory / "generation_config.json").write_text(json.dumps(dict(eos_token_id=[1, 3], bos_token_id=0)))
     (directory / "chat_template.jinja").write_text(CHAT)
@@ -106,8 +104,8 @@ def cases(directory):
     )
 
 
-for name, add_bos, template in (("plain", False, False), ("template", False, True), ("add-bos", True, False)):
-    tokenizer(HERE / name, add_bos, template)
+for name, single in (("plain", None), ("begin", "<|begin|> $A"), ("begin-end", "<|begin|> $A <|end|>")):
+    tokenizer(HERE / name, single)
     (HERE / name / "cases.json").write_text(json.dumps(cases(HERE / name), indent=1, ensure_ascii=False) + "\n")
     print(name, [len(c["ids"]) for c in json.loads((HERE / name / "cases.json").read_text())["texts"]])
 print(json.loads((HERE / "plain/cases.json").read_text())["conversations"])

@@ -159,7 +159,7 @@ impl Job {
         } else if own_count > 0 {
             own_count.min(SLOTS_MAX)
         } else {
-            SLOTS_MAX.min(64)
+            SLOTS_MAX
         };
         Slots { count, capacity: own.max(eval).max(1) }
     }

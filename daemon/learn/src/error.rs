@@ -34,6 +34,6 @@ impl LearnError {
     /// Whether the device's memory ran out; a smaller `max_tokens_per_device` may succeed.
     pub fn is_out_of_memory(&self) -> bool {
         let text = self.to_string();
-        text.contains("out of memory") || text.contains("not enough memory")
+        ["out of memory", "not enough memory", "can't allocate memory"].iter().any(|words| text.contains(words))
     }
 }

@@ -293,6 +293,25 @@ mod tests {
     }
 
     #[test]
+    fn gradients_of_micro_batches_add_up_in_float32() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let parameters = parameters(kind);
+            let clones = parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+            let mut optimiser = Optimiser::new(clones, &settings()).unwrap();
+            // 1 + 2⁻⁹ rounds to 1 in bfloat16.
+            for slope in [1.0, f64::powi(2.0, -9)] {
+                let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum::<Tensor>() * slope;
+                loss.backward();
+                optimiser.accumulate().unwrap();
+            }
+            let expected = 8f64.sqrt() * (1.0 + f64::powi(2.0, -9));
+            assert!((optimiser.gradient_norm().unwrap() - expected).abs() < 1e-6, "{kind:?}");
+            optimiser.clear_gradients().unwrap();
+            assert_eq!(optimiser.gradient_norm().unwrap(), 0.0);
+        }
+    }
+
+    #[test]
     fn parameters_without_gradient_keep_their_bits() {
         let parameters = parameters(Kind::Float);
         let mut optimiser =

@@ -108,6 +108,24 @@ fn packing_changes_nothing_but_rounding() {
 }
 
 #[test]
+fn minibatches_are_normalised_by_their_share_of_the_batch() {
+    for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Dapo] {
+        let model = qwen2(Kind::Float);
+        let objective = Objective { loss_type, num_minibatches: 4, ..objective() };
+        let batch = rollouts(&model, objective, 0);
+        // At rate 0 every minibatch is on policy, where a token costs −w·A; the mean over minibatches must be the batch's.
+        let metrics = train(&mut trainer(&model, 0.0), &model, None, &batch);
+        let lengths = || batch.sequences.iter().map(|s| (s.advantage as f64, s.completion_ids.len() as f64));
+        let expected = match loss_type {
+            LossType::Grpo => lengths().map(|(advantage, _)| advantage).sum::<f64>() / 8.0,
+            LossType::DrGrpo => lengths().map(|(advantage, n)| advantage * n).sum::<f64>() / (8.0 * 16.0),
+            LossType::Dapo => lengths().map(|(advantage, n)| advantage * n).sum::<f64>() / lengths().map(|(_, n)| n).sum::<f64>(),
+        };
+        assert!((metrics["loss"] + expected).abs() < 1e-5, "{loss_type:?} {} {expected}", metrics["loss"]);
+    }
+}
+
+#[test]
 fn kl_is_zero_to_an_equal_reference_and_pulls_back_to_another() {
     let model = qwen2(Kind::Float);
     let reference = model.deep_copy().unwrap();

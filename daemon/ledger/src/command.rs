@@ -58,18 +58,34 @@ impl Command {
 pub enum Effect {
     Submitted,
     /// `restarts` counts the times that the job was taken up again: 0 at its first start.
-    Started { epoch: u64, restarts: u32 },
+    Started {
+        epoch: u64,
+        restarts: u32,
+    },
     /// `step` steps are committed already and the newest checkpoint holds `durable_step` of them (both 0 for a new stage).
-    StageBegun { step: u64, durable_step: u64 },
+    StageBegun {
+        step: u64,
+        durable_step: u64,
+    },
     /// Steps committed now.
-    StepCommitted { step: u64 },
-    Checkpointed { durable_step: u64 },
-    CheckpointDropped { durable_step: u64 },
+    StepCommitted {
+        step: u64,
+    },
+    Checkpointed {
+        durable_step: u64,
+    },
+    CheckpointDropped {
+        durable_step: u64,
+    },
     EvalRecorded,
     StageFinished,
-    Finished { state: RunState },
+    Finished {
+        state: RunState,
+    },
     /// What the job did when it was cancelled: a running one has work to stop.
-    Cancelled { was: RunState },
+    Cancelled {
+        was: RunState,
+    },
 }
 
 /// Why a command was refused. The state is as it was.

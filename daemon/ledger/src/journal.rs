@@ -110,7 +110,13 @@ enum Slot {
 impl Journal {
     /// Opens or creates the journal of `stage` in a job's journal directory. `committed` is the number of steps of the stage that the
     /// ledger has committed: their files are taken as they are, all others are cut to their whole records and made durable.
-    pub fn open(storage: Arc<dyn Storage>, journal_dir: &Path, job: &JobId, stage: u32, committed: u64) -> Result<Journal, JournalError> {
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        journal_dir: &Path,
+        job: &JobId,
+        stage: u32,
+        committed: u64,
+    ) -> Result<Journal, JournalError> {
         let dir = journal_dir.join(format!("stage-{stage}"));
         let failed = |source| JournalError::Storage { path: dir.clone(), source };
         storage.create_dir(&dir).map_err(failed)?;
@@ -334,7 +340,12 @@ impl Journal {
         for entry in entries {
             let before = admitted.frames.len();
             let taken = segment::push_record(&mut admitted.frames, entry)
-                .map_err(|found| Refused::TooLong { what: "a record", step, found: found as u64, limit: segment::RECORD_MAX_BYTES as u64 })
+                .map_err(|found| Refused::TooLong {
+                    what: "a record",
+                    step,
+                    found: found as u64,
+                    limit: segment::RECORD_MAX_BYTES as u64,
+                })
                 .and_then(|print| segment.step.admit(entry, print));
             match taken {
                 Ok(true) => admitted.entries.push(entry),
@@ -362,7 +373,9 @@ impl Journal {
     fn write(&mut self, step: u64, admitted: &Admitted<'_>) -> Result<(), JournalError> {
         let header = self.header(step);
         match self.steps.get_mut(&step) {
-            Some(Slot::Open(segment)) if !admitted.frames.is_empty() => segment.write(self.storage.as_ref(), &header, &admitted.frames),
+            Some(Slot::Open(segment)) if !admitted.frames.is_empty() => {
+                segment.write(self.storage.as_ref(), &header, &admitted.frames)
+            }
             _ => Ok(()),
         }
     }

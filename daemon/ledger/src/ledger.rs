@@ -163,7 +163,8 @@ impl Ledger {
     }
 
     fn decode<T: DeserializeOwned>(&self, table: &str, bytes: &[u8]) -> Result<T, LedgerError> {
-        let damaged = |error| LedgerError::Damaged { path: self.path.clone(), what: format!("a record of table `{table}`: {error}") };
+        let damaged =
+            |error| LedgerError::Damaged { path: self.path.clone(), what: format!("a record of table `{table}`: {error}") };
         postcard::from_bytes(bytes).map_err(damaged)
     }
 
@@ -203,7 +204,9 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
     match error {
         redb::Error::DatabaseAlreadyOpen => LedgerError::InUse { path },
         redb::Error::Corrupted(what) => LedgerError::Damaged { path, what },
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => LedgerError::Damaged { path, what: error.to_string() },
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            LedgerError::Damaged { path, what: error.to_string() }
+        }
         error => LedgerError::Storage { path, source: Box::new(error) },
     }
 }

@@ -69,7 +69,9 @@ impl State {
             Command::BeginStage { job, epoch, stage, name, kind, steps, at } => {
                 begin_stage(self.fenced(job, *epoch)?, *stage, name, kind, *steps, *at)
             }
-            Command::CommitStep { job, epoch, stage, step, metrics } => commit_step(self.fenced(job, *epoch)?, *stage, *step, metrics),
+            Command::CommitStep { job, epoch, stage, step, metrics } => {
+                commit_step(self.fenced(job, *epoch)?, *stage, *step, metrics)
+            }
             Command::Checkpoint { job, epoch, stage, step, dir, manifest_sha256 } => {
                 let checkpoint = CheckpointRecord { step: *step, dir: dir.clone(), manifest_sha256: manifest_sha256.clone() };
                 add_checkpoint(self.fenced(job, *epoch)?, *stage, checkpoint)
@@ -108,7 +110,8 @@ impl State {
         if self.jobs.contains_key(&start) {
             return Ok(start);
         }
-        let mut jobs: Vec<JobId> = self.jobs.range(start..).map(|(id, _)| id).take_while(|id| id.0.starts_with(prefix)).cloned().collect();
+        let mut jobs: Vec<JobId> =
+            self.jobs.range(start..).map(|(id, _)| id).take_while(|id| id.0.starts_with(prefix)).cloned().collect();
         match (prefix.is_empty(), jobs.len()) {
             (false, 1) => Ok(jobs.remove(0)),
             (false, 2..) => Err(FindError::Ambiguous { prefix: prefix.to_string(), jobs }),
@@ -134,8 +137,15 @@ impl State {
             submitted_at: at,
             sequence: self.submitted,
         };
-        let progress =
-            Progress { state: RunState::Queued, epoch: 0, started_at: None, ended_at: None, stages: Vec::new(), error: None, model: None };
+        let progress = Progress {
+            state: RunState::Queued,
+            epoch: 0,
+            started_at: None,
+            ended_at: None,
+            stages: Vec::new(),
+            error: None,
+            model: None,
+        };
         self.jobs.insert(job.clone(), Arc::new(JobRecord { submission, progress, evals: Vec::new() }));
         self.submitted += 1;
         Ok(Effect::Submitted)

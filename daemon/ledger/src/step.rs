@@ -52,7 +52,6 @@ pub(crate) struct Step {
     sealed: Option<Print>,
 }
 
-
 /// Stage and step that an entry belongs to.
 pub(crate) fn place(entry: &Entry) -> (u32, u64) {
     match entry {

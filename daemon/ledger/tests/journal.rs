@@ -285,7 +285,10 @@ fn entries_come_in_order() {
     assert_eq!(journal.replay(0).unwrap().len(), 1);
     assert_eq!(refusal(&mut journal, Entry::Sampled(rollout(a))), Refused::Committed { step: 0 });
     let elsewhere = SampleKey { stage: 7, ..a };
-    assert_eq!(refusal(&mut journal, Entry::Sampled(Rollout { key: elsewhere, ..rollout(a) })), Refused::WrongStage { stage: 1, found: 7 });
+    assert_eq!(
+        refusal(&mut journal, Entry::Sampled(Rollout { key: elsewhere, ..rollout(a) })),
+        Refused::WrongStage { stage: 1, found: 7 }
+    );
 }
 
 #[test]

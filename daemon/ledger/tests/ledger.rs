@@ -23,7 +23,13 @@ fn commit(job: &str, step: u64) -> Command {
 /// A job's life up to `steps` committed steps.
 fn life(job: &str, steps: u64) -> Vec<Command> {
     let toml = format!("name = \"{job}\"\n").repeat(20);
-    let eval = |step| EvalResult { stage: None, step, data: "test".into(), metrics: Metrics::from([("pass@1".into(), 0.5)]), example: None };
+    let eval = |step| EvalResult {
+        stage: None,
+        step,
+        data: "test".into(),
+        metrics: Metrics::from([("pass@1".into(), 0.5)]),
+        example: None,
+    };
     let mut commands = vec![
         Command::Submit { job: id(job), name: job.into(), priority: 1, job_toml: toml, at: 10 },
         Command::Start { job: id(job), at: 11 },
@@ -39,6 +45,12 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
         }
     }
     commands
+}
+
+fn apply_all(ledger: &Ledger, commands: Vec<Command>) {
+    for command in commands {
+        ledger.apply(command).unwrap();
+    }
 }
 
 /// NaN metrics compare by their text.
@@ -93,9 +105,8 @@ fn reopening_gives_back_every_record_and_metric() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.redb");
     let ledger = Ledger::open(&path).unwrap();
-    for command in life("a", 10).into_iter().chain(life("b", 4)) {
-        ledger.apply(command).unwrap();
-    }
+    apply_all(&ledger, life("a", 10));
+    apply_all(&ledger, life("b", 4));
     let (jobs, metrics) = (text(&ledger.jobs()), format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()));
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
@@ -105,7 +116,8 @@ fn reopening_gives_back_every_record_and_metric() {
     assert_eq!(steps, [3, 4, 5]);
     assert_eq!(ledger.metrics(&id("b"), 0).unwrap().len(), 4);
     assert!(ledger.metrics(&id("b"), 1).unwrap().is_empty());
-    assert!(ledger.metrics_in(&id("a"), 0, 6..3).unwrap().is_empty());
+    let (start, end) = (6, 3);
+    assert!(ledger.metrics_in(&id("a"), 0, start..end).unwrap().is_empty());
 }
 
 #[test]
@@ -113,7 +125,7 @@ fn a_refused_command_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.redb");
     let ledger = Ledger::open(&path).unwrap();
-    life("a", 2).into_iter().for_each(|command| drop(ledger.apply(command).unwrap()));
+    apply_all(&ledger, life("a", 2));
     let before = text(&ledger.jobs());
     assert!(matches!(ledger.apply(commit("a", 7)), Err(LedgerError::Rejected(_))));
     assert_eq!(text(&ledger.jobs()), before);
@@ -216,7 +228,7 @@ proptest! {
 fn a_failed_sync_is_an_error_and_the_next_command_goes_on_from_the_file() {
     let disk = SimDisk::default();
     let ledger = open_on(&disk).unwrap();
-    life("a", 1).into_iter().for_each(|command| drop(ledger.apply(command).unwrap()));
+    apply_all(&ledger, life("a", 1));
     disk.fail_syncs(1);
     assert!(matches!(ledger.apply(commit("a", 1)), Err(LedgerError::Storage { .. })));
     assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);

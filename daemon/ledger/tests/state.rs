@@ -67,8 +67,11 @@ impl History {
     }
 
     fn begun(&self, job: &JobId) -> u32 {
-        let stages: BTreeSet<u32> =
-            self.0.iter().filter_map(|c| if let Command::BeginStage { job: j, stage, .. } = c { (j == job).then_some(*stage) } else { None }).collect();
+        let stages: BTreeSet<u32> = self
+            .0
+            .iter()
+            .filter_map(|c| if let Command::BeginStage { job: j, stage, .. } = c { (j == job).then_some(*stage) } else { None })
+            .collect();
         stages.len() as u32
     }
 
@@ -81,7 +84,13 @@ impl History {
     }
 
     fn steps(&self, job: &JobId, of: u32) -> u64 {
-        let steps = |c: &Command| if let Command::BeginStage { job: j, stage, steps, .. } = c { (j == job && *stage == of).then_some(*steps) } else { None };
+        let steps = |c: &Command| {
+            if let Command::BeginStage { job: j, stage, steps, .. } = c {
+                (j == job && *stage == of).then_some(*steps)
+            } else {
+                None
+            }
+        };
         self.0.iter().find_map(steps).unwrap_or(0)
     }
 

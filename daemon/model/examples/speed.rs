@@ -1,5 +1,5 @@
 //! Time of decoding steps and of training passes on the CPU, one JSON line per row:
-//! `cargo run --release -p r1d-model --example speed -- CONFIG.json [THREADS]`
+//! `cargo run --release -p r1d-model --example speed -- CONFIG.json [THREADS [decode|train]]`
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use r1d_model::{CausalLm, Forward, Packed, token_logprobs};
@@ -67,13 +67,15 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let config = std::fs::read_to_string(arguments.next().expect("CONFIG.json")).unwrap();
     let threads = arguments.next().map_or(1, |n| n.parse().unwrap());
+    let only = arguments.next();
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     r1d_torch::mkl::use_intel_kernels(std::env::var_os("INTEL_KERNELS").is_some());
     r1d_torch::runtime::set_threads(threads).unwrap();
     let model = CausalLm::init(&config, 1, Device::Cpu, Kind::Float).unwrap();
     let parameters = model.summary().parameters;
     for batch in [1, 32, 128, 256] {
         for invariant in [false, true] {
-            if invariant && threads > 1 {
+            if invariant && threads > 1 || !wanted("decode") {
                 continue;
             }
             let [ms, cpu_ms] = decode(&model, batch, invariant);
@@ -85,6 +87,9 @@ fn main() {
     }
     model.set_requires_grad(true);
     for (tokens, length) in [(512, 64), (2048, 64), (8192, 64), (2048, 256), (8192, 1024)] {
+        if !wanted("train") {
+            continue;
+        }
         let [ms, cpu_ms] = train(&model, tokens, length);
         let per_second = tokens as f64 / ms * 1e3;
         println!(

@@ -244,3 +244,78 @@ pub(crate) fn halves_from_pairs(heads: i64, plain: i64, rotary: i64) -> Vec<i64>
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deepseek(factor: f64, mscale: f64) -> RopeSpec {
+        let text = format!(
+            r#"{{"rope_theta": 10000, "rope_scaling": {{"type": "yarn", "factor": {factor}, "beta_fast": 32, "beta_slow": 1,
+                "mscale": {mscale}, "mscale_all_dim": {mscale}, "original_max_position_embeddings": 4096}}}}"#
+        );
+        let fields: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        RopeSpec::parse(&Fields(&fields), 163_840).unwrap()
+    }
+
+    #[test]
+    fn yarn_gives_deepseek_v3s_frequencies() {
+        let spec = deepseek(40.0, 1.0);
+        assert_eq!(spec.yarn.as_ref().unwrap().ramp(spec.theta, 64), (10.0, 23.0));
+        let unrounded = Yarn { truncate: false, ..spec.yarn.clone().unwrap() };
+        let (low, high) = unrounded.ramp(spec.theta, 64);
+        assert!((low - 10.472240810318025).abs() < 1e-12 && (high - 22.513440636877274).abs() < 1e-12);
+        let expected = [
+            (0, 1.0),
+            (1, 0.7498942093324559),
+            (9, 0.07498942093324558),
+            (10, 0.056234132519034905),
+            (11, 0.03900692656714386),
+            (15, 0.008334508951020777),
+            (22, 1.778279410038922e-4),
+            (23, 3.33380358040831e-5),
+            (24, 2.5e-5),
+            (31, 3.33380358e-6),
+        ];
+        let found = spec.frequencies(64);
+        for (plane, expected) in expected {
+            let error = (f64::from(found[plane]) / expected - 1.0).abs();
+            assert!(error < 1e-6, "plane {plane}: {} for {expected}", found[plane]);
+        }
+    }
+
+    #[test]
+    fn yarn_sharpens_attention_as_deepseek_does() {
+        for (mscale, scale) in [(1.0, 0.1352337788608801), (0.707, 0.11472138679292611)] {
+            let spec = deepseek(40.0, mscale);
+            assert!((192f64.powf(-0.5) * spec.attention_scale_factor() - scale).abs() < 1e-15);
+            assert_eq!(spec.attention_factor(), 1.0);
+        }
+        assert_eq!(deepseek(1.0, 1.0).attention_scale_factor(), 1.0);
+    }
+
+    #[test]
+    fn a_lone_mscale_falls_back_to_the_papers_factor() {
+        let mut spec = deepseek(40.0, 1.0);
+        spec.yarn.as_mut().unwrap().mscale_all_dim = None;
+        assert!((spec.attention_factor() - (0.1 * 40f64.ln() + 1.0)).abs() < 1e-15);
+        assert_eq!(spec.attention_scale_factor(), 1.0);
+    }
+
+    #[test]
+    fn the_table_grows_without_changing_what_was_there() {
+        let rope = Rope::new(&deepseek(40.0, 1.0), 8, Device::Cpu);
+        let at = |position: i64| {
+            let rotation = rope.rotation(&Tensor::from_slice(&[position]), position, Kind::Float).unwrap();
+            Vec::<f32>::try_from(rotation.cos.reshape([-1])).unwrap()
+        };
+        let early = at(1000);
+        assert_eq!(at(70_000)[0], 70_000f64.cos() as f32);
+        assert_eq!(at(1000), early);
+    }
+
+    #[test]
+    fn halves_and_pairs_hold_the_same_rows() {
+        assert_eq!(halves_from_pairs(2, 1, 4), [0, 1, 3, 2, 4, 5, 6, 8, 7, 9]);
+    }
+}

@@ -1,9 +1,9 @@
 //! The UDP socket of a node, and the connections over it.
 
+use crate::NetError;
 use crate::identity::{Fingerprint, NodeIdentity, SERVER_NAME};
 use crate::peers::{self, Peers};
 use crate::stream::{Stream, within};
-use crate::NetError;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, Incoming, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -63,7 +63,8 @@ impl Endpoint {
     /// Binds the socket; must be called within a tokio runtime.
     pub fn bind(address: SocketAddr, identity: NodeIdentity, peers: &Peers, limits: Limits) -> Result<Endpoint, NetError> {
         let failed = |source| NetError::Bind { address, source };
-        let tls = QuicServerConfig::try_from(peers::server_config(&identity, peers)?).map_err(|error| NetError::Tls(error.to_string()))?;
+        let tls = QuicServerConfig::try_from(peers::server_config(&identity, peers)?)
+            .map_err(|error| NetError::Tls(error.to_string()))?;
         let transport = Arc::new(transport(&limits)?);
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
         server.transport_config(transport.clone());
@@ -91,7 +92,8 @@ impl Endpoint {
     /// Connects to the node at `address` whose certificate is `peer`'s. That node may yet refuse this one's: then the first message fails.
     pub async fn connect(&self, address: SocketAddr, peer: Fingerprint) -> Result<Connection, NetError> {
         let failed = |why: String| NetError::Connect { address, why };
-        let tls = QuicClientConfig::try_from(peers::client_config(&self.identity, peer)?).map_err(|error| failed(error.to_string()))?;
+        let tls =
+            QuicClientConfig::try_from(peers::client_config(&self.identity, peer)?).map_err(|error| failed(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
         config.transport_config(self.transport.clone());
         let connecting = self.quic.connect_with(config, address, SERVER_NAME).map_err(|error| failed(error.to_string()))?;
@@ -125,7 +127,7 @@ impl Endpoint {
             tracing::warn!(address = %incoming.remote_address(), "refused: {under_way} handshakes are under way");
             return incoming.refuse();
         }
-        if under_way >= self.limits.handshakes_max / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
+        if under_way > self.limits.handshakes_max && incoming.may_retry() && !incoming.remote_address_validated() {
             // An error says that the peer was asked before: it need not be again.
             let _ = incoming.retry();
             return;
@@ -202,7 +204,9 @@ fn socket(address: SocketAddr, buffer_bytes: usize) -> std::io::Result<UdpSocket
     // The kernel grants at most net.core.rmem_max, and reports twice what it grants.
     let granted = rustix::net::sockopt::socket_recv_buffer_size(&socket)? / 2;
     if granted < buffer_bytes {
-        tracing::info!("the kernel grants {granted} of {buffer_bytes} bytes of socket buffer: raise net.core.rmem_max and wmem_max");
+        tracing::info!(
+            "the kernel grants {granted} of {buffer_bytes} bytes of socket buffer: raise net.core.rmem_max and wmem_max"
+        );
     }
     Ok(socket)
 }

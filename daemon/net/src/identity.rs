@@ -97,7 +97,8 @@ impl NodeIdentity {
 
     fn create(path: &Path) -> Result<NodeIdentity, NetError> {
         let failed = |source| NetError::IdentityFile { path: path.to_path_buf(), source };
-        let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_string()]).map_err(|error| NetError::Tls(error.to_string()))?;
+        let made =
+            rcgen::generate_simple_self_signed([SERVER_NAME.to_string()]).map_err(|error| NetError::Tls(error.to_string()))?;
         let pem = made.cert.pem() + &made.signing_key.serialize_pem();
         // Written beside and renamed, so that no crash leaves half a key; mode 0600 from its first byte.
         let beside = path.with_extension("new");

@@ -55,7 +55,11 @@ impl Stream {
 }
 
 /// `future`, or an error that names what took longer than `limit`.
-pub(crate) async fn within<T, E>(doing: &'static str, limit: Duration, future: impl Future<Output = Result<T, E>>) -> Result<T, NetError>
+pub(crate) async fn within<T, E>(
+    doing: &'static str,
+    limit: Duration,
+    future: impl Future<Output = Result<T, E>>,
+) -> Result<T, NetError>
 where
     NetError: From<E>,
 {

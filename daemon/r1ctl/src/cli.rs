@@ -37,6 +37,16 @@ pub struct Global {
     pub timeout: u64,
 }
 
+impl Global {
+    /// How to call r1ctl again so that it finds the same daemon, for hints. The environment stays as it is.
+    pub fn again(&self) -> String {
+        match &self.socket {
+            Some(socket) if std::env::var_os("R1D_SOCKET").is_none() => format!("r1ctl --socket {}", socket.display()),
+            _ => "r1ctl".into(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Table,
@@ -55,9 +65,9 @@ pub enum Command {
         /// Stay until the job has ended; exit code 2 unless it succeeded
         #[arg(short, long)]
         wait: bool,
-        /// Jobs of a higher priority start first
-        #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "N")]
-        priority: i32,
+        /// Jobs of a higher priority start first [default: of the job file]
+        #[arg(long, allow_negative_numbers = true, value_name = "N")]
+        priority: Option<i32>,
         #[command(flatten)]
         patience: Patience,
     },

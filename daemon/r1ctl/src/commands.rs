@@ -19,14 +19,15 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
         Command::Submit { file, wait, priority, patience } => {
             // What is wrong with the job file itself is told without a daemon.
             let job = job_file::read(&file)?;
-            session.block_on(session.submit(Request::Submit { job, priority }, wait.then_some(patience)))
+            let request = Request::Submit { job: job.to_toml(), priority: priority.unwrap_or(job.priority) };
+            session.block_on(session.submit(request, wait.then_some(patience)))
         }
         Command::Status { job, watch: true, patience } => {
             let style = Style::of_status(session.global.output);
             session.block_on(async { session.watch(&session.find().await?, &job, style, patience).await })
         }
         Command::Logs { job, follow } => session.block_on(session.logs(Request::Logs { job, follow })),
-        Command::Plan { file } => session.ask(Request::Plan { job: job_file::read(&file)? }),
+        Command::Plan { file } => session.ask(Request::Plan { job: job_file::read(&file)?.to_toml() }),
         Command::List => session.ask(Request::List),
         Command::Status { job, .. } => session.ask(Request::Status { job }),
         Command::Cancel { job } => session.ask(Request::Cancel { job }),
@@ -113,7 +114,7 @@ impl Session<'_> {
             }
             None => {
                 self.print(&Body::of(&answer)?, || format!("{job}\n"))?;
-                self.printer.note(&format!("queued; watch it: r1ctl status --watch {job}"));
+                self.printer.note(&format!("queued; watch it: {} status --watch {job}", self.printer.again));
                 Ok(Ended::Ok)
             }
         }

@@ -47,12 +47,12 @@ pub enum Error {
     Daemon(ControlError),
     #[error("{}: the daemon answered `{answer}` to `{request}`: run the same release of r1d and r1ctl", .socket.display())]
     Answer { socket: PathBuf, request: String, answer: String },
-    #[error("{}: the daemon went away and is not back after {seconds} s; the job goes on when it is started again, then: r1ctl status --watch {job}", .socket.display())]
-    Lost { socket: PathBuf, seconds: u64, job: String },
+    #[error("{}: the daemon went away and is not back after {seconds} s; the job goes on when it is started again, then: {again} status --watch {job}", .socket.display())]
+    Lost { socket: PathBuf, seconds: u64, job: String, again: String },
     #[error("{}: {source}", .file.display())]
     ReadJob { file: PathBuf, source: std::io::Error },
     #[error("{}: {source}", .file.display())]
-    Job { file: PathBuf, source: r1d_job::JobError },
+    Job { file: PathBuf, source: Box<r1d_job::JobError> },
     #[error("{0}")]
     UnknownKey(String),
     #[error("{}: {source}; `r1ctl model` needs r1d-worker beside r1ctl: build it with `make build`, or install it there", .program.display())]

@@ -9,11 +9,13 @@ use std::io::Write;
 pub struct Printer {
     pub stdout: Look,
     pub stderr: Look,
+    /// [`Global::again`].
+    pub again: String,
 }
 
 impl Printer {
     pub fn new(global: &Global) -> Printer {
-        Printer { stdout: Look::of_stdout(global), stderr: Look::of_stderr(global) }
+        Printer { stdout: Look::of_stdout(global), stderr: Look::of_stderr(global), again: global.again() }
     }
 
     /// Something that a person should know.

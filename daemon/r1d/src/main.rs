@@ -1,1 +1,87 @@
-fn main() {}
+//! `r1d`: the node daemon.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cli`], [`settings`], [`log`], [`notify`] | how it is started, what it runs with, what it tells the outside |
+//! | [`daemon`] | its life: build, listen, run, drain |
+//! | [`actors`] | who does what while it runs |
+//! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
+//! | [`accept`], [`materials`] | a job's files, read and checked |
+//! | [`clerk`], [`scoring`] | a running job's hands: durable writes, verdicts |
+//! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
+//! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
+
+mod accept;
+mod actors;
+mod board;
+mod clerk;
+mod cli;
+mod daemon;
+mod devices;
+mod job_log;
+mod log;
+mod materials;
+mod notify;
+mod outputs;
+mod plugin;
+mod progress;
+mod samples;
+mod scoring;
+mod settings;
+mod state_dir;
+mod status;
+mod tasks;
+mod tensorboard;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use r1d_proto::world::SystemClock;
+use settings::Settings;
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Wrong words on the command line (sysexits' EX_USAGE).
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            let _ = error.print();
+            return if wrong { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let ended = match cli.command {
+        Command::Run { config, place } => serve(Some(&config), place),
+        Command::Dev { place } => serve(None, place),
+        Command::Config { config, .. } => dump_config(config.as_deref()),
+        Command::Plugin(cli::Plugin::Componentize { module, component }) => plugin::componentize(&module, &component).map_err(Into::into),
+        Command::CompileReward => return r1d_rewards::serve_child(),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("r1d: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Option<&Path>, place: cli::Place) -> Result<(), Box<dyn Error>> {
+    let settings = Settings::resolve(config, place)?;
+    log::init(&settings.config);
+    daemon::serve(settings, SystemClock::shared())?;
+    // Threads that still read a job's data have nothing to finish.
+    std::process::exit(0)
+}
+
+fn dump_config(config: Option<&Path>) -> Result<(), Box<dyn Error>> {
+    let config = match config {
+        Some(path) => settings::read_config(path)?,
+        None => r1d_job::DaemonConfig::dev()?,
+    };
+    print!("{}", settings::dump(&config));
+    Ok(())
+}

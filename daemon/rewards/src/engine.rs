@@ -37,15 +37,7 @@ impl Engine {
         let (weak, ticking) = (wasm.weak(), turns.clone());
         std::thread::Builder::new()
             .name("reward-epoch".into())
-            .spawn(move || {
-                while ticking.wait_until_running() {
-                    std::thread::sleep(Duration::from_millis(limits::TICK_MS));
-                    match weak.upgrade() {
-                        Some(engine) => engine.increment_epoch(),
-                        None => return,
-                    }
-                }
-            })
+            .spawn(move || tick(&weak, &ticking))
             .map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
         Ok(Engine { wasm, turns })
     }
@@ -64,6 +56,18 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.turns.lock().closed = true;
         self.turns.changed.notify_all();
+    }
+}
+
+/// Advances the epoch while anything runs, until the engine is gone.
+#[allow(clippy::disallowed_methods, reason = "a thread of its own that does nothing but sleep and tick")]
+fn tick(engine: &wasmtime::EngineWeak, turns: &Turns) {
+    while turns.wait_until_running() {
+        std::thread::sleep(Duration::from_millis(limits::TICK_MS));
+        match engine.upgrade() {
+            Some(engine) => engine.increment_epoch(),
+            None => return,
+        }
     }
 }
 

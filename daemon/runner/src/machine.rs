@@ -397,8 +397,13 @@ impl Machine {
         }
     }
 
-    /// The stage at work and its steps in the weights.
-    pub fn place(&self) -> Option<usize> {
+    /// Whether a step is under way: one that would be redone, in part at least, were the attempt to stop now.
+    pub fn is_in_step(&self) -> bool {
+        matches!(self.state, State::Stepping { .. } | State::Committing { .. })
+    }
+
+    /// The stage at work; `None` when all are finished.
+    pub fn stage(&self) -> Option<usize> {
         self.record.stage_at_work(self.plan.job.stages.len())
     }
 

@@ -36,7 +36,7 @@ reference = "answer"
 path = "test.jsonl"
 reference = "answer"
 [[stage]]
-name = "base"
+name = "reading"
 kind = "pretrain"
 data = "text"
 steps = 4
@@ -413,7 +413,7 @@ fn an_undisturbed_job_does_all_its_steps_and_evaluations() {
     assert!(exported.is_some());
     assert_eq!(metrics.len(), 4 + 7 + 2);
     let places: Vec<_> = evals.iter().map(|(stage, step, ..)| (stage.as_deref(), *step)).collect();
-    let (base, reasoning, more) = (Some("base"), Some("reasoning"), Some("more"));
+    let (base, reasoning, more) = (Some("reading"), Some("reasoning"), Some("more"));
     let expected = [(None, 0), (base, 2), (base, 4), (reasoning, 2), (reasoning, 4), (reasoning, 6), (reasoning, 7), (more, 2)];
     assert_eq!(places, expected);
     let step = &metrics[4].1;
@@ -502,6 +502,6 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
     };
     assert!(matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains("the words of the worker")));
     for kind in [FailureKind::Invalid, FailureKind::Storage, FailureKind::OutOfMemory] {
-        assert!(matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `base`")));
+        assert!(matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`")));
     }
 }

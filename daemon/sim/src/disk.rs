@@ -65,7 +65,7 @@ impl Change {
             (0, _) => {}
             (1, Change::Write { offset, bytes }) => {
                 for (i, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                    if counter_hash(&[fate, i as u64]) % 2 == 0 {
+                    if counter_hash(&[fate, i as u64]).is_multiple_of(2) {
                         Change::Write { offset: offset + i * SECTOR_BYTES, bytes: sector.to_vec() }.apply(file);
                     }
                 }
@@ -99,7 +99,7 @@ impl SimDisk {
         // Each name that a directory sync had not settled is as before or as after.
         let unsettled: BTreeSet<PathBuf> = contents.names.keys().chain(contents.durable_names.keys()).cloned().collect();
         for (i, name) in unsettled.into_iter().enumerate() {
-            if counter_hash(&[seed, contents.crashes, u64::MAX, i as u64]) % 2 == 0 {
+            if counter_hash(&[seed, contents.crashes, u64::MAX, i as u64]).is_multiple_of(2) {
                 settle(&contents.names, &mut contents.durable_names, &name);
             }
         }

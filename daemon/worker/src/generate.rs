@@ -62,7 +62,9 @@ struct GenerationConfig {
 pub enum GenerateError {
     #[error("{}: {message}", file.display())]
     GenerationConfig { file: PathBuf, message: String },
-    #[error("the prompt has {prompt_tokens} tokens; with {max_new_tokens} more (--max-new-tokens) it exceeds the model's {positions} positions")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens; with {max_new_tokens} more (--max-new-tokens) it exceeds the model's {positions} positions"
+    )]
     Positions { prompt_tokens: usize, max_new_tokens: u32, positions: i64 },
 }
 
@@ -109,7 +111,12 @@ fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Erro
     let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..arguments.n).collect() }];
     let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
     let mut rollouts: Vec<Rollout> = vec![];
-    Sampler::new(&model, slots, false, SystemClock::shared())?.generate(&model, &request, &mut |rollout| rollouts.push(rollout), &mut |_, _| {})?;
+    Sampler::new(&model, slots, false, SystemClock::shared())?.generate(
+        &model,
+        &request,
+        &mut |rollout| rollouts.push(rollout),
+        &mut |_, _| {},
+    )?;
     rollouts.sort_by_key(|rollout| rollout.key.sample);
     let completions = rollouts.into_iter().map(|rollout| {
         let text = tokenizer.decode(&rollout.completion_ids, true)?;
@@ -131,7 +138,12 @@ impl GenerationConfig {
 }
 
 /// A number that the user gave must fit; a default shrinks to what fits.
-fn max_new_tokens(arguments: &Arguments, config: &GenerationConfig, prompt_tokens: usize, positions: i64) -> Result<u32, GenerateError> {
+fn max_new_tokens(
+    arguments: &Arguments,
+    config: &GenerationConfig,
+    prompt_tokens: usize,
+    positions: i64,
+) -> Result<u32, GenerateError> {
     let left = u32::try_from(positions - prompt_tokens as i64).unwrap_or(0);
     let wanted = arguments.max_new_tokens.unwrap_or(config.max_new_tokens.unwrap_or(MAX_NEW_TOKENS_DEFAULT).min(left).max(1));
     match wanted <= left {
@@ -170,8 +182,10 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_over_the_file_and_the_file_over_defaults() {
-        let file: GenerationConfig =
-            serde_json::from_str(r#"{"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 40, "eos_token_id": [1, 2]}"#).unwrap();
+        let file: GenerationConfig = serde_json::from_str(
+            r#"{"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 40, "eos_token_id": [1, 2]}"#,
+        )
+        .unwrap();
         let plain = sampling(&arguments(&[]), &GenerationConfig::default(), 9, &[2]);
         assert_eq!((plain.temperature, plain.top_p, plain.top_k, plain.max_completion_length), (1.0, 1.0, 0, 9));
         assert_eq!(plain.stop_ids, [2]);

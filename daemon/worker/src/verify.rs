@@ -238,3 +238,133 @@ impl fmt::Display for Report {
         write!(f, ": {}", if self.ok { "ok" } else { "NOT ok" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODELS: [&str; 5] = ["deepseek-v3-yarn", "deepseek-v3-plain", "deepseek-v3-biased", "qwen2", "qwen2-tied"];
+
+    fn fixture(model: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(model)
+    }
+
+    fn arguments(model: &str, golden: PathBuf) -> Arguments {
+        Arguments { dir: fixture(model), golden, atol: 2e-5, prompt_len: 16, output: Format::Json }
+    }
+
+    /// qwen2 against its golden file with something changed.
+    fn changed(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> Result<Report, VerifyError> {
+        let mut tensors = checkpoint::load_tensors(&fixture("qwen2").join("golden.safetensors"), Device::Cpu).unwrap();
+        change(&mut tensors);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("changed.safetensors");
+        checkpoint::save_tensors(&file, &tensors).unwrap();
+        verify(&arguments("qwen2", file))
+    }
+
+    /// Replaces the tensor `name`.
+    fn set(tensors: &mut [(String, Tensor)], name: &str, with: impl FnOnce(&Tensor) -> Tensor) {
+        let (_, tensor) = tensors.iter_mut().find(|(n, _)| n == name).unwrap();
+        *tensor = with(tensor);
+    }
+
+    #[test]
+    fn the_models_of_transformers_pass() {
+        for model in MODELS {
+            let report = verify(&arguments(model, fixture(model).join("golden.safetensors"))).unwrap();
+            assert!(report.ok && report.greedy_ok == Some(true), "{model}: {report}");
+        }
+    }
+
+    #[test]
+    fn another_models_golden_file_fails() {
+        let report = verify(&arguments("qwen2", fixture("deepseek-v3-yarn").join("golden.safetensors"))).unwrap();
+        assert!(!report.ok && report.max_abs_diff.unwrap() > 0.1, "{report}");
+    }
+
+    #[test]
+    fn the_tolerance_follows_the_spread_of_the_golden_logits() {
+        let nudged = |by: f64| {
+            changed(|tensors| {
+                set(tensors, "logits", |logits| {
+                    let logits = logits * 1.0;
+                    let _ = logits.get(1).get(7).get(5).g_add_scalar_(by);
+                    logits.shallow_clone()
+                })
+            })
+            .unwrap()
+        };
+        let sound = nudged(0.0);
+        assert!(sound.logits_std > 1.0 && (sound.tolerance / (2e-5 * sound.logits_std) - 1.0).abs() < 1e-9, "{sound}");
+        let nudged = nudged(sound.tolerance * 1.5);
+        assert!(!nudged.ok && nudged.greedy_ok == Some(true), "{nudged}");
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_fails() {
+        let report = changed(|tensors| set(tensors, "logits", |logits| logits.masked_fill(&logits.gt(2.0), f64::NAN))).unwrap();
+        assert!(!report.ok && report.max_abs_diff.is_none(), "{report}");
+        assert!(serde_json::to_string(&report).unwrap().contains("\"max_abs_diff\":null"));
+    }
+
+    #[test]
+    fn the_first_other_greedy_id_is_named() {
+        let report = changed(|tensors| {
+            set(tensors, "greedy", |greedy| {
+                let mut ids = Vec::<i64>::try_from(greedy.view([-1])).unwrap();
+                ids[29] = (ids[29] + 1) % 100;
+                Tensor::from_slice(&ids).unsqueeze(0)
+            })
+        })
+        .unwrap();
+        assert_eq!((report.ok, report.greedy_ok, report.greedy_first_mismatch), (false, Some(false), Some(29)));
+    }
+
+    #[test]
+    fn greedy_decoding_is_only_compared_where_the_file_has_it() {
+        let report = changed(|tensors| tensors.retain(|(name, _)| name != "greedy")).unwrap();
+        assert_eq!(
+            serde_json::to_string(&report).unwrap(),
+            format!(
+                "{{\"ok\":true,\"max_abs_diff\":{},\"tolerance\":{},\"logits_std\":{},\"greedy_ok\":null,\"greedy_first_mismatch\":null}}",
+                serde_json::json!(report.max_abs_diff),
+                serde_json::json!(report.tolerance),
+                serde_json::json!(report.logits_std)
+            )
+        );
+    }
+
+    #[test]
+    fn a_bad_golden_file_is_refused_with_the_tensor_named() {
+        let message = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| changed(|tensors| change(tensors)).unwrap_err().to_string();
+        let missing = message(&|tensors| tensors.retain(|(name, _)| name != "logits"));
+        assert!(missing.contains("no tensor `logits`"), "{missing}");
+        let dtype = message(&|tensors| set(tensors, "input_ids", |ids| ids.to_kind(Kind::Int)));
+        assert!(dtype.contains("`input_ids` is Int, it must be int64"), "{dtype}");
+        let shape = message(&|tensors| set(tensors, "logits", |logits| logits.narrow(1, 0, 5).contiguous()));
+        assert!(shape.contains("`logits` has shape [2, 5, 128], it must be [2, 33, V]"), "{shape}");
+        let vocabulary = message(&|tensors| set(tensors, "logits", |logits| logits.narrow(2, 0, 5).contiguous()));
+        assert!(vocabulary.contains("the model's vocabulary has 128 ids"), "{vocabulary}");
+        let greedy = message(&|tensors| set(tensors, "greedy", |ids| ids.view([2, -1])));
+        assert!(greedy.contains("`greedy` has shape [2, 20], it must be [1, N]"), "{greedy}");
+        let id = message(&|tensors| set(tensors, "greedy", |ids| ids + 100));
+        assert!(id.contains("`greedy` has id") && id.contains("vocabulary of 128"), "{id}");
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        let golden = fixture("qwen2").join("golden.safetensors");
+        let message = |change: &dyn Fn(&mut Arguments)| {
+            let mut arguments = arguments("qwen2", golden.clone());
+            change(&mut arguments);
+            verify(&arguments).unwrap_err().to_string()
+        };
+        for prompt_len in [0, 40] {
+            assert!(
+                message(&|a| a.prompt_len = prompt_len).contains(&format!("--prompt-len is {prompt_len}, but `greedy` has 40 ids"))
+            );
+        }
+        assert!(message(&|a| a.atol = 0.0).contains("--atol is 0"));
+    }
+}

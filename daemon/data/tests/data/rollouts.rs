@@ -60,7 +60,7 @@ fn a_file_of_rollouts_reads_back() {
     assert_eq!(read(&path).unwrap(), []);
 }
 
-/// `tests/test_rollouts.py` reads the same file with pyarrow. `UPDATE_GOLDEN=1 cargo test -p r1d-data` rewrites it.
+/// `tests/data/test_files.py` reads the same file with pyarrow. `UPDATE_GOLDEN=1 cargo test -p r1d-data` rewrites it.
 #[test]
 fn the_golden_file_is_what_this_release_writes() {
     let path = golden("rollouts.parquet");

@@ -1,6 +1,6 @@
 use r1d_data::DataError;
 use r1d_data::storage::write_atomically;
-use std::io::{Error, Write};
+use std::io::Error;
 
 #[test]
 fn a_failed_write_leaves_what_was_there() {

@@ -39,7 +39,7 @@ fn mistakes_in_a_template_name_file_and_line() {
     };
     let (_directory, template) = open("a\n{% if prompt %}\n");
     let message = template.err().unwrap().to_string();
-    assert!(message.contains("own.jinja: line 3: syntax error"), "{message}");
+    assert!(message.contains("own.jinja: line 2: syntax error"), "{message}");
     let (_directory, template) = open("{{ promt }}");
     let message = template.unwrap().render(&row("x")).unwrap_err().to_string();
     assert!(message.contains("own.jinja: line 1: undefined value"), "{message}");
@@ -80,7 +80,7 @@ fn a_tokenizer_without_a_chat_template_is_named() {
 
 #[test]
 fn prompt_ids_are_the_template_and_what_the_tokenizer_puts_in_front() {
-    let tokenizer = Tokenizer::open(&golden("add-bos")).unwrap();
+    let tokenizer = Tokenizer::open(&golden("begin")).unwrap();
     let plain = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
     let (text, ids) = plain.prompt_ids(&row("Hi"), &tokenizer).unwrap();
     assert_eq!((text.as_str(), ids[0], ids[1..].to_vec()), ("Hi", 0, tokenizer.encode("Hi", false).unwrap()));

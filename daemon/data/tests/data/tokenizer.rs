@@ -3,7 +3,7 @@ use r1d_data::Tokenizer;
 
 #[test]
 fn ids_and_texts_are_those_of_tokenizers_and_transformers() {
-    for name in ["plain", "template", "add-bos"] {
+    for name in ["plain", "begin", "begin-end"] {
         let tokenizer = Tokenizer::open(&golden(name)).unwrap();
         let cases: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(golden(name).join("cases.json")).unwrap()).unwrap();
@@ -73,7 +73,7 @@ fn a_completion_is_shown_without_its_end_and_with_every_other_token() {
 
 #[test]
 fn a_prompt_is_left_open() {
-    let tokenizer = Tokenizer::open(&golden("template")).unwrap();
+    let tokenizer = Tokenizer::open(&golden("begin-end")).unwrap();
     let closed = tokenizer.encode("Hi", true).unwrap();
     assert_eq!((closed.first(), closed.last()), (Some(&0), Some(&1)), "this tokenizer's post-processor writes begin and end");
     assert_eq!(tokenizer.encode_open("Hi", true).unwrap(), closed[..closed.len() - 1]);

@@ -6,7 +6,8 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{EvalExample, EvalResult, JobStatus, State};
 use std::collections::BTreeSet;
 
-pub fn summary(job: &JobStatus, look: Look) -> String {
+/// `again`: how to call r1ctl.
+pub fn summary(job: &JobStatus, look: Look, again: &str) -> String {
     let mut text = String::new();
     let evals = last_of_each_stage(&job.evals);
     if !evals.is_empty() {
@@ -25,7 +26,7 @@ pub fn summary(job: &JobStatus, look: Look) -> String {
     }
     match &job.model {
         Some(model) => text += &format!("model  {}\n", look.bold(&model.display().to_string())),
-        None if job.state != State::Succeeded => text += &format!("log    r1ctl logs {}\n", job.job),
+        None if job.state != State::Succeeded => text += &format!("log    {again} logs {}\n", job.job),
         None => {}
     }
     text + &format!("files  {}\n", job.directory.display())
@@ -66,15 +67,18 @@ fn table(evals: &[&EvalResult], look: Look) -> String {
     headed(look, &heads, &right, evals.iter().map(row).collect())
 }
 
+/// An evaluation and the example that it shows.
+type Shown<'a> = (&'a EvalResult, &'a EvalExample);
+
 /// The first and the last evaluation that show an example of the same data set.
-fn before_and_after(evals: &[EvalResult]) -> Option<((&EvalResult, &EvalExample), (&EvalResult, &EvalExample))> {
+fn before_and_after(evals: &[EvalResult]) -> Option<(Shown<'_>, Shown<'_>)> {
     let shown = || evals.iter().filter_map(|eval| Some((eval, eval.example.as_ref()?)));
     let before = shown().next()?;
     let after = shown().rfind(|(eval, _)| eval.data == before.0.data)?;
     (!std::ptr::eq(before.0, after.0)).then_some((before, after))
 }
 
-fn examples(before: (&EvalResult, &EvalExample), after: (&EvalResult, &EvalExample), look: Look) -> String {
+fn examples(before: Shown<'_>, after: Shown<'_>, look: Look) -> String {
     let mut text = format!("{}\n{}\n", look.bold("prompt"), printable(after.1.prompt.trim()));
     if let Some(reference) = &after.1.reference {
         text += &format!("{} {}\n", look.bold("reference"), one_line(reference));

@@ -78,10 +78,10 @@ impl Watch<'_> {
             Some(Ok(status)) => self.conclude(&status),
             Some(Err(error)) => Err(error),
             None => {
-                let job = name.borrow();
-                self.printer.note(&format!(
-                    "detached; the job goes on\n  come back  r1ctl status --watch {job}\n  stop it    r1ctl cancel {job}"
-                ));
+                let (job, again) = (name.borrow(), &self.printer.again);
+                self.printer.note("detached; the job goes on");
+                self.printer.note(&format!("  come back  {again} status --watch {job}"));
+                self.printer.note(&format!("  stop it    {again} cancel {job}"));
                 Ok(Ended::Interrupted)
             }
         }
@@ -99,7 +99,7 @@ impl Watch<'_> {
 
     fn conclude(&self, status: &JobStatus) -> Result<Ended, Error> {
         match self.style {
-            Style::People => print::data(&show::summary(status, self.printer.stdout))?,
+            Style::People => print::data(&show::summary(status, self.printer.stdout, &self.printer.again))?,
             Style::JsonAtEnd => print::json(status)?,
             Style::JsonStream => {}
         }
@@ -135,7 +135,8 @@ impl Watch<'_> {
                 pause = Duration::from_millis(PAUSE_FIRST_MS);
             }
             if self.clock.now().saturating_sub(heard_at) >= self.reconnect {
-                return Err(Error::Lost { socket: self.client.socket().into(), seconds: self.reconnect.as_secs(), job });
+                let (socket, again) = (self.client.socket().into(), self.printer.again.clone());
+                return Err(Error::Lost { socket, seconds: self.reconnect.as_secs(), job, again });
             }
             self.away(display, heard);
             tokio::time::sleep(pause).await;

@@ -163,7 +163,7 @@ pub fn samples() -> Vec<Sample> {
         tokens: 84,
         finish: "stop".into(),
         reward: Some(1.25),
-        advantage: Some(0.7071),
+        advantage: Some(0.75),
         verdicts: vec![
             verdict("accuracy", Outcome::Score { value: 1.0, parts: vec![] }, Some(1.0)),
             verdict("format", Outcome::Score { value: 0.25, parts: vec![0.125, 0.125] }, Some(0.25)),

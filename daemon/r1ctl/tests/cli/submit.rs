@@ -9,6 +9,7 @@ use serde_json::Value;
 
 const JOB_FILE: &str = r#"
 name = "tiny"
+priority = 5
 
 [model]
 path = "models/tiny"
@@ -52,7 +53,19 @@ fn the_id_is_the_data_and_all_else_is_talk() {
     golden("schema/submit.txt", &shape(&[serde_json::from_str::<Value>(&json).unwrap()]));
     let priorities: Vec<i32> =
         daemon.requests().iter().map(|r| if let Request::Submit { priority, .. } = r { *priority } else { 99 }).collect();
-    assert_eq!(priorities, [-7, 0]);
+    assert_eq!(priorities, [-7, 5], "the option wins over the job file");
+}
+
+#[test]
+fn the_readme_s_job_file_is_one() {
+    let home = Home::new();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    home.write("job.toml", example);
+    let daemon = FakeDaemon::answering(&home.socket(), submitted());
+    home.run(&["submit", "job.toml"]).expect(0);
+    assert_eq!(daemon.requests().len(), 1);
 }
 
 #[test]

@@ -87,6 +87,15 @@ fn a_daemon_that_stays_away_is_given_up_with_the_way_back() {
 }
 
 #[test]
+fn hints_name_the_socket_that_was_named() {
+    let home = Home::new();
+    let named = home.path().join("named.sock");
+    let _daemon = FakeDaemon::start(&named, |_, _| life(fix::failed()));
+    let run = home.run(&["status", "-w", "k3v", "--socket", "named.sock"]).expect(2);
+    assert!(run.stdout.contains("r1ctl --socket named.sock logs k3v9qx7a"), "{}", run.stdout);
+}
+
+#[test]
 fn a_daemon_that_hangs_while_it_is_watched_counts_as_away() {
     let home = Home::new();
     let _daemon = FakeDaemon::start(&home.socket(), |request, before| match (request, before) {

@@ -1,0 +1,122 @@
+//! config.json: sizes without allocating, both spellings of the rope fields, and refusals that name the field.
+
+use r1d_model::Config;
+use serde_json::{Map, Value, json};
+
+const DEEPSEEK_V3: &str = include_str!("../../../configs/models/deepseek-v3.json");
+const TINY: &str = include_str!("../../../configs/models/tiny-deepseek-v3.json");
+const QWEN2: &str = include_str!("../../../tests/fixtures/qwen2/config.json");
+
+fn changed(json: &str, changes: &[(&str, Value)]) -> String {
+    let mut fields: Map<String, Value> = serde_json::from_str(json).unwrap();
+    for (key, value) in changes {
+        fields.insert((*key).to_owned(), value.clone());
+    }
+    Value::Object(fields).to_string()
+}
+
+fn refusal(json: &str, changes: &[(&str, Value)]) -> String {
+    Config::parse(&changed(json, changes)).expect_err(&format!("{changes:?} must be refused")).to_string()
+}
+
+#[test]
+fn deepseek_v3_has_its_published_size() {
+    let summary = Config::parse(DEEPSEEK_V3).unwrap().summary().unwrap();
+    assert_eq!(summary.parameters, 671_026_404_352);
+    assert_eq!(summary.active_parameters, 37_552_282_624);
+    assert_eq!((summary.moe_layers, summary.experts_per_token, summary.vocab_size), (58, 8, 129_280));
+}
+
+#[test]
+fn one_moe_layer_and_one_dense_layer_have_their_sizes() {
+    let of = |changes: &[(&str, Value)]| Config::parse(&changed(DEEPSEEK_V3, changes)).unwrap().summary().unwrap().parameters;
+    let whole = of(&[]);
+    assert_eq!(whole - of(&[("num_hidden_layers", json!(60))]), 11_507_286_016);
+    assert_eq!(whole - of(&[("num_hidden_layers", json!(60)), ("first_k_dense_replace", json!(2))]), 583_483_392);
+    assert_eq!(whole - of(&[("tie_word_embeddings", json!(true))]), 926_679_040);
+}
+
+#[test]
+fn the_demos_model_is_about_a_million_parameters() {
+    let summary = Config::parse(TINY).unwrap().summary().unwrap();
+    assert!((1_000_000..1_500_000).contains(&summary.parameters), "{summary:?}");
+    assert_eq!(summary.architecture, "DeepseekV3ForCausalLM");
+}
+
+#[test]
+fn architecture_is_found_by_model_type_too() {
+    let config = Config::parse(&changed(TINY, &[("architectures", Value::Null)])).unwrap();
+    assert_eq!(config.architecture, "DeepseekV3ForCausalLM");
+}
+
+#[test]
+fn unsupported_values_are_named_with_what_is_supported() {
+    let cases: &[(&str, &str, Value, &str)] = &[
+        (TINY, "architectures", json!(["LlamaForCausalLM"]), "Qwen2ForCausalLM"),
+        (TINY, "hidden_act", json!("gelu"), "silu"),
+        (TINY, "scoring_func", json!("softmax"), "sigmoid"),
+        (TINY, "topk_method", json!("greedy"), "noaux_tc"),
+        (TINY, "moe_layer_freq", json!(2), "only 1"),
+        (TINY, "rope_scaling", json!({"type": "llama3", "factor": 8.0}), "yarn"),
+        (TINY, "rope_parameters", json!({"rope_type": "dynamic", "factor": 8.0}), "yarn"),
+        (TINY, "quantization_config", json!({"quant_method": "fp8"}), "bfloat16"),
+        (TINY, "attention_dropout", json!(0.1), "only 0"),
+        (QWEN2, "use_sliding_window", json!(true), "false"),
+    ];
+    for (json, key, value, supported) in cases {
+        let mut changes = vec![(*key, value.clone())];
+        if *key == "use_sliding_window" {
+            changes.extend([("sliding_window", json!(128)), ("max_window_layers", json!(1))]);
+        }
+        let refusal = refusal(json, &changes);
+        assert!(refusal.contains("config.json: `") && refusal.contains("not supported") && refusal.contains(supported), "{refusal}");
+    }
+    let layer_types = json!(["full_attention", "sliding_attention", "full_attention"]);
+    assert!(refusal(QWEN2, &[("layer_types", layer_types)]).contains("sliding_window"));
+    // A window that no layer uses is no window.
+    let unused = [("use_sliding_window", json!(true)), ("sliding_window", json!(128)), ("max_window_layers", json!(28))];
+    assert!(Config::parse(&changed(QWEN2, &unused)).is_ok());
+}
+
+#[test]
+fn contradictions_and_wrong_types_name_the_field() {
+    let cases: &[(&str, &str, Value)] = &[
+        (TINY, "hidden_size", Value::Null),
+        (TINY, "hidden_size", json!("128")),
+        (TINY, "vocab_size", json!(0)),
+        (TINY, "num_hidden_layers", json!(2.5)),
+        (TINY, "norm_topk_prob", json!(1)),
+        (TINY, "rope_theta", json!(0.5)),
+        (TINY, "num_key_value_heads", json!(2)),
+        (TINY, "first_k_dense_replace", json!(5)),
+        (TINY, "n_group", json!(3)),
+        (TINY, "n_group", json!(8)),
+        (TINY, "topk_group", json!(5)),
+        (TINY, "num_experts_per_tok", json!(5)),
+        (TINY, "qk_rope_head_dim", json!(7)),
+        (TINY, "qk_head_dim", json!(33)),
+        (TINY, "rope_scaling", json!([1])),
+        (QWEN2, "num_key_value_heads", json!(3)),
+        (QWEN2, "num_attention_heads", json!(5)),
+        (QWEN2, "layer_types", json!("full")),
+    ];
+    for (json, key, value) in cases {
+        let refusal = refusal(json, &[(key, value.clone())]);
+        assert!(refusal.starts_with("config.json: ") && refusal.contains(&format!("`{key}`")), "{key} = {value}: {refusal}");
+    }
+    for text in ["", "[1]", "{\"a\": }"] {
+        assert!(Config::parse(text).unwrap_err().to_string().starts_with("config.json: "));
+    }
+}
+
+#[test]
+fn rope_fields_may_be_spelled_twice_if_they_agree() {
+    let yarn = |kind: &str| json!({kind: "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let both = [("rope_scaling", yarn("type")), ("rope_parameters", yarn("rope_type"))];
+    assert!(Config::parse(&changed(TINY, &both)).is_ok());
+    let differ = [("rope_scaling", yarn("type")), ("rope_parameters", json!({"rope_type": "default"}))];
+    assert!(refusal(TINY, &differ).contains("`rope_scaling` and `rope_parameters` disagree"));
+    let theta = [("rope_parameters", json!({"rope_type": "default", "rope_theta": 5000.0}))];
+    assert!(refusal(TINY, &theta).contains("`rope_theta`"));
+    assert!(refusal(TINY, &[("rope_scaling", json!({"type": "yarn", "rope_type": "default"}))]).contains("disagree"));
+}

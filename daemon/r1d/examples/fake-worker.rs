@@ -1,0 +1,294 @@
+//! A worker without tensors, for tests of the daemon: it speaks the whole protocol, and its "weights" are a running hash of everything it
+//! was told to train on. Two runs of a job end with the same hash if and only if they trained on the same things in the same order.
+//!
+//! `FAKE_WORKER_DELAY_MS` is the time that a completion or an update takes. `FAKE_WORKER_FAULTS` names a directory of planted faults: a file
+//! `<moment>-<n>` (`train-3`, `save-1`, `start-1`) makes the n-th such moment of the whole job, however many workers it takes, go as the file's
+//! text says; `<moment>-always` every one:
+//!
+//! | text | what happens |
+//! |---|---|
+//! | `exit` | the process ends with code 3 |
+//! | `kill-self`, `kill-daemon`, `kill-both` | SIGKILL; the daemon is the parent process |
+//! | `kill-daemon-soon N` | the request is answered, and N microseconds later the daemon is killed |
+//! | `hang` | nothing is said any more |
+//! | `fail KIND` | the request fails as `invalid`, `storage`, `out-of-memory` or `internal` |
+
+use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
+use r1d_proto::ids::SampleKey;
+use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::worker::{
+    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Reply, Request, Supervise, ToWorker, Train,
+};
+use r1d_proto::world::{counter_hash, counter_uniform};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Words of the tests' tokenizer.
+const EOS: u32 = 0;
+const THINK: [u32; 2] = [1, 2];
+const ANSWER: [u32; 2] = [3, 4];
+const DIGIT_0: u32 = 5;
+
+fn main() {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("standard input");
+    let mut worker = Worker {
+        stream: UnixStream::from(socket),
+        delay: Duration::from_millis(variable("FAKE_WORKER_DELAY_MS").and_then(|ms| ms.parse().ok()).unwrap_or(1)),
+        faults: variable("FAKE_WORKER_FAULTS").map(PathBuf::from),
+        open: None,
+        policy: 0,
+        reference: 0,
+        updates: 0,
+    };
+    watch_for_the_end();
+    let _ = worker.moment("start");
+    worker.say(0, Body::Event(Event::Started { version: "fake".into(), device: "cpu".into(), pid: std::process::id() }));
+    loop {
+        match read_blocking::<ToWorker>(&mut worker.stream, Format::Postcard) {
+            Ok(ToWorker { id, request }) => {
+                let body = match worker.carry_out(id, request) {
+                    Ok(reply) => Body::Done(reply),
+                    Err(failure) => Body::Failed(failure),
+                };
+                worker.say(id, body);
+            }
+            Err(FrameError::Closed) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A worker leaves at once when its daemon is gone, whatever it is at.
+fn watch_for_the_end() {
+    let parent = std::os::unix::process::parent_id();
+    std::thread::spawn(move || {
+        while std::os::unix::process::parent_id() == parent {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::process::exit(0);
+    });
+}
+
+fn kill(pid: u32) {
+    let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+}
+
+struct Worker {
+    stream: UnixStream,
+    delay: Duration,
+    faults: Option<PathBuf>,
+    open: Option<Open>,
+    policy: u64,
+    reference: u64,
+    updates: u64,
+}
+
+impl Worker {
+    fn say(&mut self, id: u64, body: Body) {
+        if write_blocking(&mut self.stream, Format::Postcard, &FromWorker { id, body }).is_err() {
+            std::process::exit(0);
+        }
+    }
+
+    fn progress(&mut self, id: u64, doing: &str, done: u64, total: u64) {
+        self.say(id, Body::Event(Event::Progress { doing: doing.into(), done, total, unit: "steps".into() }));
+    }
+
+    /// Counts a moment, and does what is planted for it.
+    fn moment(&mut self, name: &str) -> Result<(), Failure> {
+        let Some(dir) = self.faults.clone() else { return Ok(()) };
+        let counter = dir.join(format!("{name}.count"));
+        let count = fs::read_to_string(&counter).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
+        fs::write(&counter, count.to_string()).expect("the faults' directory");
+        let planted = [format!("{name}-{count}"), format!("{name}-always")].map(|file| fs::read_to_string(dir.join(file)).ok());
+        let Some(fault) = planted.into_iter().flatten().next() else { return Ok(()) };
+        eprintln!("fault at {name} {count}: {fault}");
+        let (word, rest) = fault.trim().split_once(' ').unwrap_or((fault.trim(), ""));
+        let daemon = std::os::unix::process::parent_id();
+        match word {
+            "exit" => std::process::exit(3),
+            "kill-self" => kill(std::process::id()),
+            "kill-daemon" => kill(daemon),
+            "kill-both" => {
+                kill(daemon);
+                kill(std::process::id());
+            }
+            "kill-daemon-soon" => {
+                let wait = Duration::from_micros(rest.parse().expect("microseconds"));
+                std::thread::spawn(move || {
+                    std::thread::sleep(wait);
+                    kill(daemon);
+                });
+                return Ok(());
+            }
+            "hang" => {}
+            "fail" => {
+                let kind = match rest {
+                    "invalid" => FailureKind::Invalid,
+                    "storage" => FailureKind::Storage,
+                    "out-of-memory" => FailureKind::OutOfMemory,
+                    _ => FailureKind::Internal,
+                };
+                return Err(Failure { kind, message: format!("planted at {name} {count}") });
+            }
+            other => panic!("unknown fault {other:?}"),
+        }
+        loop {
+            std::thread::park();
+        }
+    }
+
+    fn carry_out(&mut self, id: u64, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Open(open) => self.open(*open),
+            Request::Generate(generate) => self.generate(id, generate),
+            Request::Train(train) => self.train(id, train),
+            Request::Supervise(batch) => self.supervise(id, batch),
+            Request::SyncReference => {
+                self.moment("sync")?;
+                self.reference = self.policy;
+                Ok(Reply::ReferenceSynced)
+            }
+            Request::Save { dir } => {
+                self.progress(id, "checkpointing", 0, 1);
+                let text = format!("{} {} {}", self.policy, self.reference, self.updates);
+                self.write_whole(&dir, "save", &text)?;
+                Ok(Reply::Saved { manifest_sha256: format!("{:016x}", counter_hash(&[self.policy])) })
+            }
+            Request::Restore { dir } => {
+                self.moment("restore")?;
+                let text = read(&dir.join("state"))?;
+                let mut words = text.split(' ').map(|word| word.parse::<u64>());
+                let mut next = || words.next().and_then(Result::ok).ok_or_else(|| invalid(format!("{} is damaged", dir.display())));
+                (self.policy, self.reference, self.updates) = (next()?, next()?, next()?);
+                Ok(Reply::Restored)
+            }
+            Request::Export { dir } => {
+                let text = format!("{:016x} after {} updates", self.policy, self.updates);
+                self.write_whole(&dir, "export", &text)?;
+                Ok(Reply::Exported)
+            }
+            Request::Close => Ok(Reply::Closed),
+        }
+    }
+
+    fn open(&mut self, open: Open) -> Result<Reply, Failure> {
+        self.moment("open")?;
+        (self.policy, self.updates) = match &open.model {
+            ModelSource::Init { config, .. } => (counter_hash(&[open.seed, config.len() as u64]), 0),
+            ModelSource::Directory(dir) => {
+                let text = read(&dir.join("state"))?;
+                (text.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(|| invalid("no weights"))?, 0)
+            }
+        };
+        self.reference = self.policy;
+        self.open = Some(open);
+        let architecture = "FakeForCausalLM".into();
+        Ok(Reply::Opened(Opened { architecture, parameters: 1, active_parameters: 1, vocab_size: 32, moe_layers: 0, experts_per_token: 0 }))
+    }
+
+    /// A directory with one file, that appears whole or not at all; the moment lies in the middle of writing it.
+    fn write_whole(&mut self, dir: &Path, moment: &str, text: &str) -> Result<(), Failure> {
+        let io = |error: std::io::Error| Failure { kind: FailureKind::Storage, message: format!("{}: {error}", dir.display()) };
+        if dir.exists() {
+            return Err(invalid(format!("{} exists already", dir.display())));
+        }
+        let partial = dir.with_file_name(format!(".{}.partial", dir.file_name().unwrap_or_default().to_string_lossy()));
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial).map_err(io)?;
+        fs::write(partial.join("state"), &text[..text.len() / 2]).map_err(io)?;
+        self.moment(moment)?;
+        fs::write(partial.join("state"), text).map_err(io)?;
+        fs::rename(&partial, dir).map_err(io)
+    }
+
+    fn generate(&mut self, id: u64, request: Generate) -> Result<Reply, Failure> {
+        let invariant = self.open.as_ref().is_some_and(|open| open.batch_invariant);
+        let mut batch = vec![self.policy, request.sampling.seed];
+        if !invariant {
+            // Outside the reference mode a completion may depend on all that is sampled with it.
+            batch.extend(request.groups.iter().flat_map(|g| g.samples.iter().map(|s| (g.prompt as u64) << 32 | *s as u64)));
+        }
+        let batch = counter_hash(&batch);
+        let wanted: Vec<_> = request.groups.iter().flat_map(|g| g.samples.iter().map(move |s| (g, *s))).collect();
+        let total = wanted.len() as u64;
+        for (done, (group, sample)) in wanted.into_iter().enumerate() {
+            if done as u64 == total / 2 {
+                self.moment("generate")?;
+            }
+            std::thread::sleep(self.delay);
+            let key = SampleKey { stage: request.stage, step: request.step, prompt: group.prompt, sample };
+            let word = |i: u64| counter_hash(&[batch, key.stage as u64, key.step, key.prompt as u64, sample as u64, group.row, i]);
+            let completion_ids = completion(word(0), word(1), request.sampling.max_completion_length);
+            let rollout = Rollout {
+                key,
+                row: group.row,
+                prompt_ids: group.prompt_ids.clone(),
+                behaviour_logprobs: (0..completion_ids.len() as u64).map(|i| -counter_uniform(&[word(2), i])).collect(),
+                finish: if completion_ids.last() == Some(&EOS) { FinishReason::Stop } else { FinishReason::Length },
+                completion_ids,
+                experts: vec![],
+                policy_version: request.policy_version,
+            };
+            self.progress(id, "sampling", done as u64, total);
+            self.say(id, Body::Event(Event::Completed(rollout)));
+        }
+        Ok(Reply::Generated { metrics: Metrics::from([("perf/tokens_per_s".into(), 1e3)]) })
+    }
+
+    fn train(&mut self, id: u64, train: Train) -> Result<Reply, Failure> {
+        self.progress(id, "training", 0, train.sequences.len() as u64);
+        self.moment("train")?;
+        let mut words = vec![self.reference, train.step, train.first_update, train.seed];
+        for sequence in &train.sequences {
+            words.extend(sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|id| *id as u64));
+            words.extend(sequence.behaviour_logprobs.iter().chain([&sequence.advantage]).map(|value| value.to_bits() as u64));
+        }
+        Ok(self.update(&words))
+    }
+
+    fn supervise(&mut self, id: u64, batch: Supervise) -> Result<Reply, Failure> {
+        self.progress(id, "training", 0, batch.sequences.len() as u64);
+        self.moment("supervise")?;
+        let mut words = vec![batch.step];
+        for sequence in &batch.sequences {
+            words.extend(sequence.ids.iter().zip(&sequence.trained).map(|(id, trained)| (*id as u64) << 1 | *trained as u64));
+        }
+        Ok(self.update(&words))
+    }
+
+    fn update(&mut self, words: &[u64]) -> Reply {
+        std::thread::sleep(self.delay);
+        self.policy = counter_hash(&[&[self.policy], words].concat());
+        self.updates += 1;
+        let uniform = counter_uniform(&[self.policy]) as f64;
+        Reply::Trained { metrics: Metrics::from([("loss".into(), uniform), ("kl".into(), uniform / 10.0), ("learning_rate".into(), 1e-3)]) }
+    }
+}
+
+/// `<think> … </think> <answer> N </answer>`, or something that falls short of it.
+fn completion(shape: u64, answer: u64, length_max: u32) -> Vec<u32> {
+    let digit = DIGIT_0 + (answer % 3) as u32;
+    let mut ids = match shape % 4 {
+        0 => vec![digit, EOS],
+        1 => vec![THINK[0], digit, THINK[1], digit, EOS],
+        _ => vec![THINK[0], digit, THINK[1], ANSWER[0], digit, ANSWER[1], EOS],
+    };
+    ids.truncate(length_max as usize);
+    ids
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::Invalid, message: message.into() }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| invalid(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,104 @@
+//! Taking a job in: everything that it reads is read and checked before it is queued.
+
+use crate::job_log::JobLog;
+use crate::materials::{Materials, MaterialsError, inputs};
+use crate::outputs::{OutputError, Outputs};
+use crate::state_dir::job_dir;
+use crate::status::Desk;
+use r1d_data::DataError;
+use r1d_data::storage::write_atomically;
+use r1d_job::{Job, JobError};
+use r1d_ledger::{Command, LedgerError, Rejected};
+use r1d_proto::control::Plan;
+use r1d_proto::ids::JobId;
+use r1d_proto::world::counter_hash;
+use r1d_rewards::Rewards;
+use std::path::Path;
+
+/// Letters of a job's id: 32^8 ids, read aloud without doubt (no i, l, o, u).
+const ID_LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const ID_LENGTH: usize = 8;
+/// Ids tried until one is free.
+const ID_TRIES_MAX: u64 = 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error("{0}")]
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Materials(#[from] MaterialsError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("no free job id after {ID_TRIES_MAX} tries")]
+    NoId,
+}
+
+impl AcceptError {
+    /// Whether the job is at fault, not the daemon.
+    pub fn is_the_jobs(&self) -> bool {
+        matches!(self, AcceptError::Job(_) | AcceptError::Materials(_))
+    }
+}
+
+/// What the job would do. Blocks.
+pub fn plan(text: &str, rewards: &Rewards) -> Result<Plan, AcceptError> {
+    let job = Job::parse(text, Path::new("/"))?;
+    let materials = Materials::open(job, rewards)?;
+    Ok(Plan {
+        name: materials.job.name.clone(),
+        model: format!("{} ({})", materials.job.model.config().display(), materials.facts.architecture),
+        parameters: Some(materials.facts.parameters),
+        stages: r1d_job::plan::stages(&materials.job, Some(&materials.facts), &materials.seen),
+        resolved: materials.job.to_toml(),
+        warnings: materials.warnings,
+    })
+}
+
+/// Checks the job and queues it. A priority of the request wins over the job file's. Blocks.
+pub fn submit(text: &str, priority: i32, rewards: &Rewards, desk: &Desk) -> Result<(JobId, Vec<String>), AcceptError> {
+    let job = Job::parse(text, Path::new("/"))?;
+    let fingerprint = inputs::fingerprint(&job);
+    let materials = Materials::open(job, rewards)?;
+    let job_toml = materials.job.to_toml();
+    let priority = if priority == 0 { materials.job.priority } else { priority };
+    for attempt in 0..ID_TRIES_MAX {
+        let id = new_id(desk, attempt);
+        let outputs = Outputs::new(job_dir(&desk.state_dir, &id));
+        if outputs.dir.exists() {
+            continue;
+        }
+        outputs.create()?;
+        write_atomically(&outputs.job_toml(), |file| file.write_all(job_toml.as_bytes()))?;
+        write_atomically(&outputs.inputs(), |file| file.write_all(fingerprint.to_string().as_bytes()))?;
+        let (name, at) = (materials.job.name.clone(), desk.clock.unix().as_secs());
+        match desk.ledger.apply(Command::Submit { job: id.clone(), name, priority, job_toml: job_toml.clone(), at }) {
+            Ok(_) => {
+                JobLog::new(outputs.log(), &id.0, desk.clock.clone()).info(format!("submitted as {id}"));
+                return Ok((id, materials.warnings));
+            }
+            Err(LedgerError::Rejected(Rejected::DuplicateJob { .. })) => continue,
+            Err(error) => {
+                // Nothing refers to the directory: it is best not left behind.
+                let _ = std::fs::remove_dir_all(&outputs.dir);
+                return Err(error.into());
+            }
+        }
+    }
+    Err(AcceptError::NoId)
+}
+
+/// From the clock, the process and the number of jobs: unique enough to try.
+fn new_id(desk: &Desk, attempt: u64) -> JobId {
+    let nanos = desk.clock.unix().as_nanos() as u64;
+    let mut hash = counter_hash(&[nanos, std::process::id() as u64, desk.ledger.jobs().len() as u64, attempt]);
+    let letters = (0..ID_LENGTH).map(|_| {
+        let letter = ID_LETTERS.get((hash % 32) as usize).copied().unwrap_or(b'0');
+        hash /= 32;
+        letter as char
+    });
+    JobId(letters.collect())
+}

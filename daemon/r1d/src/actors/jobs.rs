@@ -1,0 +1,204 @@
+//! The queue: gives every free device the next job, FIFO within priority, one job per device.
+
+use crate::actors::run::{Means, Outcome, Run, Stop};
+use crate::actors::supervise::Alive;
+use crate::outputs::Outputs;
+use crate::state_dir::job_dir;
+use crate::tasks;
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture};
+use r1d_ledger::{Command as LedgerCommand, LedgerError};
+use r1d_proto::control::State;
+use r1d_proto::ids::JobId;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Panics of one job's runner after which the job is given up.
+const RUN_PANICS_MAX: u32 = 3;
+/// How often an end that the ledger could not take is tried again.
+const RECORD_AGAIN: Duration = Duration::from_secs(5);
+/// Between looks at the state directory, while workers of a daemon before this one still run.
+const WORKERS_GONE_LOOK: Duration = Duration::from_millis(200);
+
+/// Something was queued, or a device became free.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Dispatch;
+
+/// End a job for good.
+#[derive(Message)]
+#[rtype(result = "Result<(), LedgerError>")]
+pub struct Cancel(pub JobId);
+
+/// Stop all runs, to take them up again another time; no new one starts.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopAll {
+    pub after_step: bool,
+}
+
+pub struct Device {
+    pub means: Means,
+    pub running: Option<(JobId, Addr<Run>)>,
+}
+
+pub struct Jobs {
+    pub devices: Vec<Device>,
+    /// Whether workers of an earlier daemon are gone ([`crate::state_dir::StateDir::workers_are_gone`]).
+    pub workers_are_gone: Box<dyn FnMut() -> bool>,
+    pub panics: HashMap<JobId, u32>,
+    /// Ends that the ledger could not take.
+    pub unrecorded: Vec<LedgerCommand>,
+    pub stopping: bool,
+    pub _alive: Alive,
+}
+
+impl Jobs {
+    fn dispatch(&mut self, context: &mut Context<Self>) {
+        if !(self.workers_are_gone)() {
+            tracing::warn!("workers of the daemon before this one still run: waiting for them");
+            context.run_later(WORKERS_GONE_LOOK, |jobs, context| jobs.dispatch(context));
+            return;
+        }
+        for index in 0..self.devices.len() {
+            if self.stopping || self.devices.get(index).is_none_or(|device| device.running.is_some()) {
+                continue;
+            }
+            if let Some(job) = self.next() {
+                self.start(index, job, context);
+            }
+        }
+    }
+
+    /// A job that was running when the daemon ended goes first, then the queue.
+    fn next(&self) -> Option<JobId> {
+        let taken: HashSet<&JobId> = (self.devices.iter().filter_map(|device| device.running.as_ref().map(|(job, _)| job)))
+            .chain(self.unrecorded.iter().map(|command| command.job()))
+            .collect();
+        let ledger = &self.devices.first()?.means.desk.ledger;
+        let running = ledger.jobs().into_iter().filter(|record| record.state() == State::Running);
+        running.chain(ledger.queue()).map(|record| record.job().clone()).find(|job| !taken.contains(job))
+    }
+
+    fn start(&mut self, index: usize, job: JobId, context: &mut Context<Self>) {
+        let Some(device) = self.devices.get_mut(index) else { return };
+        let means = device.means.clone();
+        let outputs = Outputs::new(job_dir(&means.desk.state_dir, &job));
+        let (run, ended) = Run::start(job.clone(), means, outputs);
+        device.running = Some((job.clone(), run));
+        context.spawn(wrap_future(ended).map(move |outcome, jobs: &mut Self, context: &mut Context<Self>| {
+            jobs.ended(index, job, outcome, context);
+        }));
+    }
+
+    fn ended(&mut self, index: usize, job: JobId, outcome: Result<Outcome, oneshot::error::RecvError>, context: &mut Context<Self>) {
+        let Some(device) = self.devices.get_mut(index) else { return };
+        device.running = None;
+        match outcome {
+            Ok(Outcome::Over) => drop(self.panics.remove(&job)),
+            Ok(Outcome::Unrecorded(command)) => {
+                tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
+                self.unrecorded.push(command);
+            }
+            Err(_) => self.panicked(index, job),
+        }
+        self.dispatch(context);
+    }
+
+    /// The job is still running by the ledger: it is taken up again, unless this went on for too long.
+    fn panicked(&mut self, index: usize, job: JobId) {
+        let count = self.panics.entry(job.clone()).or_insert(0);
+        *count += 1;
+        tracing::error!(%job, panics = *count, "the job's runner panicked");
+        if let (Some(device), RUN_PANICS_MAX..) = (self.devices.get(index), *count) {
+            let desk = &device.means.desk;
+            let epoch = desk.ledger.job(&job).map_or(0, |record| record.progress.epoch);
+            let error = Some(format!("the daemon panicked {count} times while it ran the job: a bug, see the daemon's log"));
+            let at = desk.clock.unix().as_secs();
+            self.unrecorded.push(LedgerCommand::Finish { job, epoch, state: State::Failed, error, model: None, at });
+        }
+    }
+
+    /// Tries again to record ends.
+    fn record(&mut self, context: &mut Context<Self>) {
+        let Some(desk) = self.devices.first().map(|device| device.means.desk.clone()) else { return };
+        let Some(command) = self.unrecorded.first().cloned() else { return };
+        let job = command.job().clone();
+        let ledger = desk.ledger.clone();
+        let applied = tasks::blocking(move || ledger.apply(command));
+        context.wait(wrap_future(applied).map(move |applied, jobs: &mut Self, _: &mut Context<Self>| match applied {
+            Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {
+                jobs.unrecorded.retain(|command| command.job() != &job);
+                desk.board.clear(&job);
+            }
+            Ok(Err(error)) => tracing::warn!(%job, "the ledger still cannot take the job's end: {error}"),
+            Err(panic) => tracing::error!(%job, "recording the job's end: {panic}"),
+        }));
+    }
+
+    fn run_of(&self, job: &JobId) -> Option<Addr<Run>> {
+        self.devices.iter().filter_map(|device| device.running.as_ref()).find(|(running, _)| running == job).map(|(_, run)| run.clone())
+    }
+}
+
+impl Actor for Jobs {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.run_interval(RECORD_AGAIN, |jobs, context| jobs.record(context));
+        self.dispatch(context);
+    }
+}
+
+impl Handler<Dispatch> for Jobs {
+    type Result = ();
+
+    fn handle(&mut self, _: Dispatch, context: &mut Self::Context) {
+        self.dispatch(context);
+    }
+}
+
+impl Handler<Cancel> for Jobs {
+    type Result = ResponseActFuture<Self, Result<(), LedgerError>>;
+
+    fn handle(&mut self, Cancel(job): Cancel, _: &mut Self::Context) -> Self::Result {
+        let desk = self.devices.first().map(|device| device.means.desk.clone());
+        let id = job.clone();
+        let cancelled = async move {
+            let Some(desk) = desk else { return Ok(()) };
+            let command = LedgerCommand::Cancel { job: id, at: desk.clock.unix().as_secs() };
+            let applied = tasks::blocking(move || desk.ledger.apply(command)).await;
+            match applied {
+                Ok(effect) => effect.map(drop),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        };
+        Box::pin(wrap_future(cancelled).then(move |effect, jobs: &mut Self, _: &mut Context<Self>| {
+            // A run may have the job in hand although the ledger still says that it is queued.
+            let run = jobs.run_of(&job);
+            wrap_future(async move {
+                effect?;
+                if let Some(run) = run {
+                    let _ = run.send(Stop { after_step: false }).await;
+                }
+                Ok(())
+            })
+        }))
+    }
+}
+
+impl Handler<StopAll> for Jobs {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, StopAll { after_step }: StopAll, _: &mut Self::Context) -> Self::Result {
+        self.stopping = true;
+        let runs: Vec<Addr<Run>> = self.devices.iter().filter_map(|device| device.running.as_ref().map(|(_, run)| run.clone())).collect();
+        Box::pin(wrap_future(async move {
+            for run in runs {
+                // A closed mailbox means that it has ended by itself.
+                let _ = run.send(Stop { after_step }).await;
+            }
+        }))
+    }
+}

@@ -1,0 +1,638 @@
+//! One running job: drives its state machine, attempt after attempt, until it ends.
+//!
+//! The machine decides; this actor carries out. Commands of one decision go out in order while the actor takes no further event, so
+//! the worker, the clerk and the reward pool each hold it back when they are behind, and none of them waits for it.
+
+use crate::actors::MAILBOX_MAX_MESSAGES;
+use crate::actors::supervise::Supervised;
+use crate::actors::worker::{self, Said, Worker};
+use crate::board::Live;
+use crate::clerk::{Clerk, Task};
+use crate::job_log::JobLog;
+use crate::materials::{Materials, MaterialsError, inputs};
+use crate::outputs::Outputs;
+use crate::progress::Paces;
+use crate::status::{Desk, idle};
+use crate::{scoring, tasks};
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
+use futures_util::stream;
+use r1d_job::{Job, JobError};
+use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError};
+use r1d_proto::control::State;
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::{Body, Request, ToWorker};
+use r1d_rewards::Rewards;
+use r1d_runner::restart::{Attempts, Next, Progress};
+use r1d_runner::wait::Wait;
+use r1d_runner::{Command, End, Event, Machine, Plan, Record, ScoreItem, StageRecord, Store};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How often deadlines are looked at and the board is brought up to date.
+const TICK: Duration = Duration::from_millis(100);
+/// Messages of a worker that may wait (`LIM-1`): a full channel holds the worker back.
+const SAID_MAX: usize = 64;
+/// Reading and tokenising all of a job's data.
+const OPEN_MAX: Duration = Duration::from_secs(3600);
+
+/// What a running job needs of the daemon.
+#[derive(Clone)]
+pub struct Means {
+    pub desk: Desk,
+    pub rewards: Arc<Rewards>,
+    pub worker: Supervised<Worker>,
+    pub device: String,
+    pub worker_silence: Duration,
+}
+
+/// How a run ended, as the queue needs to know.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The ledger has it, or it was stopped and is to be taken up later.
+    Over,
+    /// The ledger could not be told; the command is to be tried again.
+    Unrecorded(LedgerCommand),
+}
+
+/// Kill the worker and end: the job was cancelled, or the daemon stops. With `after_step`, the step in flight is committed first.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop {
+    pub after_step: bool,
+}
+
+enum Phase {
+    /// Data, tokenizer and plugins are being opened.
+    Reading,
+    /// The ledger and the worker are being told of the attempt.
+    Starting,
+    Working(Box<Attempt>),
+    /// Until the next attempt.
+    Pausing { until: Duration, cause: String },
+    Ending,
+}
+
+struct Attempt {
+    machine: Machine,
+    clerk: mpsc::Sender<Task>,
+    items: mpsc::Sender<ScoreItem>,
+    /// The request that the worker is at.
+    in_flight: Option<u64>,
+    requests: u64,
+}
+
+pub struct Run {
+    id: JobId,
+    means: Means,
+    outputs: Outputs,
+    log: JobLog,
+    phase: Phase,
+    since: Duration,
+    materials: Option<(Arc<Materials>, Arc<Plan>)>,
+    /// Counts attempts: what an earlier one still says is not heard.
+    number: u64,
+    attempts: Attempts,
+    paces: Paces,
+    stop_after_step: bool,
+    stopping: Option<oneshot::Sender<()>>,
+    outcome: Option<oneshot::Sender<Outcome>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Materials(#[from] MaterialsError),
+    #[error("job.toml of an earlier release: {0}")]
+    Job(#[from] JobError),
+    #[error("{0} is not as it was when the job was submitted: put the file back, or submit the job again")]
+    Changed(String),
+}
+
+/// Something that goes out, in order.
+enum Outgoing {
+    Clerk(Task),
+    Score(ScoreItem),
+    /// With the directory that it is to write.
+    Worker(ToWorker, Option<PathBuf>),
+}
+
+/// What one of the attempt's parties said, and which attempt's.
+struct Heard<T>(u64, T);
+
+impl Run {
+    /// The receiver ends without an outcome when the actor panics.
+    pub fn start(id: JobId, means: Means, outputs: Outputs) -> (Addr<Run>, oneshot::Receiver<Outcome>) {
+        let (outcome, ended) = oneshot::channel();
+        let address = Run::create(|context| {
+            context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
+            let log = JobLog::new(outputs.log(), &id.0, means.desk.clock.clone());
+            Run {
+                since: means.desk.clock.now(),
+                id,
+                means,
+                outputs,
+                log,
+                phase: Phase::Starting,
+                materials: None,
+                number: 0,
+                attempts: Attempts::default(),
+                paces: Paces::default(),
+                stop_after_step: false,
+                stopping: None,
+                outcome: Some(outcome),
+            }
+        });
+        (address, ended)
+    }
+
+    fn now(&self) -> Duration {
+        self.means.desk.clock.now()
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = self.now();
+    }
+
+    /// Opens the materials, once for all attempts, then begins the first.
+    fn open(&mut self, context: &mut Context<Self>) {
+        let Some(record) = self.means.desk.ledger.job(&self.id) else {
+            return self.finish(End::Failed { error: "the ledger does not know the job".into() }, context);
+        };
+        self.enter(Phase::Reading);
+        let (rewards, outputs) = (self.means.rewards.clone(), self.outputs.clone());
+        let opening = tasks::blocking(move || open(&record, &rewards, &outputs));
+        context.spawn(wrap_future(opening).map(|opened, run: &mut Self, context: &mut Context<Self>| match opened {
+            Ok(Ok(materials)) => {
+                for warning in &materials.warnings {
+                    run.log.warn(warning);
+                }
+                let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
+                run.materials = Some((Arc::new(materials), Arc::new(plan)));
+                run.attempt(context);
+            }
+            Ok(Err(error)) => run.finish(End::Failed { error: error.to_string() }, context),
+            Err(panic) => run.finish(End::Failed { error: format!("reading the job's files: {panic}") }, context),
+        }));
+    }
+
+    /// Begins an attempt: a new epoch in the ledger, a fresh worker, a machine that starts from the record.
+    fn attempt(&mut self, context: &mut Context<Self>) {
+        let Some((materials, plan)) = self.materials.clone() else { return self.open(context) };
+        self.number += 1;
+        self.enter(Phase::Starting);
+        let number = self.number;
+        let (said, heard) = mpsc::channel(SAID_MAX);
+        let starting = start(self.id.clone(), self.means.clone(), self.outputs.clone(), plan.clone(), said, self.log.clone());
+        context.spawn(wrap_future(starting).map(move |started, run: &mut Self, context: &mut Context<Self>| {
+            if !matches!(run.phase, Phase::Starting) || run.number != number {
+                return;
+            }
+            match started {
+                Ok((epoch, record)) => run.work(epoch, &record, materials, plan, heard, context),
+                Err(end) => run.end(end, context),
+            }
+        }));
+    }
+
+    fn work(
+        &mut self,
+        epoch: u64,
+        record: &JobRecord,
+        materials: Arc<Materials>,
+        plan: Arc<Plan>,
+        heard: mpsc::Receiver<Said>,
+        context: &mut Context<Self>,
+    ) {
+        let clerk = Clerk {
+            job: self.id.clone(),
+            epoch,
+            ledger: self.means.desk.ledger.clone(),
+            materials: materials.clone(),
+            outputs: self.outputs.clone(),
+            clock: self.means.desk.clock.clone(),
+            log: self.log.clone(),
+            journals: BTreeMap::new(),
+            failed: None,
+        };
+        let clerk = match clerk.start() {
+            Ok(clerk) => clerk,
+            Err(error) => return self.end(End::Abandoned { cause: format!("cannot start a thread: {error}") }, context),
+        };
+        let (items, verdicts) = scoring::bridge(materials, self.means.rewards.clone());
+        let number = self.number;
+        context.add_stream(tagged(number, heard));
+        context.add_stream(tagged(number, verdicts));
+        let machine = Machine::new(plan, known(record), self.now());
+        self.enter(Phase::Working(Box::new(Attempt { machine, clerk, items, in_flight: None, requests: 0 })));
+        self.show();
+    }
+
+    /// Tells the machine, and carries out what it decides.
+    fn happened(&mut self, event: Event, context: &mut Context<Self>) {
+        let now = self.now();
+        let Phase::Working(attempt) = &mut self.phase else { return };
+        let decision = attempt.machine.handle(event, now);
+        let mut end = None;
+        let mut outgoing = Vec::new();
+        for command in decision.commands {
+            match command {
+                Command::End(reached) => end = Some(reached),
+                command => outgoing.extend(self.outgoing(command, context)),
+            }
+        }
+        if let Some(reason) = decision.reason.filter(|_| end.is_none()) {
+            tracing::debug!(job = %self.id, "{reason}");
+            self.show();
+        }
+        match end {
+            Some(end) => self.end(end, context),
+            None if outgoing.is_empty() => {}
+            None => self.send(outgoing, context),
+        }
+    }
+
+    fn outgoing(&mut self, command: Command, context: &mut Context<Self>) -> Option<Outgoing> {
+        let task = match command {
+            Command::Worker(request) => {
+                let Phase::Working(attempt) = &mut self.phase else { return None };
+                attempt.requests += 1;
+                attempt.in_flight = Some(attempt.requests);
+                let dir = match &*request {
+                    Request::Save { dir } | Request::Export { dir } => Some(dir.clone()),
+                    _ => None,
+                };
+                return Some(Outgoing::Worker(ToWorker { id: attempt.requests, request: *request }, dir));
+            }
+            Command::Score(item) => return Some(Outgoing::Score(item)),
+            Command::Keep(keep) => Task::Keep(keep),
+            Command::Prune { stage, step, dir } => Task::Prune { stage, step, dir },
+            Command::Store(store) => {
+                if let Store::Commit { stage, metrics, .. } = &store {
+                    self.paces.step(*stage, metrics);
+                }
+                let commits = matches!(store, Store::Commit { .. });
+                Task::Store(store, self.answer(commits, context))
+            }
+            Command::Recall { stage, step } => Task::Recall { stage, step, answer: self.answer(false, context) },
+            Command::Forget { stage, step } => Task::Forget { stage, step, answer: self.answer(false, context) },
+            Command::ReadPrompts { of, step, round, count } => {
+                Task::Prompts { of, step, round, count, answer: self.answer(false, context) }
+            }
+            Command::ReadBatch { stage, step } => Task::Batch { stage, step, answer: self.answer(false, context) },
+            Command::End(_) => return None,
+        };
+        Some(Outgoing::Clerk(task))
+    }
+
+    /// Where the clerk's answer goes: back into the machine, unless another attempt runs by then.
+    fn answer(&mut self, commits: bool, context: &mut Context<Self>) -> oneshot::Sender<Event> {
+        let (answer, answered) = oneshot::channel();
+        let number = self.number;
+        context.spawn(wrap_future(answered).map(move |event, run: &mut Self, context: &mut Context<Self>| {
+            if run.number != number {
+                return;
+            }
+            if commits && run.stop_after_step {
+                return run.stop(context);
+            }
+            let gone = End::Abandoned { cause: "the job's clerk is gone (see the panic in the daemon's log)".into() };
+            run.happened(event.unwrap_or(Event::Fault(gone)), context);
+        }));
+        answer
+    }
+
+    /// Nothing else is handled until all of it is handed over.
+    fn send(&mut self, outgoing: Vec<Outgoing>, context: &mut Context<Self>) {
+        let Phase::Working(attempt) = &self.phase else { return };
+        let (clerk, items, worker) = (attempt.clerk.clone(), attempt.items.clone(), self.means.worker.clone());
+        context.wait(wrap_future(hand_over(outgoing, clerk, items, worker)).map(|sent, run: &mut Self, context: &mut Context<Self>| {
+            if let Err(end) = sent {
+                run.end(end, context);
+            }
+        }));
+    }
+
+    /// An attempt has ended.
+    fn end(&mut self, end: End, context: &mut Context<Self>) {
+        let End::Abandoned { cause } = end else { return self.finish(end, context) };
+        if matches!(self.phase, Phase::Ending) {
+            return;
+        }
+        self.log.warn(format!("attempt {} is abandoned: {cause}", self.number));
+        let record = self.means.desk.ledger.job(&self.id);
+        if record.as_ref().is_some_and(|record| record.state().is_final()) {
+            return self.stop(context);
+        }
+        match self.attempts.abandoned(cause.clone(), record.as_deref().map_or(NOTHING_DONE, progress)) {
+            Next::GiveUp { error } => self.finish(End::Failed { error }, context),
+            Next::Retry { after } => self.pause(after, cause, context),
+        }
+    }
+
+    fn pause(&mut self, after: Duration, cause: String, context: &mut Context<Self>) {
+        self.log.info(format!("the job is taken up again in {:.1} s", after.as_secs_f64()));
+        // The attempt's parties are dropped here, and with them all that they would still say.
+        self.enter(Phase::Pausing { until: self.now() + after, cause });
+        self.number += 1;
+        let number = self.number;
+        self.means.desk.board.device(&self.means.device, |device| device.worker_restarts += 1);
+        self.show();
+        let worker = self.means.worker.clone();
+        let ended = async move {
+            let _ = worker.ask("worker", worker::End).await;
+            tokio::time::sleep(after).await;
+        };
+        context.spawn(wrap_future(ended).map(move |(), run: &mut Self, context: &mut Context<Self>| {
+            if run.number == number && matches!(run.phase, Phase::Pausing { .. }) {
+                run.attempt(context);
+            }
+        }));
+    }
+
+    /// The job has ended: the worker goes, the ledger is told.
+    fn finish(&mut self, end: End, context: &mut Context<Self>) {
+        let (state, error, model) = match end {
+            End::Succeeded { model } => (State::Succeeded, None, Some(model)),
+            End::Failed { error } | End::Abandoned { cause: error } => (State::Failed, Some(error), None),
+        };
+        match &error {
+            Some(error) => self.log.error(format!("the job failed: {error}")),
+            None => self.log.info("the job succeeded"),
+        }
+        self.enter(Phase::Ending);
+        self.number += 1;
+        let (ledger, board) = (self.means.desk.ledger.clone(), self.means.desk.board.clone());
+        let (job, worker, at) = (self.id.clone(), self.means.worker.clone(), self.means.desk.clock.unix().as_secs());
+        let ending = async move {
+            let _ = worker.ask("worker", worker::End).await;
+            let epoch = ledger.job(&job).map_or(0, |record| record.progress.epoch);
+            let command = LedgerCommand::Finish { job: job.clone(), epoch, state, error: error.clone(), model, at };
+            match record_end(ledger, command.clone()).await {
+                Ok(()) => {
+                    board.clear(&job);
+                    Outcome::Over
+                }
+                Err(why) => {
+                    let failed = format!("{}; and the ledger cannot record it: {why}", error.unwrap_or_else(|| "the job is done".into()));
+                    board.show(&job, Live { failed: Some(failed), ..Live::default() });
+                    Outcome::Unrecorded(command)
+                }
+            }
+        };
+        context.spawn(wrap_future(ending).map(|outcome, run: &mut Self, context: &mut Context<Self>| run.over(outcome, context)));
+    }
+
+    /// Ends without a word to the ledger.
+    fn stop(&mut self, context: &mut Context<Self>) {
+        self.enter(Phase::Ending);
+        self.number += 1;
+        let (board, job, worker) = (self.means.desk.board.clone(), self.id.clone(), self.means.worker.clone());
+        let ending = async move {
+            let _ = worker.ask("worker", worker::End).await;
+            board.clear(&job);
+        };
+        context.spawn(wrap_future(ending).map(|(), run: &mut Self, context: &mut Context<Self>| run.over(Outcome::Over, context)));
+    }
+
+    fn over(&mut self, outcome: Outcome, context: &mut Context<Self>) {
+        if let Some(sender) = self.outcome.take() {
+            let _ = sender.send(outcome);
+        }
+        if let Some(stopped) = self.stopping.take() {
+            let _ = stopped.send(());
+        }
+        context.stop();
+    }
+
+    /// Brings the board up to date.
+    fn show(&mut self) {
+        let wait = |what: &str| Wait::new("job", what, self.since);
+        let mut live = Live { steps: self.steps(), ..Live::default() };
+        match &self.phase {
+            Phase::Reading => {
+                live.activity = Some(idle("loading"));
+                live.waits = vec![wait("data, tokenizer and plugins: being read").until(self.since + OPEN_MAX)];
+            }
+            Phase::Starting => {
+                live.activity = Some(idle("loading"));
+                live.waits = vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + OPEN_MAX)];
+            }
+            Phase::Pausing { until, cause } => {
+                live.activity = Some(idle("restarting"));
+                let what = format!("its next attempt (after {} that got no further): {cause}", self.attempts.fruitless());
+                live.waits = vec![wait(&what).until(*until)];
+                self.means.desk.board.device(&self.means.device, |device| {
+                    (device.state, device.job) = ("restarting".into(), Some(self.id.clone()));
+                });
+            }
+            Phase::Working(attempt) => {
+                live.activity = Some(attempt.machine.activity());
+                live.waits = attempt.machine.waits();
+                if let Some((materials, plan)) = &self.materials {
+                    live.eta_s = self.paces.time_left(materials, plan, attempt.machine.record());
+                }
+            }
+            Phase::Ending => return,
+        }
+        self.means.desk.board.show(&self.id, live);
+    }
+
+    fn steps(&self) -> Vec<u64> {
+        self.materials.as_ref().map_or_else(Vec::new, |(_, plan)| plan.stages.iter().map(|facts| facts.steps).collect())
+    }
+
+    fn tick(&mut self, context: &mut Context<Self>) {
+        if self.outcome.as_ref().is_some_and(|outcome| outcome.is_closed()) && !matches!(self.phase, Phase::Ending) {
+            // The queue that started this run is gone; the one after it starts its own.
+            return self.stop(context);
+        }
+        if matches!(self.phase, Phase::Reading | Phase::Starting) && self.now() > self.since + OPEN_MAX {
+            return self.finish(End::Failed { error: format!("its files were not read within {} s", OPEN_MAX.as_secs()) }, context);
+        }
+        self.happened(Event::Tick, context);
+        self.show();
+    }
+}
+
+impl Actor for Run {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.run_interval(TICK, |run, context| run.tick(context));
+        self.show();
+        self.open(context);
+    }
+}
+
+impl StreamHandler<Heard<Said>> for Run {
+    fn handle(&mut self, Heard(number, said): Heard<Said>, context: &mut Self::Context) {
+        if number != self.number {
+            return;
+        }
+        let message = match said {
+            Said::Lost { cause } => return self.end(End::Abandoned { cause }, context),
+            Said::Message(message) => message,
+        };
+        if let Some(pid) = worker::started(&message) {
+            self.log.info(format!("worker {} runs as process {pid}", self.means.device));
+            return self.happened(Event::WorkerStarted { pid }, context);
+        }
+        let Phase::Working(attempt) = &mut self.phase else { return };
+        if attempt.in_flight != Some(message.id) {
+            tracing::warn!(job = %self.id, "the worker answers request {}, which is not in flight", message.id);
+            return;
+        }
+        if !matches!(message.body, Body::Event(_)) {
+            attempt.in_flight = None;
+        }
+        self.happened(Event::Worker(message.body), context);
+    }
+
+    /// An attempt's stream ends with it; the job goes on.
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl StreamHandler<Heard<Event>> for Run {
+    fn handle(&mut self, Heard(number, event): Heard<Event>, context: &mut Self::Context) {
+        if number == self.number {
+            self.happened(event, context);
+        }
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<Stop> for Run {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, stop: Stop, context: &mut Self::Context) -> Self::Result {
+        let (sender, stopped) = oneshot::channel();
+        self.stopping = Some(sender);
+        let in_step = matches!(&self.phase, Phase::Working(attempt) if attempt.machine.is_in_step());
+        match (&self.phase, stop.after_step && in_step) {
+            (Phase::Ending, _) => {}
+            (_, true) => self.stop_after_step = true,
+            (_, false) => self.stop(context),
+        }
+        Box::pin(wrap_future(async {
+            // The actor may end before the answer: then it has stopped.
+            let _ = stopped.await;
+        }))
+    }
+}
+
+const NOTHING_DONE: Progress = Progress { stages_finished: 0, steps: 0, evals: 0, checkpoints: 0 };
+
+fn progress(record: &JobRecord) -> Progress {
+    let stages = &record.progress.stages;
+    Progress {
+        stages_finished: stages.iter().filter(|stage| stage.ended_at.is_some()).count() as u64,
+        steps: stages.iter().map(|stage| stage.step).sum(),
+        evals: record.evals.len() as u64,
+        checkpoints: stages.iter().map(|stage| stage.durable_step()).sum(),
+    }
+}
+
+/// What the ledger holds of a job, as its machine wants it.
+fn known(record: &JobRecord) -> Record {
+    let stage = |stage: &r1d_ledger::StageRecord| StageRecord {
+        finished: stage.state == State::Succeeded,
+        step: stage.step,
+        checkpoints: stage.checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.dir.clone())).collect(),
+        num_tokens: stage.metrics.get("num_tokens").copied().unwrap_or(0.0),
+    };
+    Record {
+        stages: record.progress.stages.iter().map(stage).collect(),
+        evals: record.evals.iter().map(|eval| (eval.stage.clone(), eval.step, eval.data.clone())).collect(),
+    }
+}
+
+fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Materials, OpenError> {
+    let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
+    let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
+        return Err(OpenError::Changed(changed));
+    }
+    Ok(Materials::open(job, rewards)?)
+}
+
+/// The epoch of a new attempt and what is durable.
+async fn start(
+    job: JobId,
+    means: Means,
+    outputs: Outputs,
+    plan: Arc<Plan>,
+    said: mpsc::Sender<Said>,
+    log: JobLog,
+) -> Result<(u64, Arc<JobRecord>), End> {
+    let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
+    let recorded = tasks::blocking(move || {
+        let failed = |error: &dyn std::fmt::Display| End::Failed { error: error.to_string() };
+        let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
+            LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
+            error => failed(&error),
+        })?;
+        let Effect::Started { epoch, .. } = effect else { return Err(failed(&"the ledger did not start the job")) };
+        outputs.create().map_err(|error| failed(&error))?;
+        let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
+        outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| failed(&error))?;
+        let record = ledger.job(&id).ok_or_else(|| failed(&"the ledger does not know the job"))?;
+        Ok((epoch, record))
+    });
+    let recorded = recorded.await.unwrap_or_else(|panic| Err(End::Failed { error: format!("starting the job: {panic}") }))?;
+    let launched = means.worker.ask("worker", worker::Launch { job, said, log }).await;
+    match launched {
+        Ok(Ok(())) => Ok(recorded),
+        Ok(Err(error)) => Err(End::Abandoned { cause: error.to_string() }),
+        Err(restarting) => Err(End::Abandoned { cause: restarting.to_string() }),
+    }
+}
+
+async fn hand_over(
+    outgoing: Vec<Outgoing>,
+    clerk: mpsc::Sender<Task>,
+    items: mpsc::Sender<ScoreItem>,
+    worker: Supervised<Worker>,
+) -> Result<(), End> {
+    let gone = |who: &str| End::Abandoned { cause: format!("{who} is gone (see the daemon's log)") };
+    for part in outgoing {
+        match part {
+            Outgoing::Clerk(task) => clerk.send(task).await.map_err(|_| gone("the job's clerk"))?,
+            Outgoing::Score(item) => items.send(item).await.map_err(|_| gone("the bridge to the reward pool"))?,
+            Outgoing::Worker(request, dir) => {
+                if let Some(dir) = dir {
+                    let (answer, cleared) = oneshot::channel();
+                    clerk.send(Task::Clear { dir, answer }).await.map_err(|_| gone("the job's clerk"))?;
+                    if let Event::Fault(end) = cleared.await.map_err(|_| gone("the job's clerk"))? {
+                        return Err(end);
+                    }
+                }
+                // That the process is gone is told on its own stream, with the cause.
+                let _ = worker.ask("worker", worker::Ask(request)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells the ledger how the job ended. A refusal means that it was told before (a cancellation).
+async fn record_end(ledger: Arc<r1d_ledger::Ledger>, command: LedgerCommand) -> Result<(), String> {
+    match tasks::blocking(move || ledger.apply(command)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(LedgerError::Rejected(rejected))) => {
+            tracing::debug!("the end of a job is refused: {rejected}");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => Err(panic.to_string()),
+    }
+}
+
+fn tagged<T: 'static>(number: u64, receiver: mpsc::Receiver<T>) -> impl futures_util::Stream<Item = Heard<T>> + 'static {
+    stream::unfold(receiver, move |mut receiver| async move { Some((Heard(number, receiver.recv().await?), receiver)) })
+}

@@ -1,0 +1,301 @@
+//! The supervisor of one device's worker process: starts it, speaks its protocol, ends it.
+//!
+//! A process serves one attempt at a job. Whatever it says goes to the attempt's channel, in order; the last thing on it is
+//! [`Said::Lost`] with the cause. Deadlines are the job's state machine's: it asks for [`End`] when the worker is late.
+
+use crate::actors::supervise::Alive;
+use crate::board::Board;
+use crate::job_log::JobLog;
+use crate::tasks;
+use actix::fut::ActorFutureExt;
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use r1d_proto::frame::{self, Format, FrameError};
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::{Body, Event, FromWorker, ToWorker};
+use std::fs::File;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+
+/// Requests that may wait to be written (`LIM-1`).
+const REQUESTS_MAX: usize = 4;
+/// From the end of its socket to the end of a worker that was not killed.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// Lines of standard error that a cause of death may quote.
+const LAST_WORDS_MAX: usize = 1;
+const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
+
+/// What an attempt hears of its worker.
+#[derive(Debug)]
+pub enum Said {
+    Message(FromWorker),
+    /// The process is gone; nothing follows.
+    Lost { cause: String },
+}
+
+/// How workers are started.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub device: String,
+    pub executable: PathBuf,
+    pub threads: u32,
+    /// Where libtorch is, when not where the worker was linked against.
+    pub torch_lib: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("cannot start {}: {source}: build it with `make build`, or name it with --worker", executable.display())]
+    Start { executable: PathBuf, source: std::io::Error },
+    #[error("no worker runs on {0}")]
+    NotRunning(String),
+}
+
+/// Start a process for a job, after the one before has ended.
+#[derive(Message)]
+#[rtype(result = "Result<(), WorkerError>")]
+pub struct Launch {
+    pub job: JobId,
+    pub said: mpsc::Sender<Said>,
+    pub log: JobLog,
+}
+
+/// Hand a request to the process.
+#[derive(Message)]
+#[rtype(result = "Result<(), WorkerError>")]
+pub struct Ask(pub ToWorker);
+
+/// Kill the process and wait until it is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct End;
+
+pub struct Worker {
+    pub recipe: Recipe,
+    /// What every worker holds as its standard output ([`crate::state_dir`]).
+    pub lock: Arc<File>,
+    pub board: Board,
+    pub process: Option<Process>,
+    pub _alive: Alive,
+}
+
+/// Dropping it kills the process.
+pub struct Process {
+    requests: mpsc::Sender<ToWorker>,
+    kill: Arc<watch::Sender<bool>>,
+    gone: watch::Receiver<bool>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill.send_replace(true);
+    }
+}
+
+impl Process {
+    /// Kills it; the future ends when it is gone.
+    fn end(&self) -> impl Future<Output = ()> + use<> {
+        self.kill.send_replace(true);
+        let mut gone = self.gone.clone();
+        async move {
+            // An error means that the task which watched the process is gone, and the process with it.
+            let _ = gone.wait_for(|gone| *gone).await;
+        }
+    }
+}
+
+impl Actor for Worker {
+    type Context = Context<Self>;
+}
+
+impl Handler<Launch> for Worker {
+    type Result = actix::ResponseActFuture<Self, Result<(), WorkerError>>;
+
+    fn handle(&mut self, launch: Launch, _: &mut Self::Context) -> Self::Result {
+        let before = self.process.take().map(|process| process.end());
+        let ended = async move {
+            if let Some(before) = before {
+                before.await;
+            }
+        };
+        Box::pin(actix::fut::wrap_future(ended).map(move |(), actor: &mut Self, _: &mut Self::Context| {
+            let job = launch.job.clone();
+            actor.process = Some(actor.launch(launch)?);
+            actor.board.device(&actor.recipe.device, |device| {
+                (device.state, device.job) = ("busy".into(), Some(job));
+            });
+            Ok(())
+        }))
+    }
+}
+
+impl Handler<Ask> for Worker {
+    type Result = ResponseFuture<Result<(), WorkerError>>;
+
+    fn handle(&mut self, Ask(request): Ask, _: &mut Self::Context) -> Self::Result {
+        let requests = self.process.as_ref().map(|process| process.requests.clone());
+        let device = self.recipe.device.clone();
+        Box::pin(async move {
+            let requests = requests.ok_or_else(|| WorkerError::NotRunning(device.clone()))?;
+            requests.send(request).await.map_err(|_| WorkerError::NotRunning(device))
+        })
+    }
+}
+
+impl Handler<End> for Worker {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: End, _: &mut Self::Context) -> Self::Result {
+        match self.process.take() {
+            Some(process) => Box::pin(process.end()),
+            None => Box::pin(async {}),
+        }
+    }
+}
+
+impl Worker {
+    fn launch(&self, launch: Launch) -> Result<Process, WorkerError> {
+        let (mut child, stream) = self.spawn().map_err(|source| WorkerError::Start { executable: self.recipe.executable.clone(), source })?;
+        let pid = child.id();
+        self.board.device(&self.recipe.device, |device| device.worker_pid = pid);
+        let (reader, writer) = stream.into_split();
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let kill = Arc::new(watch::Sender::new(false));
+        let (ended, gone) = watch::channel(false);
+        let last_words = Arc::new(Mutex::new(Vec::new()));
+        let listener = child.stderr.take().map(|stderr| tasks::spawn("worker log", listen(stderr, launch.log, last_words.clone())));
+        tasks::spawn("worker requests", write(writer, outgoing));
+        let (board, device, killed) = (self.board.clone(), self.recipe.device.clone(), kill.subscribe());
+        tasks::spawn("worker", async move {
+            let broken = read(reader, &launch.said, killed.clone()).await;
+            let status = leave(&mut child, killed).await;
+            if let Some(listener) = listener {
+                // What it said last is worth a moment; a process of its own that it left behind may hold the stream open.
+                let _ = tokio::time::timeout(LAST_WORDS_WAIT, listener).await;
+            }
+            board.device(&device, |status| {
+                (status.worker_pid, status.job, status.state) = (None, None, "idle".into());
+            });
+            ended.send_replace(true);
+            let cause = cause(&device, pid, broken, status, &last_words);
+            // Nobody listens any more to a worker that was killed on purpose.
+            let _ = launch.said.send(Said::Lost { cause }).await;
+        });
+        Ok(Process { requests, kill, gone })
+    }
+
+    fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let Recipe { device, executable, threads, torch_lib } = &self.recipe;
+        let mut command = Command::new(executable);
+        command.args(["serve", "--device", device, "--threads", &threads.to_string()]);
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        command.stdout(Stdio::from(self.lock.try_clone()?));
+        command.stderr(Stdio::piped());
+        // A Ctrl-C on the daemon's terminal is the daemon's to handle.
+        command.process_group(0).kill_on_drop(true);
+        if let Some(lib) = torch_lib {
+            let before = std::env::var_os("LD_LIBRARY_PATH").into_iter().flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
+            let paths = std::iter::once(lib.clone()).chain(before);
+            command.env("LD_LIBRARY_PATH", std::env::join_paths(paths).map_err(std::io::Error::other)?);
+        }
+        let child = command.spawn()?;
+        Ok((child, UnixStream::from_std(ours)?))
+    }
+}
+
+/// Hands on what the worker says until its socket closes or breaks, or it is to be killed. Returns what broke.
+async fn read(mut stream: OwnedReadHalf, said: &mpsc::Sender<Said>, mut killed: watch::Receiver<bool>) -> Option<FrameError> {
+    let reading = async {
+        loop {
+            match frame::read::<FromWorker>(&mut stream, Format::Postcard).await {
+                Ok(message) => {
+                    if said.send(Said::Message(message)).await.is_err() {
+                        return None;
+                    }
+                }
+                Err(FrameError::Closed) => return None,
+                Err(error) => return Some(error),
+            }
+        }
+    };
+    tokio::select! {
+        broken = reading => broken,
+        _ = killed.wait_for(|killed| *killed) => None,
+    }
+}
+
+/// Ends when the process or its requests do: dropping the writing half would not close the socket, the process's end does.
+async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>) {
+    while let Some(request) = requests.recv().await {
+        if let Err(error) = frame::write(&mut stream, Format::Postcard, &request).await {
+            tracing::debug!("request to a worker is lost: {error}");
+            return;
+        }
+    }
+}
+
+/// Waits for the process's end; kills it when that is asked for, or when it does not leave after its socket closed.
+async fn leave(child: &mut Child, mut killed: watch::Receiver<bool>) -> std::io::Result<ExitStatus> {
+    tokio::select! {
+        status = child.wait() => return status,
+        _ = killed.wait_for(|killed| *killed) => {}
+        _ = tokio::time::sleep(LEAVE_MAX) => {}
+    }
+    child.start_kill()?;
+    child.wait().await
+}
+
+/// Lines of standard error go to the job's log; the last of them are kept for the cause of death.
+async fn listen(stderr: impl AsyncRead + Unpin, log: JobLog, last_words: Arc<Mutex<Vec<String>>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        log.worker(&line);
+        let mut last = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        last.push(line);
+        let surplus = last.len().saturating_sub(LAST_WORDS_MAX);
+        last.drain(..surplus);
+    }
+}
+
+fn cause(
+    device: &str,
+    pid: Option<u32>,
+    broken: Option<FrameError>,
+    status: std::io::Result<ExitStatus>,
+    last_words: &Mutex<Vec<String>>,
+) -> String {
+    let pid = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
+    let how = match status {
+        Ok(status) => match (status.signal(), status.code()) {
+            (Some(9), _) => "was killed (signal 9; the kernel does so when memory runs out)".into(),
+            (Some(signal), _) => format!("died of signal {signal}"),
+            (None, Some(code)) => format!("ended with exit code {code}"),
+            (None, None) => "ended".into(),
+        },
+        Err(error) => format!("is lost: {error}"),
+    };
+    let broken = broken.map_or(String::new(), |error| format!("; its stream broke: {error}"));
+    let last = last_words.lock().unwrap_or_else(PoisonError::into_inner).join(" / ");
+    let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
+    format!("worker {device}{pid} {how}{broken}{last}")
+}
+
+/// The process id that a worker's first message tells.
+pub fn started(message: &FromWorker) -> Option<u32> {
+    match &message.body {
+        Body::Event(Event::Started { pid, .. }) => Some(*pid),
+        _ => None,
+    }
+}

@@ -1,0 +1,90 @@
+//! What the running jobs and the devices do now: written by the actors, read by whoever asks. Nothing here is needed to go on after a crash.
+
+use r1d_proto::control::{Activity, DeviceStatus};
+use r1d_proto::ids::JobId;
+use r1d_runner::wait::Wait;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// A job as its runner last showed it.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    pub activity: Option<Activity>,
+    pub waits: Vec<Wait>,
+    pub eta_s: Option<f64>,
+    /// Steps of every stage, by the plan.
+    pub steps: Vec<u64>,
+    /// How the job ended, where the ledger could not be told (a full disk).
+    pub failed: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct Board(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    /// Counts changes.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: BTreeMap<JobId, Live>,
+    devices: Vec<DeviceStatus>,
+}
+
+impl Board {
+    pub fn new(devices: &[String]) -> Board {
+        let device = |name: &String| DeviceStatus {
+            device: name.clone(),
+            state: "idle".into(),
+            worker_pid: None,
+            worker_restarts: 0,
+            job: None,
+        };
+        let state = Mutex::new(State { jobs: BTreeMap::new(), devices: devices.iter().map(device).collect() });
+        Board(Arc::new(Inner { state, changed: watch::Sender::new(0) }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment: a panic cannot leave half of one.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.0.changed.send_modify(|count| *count += 1);
+        result
+    }
+
+    /// Marks that something changed elsewhere (the ledger).
+    pub fn touch(&self) {
+        self.change(|_| ());
+    }
+
+    pub fn show(&self, job: &JobId, live: Live) {
+        self.change(|state| state.jobs.insert(job.clone(), live));
+    }
+
+    pub fn clear(&self, job: &JobId) {
+        self.change(|state| state.jobs.remove(job));
+    }
+
+    pub fn live(&self, job: &JobId) -> Option<Live> {
+        self.lock().jobs.get(job).cloned()
+    }
+
+    pub fn devices(&self) -> Vec<DeviceStatus> {
+        self.lock().devices.clone()
+    }
+
+    pub fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {
+        self.change(|state| state.devices.iter_mut().find(|status| status.device == device).map(change));
+    }
+
+    /// Tells of every change from now on.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+}

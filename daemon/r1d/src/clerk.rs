@@ -1,0 +1,240 @@
+//! The one thread that reads and writes for a running job, in the order in which it is asked: journal, ledger, rollout files, metrics.
+//!
+//! What the job's machine relies on: a step's records are synced before it trains, its rollout file is whole before the ledger commits it, and
+//! an answer is given only when what it says is durable (`STEP-1`).
+
+use crate::job_log::JobLog;
+use crate::materials::Materials;
+use crate::outputs::{OutputError, Outputs};
+use crate::tasks;
+use r1d_data::DataError;
+use r1d_data::rollouts::{self, RolloutRow};
+use r1d_ledger::{Command as LedgerCommand, Disk, Entry, Journal, JournalError, Ledger, LedgerError};
+use r1d_proto::ids::JobId;
+use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::worker::Metrics;
+use r1d_proto::world::SharedClock;
+use r1d_runner::{End, Event, Keep, Recalled, Source, Store};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Tasks that may wait (`LIM-1`): the asker waits when the clerk is behind, so memory is bounded by the disk's pace.
+const QUEUE_MAX_TASKS: usize = 256;
+
+pub enum Task {
+    Keep(Keep),
+    Store(Store, oneshot::Sender<Event>),
+    Recall { stage: usize, step: u64, answer: oneshot::Sender<Event> },
+    Forget { stage: usize, step: u64, answer: oneshot::Sender<Event> },
+    Prompts { of: Source, step: u64, round: u32, count: u64, answer: oneshot::Sender<Event> },
+    Batch { stage: usize, step: u64, answer: oneshot::Sender<Event> },
+    Prune { stage: usize, step: u64, dir: PathBuf },
+    /// Make room for a directory that the worker is to write: whatever is there is of an attempt that did not get to record it.
+    Clear { dir: PathBuf, answer: oneshot::Sender<Event> },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ClerkError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error("cannot remove {}: {source}", path.display())]
+    Remove { path: PathBuf, source: std::io::Error },
+    #[error("stage {0} is not in the job")]
+    NoStage(usize),
+}
+
+impl ClerkError {
+    /// A full or broken disk fails the job, which can be submitted again; a refusal of the ledger means that someone else runs the job.
+    fn end(self) -> End {
+        match self {
+            ClerkError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
+            error => End::Failed { error: error.to_string() },
+        }
+    }
+}
+
+pub struct Clerk {
+    pub job: JobId,
+    pub epoch: u64,
+    pub ledger: Arc<Ledger>,
+    pub materials: Arc<Materials>,
+    pub outputs: Outputs,
+    pub clock: SharedClock,
+    pub log: JobLog,
+    pub journals: BTreeMap<usize, Journal>,
+    /// A record could not be kept: nothing that builds on it may be confirmed.
+    pub failed: Option<End>,
+}
+
+impl Clerk {
+    /// Starts the thread; it ends when the sender is dropped.
+    pub fn start(mut self) -> std::io::Result<mpsc::Sender<Task>> {
+        let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
+        tasks::thread("clerk", move || {
+            while let Some(task) = tasks.blocking_recv() {
+                self.carry_out(task);
+            }
+        })?;
+        Ok(sender)
+    }
+
+    fn carry_out(&mut self, task: Task) {
+        let (answer, result) = match task {
+            Task::Keep(keep) => {
+                if let Err(error) = self.keep(keep) {
+                    self.failed.get_or_insert(error.end());
+                }
+                return;
+            }
+            Task::Prune { stage, step, dir } => {
+                if let Err(error) = self.prune(stage, step, &dir) {
+                    self.log.warn(format!("checkpoint {} stays: {error}", dir.display()));
+                }
+                return;
+            }
+            Task::Store(store, answer) => (answer, self.store(store).map(|()| Event::Stored)),
+            Task::Recall { stage, step, answer } => (answer, self.recall(stage, step)),
+            Task::Forget { stage, step, answer } => (answer, self.forget(stage, step)),
+            Task::Prompts { of, step, round, count, answer } => (answer, Ok(Event::Prompts(self.materials.prompts(of, step, round, count)))),
+            Task::Batch { stage, step, answer } => (answer, Ok(Event::Batch(self.materials.batch(stage, step)))),
+            Task::Clear { dir, answer } => (answer, remove(&dir).map(|()| Event::Stored)),
+        };
+        let event = match (self.failed.clone(), result) {
+            (Some(end), _) => Event::Fault(end),
+            (None, Ok(event)) => event,
+            (None, Err(error)) => Event::Fault(error.end()),
+        };
+        // An asker that is gone was stopped; what was stored stays stored.
+        let _ = answer.send(event);
+    }
+
+    fn journal(&mut self, stage: usize) -> Result<&mut Journal, ClerkError> {
+        if !self.journals.contains_key(&stage) {
+            let record = self.ledger.job(&self.job);
+            let committed = record.as_ref().and_then(|r| r.progress.stages.get(stage)).map_or(0, |s| s.step);
+            let journal = Journal::open(Disk::shared(), &self.outputs.journal(), &self.job, stage as u32, committed)?;
+            for cut in journal.cuts() {
+                self.log.warn(format!("journal {}: {} torn bytes cut, {} records are left", cut.path.display(), cut.bytes_cut, cut.records));
+            }
+            self.journals.insert(stage, journal);
+        }
+        self.journals.get_mut(&stage).ok_or(ClerkError::NoStage(stage))
+    }
+
+    fn keep(&mut self, keep: Keep) -> Result<(), ClerkError> {
+        let (stage, entry) = match keep {
+            Keep::Sampled(rollout) => (rollout.key.stage, Entry::Sampled(rollout)),
+            Keep::Scored { key, verdicts, reward } => (key.stage, Entry::Scored { key, verdicts, reward }),
+        };
+        Ok(self.journal(stage as usize)?.append(&[entry])?)
+    }
+
+    fn recall(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
+        let record = self.journal(stage)?.read(step)?;
+        Ok(Event::Recalled(Recalled { sampled: record.sampled, scored: record.scored, sealed: record.sealed }))
+    }
+
+    fn forget(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
+        self.journal(stage)?.drop_from(step)?;
+        Ok(Event::Stored)
+    }
+
+    fn apply(&self, command: LedgerCommand) -> Result<(), ClerkError> {
+        self.ledger.apply(command)?;
+        Ok(())
+    }
+
+    fn stage(&self, stage: usize) -> Result<&r1d_job::Stage, ClerkError> {
+        self.materials.job.stages.get(stage).ok_or(ClerkError::NoStage(stage))
+    }
+
+    fn store(&mut self, store: Store) -> Result<(), ClerkError> {
+        let (job, epoch, at) = (self.job.clone(), self.epoch, self.clock.unix().as_secs());
+        match store {
+            Store::BeginStage { stage } => {
+                let settings = self.stage(stage)?;
+                let rows = self.materials.seen.rows.get(&settings.name).copied().unwrap_or(0);
+                let (name, kind, steps) = (settings.name.clone(), settings.kind_name().into(), settings.steps(rows));
+                self.apply(LedgerCommand::BeginStage { job, epoch, stage: stage as u32, name, kind, steps, at })
+            }
+            Store::Seal { stage, step, advantages } => {
+                let journal = self.journal(stage)?;
+                journal.append(&[Entry::Sealed { stage: stage as u32, step, advantages }])?;
+                Ok(journal.sync()?)
+            }
+            Store::Commit { stage, step, metrics, rollouts } => self.commit(stage, step, metrics, rollouts),
+            Store::Checkpoint { stage, step, dir, manifest_sha256 } => {
+                self.log.info(format!("checkpoint {}", dir.display()));
+                self.apply(LedgerCommand::Checkpoint { job, epoch, stage: stage as u32, step, dir, manifest_sha256 })
+            }
+            Store::DropCheckpoint { stage, step } => {
+                self.log.warn(format!("the checkpoint of step {step} does not restore and is given up"));
+                self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })
+            }
+            Store::Eval(result) => {
+                let shown: Vec<_> = result.metrics.iter().filter(|(name, _)| name.contains('@')).map(|(n, v)| format!("{n} {v:.4}")).collect();
+                self.log.info(format!("evaluation on {} after {} steps: {}", result.data, result.step, shown.join(", ")));
+                self.apply(LedgerCommand::Eval { job, epoch, result: *result })
+            }
+            Store::FinishStage { stage } => {
+                self.apply(LedgerCommand::FinishStage { job, epoch, stage: stage as u32, at })?;
+                self.journal(stage)?.prune_before(u64::MAX)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn commit(&mut self, stage: usize, step: u64, metrics: Metrics, rollouts: Vec<ScoredRollout>) -> Result<(), ClerkError> {
+        let name = self.stage(stage)?.name.clone();
+        if !rollouts.is_empty() {
+            let rows = rollouts.into_iter().map(|scored| self.readable(stage, scored)).collect::<Result<Vec<_>, _>>()?;
+            rollouts::write(&self.outputs.rollouts(&name, step + 1), &rows)?;
+        }
+        let (job, epoch) = (self.job.clone(), self.epoch);
+        self.apply(LedgerCommand::CommitStep { job, epoch, stage: stage as u32, step, metrics: metrics.clone() })?;
+        if let Some(journal) = self.journals.get_mut(&stage) {
+            journal.committed(step + 1);
+        }
+        Ok(self.outputs.append_metrics(&name, step + 1, &metrics)?)
+    }
+
+    /// A rollout and the texts that people read.
+    fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, ClerkError> {
+        let completion = self.materials.tokenizer.decode_completion(&scored.rollout.completion_ids)?;
+        let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row) {
+            Some((prompt, row, _)) => (prompt.to_owned(), row.reference.clone()),
+            None => (String::new(), None),
+        };
+        Ok(RolloutRow { scored, prompt, completion, reference })
+    }
+
+    /// The ledger forgets the checkpoint first: a directory that is half gone is never restored from. The journal needs no more than the
+    /// steps since the oldest checkpoint that is left.
+    fn prune(&mut self, stage: usize, step: u64, dir: &Path) -> Result<(), ClerkError> {
+        let (job, epoch) = (self.job.clone(), self.epoch);
+        self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })?;
+        remove(dir)?;
+        let record = self.ledger.job(&self.job);
+        let oldest = record.as_ref().and_then(|r| Some(r.progress.stages.get(stage)?.checkpoints.first()?.step));
+        if let (Some(oldest), Some(journal)) = (oldest, self.journals.get_mut(&stage)) {
+            journal.prune_before(oldest)?;
+        }
+        Ok(())
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), ClerkError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(ClerkError::Remove { path: dir.into(), source }),
+        Ok(()) => Ok(()),
+    }
+}

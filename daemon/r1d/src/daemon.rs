@@ -1,0 +1,203 @@
+//! The daemon's life: take the state directory, build the parts, listen, run until told to stop, drain.
+
+use crate::actors::control::{ControlSocket, Counter};
+use crate::actors::jobs::{Device, Jobs, StopAll};
+use crate::actors::run::Means;
+use crate::actors::supervise::{Supervised, supervise};
+use crate::actors::worker::{Recipe, Worker};
+use crate::board::Board;
+use crate::cli::COMPILE;
+use crate::materials::worker_threads;
+use crate::settings::Settings;
+use crate::state_dir::{StateDir, StateError};
+use crate::status::Desk;
+use crate::{devices, notify, tasks};
+use r1d_ledger::{Ledger, LedgerError};
+use r1d_proto::world::SharedClock;
+use r1d_rewards::{Compiler, Options, RewardError, Rewards};
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// For the workers to die when the daemon stops.
+const STOP_MAX: Duration = Duration::from_secs(15);
+/// For the steps in flight, when the daemon was asked to stop after them.
+const LAST_STEP_MAX: Duration = Duration::from_secs(600);
+/// Owner and group may use the socket: who is in its group may submit jobs.
+const SOCKET_MODE: u32 = 0o660;
+/// For workers of a daemon that was killed to notice and leave.
+const OLD_WORKERS_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Rewards(#[from] RewardError),
+    #[error("socket {}: {source}", path.display())]
+    Socket { path: PathBuf, source: std::io::Error },
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot find the running executable: {0}")]
+    Executable(std::io::Error),
+}
+
+/// Why the daemon stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Signal,
+    /// `r1ctl shutdown`.
+    Asked,
+}
+
+/// The parts that live as long as the daemon.
+struct Parts {
+    counter: Counter,
+    jobs: Supervised<Jobs>,
+    /// Kept until all workers are gone.
+    _state: Arc<StateDir>,
+}
+
+/// Serves until a signal or a client says stop.
+pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> {
+    let state = Arc::new(StateDir::lock(&settings.state_dir)?);
+    actix::System::new().block_on(async move {
+        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+        let shutdown = Arc::new(watch::Sender::new(false));
+        let mut asked = shutdown.subscribe();
+        let parts = build(&settings, state, clock.clone(), shutdown)?;
+        let socket = listen(&settings.socket, &parts, clock)?;
+        announce(&settings);
+        let why = tokio::select! {
+            _ = terminate.recv() => Stop::Signal,
+            _ = interrupt.recv() => Stop::Signal,
+            _ = asked.wait_for(|asked| *asked) => Stop::Asked,
+        };
+        drain(&parts, why).await;
+        drop(socket);
+        // Nobody can tell a stale socket from a daemon that does not answer; under the lock it is ours to remove.
+        let _ = std::fs::remove_file(&settings.socket);
+        Ok(())
+    })
+}
+
+fn build(settings: &Settings, state: Arc<StateDir>, clock: SharedClock, shutdown: Arc<watch::Sender<bool>>) -> Result<Parts, DaemonError> {
+    let ledger = Arc::new(Ledger::open(&state.ledger())?);
+    let rewards = Arc::new(Rewards::open(Options {
+        plugin_dirs: settings.plugin_dirs.clone(),
+        cache_dir: Some(state.cache()),
+        threads: settings.config.reward_threads as usize,
+        compiler: Compiler::Child { program: std::env::current_exe().map_err(DaemonError::Executable)?, args: vec![COMPILE.into()] },
+        clock: clock.clone(),
+    })?);
+    let names = devices::found(&settings.config.devices);
+    let board = Board::new(&names);
+    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into() };
+    let means = names.iter().map(|name| means(settings, &state, &desk, &rewards, name)).collect::<Result<Vec<_>, _>>()?;
+    let (old, wait_clock) = (state.clone(), clock.clone());
+    let patience = clock.now() + OLD_WORKERS_MAX;
+    let jobs = supervise("jobs", clock.clone(), move |alive, _| {
+        let (old, clock) = (old.clone(), wait_clock.clone());
+        let workers_are_gone = Box::new(move || {
+            let gone = old.workers_are_gone();
+            if !gone && clock.now() > patience {
+                let path = old.root().to_path_buf();
+                tracing::error!("{}", StateError::WorkersRemain { path, waited_s: OLD_WORKERS_MAX.as_secs() });
+            }
+            gone
+        });
+        let devices = means.iter().map(|means| Device { means: means.clone(), running: None }).collect();
+        Jobs { devices, workers_are_gone, panics: HashMap::new(), unrecorded: Vec::new(), stopping: false, _alive: alive }
+    });
+    let counter = Counter {
+        since: clock.now(),
+        desk,
+        rewards,
+        jobs: jobs.clone(),
+        node_name: settings.node_name.clone(),
+        shutdown: settings.may_be_shut_down.then_some(shutdown),
+    };
+    Ok(Parts { counter, jobs, _state: state })
+}
+
+/// A device, its worker's supervisor, and what a run on it needs.
+fn means(settings: &Settings, state: &StateDir, desk: &Desk, rewards: &Arc<Rewards>, device: &str) -> Result<Means, DaemonError> {
+    let lock = state.workers_lock().map_err(|source| StateError::Io { path: state.root().into(), source })?;
+    let recipe = Recipe {
+        device: device.into(),
+        executable: settings.worker.clone(),
+        threads: worker_threads(device, settings.config.torch_threads),
+        torch_lib: settings.config.torch_lib.clone(),
+    };
+    let (lock, board) = (Arc::new(lock), desk.board.clone());
+    let worker = supervise("worker", desk.clock.clone(), move |alive, _| Worker {
+        recipe: recipe.clone(),
+        lock: lock.clone(),
+        board: board.clone(),
+        process: None,
+        _alive: alive,
+    });
+    let worker_silence = settings.worker_silence;
+    Ok(Means { desk: desk.clone(), rewards: rewards.clone(), worker, device: device.into(), worker_silence })
+}
+
+/// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's, unless it is another directory's.
+fn listen(path: &Path, parts: &Parts, clock: SharedClock) -> Result<Supervised<ControlSocket>, DaemonError> {
+    let failed = |source| DaemonError::Socket { path: path.into(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another daemon listens here: choose another with --socket")));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = Arc::new(UnixListener::bind(path).map_err(failed)?);
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    let counter = parts.counter.clone();
+    Ok(supervise("control socket", clock, move |alive, context| {
+        ControlSocket::new(counter.clone(), listener.clone(), alive, context)
+    }))
+}
+
+fn announce(settings: &Settings) {
+    tracing::info!(
+        node = settings.node_name,
+        state_dir = %settings.state_dir.display(),
+        socket = %settings.socket.display(),
+        worker = %settings.worker.display(),
+        "r1d {} is ready",
+        env!("CARGO_PKG_VERSION")
+    );
+    notify::send(notify::READY);
+    if let Some(interval) = notify::watchdog_interval() {
+        tasks::spawn("watchdog", async move {
+            loop {
+                notify::send(notify::WATCHDOG);
+                tokio::time::sleep(interval).await;
+            }
+        });
+    }
+}
+
+/// Stops the runs: nothing is lost, all that counts is durable, and the jobs go on when a daemon is back.
+async fn drain(parts: &Parts, why: Stop) {
+    notify::send(notify::STOPPING);
+    tracing::info!("stopping");
+    let after_step = why == Stop::Asked;
+    let patience = if after_step { LAST_STEP_MAX } else { STOP_MAX };
+    let stopped = tokio::time::timeout(patience, parts.jobs.ask("the queue", StopAll { after_step })).await;
+    if stopped.is_err() {
+        tracing::warn!("runs did not stop within {} s: their workers are killed", patience.as_secs());
+    }
+}

@@ -1,0 +1,71 @@
+//! A job's own log, `log.jsonl`: what `r1ctl logs` prints. A line that cannot be written goes to the daemon's log alone.
+
+use r1d_proto::control::LogLine;
+use r1d_proto::world::SharedClock;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Longer lines are cut: a worker may say anything.
+const MESSAGE_MAX_BYTES: usize = 8 << 10;
+
+#[derive(Clone)]
+pub struct JobLog(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    job: String,
+    clock: SharedClock,
+}
+
+impl JobLog {
+    pub fn new(path: PathBuf, job: &str, clock: SharedClock) -> JobLog {
+        JobLog(Arc::new(Inner { path, job: job.into(), clock }))
+    }
+
+    pub fn info(&self, message: impl Into<String>) {
+        let message = message.into();
+        tracing::info!(job = self.0.job, "{message}");
+        self.write("info", message);
+    }
+
+    pub fn warn(&self, message: impl Into<String>) {
+        let message = message.into();
+        tracing::warn!(job = self.0.job, "{message}");
+        self.write("warn", message);
+    }
+
+    pub fn error(&self, message: impl Into<String>) {
+        let message = message.into();
+        tracing::error!(job = self.0.job, "{message}");
+        self.write("error", message);
+    }
+
+    /// A line of the worker's standard error.
+    pub fn worker(&self, line: &str) {
+        tracing::debug!(job = self.0.job, "worker: {line}");
+        self.write("worker", line.into());
+    }
+
+    fn write(&self, level: &str, mut message: String) {
+        if message.len() > MESSAGE_MAX_BYTES {
+            let end = (0..=MESSAGE_MAX_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+            message.truncate(end);
+        }
+        let line = LogLine { at_ms: self.0.clock.unix().as_millis() as u64, level: level.into(), message };
+        let Ok(mut text) = serde_json::to_string(&line) else { return };
+        text.push('\n');
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&self.0.path);
+        // One write call per line: lines of several tasks do not mix.
+        if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
+            tracing::warn!(job = self.0.job, "cannot write {}: {error}", self.0.path.display());
+        }
+    }
+}
+
+/// Whole lines of `bytes` and how many bytes they are. A line torn by a crash is left out.
+pub fn parse(bytes: &[u8]) -> (Vec<LogLine>, usize) {
+    let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let lines = bytes[..whole].split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    (lines, whole)
+}

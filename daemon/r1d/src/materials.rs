@@ -1,0 +1,350 @@
+//! Everything that a job reads, opened and checked: done once to accept a job or plan it, and again when it runs.
+
+use crate::devices;
+use crate::outputs::Outputs;
+use r1d_data::supervision::Order;
+use r1d_data::{DataError, DataSet, Prompts, Supervision, Template, Tokenizer, rows_of_step};
+use r1d_job::plan::Seen;
+use r1d_job::reward::Plugin;
+use r1d_job::{Job, JobError, ModelFacts, Reward, Stage, StageKind, Weights};
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::{ModelSource, SupervisedSequence};
+use r1d_proto::world::counter_hash;
+use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards};
+use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Salt that keeps the further prompts of dynamic sampling apart from the steps' own.
+const RESAMPLE: u64 = 0x7265_7361;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MaterialsError {
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("model: cannot read {}: {source}", path.display())]
+    Model { path: PathBuf, source: std::io::Error },
+    #[error("model {}: {problem}", path.display())]
+    Weights { path: PathBuf, problem: String },
+    #[error("{place}: {problem}")]
+    Config { place: String, problem: JobError },
+    #[error("reward `{name}`: {source}")]
+    Reward { name: String, source: RewardError },
+    #[error("data.{name} is not in the job")]
+    NoData { name: String },
+}
+
+/// A reward that is ready to judge.
+pub struct Judge {
+    pub reward: Reward,
+    pub loaded: LoadedReward,
+}
+
+/// Prompts and who judges their completions.
+struct Prompted {
+    data: Arc<DataSet>,
+    prompts: Arc<Prompts>,
+    shuffle: bool,
+    judges: Vec<Judge>,
+}
+
+enum StageMaterial {
+    Supervised(Supervision),
+    Prompted(Prompted),
+}
+
+pub struct Materials {
+    pub job: Job,
+    pub facts: ModelFacts,
+    pub seen: Seen,
+    pub warnings: Vec<String>,
+    pub tokenizer: Tokenizer,
+    base: ModelSource,
+    stages: Vec<StageMaterial>,
+    evals: Vec<Prompted>,
+}
+
+/// What several stages and evaluations share.
+struct Shelf<'a> {
+    job: &'a Job,
+    tokenizer: &'a Tokenizer,
+    rewards: &'a Rewards,
+    data: BTreeMap<String, Arc<DataSet>>,
+    prompts: BTreeMap<String, Arc<Prompts>>,
+}
+
+impl Materials {
+    /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin.
+    pub fn open(job: Job, rewards: &Rewards) -> Result<Materials, MaterialsError> {
+        let path = job.model.config();
+        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
+        let facts = ModelFacts::from_config(&config)
+            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+        let tokenizer = Tokenizer::open(job.model.tokenizer())?;
+        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
+        let base = match &job.model.weights {
+            Weights::Directory(dir) => {
+                check_weights(dir)?;
+                ModelSource::Directory(dir.clone())
+            }
+            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
+        };
+        let mut shelf = Shelf { job: &job, tokenizer: &tokenizer, rewards, data: BTreeMap::new(), prompts: BTreeMap::new() };
+        let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
+        let evals = job.evals.iter().map(|eval| shelf.prompted(&eval.data, &job.eval_rewards(eval))).collect::<Result<Vec<_>, _>>()?;
+        let seen = seen(&job, &stages, &evals);
+        let mut warnings = r1d_job::plan::warnings(&job, Some(&facts), &seen);
+        for (stage, material) in job.stages.iter().zip(&stages) {
+            warnings.extend(material_warnings(stage, material));
+        }
+        Ok(Materials { facts, seen, warnings, base, stages, evals, tokenizer, job })
+    }
+
+    /// Rows (packed sequences) of a stage's data.
+    fn rows(&self, stage: usize) -> u64 {
+        self.stages.get(stage).map_or(0, StageMaterial::rows)
+    }
+
+    fn prompted(&self, of: Source) -> Option<&Prompted> {
+        match of {
+            Source::Stage(index) => match self.stages.get(index)? {
+                StageMaterial::Prompted(prompted) => Some(prompted),
+                StageMaterial::Supervised(_) => None,
+            },
+            Source::Eval(index) => self.evals.get(index),
+        }
+    }
+
+    /// What the job's state machine is to know.
+    pub fn plan(&self, id: &JobId, outputs: &Outputs, device: &str, worker_silence: Duration) -> Plan {
+        let facts = |judges: &[Judge]| judges.iter().map(Judge::facts).collect::<Vec<_>>();
+        let stages = (self.job.stages.iter().enumerate())
+            .map(|(i, stage)| StageFacts {
+                steps: stage.steps(self.rows(i)),
+                prompt_max: self.seen.prompt_max.get(&stage.name).copied().unwrap_or(0),
+                rewards: self.prompted(Source::Stage(i)).map_or(Vec::new(), |p| facts(&p.judges)),
+            })
+            .collect();
+        let evals = (self.job.evals.iter().zip(&self.evals))
+            .map(|(eval, prompted)| EvalFacts {
+                rows: eval.rows(prompted.data.len()),
+                prompt_max: prompted.prompts.length_max(),
+                judges: prompted.judges.iter().map(|judge| judge.reward.clone()).collect(),
+                rewards: facts(&prompted.judges),
+            })
+            .collect();
+        Plan {
+            base: self.base.clone(),
+            worker: format!("worker {device}"),
+            stages,
+            evals,
+            stop_ids: self.tokenizer.eos_ids().to_vec(),
+            checkpoints: outputs.checkpoints(&self.job, id),
+            final_dir: outputs.final_dir(),
+            limits: Limits { worker_silence, ..Limits::default() },
+            job: self.job.clone(),
+        }
+    }
+
+    /// The rows of [`r1d_runner::Command::ReadPrompts`].
+    pub fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
+        let Some(prompted) = self.prompted(of) else { return Vec::new() };
+        let (seed, rows) = (self.job.seed, prompted.data.len());
+        let picked = match of {
+            Source::Eval(_) => (0..count.min(rows)).collect(),
+            Source::Stage(stage) => {
+                let per_step = self.job.stages.get(stage).map_or(count, Stage::rows_per_step);
+                let (seed, shuffle) = match round {
+                    0 => (seed, prompted.shuffle),
+                    round => (counter_hash(&[RESAMPLE, seed, round as u64]), true),
+                };
+                let mut picked = rows_of_step(seed, stage as u32, step, per_step, rows, shuffle);
+                picked.truncate(count as usize);
+                picked
+            }
+        };
+        let prompt = |row: u64| {
+            let prompt = prompted.prompts.of_row(row);
+            let reference = prompted.data.row(row).reference.clone();
+            Prompt { row, ids: prompt.ids.clone(), text: prompt.text.clone(), reference }
+        };
+        picked.into_iter().map(prompt).collect()
+    }
+
+    /// The sequences of a supervised step.
+    pub fn batch(&self, stage: usize, step: u64) -> Vec<SupervisedSequence> {
+        match self.stages.get(stage) {
+            Some(StageMaterial::Supervised(supervision)) => supervision.step(step),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A row's prompt as the model reads it, its data, and the rewards that judge its domain.
+    pub fn row(&self, of: Source, row: u64) -> Option<(&str, &r1d_data::Row, impl Iterator<Item = &Judge>)> {
+        let prompted = self.prompted(of)?;
+        let data = prompted.data.row(row);
+        let judges = prompted.judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
+        Some((&prompted.prompts.of_row(row).text, data, judges))
+    }
+}
+
+impl Judge {
+    fn facts(&self) -> RewardFacts {
+        let info = self.loaded.info();
+        RewardFacts { min: info.min, max: info.max }
+    }
+}
+
+impl StageMaterial {
+    fn rows(&self) -> u64 {
+        match self {
+            StageMaterial::Supervised(supervision) => supervision.len(),
+            StageMaterial::Prompted(prompted) => prompted.data.len(),
+        }
+    }
+}
+
+impl Shelf<'_> {
+    fn source(&self, name: &str) -> Result<&r1d_job::DataSource, MaterialsError> {
+        self.job.data.get(name).ok_or_else(|| MaterialsError::NoData { name: name.into() })
+    }
+
+    fn data(&mut self, name: &str) -> Result<Arc<DataSet>, MaterialsError> {
+        if let Some(data) = self.data.get(name) {
+            return Ok(data.clone());
+        }
+        let data = Arc::new(DataSet::open(self.source(name)?)?);
+        self.data.insert(name.into(), data.clone());
+        Ok(data)
+    }
+
+    fn template(&self, name: &str) -> Result<Template, MaterialsError> {
+        Ok(Template::open(&self.source(name)?.template, self.tokenizer)?)
+    }
+
+    fn prompts(&mut self, name: &str) -> Result<Arc<Prompts>, MaterialsError> {
+        if let Some(prompts) = self.prompts.get(name) {
+            return Ok(prompts.clone());
+        }
+        let (data, template) = (self.data(name)?, self.template(name)?);
+        let prompts = Arc::new(Prompts::build(&data, &template, self.tokenizer)?);
+        self.prompts.insert(name.into(), prompts.clone());
+        Ok(prompts)
+    }
+
+    fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
+        let data = self.data(&stage.data)?;
+        let order = Order { seed: self.job.seed, stage: index as u32, shuffle: self.source(&stage.data)?.shuffle };
+        Ok(match &stage.kind {
+            StageKind::Pretrain(pretrain) => StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?),
+            StageKind::Sft(sft) => {
+                let template = self.template(&stage.data)?;
+                StageMaterial::Supervised(Supervision::sft(&data, &template, self.tokenizer, sft, order)?)
+            }
+            StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(&stage.data, &grpo.rewards)?),
+        })
+    }
+
+    fn prompted(&mut self, data: &str, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
+        let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<Vec<_>, _>>()?;
+        let shuffle = self.source(data)?.shuffle;
+        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data)?, shuffle, judges })
+    }
+
+    fn judge(&self, reward: &Reward) -> Result<Judge, MaterialsError> {
+        let plugin = match &reward.plugin {
+            Plugin::Named(name) => r1d_rewards::Plugin::Named(name.clone()),
+            Plugin::Path(path) => r1d_rewards::Plugin::Path(path.clone()),
+        };
+        let limits = r1d_rewards::Limits { fuel: reward.limits.fuel, memory_mb: reward.limits.memory_mb, wall_ms: None };
+        let spec = RewardSpec { plugin, sha256: reward.sha256.clone(), config_json: reward.config_json.clone(), limits };
+        let loaded = self.rewards.load(&spec).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
+        Ok(Judge { reward: reward.clone(), loaded })
+    }
+}
+
+/// Weight files of a Hugging Face directory: one file, or an index and all the shards that it names.
+fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
+    let wrong = |problem: String| Err(MaterialsError::Weights { path: dir.into(), problem });
+    let index = dir.join("model.safetensors.index.json");
+    if !index.exists() {
+        if dir.join("model.safetensors").is_file() {
+            return Ok(());
+        }
+        return wrong("has neither model.safetensors nor model.safetensors.index.json: name a directory with safetensors weights".into());
+    }
+    let text = std::fs::read_to_string(&index).map_err(|source| MaterialsError::Model { path: index.clone(), source })?;
+    let parsed: serde_json::Value = match serde_json::from_str(&text) {
+        Ok(parsed) => parsed,
+        Err(error) => return wrong(format!("model.safetensors.index.json is not JSON: {error}")),
+    };
+    let Some(map) = parsed["weight_map"].as_object() else {
+        return wrong("model.safetensors.index.json has no `weight_map`".into());
+    };
+    let shards: BTreeSet<&str> = map.values().filter_map(|shard| shard.as_str()).collect();
+    match shards.iter().find(|shard| !dir.join(shard).is_file()) {
+        Some(missing) => wrong(format!("shard {missing}, which model.safetensors.index.json names, is missing: fetch it again")),
+        None => Ok(()),
+    }
+}
+
+fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
+    let mut seen = Seen::default();
+    for (stage, material) in job.stages.iter().zip(stages) {
+        seen.rows.insert(stage.name.clone(), material.rows());
+        if let StageMaterial::Prompted(prompted) = material {
+            seen.prompt_max.insert(stage.name.clone(), prompted.prompts.length_max());
+        }
+    }
+    seen.eval_prompt_max = evals.iter().map(|prompted| prompted.prompts.length_max()).max().unwrap_or(0);
+    seen
+}
+
+fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
+    let place = format!("[[stage]] {:?}", stage.name);
+    match material {
+        StageMaterial::Supervised(supervision) if supervision.truncated() > 0 => {
+            vec![format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len())]
+        }
+        StageMaterial::Supervised(_) => Vec::new(),
+        StageMaterial::Prompted(prompted) => {
+            let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
+            let rows = prompted.data.rows().iter().filter(|row| !judged(row.domain.as_deref())).count();
+            let warning = format!("{place}: no reward judges the domain of {rows} rows of data.{}: they never train", stage.data);
+            (rows > 0).then_some(warning).into_iter().collect()
+        }
+    }
+}
+
+/// The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
+pub mod inputs {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// Files of the data sets, the tokenizer, the model's configuration: path, size and time of the last change.
+    pub fn fingerprint(job: &Job) -> Value {
+        let mut paths: BTreeSet<PathBuf> = job.data.values().map(|source| source.path.clone()).collect();
+        paths.extend([job.model.config(), job.model.tokenizer().to_path_buf()]);
+        let entries = paths.into_iter().filter_map(|path| {
+            let metadata = std::fs::metadata(&path).ok().filter(|m| m.is_file())?;
+            let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+            Some((path.display().to_string(), json!([metadata.len(), changed.as_nanos() as u64])))
+        });
+        Value::Object(entries.collect())
+    }
+
+    /// Names a file that is not as it was; `None` when all are.
+    pub fn changed(recorded: &Value, now: &Value) -> Option<String> {
+        let recorded = recorded.as_object()?;
+        recorded.iter().find(|(path, was)| now.get(path) != Some(was)).map(|(path, _)| path.clone())
+    }
+}
+
+/// Threads that a worker of `device` may use for one tensor operation.
+pub fn worker_threads(device: &str, configured: u32) -> u32 {
+    if device == "cpu" { devices::torch_threads(configured) } else { 1 }
+}

@@ -1,0 +1,179 @@
+//! What a job leaves under the state directory, and the one place that knows the names.
+//!
+//! | path | what it is |
+//! |---|---|
+//! | `job.toml` | the job as run, every default filled in |
+//! | `metrics.jsonl` | a line per committed step: `stage`, `step` (from 1), TRL's names |
+//! | `tensorboard/<stage>/` | the same as TensorBoard event files |
+//! | `log.jsonl` | the job's log |
+//! | `journal/` | rollouts of the steps since the oldest checkpoint kept |
+//! | `rollouts/<stage>-step-<N>.parquet` | every rollout of committed step N (from 1) with its verdicts |
+//! | `checkpoints/<stage>/step-<N>/` | the state after N steps, elsewhere when the job says `checkpoint.to` |
+//! | `final/` | the Hugging Face directory |
+//! | `inputs.json` | the files that the job reads, as they were when it was submitted |
+
+use crate::tensorboard;
+use r1d_data::DataError;
+use r1d_data::storage::write_atomically;
+use r1d_job::Job;
+use r1d_ledger::{Ledger, LedgerError};
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::Metrics;
+use serde_json::{Map, Value};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The paths of one job.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+}
+
+fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError {
+    let path = path.to_path_buf();
+    move |source| OutputError::Write { path, source }
+}
+
+impl Outputs {
+    pub fn new(dir: PathBuf) -> Outputs {
+        Outputs { dir }
+    }
+
+    pub fn job_toml(&self) -> PathBuf {
+        self.dir.join("job.toml")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log.jsonl")
+    }
+
+    pub fn inputs(&self) -> PathBuf {
+        self.dir.join("inputs.json")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    pub fn final_dir(&self) -> PathBuf {
+        self.dir.join("final")
+    }
+
+    /// Where the job's checkpoints go.
+    pub fn checkpoints(&self, job: &Job, id: &JobId) -> PathBuf {
+        match &job.checkpoint.to {
+            Some(elsewhere) => elsewhere.join(&id.0),
+            None => self.dir.join("checkpoints"),
+        }
+    }
+
+    /// The rollouts of committed step `step`, from 1.
+    pub fn rollouts(&self, stage: &str, step: u64) -> PathBuf {
+        self.dir.join("rollouts").join(format!("{stage}-step-{step:06}.parquet"))
+    }
+
+    /// The newest committed step (from 1) of a stage that left rollouts.
+    pub fn last_rollouts(&self, stage: &str) -> Option<u64> {
+        let entries = std::fs::read_dir(self.dir.join("rollouts")).ok()?;
+        let step = |name: String| name.strip_prefix(stage)?.strip_prefix("-step-")?.strip_suffix(".parquet")?.parse().ok();
+        entries.flatten().filter_map(|entry| step(entry.file_name().into_string().ok()?)).max()
+    }
+
+    fn metrics(&self) -> PathBuf {
+        self.dir.join("metrics.jsonl")
+    }
+
+    fn tensorboard(&self, stage: &str) -> PathBuf {
+        self.dir.join("tensorboard").join(stage).join(tensorboard::FILE)
+    }
+
+    /// Creates the job's directories.
+    pub fn create(&self) -> Result<(), OutputError> {
+        for dir in [&self.dir, &self.dir.join("rollouts")] {
+            std::fs::create_dir_all(dir).map_err(write_error(dir))?;
+        }
+        Ok(())
+    }
+
+    /// Writes `metrics.jsonl` and the event files from the ledger: after a crash they may lack lines, or end in the middle of one.
+    pub fn rewrite_metrics(&self, ledger: &Ledger, job: &JobId, stages: &[String]) -> Result<(), OutputError> {
+        let mut lines = String::new();
+        for (index, stage) in stages.iter().enumerate() {
+            let steps = ledger.metrics(job, index as u32)?;
+            let mut events = tensorboard::header();
+            for (step, metrics) in &steps {
+                lines.push_str(&line(stage, step + 1, metrics));
+                events.extend(tensorboard::event(step + 1, metrics));
+            }
+            if !steps.is_empty() {
+                let path = self.tensorboard(stage);
+                create_parent(&path)?;
+                write_atomically(&path, |file| file.write_all(&events))?;
+            }
+        }
+        Ok(write_atomically(&self.metrics(), |file| file.write_all(lines.as_bytes()))?)
+    }
+
+    /// Adds a step that the ledger has committed; `step` from 1.
+    pub fn append_metrics(&self, stage: &str, step: u64, metrics: &Metrics) -> Result<(), OutputError> {
+        append(&self.metrics(), line(stage, step, metrics).as_bytes())?;
+        let path = self.tensorboard(stage);
+        create_parent(&path)?;
+        let mut bytes = if path.exists() { Vec::new() } else { tensorboard::header() };
+        bytes.extend(tensorboard::event(step, metrics));
+        append(&path, &bytes)
+    }
+}
+
+fn create_parent(path: &Path) -> Result<(), OutputError> {
+    let parent = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(parent).map_err(write_error(parent))
+}
+
+fn append(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(write_error(path))?;
+    file.write_all(bytes).map_err(write_error(path))
+}
+
+/// One line of `metrics.jsonl`. Numbers that JSON cannot say (NaN, infinities) are null.
+fn line(stage: &str, step: u64, metrics: &Metrics) -> String {
+    let mut object = Map::new();
+    object.insert("stage".into(), Value::from(stage));
+    object.insert("step".into(), Value::from(step));
+    object.extend(metrics.iter().map(|(name, value)| (name.clone(), Value::from(*value))));
+    format!("{}\n", Value::Object(object))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_finds_its_own_newest_rollouts() {
+        let dir = tempfile::tempdir().unwrap();
+        let outputs = Outputs::new(dir.path().into());
+        outputs.create().unwrap();
+        for (stage, step) in [("rl", 2), ("rl", 11), ("rl-step", 40), ("other", 90)] {
+            std::fs::write(outputs.rollouts(stage, step), "").unwrap();
+        }
+        assert_eq!(outputs.last_rollouts("rl"), Some(11));
+        assert_eq!(outputs.last_rollouts("rl-step"), Some(40));
+        assert_eq!(outputs.last_rollouts("none"), None);
+    }
+
+    #[test]
+    fn a_line_names_stage_and_step_and_survives_odd_numbers() {
+        let metrics = Metrics::from([("loss".into(), 0.5), ("kl".into(), f64::NAN)]);
+        assert_eq!(line("rl", 3, &metrics), "{\"stage\":\"rl\",\"step\":3,\"kl\":null,\"loss\":0.5}\n");
+    }
+}

@@ -1,0 +1,80 @@
+//! Prompts, completions and verdicts of a committed step, from its Parquet file.
+
+use crate::outputs::Outputs;
+use r1d_data::DataError;
+use r1d_data::rollouts::{self, RolloutRow};
+use r1d_ledger::JobRecord;
+use r1d_proto::control::{Sample, SampleSort};
+use r1d_proto::rollout::FinishReason;
+use std::cmp::{Ordering, Reverse};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SamplesError {
+    #[error("job `{job}` has no stage {stage:?}; it has {known}")]
+    NoStage { job: String, stage: String, known: String },
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// Of the stage and step (from 1) asked for, or of the newest: empty when nothing of it is committed. Blocks.
+pub fn read(
+    record: &JobRecord,
+    outputs: &Outputs,
+    stage: Option<String>,
+    step: Option<u64>,
+    sort: SampleSort,
+    limit: u32,
+) -> Result<Vec<Sample>, SamplesError> {
+    let stages: Vec<&str> = record.progress.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let newest = |stage: &str| Some((stage.to_owned(), outputs.last_rollouts(stage)?));
+    let place = match stage {
+        Some(stage) if !stages.contains(&stage.as_str()) => {
+            let known = if stages.is_empty() { "begun none yet".into() } else { stages.join(", ") };
+            return Err(SamplesError::NoStage { job: record.job().to_string(), stage, known });
+        }
+        Some(stage) => step.map(|step| (stage.clone(), step)).or_else(|| newest(&stage)),
+        None => stages.iter().rev().find_map(|stage| newest(stage)).map(|(stage, last)| (stage, step.unwrap_or(last))),
+    };
+    let Some((stage, step)) = place else { return Ok(Vec::new()) };
+    let path = outputs.rollouts(&stage, step);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut rows = rollouts::read(&path)?;
+    rows.sort_by(|a, b| order(sort, a, b));
+    rows.truncate(limit as usize);
+    Ok(rows.into_iter().map(|row| sample(&stage, step, row)).collect())
+}
+
+fn order(sort: SampleSort, a: &RolloutRow, b: &RolloutRow) -> Ordering {
+    let reward = |row: &RolloutRow| row.scored.reward.unwrap_or(f32::NEG_INFINITY);
+    let place = |row: &RolloutRow| row.scored.rollout.key;
+    match sort {
+        SampleSort::Order => Ordering::Equal,
+        SampleSort::Reward => reward(b).total_cmp(&reward(a)),
+        SampleSort::Length => Reverse(a.scored.rollout.completion_ids.len()).cmp(&Reverse(b.scored.rollout.completion_ids.len())),
+    }
+    .then(place(a).cmp(&place(b)))
+}
+
+fn sample(stage: &str, step: u64, row: RolloutRow) -> Sample {
+    let rollout = row.scored.rollout;
+    Sample {
+        stage: stage.into(),
+        step,
+        prompt_index: rollout.key.prompt,
+        sample_index: rollout.key.sample,
+        row: rollout.row,
+        prompt: row.prompt,
+        completion: row.completion,
+        reference: row.reference,
+        tokens: rollout.completion_ids.len() as u32,
+        finish: match rollout.finish {
+            FinishReason::Stop => "stop".into(),
+            FinishReason::Length => "length".into(),
+        },
+        reward: row.scored.reward,
+        advantage: row.scored.advantage,
+        verdicts: row.scored.verdicts,
+    }
+}

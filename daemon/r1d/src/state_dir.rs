@@ -1,0 +1,86 @@
+//! The state directory and its locks.
+//!
+//! | path | what it is |
+//! |---|---|
+//! | `lock` | held by the daemon that owns the directory; its text is the daemon's process id |
+//! | `workers.lock` | held by every worker that the daemon started, as its standard output: it outlives a killed daemon |
+//! | `ledger.redb` | the ledger |
+//! | `cache/` | compiled plugins |
+//! | `jobs/<id>/` | see [`crate::outputs`] |
+
+use r1d_proto::ids::JobId;
+use rustix::fs::FlockOperation;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("state directory {}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("state directory {} is in use by r1d with process id {pid}: stop that one, or choose another with --state-dir", path.display())]
+    InUse { path: PathBuf, pid: String },
+    #[error("state directory {}: a worker of a daemon before this one still runs after {waited_s} s: end it, then start again", path.display())]
+    WorkersRemain { path: PathBuf, waited_s: u64 },
+}
+
+/// A state directory that this process owns.
+pub struct StateDir {
+    root: PathBuf,
+    _lock: File,
+    workers: File,
+}
+
+impl StateDir {
+    /// Creates the directory and takes it.
+    pub fn lock(root: &Path) -> Result<StateDir, StateError> {
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| StateError::Io { path, source }
+        };
+        std::fs::create_dir_all(root.join("jobs")).map_err(io(root))?;
+        let path = root.join("lock");
+        let mut lock = open(&path).map_err(io(&path))?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            lock.read_to_string(&mut pid).map_err(io(&path))?;
+            return Err(StateError::InUse { path: root.into(), pid: pid.trim().into() });
+        }
+        let own = format!("{}\n", std::process::id());
+        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(own.as_bytes())).map_err(io(&path))?;
+        let path = root.join("workers.lock");
+        let workers = open(&path).map_err(io(&path))?;
+        Ok(StateDir { root: root.into(), _lock: lock, workers })
+    }
+
+    /// Whether all workers of daemons before this one are gone; from then on the lock is this daemon's.
+    pub fn workers_are_gone(&self) -> bool {
+        rustix::fs::flock(&self.workers, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    /// For a worker to hold.
+    pub fn workers_lock(&self) -> std::io::Result<File> {
+        self.workers.try_clone()
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("ledger.redb")
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+}
+
+/// Where a job leaves everything.
+pub fn job_dir(state_dir: &Path, job: &JobId) -> PathBuf {
+    state_dir.join("jobs").join(&job.0)
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}

@@ -1,0 +1,140 @@
+//! Jobs as `r1ctl` shows them: what the ledger holds, and what the board says of the moment.
+
+use crate::board::{Board, Live};
+use crate::state_dir::job_dir;
+use r1d_job::stage::Length;
+use r1d_job::{Job, Stage};
+use r1d_ledger::{JobRecord, Ledger};
+use r1d_proto::control::{Activity, JobStatus, JobSummary, StageStatus, State, Wait, Why};
+use r1d_proto::world::SharedClock;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// All that a status is made of.
+#[derive(Clone)]
+pub struct Desk {
+    pub ledger: Arc<Ledger>,
+    pub board: Board,
+    pub clock: SharedClock,
+    pub state_dir: PathBuf,
+}
+
+/// Steps that the job file itself tells; a number of epochs needs the data.
+fn steps_of_file(stage: &Stage) -> u64 {
+    match stage.length {
+        Length::Steps(steps) => steps,
+        Length::Epochs(_) => 0,
+    }
+}
+
+fn state(record: &JobRecord, live: Option<&Live>) -> State {
+    match live.and_then(|live| live.failed.as_ref()) {
+        Some(_) => State::Failed,
+        None => record.state(),
+    }
+}
+
+impl Desk {
+    pub fn summary(&self, record: &JobRecord) -> JobSummary {
+        let live = self.board.live(record.job());
+        let stage = record.progress.stages.last();
+        JobSummary {
+            job: record.job().clone(),
+            name: record.submission.name.clone(),
+            state: state(record, live.as_ref()),
+            priority: record.submission.priority,
+            stage: stage.map(|stage| stage.name.clone()),
+            step: stage.map_or(0, |stage| stage.step),
+            steps: stage.map_or(0, |stage| stage.steps),
+            submitted_at: record.submission.submitted_at,
+        }
+    }
+
+    pub fn status(&self, record: &JobRecord) -> JobStatus {
+        let live = self.board.live(record.job());
+        let queued = self.ledger.queue();
+        let position = queued.iter().position(|other| other.job() == record.job());
+        JobStatus {
+            job: record.job().clone(),
+            name: record.submission.name.clone(),
+            state: state(record, live.as_ref()),
+            priority: record.submission.priority,
+            submitted_at: record.submission.submitted_at,
+            started_at: record.progress.started_at,
+            ended_at: record.progress.ended_at,
+            queue_position: position.map(|position| position as u32 + 1),
+            stages: self.stages(record, live.as_ref()),
+            evals: record.evals.clone(),
+            directory: job_dir(&self.state_dir, record.job()),
+            model: record.progress.model.clone(),
+            error: live.as_ref().and_then(|live| live.failed.clone()).or_else(|| record.progress.error.clone()),
+            restarts: record.restarts(),
+            eta_s: live.as_ref().and_then(|live| live.eta_s),
+            activity: live.and_then(|live| live.activity),
+        }
+    }
+
+    fn stages(&self, record: &JobRecord, live: Option<&Live>) -> Vec<StageStatus> {
+        let job = Job::parse(&record.submission.job_toml, Path::new("/"));
+        let now = self.clock.unix().as_secs();
+        let begun = record.progress.stages.iter().map(|stage| StageStatus {
+            name: stage.name.clone(),
+            kind: stage.kind.clone(),
+            state: stage.state,
+            step: stage.step,
+            steps: stage.steps,
+            durable_step: stage.durable_step(),
+            metrics: stage.metrics.clone(),
+            seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
+        });
+        let ended = record.state().is_final();
+        let steps = |index: usize, stage: &Stage| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(steps_of_file(stage));
+        let to_come = job.iter().flat_map(|job| job.stages.iter().enumerate()).skip(record.progress.stages.len());
+        let to_come = to_come.map(|(index, stage)| StageStatus {
+            name: stage.name.clone(),
+            kind: stage.kind_name().into(),
+            state: if ended { record.state() } else { State::Queued },
+            step: 0,
+            steps: steps(index, stage),
+            durable_step: 0,
+            metrics: Default::default(),
+            seconds: 0.0,
+        });
+        begun.chain(to_come).collect()
+    }
+
+    pub fn why(&self, record: &JobRecord) -> Why {
+        let live = self.board.live(record.job());
+        let now = self.clock.now();
+        let waits = match record.state() {
+            State::Queued => self.why_queued(record),
+            State::Running => live.as_ref().map_or_else(Vec::new, |live| live.waits.iter().map(|wait| wait.shown(now)).collect()),
+            _ => Vec::new(),
+        };
+        Why { job: record.job().clone(), state: state(record, live.as_ref()), waits }
+    }
+
+    fn why_queued(&self, record: &JobRecord) -> Vec<Wait> {
+        let since_s = self.clock.unix().as_secs().saturating_sub(record.submission.submitted_at) as f64;
+        let before: Vec<String> = (self.ledger.queue().iter())
+            .take_while(|other| other.job() != record.job())
+            .map(|other| other.job().to_string())
+            .collect();
+        let devices: Vec<String> = (self.board.devices().into_iter())
+            .map(|device| match device.job {
+                Some(job) => format!("{} (busy with job {job})", device.device),
+                None => format!("{} ({})", device.device, device.state),
+            })
+            .collect();
+        let waits_for = match before.is_empty() {
+            true => format!("a free device: {}", devices.join(", ")),
+            false => format!("{} jobs before it in the queue ({}), and a free device: {}", before.len(), before.join(", "), devices.join(", ")),
+        };
+        vec![Wait { owner: "job".into(), waits_for, since_s, deadline_s: None }]
+    }
+}
+
+/// An activity between two attempts.
+pub fn idle(doing: &str) -> Activity {
+    Activity { doing: doing.into(), done: 0, total: 1, unit: "attempts".into() }
+}

@@ -1,0 +1,342 @@
+//! A daemon of one's own: real processes on a fresh state directory, with the fake worker, and what tests ask of them.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use r1d_proto::control::{ErrorKind, JobStatus, LogLine, Request, Response, State, Why};
+use r1d_proto::frame::{Format, read_blocking, write_blocking};
+use serde_json::{Map, Value};
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub struct House {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+    delay_ms: u32,
+    silence_s: u32,
+    worker: PathBuf,
+}
+
+/// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations without what the clock decides.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    pub weights: String,
+    pub metrics: Vec<Map<String, Value>>,
+    pub evals: Vec<(Option<String>, u64, Map<String, Value>)>,
+}
+
+/// How long a test waits for anything before it fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl House {
+    pub fn new() -> House {
+        let dir = tempfile::Builder::new().prefix("r1d-test-").tempdir().expect("a directory");
+        let release = Path::new(env!("CARGO_BIN_EXE_r1d")).parent().expect("the binary's directory");
+        let house = House { daemon: None, delay_ms: 1, silence_s: 60, worker: release.join("examples/fake-worker"), dir };
+        fs::create_dir_all(house.path("faults")).expect("faults");
+        house.write_inputs();
+        house
+    }
+
+    pub fn with_delay_ms(mut self, delay_ms: u32) -> House {
+        self.delay_ms = delay_ms;
+        self
+    }
+
+    pub fn with_silence_s(mut self, silence_s: u32) -> House {
+        self.silence_s = silence_s;
+        self
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// Words 0 to 14: `</s> <think> </think> <answer> </answer> 0 … 9`.
+    fn write_inputs(&self) {
+        let words = ["</s>", "<think>", "</think>", "<answer>", "</answer>", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        let vocabulary: Map<String, Value> = words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"}
+        });
+        fs::create_dir_all(self.path("tokenizer")).expect("a directory");
+        fs::write(self.path("tokenizer/tokenizer.json"), tokenizer.to_string()).expect("tokenizer");
+        fs::write(self.path("tokenizer/generation_config.json"), r#"{"eos_token_id": 0}"#).expect("generation config");
+        let row = |i: u32| serde_json::json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3).to_string(),
+            "completion": format!("<think> {0} </think> <answer> {0} </answer>", i % 3), "text": format!("{} {} {}", i % 7, i % 5, i % 3)});
+        let rows: String = (0..40).map(|i| format!("{}\n", row(i))).collect();
+        fs::write(self.path("rows.jsonl"), rows).expect("rows");
+    }
+
+    /// A job of three stages; `changes` replace parts of its text.
+    pub fn job(&self, changes: &[(&str, &str)]) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let config = root.join("configs/models/tiny-deepseek-v3.json").canonicalize().expect("the tiny model's config");
+        let mut text = JOB.replace("CONFIG", &config.display().to_string()).replace("HOUSE", &self.dir.path().display().to_string());
+        for (old, new) in changes {
+            assert!(text.contains(old), "{old:?} is not in the job");
+            text = text.replace(old, new);
+        }
+        text
+    }
+
+    /// Plants a fault (see the fake worker).
+    pub fn plant(&self, moment: &str, fault: &str) {
+        fs::write(self.path("faults").join(moment), fault).expect("a fault");
+    }
+
+    pub fn heal(&self, moment: &str) {
+        fs::remove_file(self.path("faults").join(moment)).expect("a fault to remove");
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_r1d"));
+        command.args(["dev", "--state-dir"]).arg(self.state()).arg("--worker").arg(&self.worker);
+        command.args(["--worker-silence", &self.silence_s.to_string()]);
+        command.env("FAKE_WORKER_DELAY_MS", self.delay_ms.to_string()).env("FAKE_WORKER_FAULTS", self.path("faults"));
+        command.env_remove("R1D_STATE_DIR").env_remove("R1D_WORKER");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("r1d.log")).expect("a log");
+        let daemon = self.command().stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("r1d starts");
+        self.daemon = Some(daemon);
+        self.wait("the daemon's answer", |house| matches!(house.try_ask(Request::Nodes), Some(Response::Nodes(_))).then_some(()));
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon").id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        signal_process(self.pid(), signal);
+    }
+
+    /// Waits for the daemon's end.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        self.daemon.take().expect("a daemon").wait().expect("its status")
+    }
+
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.ended();
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("r1d.log")).unwrap_or_default()
+    }
+
+    /// Starts the daemon again when a planted fault has killed it.
+    pub fn revive(&mut self) -> bool {
+        let dead = self.daemon.as_mut().is_none_or(|daemon| daemon.try_wait().expect("its status").is_some());
+        if dead {
+            self.start();
+        }
+        dead
+    }
+
+    pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut House) -> Option<T>) -> T {
+        let mut left = PATIENCE;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            let pause = Duration::from_millis(10);
+            left = left.checked_sub(pause).unwrap_or_else(|| panic!("waited in vain for {what}\n{}", self.log()));
+            std::thread::sleep(pause);
+        }
+    }
+
+    pub fn connect(&self) -> Option<UnixStream> {
+        let stream = UnixStream::connect(self.state().join("r1d.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        Some(stream)
+    }
+
+    pub fn try_ask(&self, request: Request) -> Option<Response> {
+        let mut stream = self.connect()?;
+        write_blocking(&mut stream, Format::Json, &request).ok()?;
+        read_blocking(&mut stream, Format::Json).ok()
+    }
+
+    pub fn ask(&self, request: Request) -> Response {
+        self.try_ask(request).unwrap_or_else(|| panic!("no answer\n{}", self.log()))
+    }
+
+    /// All answers of a stream.
+    pub fn stream(&self, request: Request) -> Vec<Response> {
+        let mut stream = self.connect().expect("a daemon");
+        write_blocking(&mut stream, Format::Json, &request).expect("a request");
+        let mut answers = Vec::new();
+        loop {
+            match read_blocking(&mut stream, Format::Json).expect("an answer") {
+                Response::End => return answers,
+                answer => answers.push(answer),
+            }
+        }
+    }
+
+    pub fn submit(&self, job: String) -> String {
+        match self.ask(Request::Submit { job, priority: 0 }) {
+            Response::Submitted { job, .. } => job.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The error that a job is refused with.
+    pub fn refused(&self, job: String) -> String {
+        match self.ask(Request::Submit { job, priority: 0 }) {
+            Response::Error(error) => {
+                assert_eq!(error.kind, ErrorKind::Invalid, "{}", error.message);
+                error.message
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn try_status(&self, job: &str) -> Option<JobStatus> {
+        match self.try_ask(Request::Status { job: job.into() })? {
+            Response::Status(status) => Some(*status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn why(&self, job: &str) -> Why {
+        match self.ask(Request::Why { job: job.into() }) {
+            Response::Why(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn log_lines(&self, job: &str) -> Vec<LogLine> {
+        let line = |answer| match answer {
+            Response::Log(line) => line,
+            other => panic!("{other:?}"),
+        };
+        self.stream(Request::Logs { job: job.into(), follow: false }).into_iter().map(line).collect()
+    }
+
+    /// Waits for the job's end; a daemon that was killed meanwhile is started again.
+    pub fn wait_ended(&mut self, job: &str) -> JobStatus {
+        let job = job.to_owned();
+        self.wait("the job's end", |house| {
+            house.revive();
+            house.try_status(&job).filter(|status| status.state.is_final())
+        })
+    }
+
+    pub fn wait_succeeded(&mut self, job: &str) -> JobStatus {
+        let status = self.wait_ended(job);
+        assert_eq!(status.state, State::Succeeded, "{:?}\n{}", status.error, self.log());
+        status
+    }
+
+    pub fn outcome(&self, status: &JobStatus) -> Outcome {
+        let exact = |object: Map<String, Value>| object.into_iter().filter(|(name, _)| !r1d_runner::metrics::is_timing(name)).collect();
+        let text = fs::read_to_string(status.directory.join("metrics.jsonl")).expect("metrics");
+        let metrics = text.lines().map(|line| exact(serde_json::from_str(line).expect("a line of JSON"))).collect();
+        let numbers = |metrics: &std::collections::BTreeMap<String, f64>| metrics.iter().map(|(n, v)| (n.clone(), Value::from(*v))).collect();
+        let evals = status.evals.iter().map(|e| (e.stage.clone(), e.step, exact(numbers(&e.metrics)))).collect();
+        let model = status.model.as_ref().expect("a final model");
+        Outcome { weights: fs::read_to_string(model.join("state")).expect("weights"), metrics, evals }
+    }
+
+    /// Runs the job on a house where nothing goes wrong.
+    pub fn undisturbed(changes: &[(&str, &str)]) -> Outcome {
+        let mut house = House::new();
+        house.start();
+        let job = house.submit(house.job(changes));
+        let status = house.wait_succeeded(&job);
+        house.outcome(&status)
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+pub fn signal_process(pid: u32, signal: &str) {
+    let _ = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+const JOB: &str = r#"
+name = "tested"
+seed = 11
+batch_invariant = true
+
+[model]
+init = "CONFIG"
+tokenizer = "HOUSE/tokenizer"
+
+[data.text]
+path = "HOUSE/rows.jsonl"
+[data.train]
+path = "HOUSE/rows.jsonl"
+reference = "reference"
+template = "plain"
+
+[[stage]]
+name = "reading"
+kind = "pretrain"
+data = "text"
+steps = 3
+batch_size = 2
+max_length = 8
+
+[[stage]]
+name = "cold-start"
+kind = "sft"
+data = "train"
+steps = 3
+batch_size = 4
+max_length = 32
+
+[[stage]]
+name = "reasoning"
+kind = "grpo"
+data = "train"
+steps = 6
+prompts_per_step = 2
+num_generations = 4
+max_completion_length = 8
+beta = 0.01
+sync_ref_steps = 2
+dynamic_sampling = true
+max_resample_rounds = 2
+
+  [[stage.reward]]
+  plugin = "accuracy"
+
+  [[stage.reward]]
+  plugin = "format"
+  weight = 0.5
+
+[checkpoint]
+every_steps = 2
+keep = 2
+
+[[eval]]
+data = "train"
+every_steps = 3
+stages = ["reasoning"]
+num_generations = 2
+max_rows = 3
+max_completion_length = 8
+metrics = ["pass@1", "cons@2"]
+"#;

@@ -1,0 +1,265 @@
+//! What a user of the daemon relies on: outputs, the queue, cancelling, honest errors.
+
+mod house;
+
+use house::House;
+use r1d_proto::control::{ErrorKind, Request, Response, SampleSort, State};
+use std::collections::BTreeSet;
+use std::fs;
+
+#[test]
+fn a_job_leaves_what_it_should() {
+    let mut house = House::new();
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let watched = house.stream(Request::Watch { job: job.clone() });
+    let last = match watched.last() {
+        Some(Response::Status(status)) => status.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(last.state, State::Succeeded, "{:?}", last.error);
+    let status = house.wait_succeeded(&job);
+
+    let text = fs::read_to_string(status.directory.join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let places: Vec<_> = lines.iter().map(|line| (line["stage"].as_str().unwrap(), line["step"].as_u64().unwrap())).collect();
+    let expected = [("reading", 3), ("cold-start", 3), ("reasoning", 6)];
+    assert_eq!(places, expected.iter().flat_map(|(stage, steps)| (1..=*steps).map(|step| (*stage, step))).collect::<Vec<_>>());
+    for name in ["reward", "rewards/accuracy/mean", "rewards/format/mean", "kl", "num_tokens", "step_time", "completions/clipped_ratio"] {
+        assert!(lines[11][name].is_number(), "{name} is not in {}", lines[11]);
+    }
+
+    let rollouts: BTreeSet<_> = fs::read_dir(status.directory.join("rollouts")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(rollouts, (1..=6).map(|step| format!("reasoning-step-{step:06}.parquet")).collect());
+    let kept = |stage: &str| -> BTreeSet<_> {
+        let entries = fs::read_dir(status.directory.join("checkpoints").join(stage)).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(kept("reasoning"), BTreeSet::from(["step-4".into(), "step-6".into()]));
+    assert_eq!(kept("reading"), BTreeSet::from(["step-2".into(), "step-3".into()]));
+    assert!(status.directory.join("final/state").exists());
+    assert!(fs::read_to_string(status.directory.join("job.toml")).unwrap().contains("num_generations = 4"));
+    assert!(status.directory.join("tensorboard/reasoning").read_dir().unwrap().count() == 1);
+
+    let evals: Vec<_> = status.evals.iter().map(|e| (e.stage.as_deref(), e.step)).collect();
+    assert_eq!(evals, [(None, 0), (Some("reading"), 3), (Some("cold-start"), 3), (Some("reasoning"), 3), (Some("reasoning"), 6)]);
+    let example = status.evals[0].example.as_ref().unwrap();
+    assert_eq!((example.prompt.as_str(), example.reference.as_deref()), ("0 0", Some("0")));
+    assert!(!example.completion.is_empty());
+    assert!(status.evals.iter().all(|e| (0.0..=1.0).contains(&e.metrics["pass@1"])));
+
+    let of = |step, sort, limit| match house.ask(Request::Samples { job: job[..5].into(), stage: None, step, sort, limit }) {
+        Response::Samples(samples) => samples,
+        other => panic!("{other:?}"),
+    };
+    let samples = of(Some(2), SampleSort::Order, 3);
+    assert_eq!(samples.iter().map(|s| (s.step, s.prompt_index, s.sample_index)).collect::<Vec<_>>(), [(2, 0, 0), (2, 0, 1), (2, 0, 2)]);
+    assert!(samples[0].completion.split(' ').all(|word| !word.is_empty()) && !samples[0].completion.contains("</s>"));
+    let best = of(None, SampleSort::Reward, 100);
+    assert_eq!(best[0].step, 6);
+    assert!(best.windows(2).all(|pair| pair[0].reward >= pair[1].reward));
+    assert!(best.iter().all(|s| s.verdicts.len() == 2 && s.verdicts[0].module_sha256.len() == 64));
+    assert!(of(Some(99), SampleSort::Order, 3).is_empty());
+
+    let log = house.log_lines(&job);
+    assert!(log.iter().any(|line| line.message.contains("evaluation on train")), "{log:?}");
+    assert_eq!(status.stages.iter().map(|s| (s.step, s.steps, s.durable_step)).collect::<Vec<_>>(), [(3, 3, 3), (3, 3, 3), (6, 6, 6)]);
+}
+
+#[test]
+fn jobs_queue_by_priority_then_first_come() {
+    let mut house = House::new();
+    house.plant("open-1", "hang");
+    house.start();
+    let submit = |priority| match house.ask(Request::Submit { job: house.job(&[]), priority }) {
+        Response::Submitted { job, .. } => job.0,
+        other => panic!("{other:?}"),
+    };
+    let first = submit(0);
+    let (low, high, second) = (submit(-1), submit(5), submit(0));
+    let position = |job: &str| house.try_status(job).unwrap().queue_position;
+    assert_eq!([&first, &high, &second, &low].map(|job| position(job)), [None, Some(1), Some(2), Some(3)]);
+    let why = house.why(&low);
+    assert!(why.waits[0].waits_for.contains(&high) && why.waits[0].waits_for.contains(&first), "{why:?}");
+    // A queued job and the running one are cancelled; the rest run in their order.
+    for job in [&second, &first] {
+        assert!(matches!(house.ask(Request::Cancel { job: job.clone() }), Response::Cancelled { .. }));
+        assert_eq!(house.try_status(job).unwrap().state, State::Cancelled);
+    }
+    let (high, low) = (house.wait_succeeded(&high), house.wait_succeeded(&low));
+    assert!(high.ended_at <= low.started_at, "one job at a time: {:?} {:?}", high.ended_at, low.started_at);
+    match house.ask(Request::Cancel { job: first }) {
+        Response::Error(error) => assert!(error.message.contains("has ended"), "{}", error.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_worker_that_hangs_is_killed_at_its_deadline() {
+    let mut house = House::new().with_silence_s(2);
+    house.plant("train-2", "hang");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let why = house.wait("the hang", |house| {
+        let why = house.why(&job);
+        why.waits.iter().any(|wait| wait.waits_for.contains("worker cpu: training") && wait.since_s > 1.0).then_some(why)
+    });
+    let inner = why.waits.last().unwrap();
+    assert!(inner.owner.contains("stage `reasoning` step 2 of 6"), "{why:?}");
+    assert!(inner.deadline_s.is_some_and(|left| left <= 2.0), "{why:?}");
+    let status = house.wait_succeeded(&job);
+    assert_eq!(status.restarts, 1);
+    assert!(house.log_lines(&job).iter().any(|line| line.message.contains("past its deadline")));
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
+
+#[test]
+fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
+    let mut house = House::new();
+    house.plant("start-always", "exit");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let status = house.wait_ended(&job);
+    assert_eq!(status.state, State::Failed);
+    let error = status.error.unwrap();
+    assert!(error.contains("exit code 3") && error.contains("attempts in a row") && error.contains("fault at start"), "{error}");
+    // The next job finds a device.
+    house.heal("start-always");
+    let next = house.submit(house.job(&[]));
+    house.wait_succeeded(&next);
+}
+
+#[test]
+fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
+    let mut house = House::new();
+    house.start();
+    for (moment, kind, expected) in [("train-1", "invalid", "planted at train 1"), ("save-1", "storage", "make room"), ("open-1", "out-of-memory", "max_tokens_per_device")] {
+        for count in fs::read_dir(house.path("faults")).unwrap() {
+            fs::remove_file(count.unwrap().path()).unwrap();
+        }
+        house.plant(moment, &format!("fail {kind}"));
+        let job = house.submit(house.job(&[]));
+        let status = house.wait_ended(&job);
+        assert_eq!((status.state, status.restarts), (State::Failed, 0));
+        let error = status.error.unwrap();
+        assert!(error.contains(expected) && error.contains("planted"), "{error}");
+    }
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused_by_name() {
+    let mut house = House::new();
+    house.start();
+    let second = house.command().output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&second.stderr);
+    assert!(error.contains(&format!("process id {}", house.pid())) && error.contains("--state-dir"), "{error}");
+    assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)), "the first one still serves");
+    // A socket that a killed daemon left is no obstacle.
+    house.kill();
+    assert!(house.state().join("r1d.sock").exists());
+    house.start();
+}
+
+#[test]
+fn bad_jobs_are_refused_before_they_are_queued() {
+    let mut house = House::new();
+    house.start();
+    fs::write(house.path("broken.wasm"), "no component").unwrap();
+    let mut big = fs::read_to_string(house.path("tokenizer/tokenizer.json")).unwrap();
+    big = big.replace("\"9\":14", "\"9\":900000");
+    fs::create_dir_all(house.path("big")).unwrap();
+    fs::write(house.path("big/tokenizer.json"), big).unwrap();
+    fs::copy(house.path("tokenizer/generation_config.json"), house.path("big/generation_config.json")).unwrap();
+    fs::write(house.path("torn.jsonl"), "{\"prompt\": \"1\"}\n{\"prompt\"\n").unwrap();
+    let broken = house.path("broken.wasm").display().to_string();
+    for (old, new, expected) in [
+        ("prompts_per_step = 2", "prompt_per_step = 2", "prompts_per_step"),
+        ("num_generations = 4", "num_generations = 1", "num_generations"),
+        ("steps = 6", "steps = \"six\"", "steps"),
+        ("path = \"HOUSE/rows.jsonl\"\nreference", "path = \"HOUSE/gone.jsonl\"\nreference", "gone.jsonl"),
+        ("path = \"HOUSE/rows.jsonl\"\nreference", "path = \"HOUSE/torn.jsonl\"\nreference", "torn.jsonl:"),
+        ("reference = \"reference\"", "reference = \"answer\"", "answer"),
+        ("tokenizer = \"HOUSE/tokenizer\"", "tokenizer = \"HOUSE/big\"", "900000"),
+        ("tokenizer = \"HOUSE/tokenizer\"", "tokenizer = \"HOUSE/none\"", "none"),
+        ("plugin = \"format\"", "plugin = \"formatted\"", "formatted"),
+        ("plugin = \"format\"", &format!("plugin = \"{broken}\""), "broken.wasm"),
+    ] {
+        let home = house.path("").display().to_string();
+        let (old, new) = (old.replace("HOUSE", home.trim_end_matches('/')), new.replace("HOUSE", home.trim_end_matches('/')));
+        let error = house.refused(house.job(&[(&old, &new)]));
+        assert!(error.contains(expected), "{new}: {error}");
+    }
+    match house.ask(Request::List) {
+        Response::Jobs(jobs) => assert!(jobs.is_empty(), "{jobs:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read_dir(house.state().join("jobs")).unwrap().count(), 0, "a refused job leaves nothing");
+}
+
+#[test]
+fn a_plan_shows_what_would_run_and_runs_nothing() {
+    let mut house = House::new();
+    house.start();
+    let plan = match house.ask(Request::Plan { job: house.job(&[]) }) {
+        Response::Plan(plan) => plan,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(plan.stages.iter().map(|s| (s.name.as_str(), s.steps)).collect::<Vec<_>>(), [("reading", 3), ("cold-start", 3), ("reasoning", 6)]);
+    assert_eq!(plan.stages[2].rewards, ["accuracy", "format"]);
+    assert!(plan.parameters.is_some_and(|n| n > 0) && plan.resolved.contains("scale_rewards"));
+    assert!(matches!(house.ask(Request::List), Response::Jobs(jobs) if jobs.is_empty()));
+}
+
+#[test]
+fn unknown_and_ambiguous_ids_are_told_apart() {
+    let mut house = House::new();
+    house.plant("open-1", "hang");
+    house.start();
+    let kind = |job: &str| match house.ask(Request::Status { job: job.into() }) {
+        Response::Error(error) => error.kind,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kind("zz"), ErrorKind::NotFound);
+    // Ids of this many jobs share a first letter.
+    for _ in 0..33 {
+        house.submit(house.job(&[]));
+    }
+    let ambiguous = (b'0'..=b'z').map(|letter| (letter as char).to_string()).find(|prefix| {
+        matches!(house.ask(Request::Status { job: prefix.clone() }), Response::Error(error) if error.kind == ErrorKind::Ambiguous)
+    });
+    assert!(ambiguous.is_some());
+}
+
+#[test]
+fn a_changed_input_ends_a_resumed_job_by_name() {
+    let mut house = House::new();
+    house.plant("train-2", "kill-daemon");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    house.wait("the daemon's end", |house| house.try_ask(Request::Nodes).is_none().then_some(()));
+    let rows = fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    fs::write(house.path("rows.jsonl"), rows.replace("\"0\"", "\"1\"")).unwrap();
+    let status = house.wait_ended(&job);
+    assert_eq!(status.state, State::Failed);
+    assert!(status.error.as_ref().is_some_and(|e| e.contains("rows.jsonl is not as it was")), "{:?}", status.error);
+}
+
+#[test]
+fn shutdown_stops_after_the_step_in_flight() {
+    let mut house = House::new().with_delay_ms(20);
+    house.start();
+    let job = house.submit(house.job(&[]));
+    house.wait("sampling", |house| {
+        let status = house.try_status(&job)?;
+        let step = status.stages.get(2).filter(|stage| stage.state == State::Running)?.step;
+        (status.activity?.doing == "sampling" && step == 1).then_some(())
+    });
+    assert!(matches!(house.ask(Request::Shutdown), Response::ShuttingDown));
+    assert!(house.ended().success());
+    house.start();
+    // The step that was being sampled is committed: it was not sampled again.
+    assert!(house.try_status(&job).unwrap().stages[2].step >= 2);
+    let status = house.wait_succeeded(&job);
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
