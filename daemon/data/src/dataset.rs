@@ -96,7 +96,7 @@ fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     }
     let matches = glob::glob(&text).map_err(|e| problem(format!("{text} is not a pattern: {e}")))?;
     let mut files = matches.collect::<Result<Vec<_>, _>>().map_err(|e| DataError::read(&e.path().to_path_buf(), e.into()))?;
-    files.sort(); files.reverse();
+    files.sort();
     if files.is_empty() {
         return Err(problem(format!("no file matches {text}")));
     }

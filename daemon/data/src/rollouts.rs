@@ -110,7 +110,7 @@ fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::ArrowError> {
         ("reference", texts(rows.iter().map(|row| row.reference.as_deref())), true),
         ("finish", texts(rollouts().map(|r| Some(finish_text(r.finish)))), false),
         ("reward", numbers::<Float32Type>(rows.iter().map(|row| row.scored.reward)), true),
-        ("advantage", numbers::<Float32Type>(rows.iter().map(|row| row.scored.reward)), true),
+        ("advantage", numbers::<Float32Type>(rows.iter().map(|row| row.scored.advantage)), true),
         ("verdicts", verdicts(rows.iter().map(|row| &row.scored.verdicts))?, false),
         ("prompt_ids", lists::<UInt32Type>(rollouts().map(|r| &r.prompt_ids)), false),
         ("completion_ids", lists::<UInt32Type>(rollouts().map(|r| &r.completion_ids)), false),

@@ -21,7 +21,7 @@ pub fn rows_of_step(seed: u64, stage: u32, step: u64, rows_per_step: u64, len: u
             continue;
         }
         if epoch.as_ref().is_none_or(|(current, _)| *current != number) {
-            epoch = Some((number, counter_permutation(&[ROWS, seed, 0, number], len as usize)));
+            epoch = Some((number, counter_permutation(&[ROWS, seed, stage as u64, number], len as usize)));
         }
         if let Some(row) = epoch.as_ref().and_then(|(_, order)| order.get(place as usize)) {
             rows.push(*row as u64);

@@ -13,7 +13,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
     let written = fill_and_sync(&part, fill).and_then(|()| std::fs::rename(&part, path));
     if written.is_err() {
         // Nothing to add to the error that is reported if this fails as well.
-        
+        let _ = std::fs::remove_file(&part);
     }
     written.and_then(|()| sync_directory(path)).map_err(wrong)
 }

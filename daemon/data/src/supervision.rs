@@ -89,7 +89,7 @@ impl Supervision {
             }
             truncated += u64::from(ids.len() > length);
             ids.truncate(length);
-            let trained = (0..ids.len()).map(|position| position > prompt).collect();
+            let trained = (0..ids.len()).map(|position| position >= prompt).collect();
             sequences.push(SupervisedSequence { ids, trained });
         }
         Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated, source: Source::Rows(sequences) })

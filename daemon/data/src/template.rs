@@ -51,7 +51,7 @@ impl Template {
     fn chat(tokenizer: &Tokenizer) -> Result<Template, DataError> {
         let (name, text) = chat_template(tokenizer.directory())?;
         let mut environment = environment();
-        
+        environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         let named_tokens = tokenizer.named_tokens().to_vec();
         Template::compile(environment, name, without_generation_marks(&text), Kind::Chat { named_tokens })

@@ -44,7 +44,7 @@ impl Tokenizer {
         // The tokenizer's own end of sequence comes first: it is what ends a training row.
         if let Some(own) = id_of("eos_token") {
             eos_ids.retain(|id| *id != own);
-            eos_ids.push(own);
+            eos_ids.insert(0, own);
         }
         if eos_ids.is_empty() {
             let fix = "add `eos_token` to tokenizer_config.json, or `eos_token_id` to generation_config.json";

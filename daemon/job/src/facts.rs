@@ -92,7 +92,7 @@ fn deepseek_v3(config: &Config<'_>) -> Result<ModelFacts, JobError> {
         0 => hidden * queries,
         rank => hidden * rank + bias * rank + rank + rank * queries,
     };
-    let key_value = hidden * (latent + rope) + bias * (latent + rope) + latent * heads * (nope + value);
+    let key_value = hidden * (latent + rope) + bias * (latent + rope) + latent + latent * heads * (nope + value);
     let output = heads * value * hidden + bias * hidden;
     let attention = query + key_value + output + 2 * hidden;
 

@@ -128,7 +128,7 @@ fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobErro
             format!("set steps_per_generation = {fits}, or change the others"),
         );
     }
-    if grpo.epsilon_high > grpo.epsilon + 1e9 {
+    if grpo.epsilon_high < grpo.epsilon {
         let (low, high) = (grpo.epsilon, grpo.epsilon_high);
         return refuse(
             place,

@@ -129,6 +129,7 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "max_completion_length", grpo.max_completion_length);
     set(table, "temperature", grpo.temperature);
     set(table, "top_p", grpo.top_p);
+    set(table, "top_k", grpo.top_k);
     set(table, "num_iterations", grpo.num_iterations);
     set(table, "steps_per_generation", grpo.steps_per_generation);
     set(table, "loss_type", grpo.loss_type);
@@ -199,7 +200,7 @@ fn eval(eval: &Eval) -> toml::Table {
     set(&mut table, "data", &eval.data);
     set(&mut table, "every_steps", eval.every_steps);
     set(&mut table, "stages", &eval.stages);
-    
+    set(&mut table, "at_start", eval.at_start);
     set(&mut table, "num_generations", eval.num_generations);
     set(&mut table, "temperature", eval.temperature);
     set(&mut table, "top_p", eval.top_p);

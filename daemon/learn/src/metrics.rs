@@ -159,3 +159,53 @@ impl<'a> Progress<'a> {
         (self.report)(self.done, self.total);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::recipe::{ImportanceSamplingLevel, LossType};
+
+    #[test]
+    fn updates_count_alike_and_tokens_count_alike() {
+        let mut totals = Totals::default();
+        let updated = |norm, learning_rate, load| Updated { norm, learning_rate, load_max_over_mean: load };
+        let sums = |loss, kl, at_low, at_high, entropy| HostSums { loss, kl, at_low, at_high, entropy };
+        totals.add(&sums(1.0, 6.0, 3.0, 0.0, 30.0), 30, 2, &updated(2.0, 0.1, Some(1.5)));
+        totals.add(&sums(3.0, 4.0, 1.0, 4.0, 30.0), 10, 6, &updated(6.0, 0.2, Some(1.25)));
+        let mut objective = Objective {
+            loss_type: LossType::Grpo,
+            importance_sampling_level: ImportanceSamplingLevel::Token,
+            epsilon: 0.2,
+            epsilon_high: 0.2,
+            beta: 0.04,
+            num_iterations: 1,
+            num_minibatches: 2,
+            mask_truncated_completions: false,
+            max_completion_length: 16,
+            temperature: 1.0,
+            routing_replay: false,
+        };
+        let report = |objective: &Objective| {
+            let mut metrics = Metrics::new();
+            totals.report(objective, &mut metrics);
+            metrics
+        };
+        let expected = [
+            ("loss", 2.0),
+            ("grad_norm", 4.0),
+            ("learning_rate", 0.2),
+            ("kl", 0.25),
+            ("entropy", 1.5),
+            ("clip_ratio/low_mean", 0.1),
+            ("clip_ratio/high_mean", 0.1),
+            ("clip_ratio/region_mean", 0.2),
+            ("moe/expert_load_max_over_mean", 1.25),
+        ];
+        assert_eq!(report(&objective), expected.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+        objective.importance_sampling_level = ImportanceSamplingLevel::Sequence;
+        objective.beta = 0.0;
+        let metrics = report(&objective);
+        assert_eq!((metrics["clip_ratio/low_mean"], metrics["clip_ratio/region_mean"]), (0.5, 1.0));
+        assert!(!metrics.contains_key("kl"));
+    }
+}

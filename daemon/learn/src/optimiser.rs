@@ -231,7 +231,7 @@ mod tests {
         vec![
             ("model.embed_tokens.weight".to_owned(), tensor(&[2, 2])),
             ("model.norm.weight".to_owned(), tensor(&[2])),
-            ("model.layers.0.self_attn.q_proj.bias".to_owned(), tensor(&[2])),
+            ("model.layers.0.mlp.scale".to_owned(), tensor(&[2])),
         ]
     }
 
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn decay_spares_norms_and_biases() {
+    fn decay_spares_vectors() {
         let parameters = parameters(Kind::Float);
         let mut optimiser =
             Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();

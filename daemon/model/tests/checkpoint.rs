@@ -108,7 +108,11 @@ fn damaged_directories_are_refused_by_name() {
     let bytes = fs::read(&file).unwrap();
     for length in [0, 5, 200, bytes.len() - 1] {
         fs::write(&file, &bytes[..length]).unwrap();
-        assert!(refusal(cut.path()).contains("model.safetensors: ") && refusal(cut.path()).contains("cut off"), "{}", refusal(cut.path()));
+        assert!(
+            refusal(cut.path()).contains("model.safetensors: ") && refusal(cut.path()).contains("cut off"),
+            "{}",
+            refusal(cut.path())
+        );
     }
     fs::remove_file(&file).unwrap();
     assert!(refusal(cut.path()).contains("no model.safetensors"));
@@ -168,7 +172,10 @@ fn a_directory_appears_whole_or_not_at_all() {
     })
     .unwrap();
     assert_eq!(names(), ["step-10"]);
-    assert_eq!(manifest.files.iter().map(|f| (&f.path[..], f.bytes)).collect::<Vec<_>>(), [("reference/config.json", 2), ("weights", 3)]);
+    assert_eq!(
+        manifest.files.iter().map(|f| (&f.path[..], f.bytes)).collect::<Vec<_>>(),
+        [("reference/config.json", 2), ("weights", 3)]
+    );
     assert_eq!(manifest.files[1].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(checkpoint::verify_manifest(&target).unwrap(), manifest);
     let again = checkpoint::write_directory_atomically(&target, |_| Ok(()));

@@ -69,7 +69,10 @@ fn unsupported_values_are_named_with_what_is_supported() {
             changes.extend([("sliding_window", json!(128)), ("max_window_layers", json!(1))]);
         }
         let refusal = refusal(json, &changes);
-        assert!(refusal.contains("config.json: `") && refusal.contains("not supported") && refusal.contains(supported), "{refusal}");
+        assert!(
+            refusal.contains("config.json: `") && refusal.contains("not supported") && refusal.contains(supported),
+            "{refusal}"
+        );
     }
     let layer_types = json!(["full_attention", "sliding_attention", "full_attention"]);
     assert!(refusal(QWEN2, &[("layer_types", layer_types)]).contains("sliding_window"));

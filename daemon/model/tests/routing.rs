@@ -16,7 +16,8 @@ fn decoding_and_prefill_record_the_experts_of_the_full_forward() {
         let whole = tch::no_grad(|| model.forward(&sequence(&ids), &RECORD).unwrap().experts.unwrap());
         assert_eq!(whole.size(), [24, model.config.moe_layers, model.config.experts_per_token]);
         let mut cache = model.cache(2, 24, false).unwrap();
-        let mut recorded = vec![tch::no_grad(|| model.prefill(&sequence(&ids[..10]), &[vec![0]], &mut cache, &RECORD).unwrap().experts.unwrap())];
+        let mut recorded =
+            vec![tch::no_grad(|| model.prefill(&sequence(&ids[..10]), &[vec![0]], &mut cache, &RECORD).unwrap().experts.unwrap())];
         for (position, id) in (0i64..).zip(&ids).skip(10) {
             let [id, slot, at] = [*id, 0, position].map(|n| Tensor::from_slice(&[n]));
             recorded.push(tch::no_grad(|| model.decode(&id, &slot, &at, position, &mut cache, &RECORD).unwrap().experts.unwrap()));
@@ -60,9 +61,7 @@ fn forced_experts_keep_the_routers_gradient() {
             let router: Vec<_> = parameters.iter().filter(|p| p.0.ends_with("mlp.gate.weight")).collect();
             (&hidden * &hidden).sum(Kind::Float).backward();
             let found = Tensor::cat(&router.iter().map(|p| p.1.grad().copy()).collect::<Vec<_>>(), 0);
-            for (_, p) in &parameters {
-                let _ = p.grad().zero_();
-            }
+            r1d_torch::foreach::clear_gradients(&parameters.iter().map(|p| p.1.shallow_clone()).collect::<Vec<_>>()).unwrap();
             found
         };
         let (free, replayed) = (gradient(None), gradient(Some(&experts)));
@@ -145,7 +144,8 @@ fn malformed_inputs_are_refused() {
 
     let mut cache = model.cache(2, 4, false).unwrap();
     let options = Forward::default();
-    let mut prefill = |ids: &[i64], slots: Vec<i64>| model.prefill(&sequence(ids), &[slots], &mut cache, &options).err().unwrap().to_string();
+    let mut prefill =
+        |ids: &[i64], slots: Vec<i64>| model.prefill(&sequence(ids), &[slots], &mut cache, &options).err().unwrap().to_string();
     assert!(prefill(&[1, 2, 3, 4, 5], vec![0]).contains("does not fit a slot of 4"));
     assert!(prefill(&[1, 2], vec![2]).contains("slot 2 does not exist"));
     let one = |n: i64| Tensor::from_slice(&[n]);

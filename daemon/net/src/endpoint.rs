@@ -127,7 +127,7 @@ impl Endpoint {
             tracing::warn!(address = %incoming.remote_address(), "refused: {under_way} handshakes are under way");
             return incoming.refuse();
         }
-        if under_way > self.limits.handshakes_max && incoming.may_retry() && !incoming.remote_address_validated() {
+        if under_way >= self.limits.handshakes_max / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
             // An error says that the peer was asked before: it need not be again.
             let _ = incoming.retry();
             return;

@@ -13,17 +13,39 @@ use std::path::PathBuf;
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     /// `job` is the job file's text with every path absolute.
-    Submit { job: String, priority: i32 },
-    Plan { job: String },
+    Submit {
+        job: String,
+        priority: i32,
+    },
+    Plan {
+        job: String,
+    },
     List,
-    Status { job: String },
-    Cancel { job: String },
-    Logs { job: String, follow: bool },
-    Samples { job: String, stage: Option<String>, step: Option<u64>, sort: SampleSort, limit: u32 },
-    Why { job: String },
+    Status {
+        job: String,
+    },
+    Cancel {
+        job: String,
+    },
+    Logs {
+        job: String,
+        follow: bool,
+    },
+    Samples {
+        job: String,
+        stage: Option<String>,
+        step: Option<u64>,
+        sort: SampleSort,
+        limit: u32,
+    },
+    Why {
+        job: String,
+    },
     Nodes,
     /// A [`Response::Status`] now and whenever it changes (at most 10 per second), until the job ends.
-    Watch { job: String },
+    Watch {
+        job: String,
+    },
     /// Stop the daemon after the step in flight (`r1d dev` only; systemd stops a service by signal).
     Shutdown,
 }

@@ -13,8 +13,8 @@
 //!
 //! A violation panics where `R1D_STRICT=1` (cargo sets it for tests and `cargo run`); elsewhere it is logged and counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 static VIOLATIONS: AtomicU64 = AtomicU64::new(0);
 

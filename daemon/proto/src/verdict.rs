@@ -6,11 +6,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    Score { value: f32, parts: Vec<f32> },
+    Score {
+        value: f32,
+        parts: Vec<f32>,
+    },
     /// The reference is unusable: the sample is masked, never scored 0.
-    Abstain { reason: String },
+    Abstain {
+        reason: String,
+    },
     /// The plugin trapped, reported an internal error, or broke its contract.
-    Trap { reason: String },
+    Trap {
+        reason: String,
+    },
     OutOfFuel,
     /// The wall-clock backstop fired, after retries. It stops the job; it is never trained on.
     OutOfTime,

@@ -44,10 +44,16 @@ pub enum Request {
     SyncReference,
     /// Write weights, optimiser and reference so that `Restore` continues with the same bits. `dir` must not exist; it
     /// appears whole or not at all (`CKP-1`).
-    Save { dir: PathBuf },
-    Restore { dir: PathBuf },
+    Save {
+        dir: PathBuf,
+    },
+    Restore {
+        dir: PathBuf,
+    },
     /// Write the policy as a Hugging Face directory.
-    Export { dir: PathBuf },
+    Export {
+        dir: PathBuf,
+    },
     /// Let go of the model and its memory.
     Close,
 }
@@ -55,21 +61,36 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// The first thing a worker says.
-    Started { version: String, device: String, pid: u32 },
+    Started {
+        version: String,
+        device: String,
+        pid: u32,
+    },
     Completed(Rollout),
     /// Sent at least every 2 s while a request runs: what it does, how far it is, for `r1ctl why` and progress bars.
-    Progress { doing: String, done: u64, total: u64, unit: String },
+    Progress {
+        doing: String,
+        done: u64,
+        total: u64,
+        unit: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     Opened(Opened),
-    Generated { metrics: Metrics },
+    Generated {
+        metrics: Metrics,
+    },
     /// Metrics of the update(s), by TRL's names.
-    Trained { metrics: Metrics },
+    Trained {
+        metrics: Metrics,
+    },
     ReferenceSynced,
     /// SHA-256 of the manifest, hex.
-    Saved { manifest_sha256: String },
+    Saved {
+        manifest_sha256: String,
+    },
     Restored,
     Exported,
     Closed,

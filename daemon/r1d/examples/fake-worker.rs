@@ -17,7 +17,8 @@ use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Reply, Request, Supervise, ToWorker, Train,
+    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Reply, Request, Supervise,
+    ToWorker, Train,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use std::fs;
@@ -191,7 +192,14 @@ impl Worker {
         self.reference = self.policy;
         self.open = Some(open);
         let architecture = "FakeForCausalLM".into();
-        Ok(Reply::Opened(Opened { architecture, parameters: 1, active_parameters: 1, vocab_size: 32, moe_layers: 0, experts_per_token: 0 }))
+        Ok(Reply::Opened(Opened {
+            architecture,
+            parameters: 1,
+            active_parameters: 1,
+            vocab_size: 32,
+            moe_layers: 0,
+            experts_per_token: 0,
+        }))
     }
 
     /// A directory with one file, that appears whole or not at all; the moment lies in the middle of writing it.
@@ -269,7 +277,9 @@ impl Worker {
         self.policy = counter_hash(&[&[self.policy], words].concat());
         self.updates += 1;
         let uniform = counter_uniform(&[self.policy]) as f64;
-        Reply::Trained { metrics: Metrics::from([("loss".into(), uniform), ("kl".into(), uniform / 10.0), ("learning_rate".into(), 1e-3)]) }
+        Reply::Trained {
+            metrics: Metrics::from([("loss".into(), uniform), ("kl".into(), uniform / 10.0), ("learning_rate".into(), 1e-3)]),
+        }
     }
 }
 

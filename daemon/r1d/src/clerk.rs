@@ -26,13 +26,38 @@ const QUEUE_MAX_TASKS: usize = 256;
 pub enum Task {
     Keep(Keep),
     Store(Store, oneshot::Sender<Event>),
-    Recall { stage: usize, step: u64, answer: oneshot::Sender<Event> },
-    Forget { stage: usize, step: u64, answer: oneshot::Sender<Event> },
-    Prompts { of: Source, step: u64, round: u32, count: u64, answer: oneshot::Sender<Event> },
-    Batch { stage: usize, step: u64, answer: oneshot::Sender<Event> },
-    Prune { stage: usize, step: u64, dir: PathBuf },
+    Recall {
+        stage: usize,
+        step: u64,
+        answer: oneshot::Sender<Event>,
+    },
+    Forget {
+        stage: usize,
+        step: u64,
+        answer: oneshot::Sender<Event>,
+    },
+    Prompts {
+        of: Source,
+        step: u64,
+        round: u32,
+        count: u64,
+        answer: oneshot::Sender<Event>,
+    },
+    Batch {
+        stage: usize,
+        step: u64,
+        answer: oneshot::Sender<Event>,
+    },
+    Prune {
+        stage: usize,
+        step: u64,
+        dir: PathBuf,
+    },
     /// Make room for a directory that the worker is to write: whatever is there is of an attempt that did not get to record it.
-    Clear { dir: PathBuf, answer: oneshot::Sender<Event> },
+    Clear {
+        dir: PathBuf,
+        answer: oneshot::Sender<Event>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +128,9 @@ impl Clerk {
             Task::Store(store, answer) => (answer, self.store(store).map(|()| Event::Stored)),
             Task::Recall { stage, step, answer } => (answer, self.recall(stage, step)),
             Task::Forget { stage, step, answer } => (answer, self.forget(stage, step)),
-            Task::Prompts { of, step, round, count, answer } => (answer, Ok(Event::Prompts(self.materials.prompts(of, step, round, count)))),
+            Task::Prompts { of, step, round, count, answer } => {
+                (answer, Ok(Event::Prompts(self.materials.prompts(of, step, round, count))))
+            }
             Task::Batch { stage, step, answer } => (answer, Ok(Event::Batch(self.materials.batch(stage, step)))),
             Task::Clear { dir, answer } => (answer, remove(&dir).map(|()| Event::Stored)),
         };
@@ -122,7 +149,12 @@ impl Clerk {
             let committed = record.as_ref().and_then(|r| r.progress.stages.get(stage)).map_or(0, |s| s.step);
             let journal = Journal::open(Disk::shared(), &self.outputs.journal(), &self.job, stage as u32, committed)?;
             for cut in journal.cuts() {
-                self.log.warn(format!("journal {}: {} torn bytes cut, {} records are left", cut.path.display(), cut.bytes_cut, cut.records));
+                self.log.warn(format!(
+                    "journal {}: {} torn bytes cut, {} records are left",
+                    cut.path.display(),
+                    cut.bytes_cut,
+                    cut.records
+                ));
             }
             self.journals.insert(stage, journal);
         }
@@ -180,7 +212,8 @@ impl Clerk {
                 self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })
             }
             Store::Eval(result) => {
-                let shown: Vec<_> = result.metrics.iter().filter(|(name, _)| name.contains('@')).map(|(n, v)| format!("{n} {v:.4}")).collect();
+                let shown: Vec<_> =
+                    result.metrics.iter().filter(|(name, _)| name.contains('@')).map(|(n, v)| format!("{n} {v:.4}")).collect();
                 self.log.info(format!("evaluation on {} after {} steps: {}", result.data, result.step, shown.join(", ")));
                 self.apply(LedgerCommand::Eval { job, epoch, result: *result })
             }

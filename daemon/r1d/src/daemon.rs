@@ -89,13 +89,21 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
     })
 }
 
-fn build(settings: &Settings, state: Arc<StateDir>, clock: SharedClock, shutdown: Arc<watch::Sender<bool>>) -> Result<Parts, DaemonError> {
+fn build(
+    settings: &Settings,
+    state: Arc<StateDir>,
+    clock: SharedClock,
+    shutdown: Arc<watch::Sender<bool>>,
+) -> Result<Parts, DaemonError> {
     let ledger = Arc::new(Ledger::open(&state.ledger())?);
     let rewards = Arc::new(Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
         cache_dir: Some(state.cache()),
         threads: settings.config.reward_threads as usize,
-        compiler: Compiler::Child { program: std::env::current_exe().map_err(DaemonError::Executable)?, args: vec![COMPILE.into()] },
+        compiler: Compiler::Child {
+            program: std::env::current_exe().map_err(DaemonError::Executable)?,
+            args: vec![COMPILE.into()],
+        },
         clock: clock.clone(),
     })?);
     let names = devices::found(&settings.config.devices);
@@ -156,7 +164,10 @@ fn listen(path: &Path, parts: &Parts, clock: SharedClock) -> Result<Supervised<C
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another daemon listens here: choose another with --socket")));
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            "another daemon listens here: choose another with --socket",
+        )));
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),

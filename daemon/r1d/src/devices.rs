@@ -16,7 +16,8 @@ pub fn found(devices: &Devices) -> Vec<String> {
 
 /// The driver makes a node `nvidia<N>` for each device; `CUDA_VISIBLE_DEVICES` may hide some.
 fn nvidia_devices(dev: &Path) -> usize {
-    let is_device = |name: &str| name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let is_device =
+        |name: &str| name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     let entries = std::fs::read_dir(dev).into_iter().flatten().flatten();
     let present = entries.filter(|entry| is_device(&entry.file_name().to_string_lossy())).count();
     match std::env::var("CUDA_VISIBLE_DEVICES") {

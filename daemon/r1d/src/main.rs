@@ -57,7 +57,9 @@ fn main() -> ExitCode {
         Command::Run { config, place } => serve(Some(&config), place),
         Command::Dev { place } => serve(None, place),
         Command::Config { config, .. } => dump_config(config.as_deref()),
-        Command::Plugin(cli::Plugin::Componentize { module, component }) => plugin::componentize(&module, &component).map_err(Into::into),
+        Command::Plugin(cli::Plugin::Componentize { module, component }) => {
+            plugin::componentize(&module, &component).map_err(Into::into)
+        }
         Command::CompileReward => return r1d_rewards::serve_child(),
     };
     match ended {

@@ -95,7 +95,8 @@ impl Materials {
         };
         let mut shelf = Shelf { job: &job, tokenizer: &tokenizer, rewards, data: BTreeMap::new(), prompts: BTreeMap::new() };
         let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
-        let evals = job.evals.iter().map(|eval| shelf.prompted(&eval.data, &job.eval_rewards(eval))).collect::<Result<Vec<_>, _>>()?;
+        let evals =
+            job.evals.iter().map(|eval| shelf.prompted(&eval.data, &job.eval_rewards(eval))).collect::<Result<Vec<_>, _>>()?;
         let seen = seen(&job, &stages, &evals);
         let mut warnings = r1d_job::plan::warnings(&job, Some(&facts), &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
@@ -240,7 +241,9 @@ impl Shelf<'_> {
         let data = self.data(&stage.data)?;
         let order = Order { seed: self.job.seed, stage: index as u32, shuffle: self.source(&stage.data)?.shuffle };
         Ok(match &stage.kind {
-            StageKind::Pretrain(pretrain) => StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?),
+            StageKind::Pretrain(pretrain) => {
+                StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?)
+            }
             StageKind::Sft(sft) => {
                 let template = self.template(&stage.data)?;
                 StageMaterial::Supervised(Supervision::sft(&data, &template, self.tokenizer, sft, order)?)
@@ -275,7 +278,9 @@ fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
         if dir.join("model.safetensors").is_file() {
             return Ok(());
         }
-        return wrong("has neither model.safetensors nor model.safetensors.index.json: name a directory with safetensors weights".into());
+        return wrong(
+            "has neither model.safetensors nor model.safetensors.index.json: name a directory with safetensors weights".into(),
+        );
     }
     let text = std::fs::read_to_string(&index).map_err(|source| MaterialsError::Model { path: index.clone(), source })?;
     let parsed: serde_json::Value = match serde_json::from_str(&text) {

@@ -23,7 +23,12 @@ pub fn bridge(materials: Arc<Materials>, rewards: Arc<Rewards>) -> (mpsc::Sender
 }
 
 /// Never waits for one side alone: the job may be handing in completions just when it is not taking verdicts.
-async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc::Receiver<ScoreItem>, events: mpsc::Sender<Event>) {
+async fn carry(
+    materials: Arc<Materials>,
+    rewards: Arc<Rewards>,
+    mut items: mpsc::Receiver<ScoreItem>,
+    events: mpsc::Sender<Event>,
+) {
     let mut judging = FuturesUnordered::new();
     let mut done: VecDeque<Event> = VecDeque::new();
     loop {
@@ -71,7 +76,12 @@ async fn judge(materials: &Materials, rewards: &Rewards, item: ScoreItem) -> Eve
     Event::Scored { key: item.key, verdicts, text }
 }
 
-async fn verdict(rewards: &Rewards, name: &str, loaded: &LoadedReward, completion: Completion) -> Result<Verdict, r1d_rewards::ScoreError> {
+async fn verdict(
+    rewards: &Rewards,
+    name: &str,
+    loaded: &LoadedReward,
+    completion: Completion,
+) -> Result<Verdict, r1d_rewards::ScoreError> {
     let judged = rewards.pool().score(loaded.clone(), completion).await?;
     Ok(Verdict {
         plugin: name.into(),

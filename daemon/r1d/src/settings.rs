@@ -52,8 +52,10 @@ impl Settings {
             Some(path) => read_config(path)?,
             None => DaemonConfig::dev().map_err(SettingsError::Embedded)?,
         };
-        let state_dir = place.state_dir.or_else(|| config.state_dir.clone()).or_else(home_state).ok_or(SettingsError::NoStateDirectory)?;
-        let state_dir = std::path::absolute(&state_dir).map_err(|source| SettingsError::Read { path: state_dir.clone(), source })?;
+        let state_dir =
+            place.state_dir.or_else(|| config.state_dir.clone()).or_else(home_state).ok_or(SettingsError::NoStateDirectory)?;
+        let state_dir =
+            std::path::absolute(&state_dir).map_err(|source| SettingsError::Read { path: state_dir.clone(), source })?;
         let executable = std::env::current_exe().map_err(SettingsError::Executable)?;
         let beside = executable.parent().unwrap_or(Path::new("/")).to_path_buf();
         let hostname = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -98,7 +100,9 @@ pub fn dump(config: &DaemonConfig) -> String {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
-    let log = Table::from_iter([("level", config.log_level.as_str()), ("format", format)].map(|(k, v)| (k.into(), Value::String(v.into()))));
+    let log = Table::from_iter(
+        [("level", config.log_level.as_str()), ("format", format)].map(|(k, v)| (k.into(), Value::String(v.into()))),
+    );
     let tables = [("node", node), ("listen", listen), ("torch", torch), ("rewards", rewards), ("log", log)];
     let whole = Table::from_iter(tables.map(|(name, table)| (name.into(), Value::Table(table))));
     toml::to_string(&whole).unwrap_or_default()

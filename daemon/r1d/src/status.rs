@@ -88,7 +88,8 @@ impl Desk {
             seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
         });
         let ended = record.state().is_final();
-        let steps = |index: usize, stage: &Stage| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(steps_of_file(stage));
+        let steps =
+            |index: usize, stage: &Stage| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(steps_of_file(stage));
         let to_come = job.iter().flat_map(|job| job.stages.iter().enumerate()).skip(record.progress.stages.len());
         let to_come = to_come.map(|(index, stage)| StageStatus {
             name: stage.name.clone(),
@@ -128,7 +129,12 @@ impl Desk {
             .collect();
         let waits_for = match before.is_empty() {
             true => format!("a free device: {}", devices.join(", ")),
-            false => format!("{} jobs before it in the queue ({}), and a free device: {}", before.len(), before.join(", "), devices.join(", ")),
+            false => format!(
+                "{} jobs before it in the queue ({}), and a free device: {}",
+                before.len(),
+                before.join(", "),
+                devices.join(", ")
+            ),
         };
         vec![Wait { owner: "job".into(), waits_for, since_s, deadline_s: None }]
     }

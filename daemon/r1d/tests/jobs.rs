@@ -25,11 +25,14 @@ fn a_job_leaves_what_it_should() {
     let places: Vec<_> = lines.iter().map(|line| (line["stage"].as_str().unwrap(), line["step"].as_u64().unwrap())).collect();
     let expected = [("reading", 3), ("cold-start", 3), ("reasoning", 6)];
     assert_eq!(places, expected.iter().flat_map(|(stage, steps)| (1..=*steps).map(|step| (*stage, step))).collect::<Vec<_>>());
-    for name in ["reward", "rewards/accuracy/mean", "rewards/format/mean", "kl", "num_tokens", "step_time", "completions/clipped_ratio"] {
+    for name in
+        ["reward", "rewards/accuracy/mean", "rewards/format/mean", "kl", "num_tokens", "step_time", "completions/clipped_ratio"]
+    {
         assert!(lines[11][name].is_number(), "{name} is not in {}", lines[11]);
     }
 
-    let rollouts: BTreeSet<_> = fs::read_dir(status.directory.join("rollouts")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let rollouts: BTreeSet<_> =
+        fs::read_dir(status.directory.join("rollouts")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(rollouts, (1..=6).map(|step| format!("reasoning-step-{step:06}.parquet")).collect());
     let kept = |stage: &str| -> BTreeSet<_> {
         let entries = fs::read_dir(status.directory.join("checkpoints").join(stage)).unwrap();
@@ -53,7 +56,10 @@ fn a_job_leaves_what_it_should() {
         other => panic!("{other:?}"),
     };
     let samples = of(Some(2), SampleSort::Order, 3);
-    assert_eq!(samples.iter().map(|s| (s.step, s.prompt_index, s.sample_index)).collect::<Vec<_>>(), [(2, 0, 0), (2, 0, 1), (2, 0, 2)]);
+    assert_eq!(
+        samples.iter().map(|s| (s.step, s.prompt_index, s.sample_index)).collect::<Vec<_>>(),
+        [(2, 0, 0), (2, 0, 1), (2, 0, 2)]
+    );
     assert!(samples[0].completion.split(' ').all(|word| !word.is_empty()) && !samples[0].completion.contains("</s>"));
     let best = of(None, SampleSort::Reward, 100);
     assert_eq!(best[0].step, 6);
@@ -63,7 +69,10 @@ fn a_job_leaves_what_it_should() {
 
     let log = house.log_lines(&job);
     assert!(log.iter().any(|line| line.message.contains("evaluation on train")), "{log:?}");
-    assert_eq!(status.stages.iter().map(|s| (s.step, s.steps, s.durable_step)).collect::<Vec<_>>(), [(3, 3, 3), (3, 3, 3), (6, 6, 6)]);
+    assert_eq!(
+        status.stages.iter().map(|s| (s.step, s.steps, s.durable_step)).collect::<Vec<_>>(),
+        [(3, 3, 3), (3, 3, 3), (6, 6, 6)]
+    );
 }
 
 #[test]
@@ -133,7 +142,11 @@ fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
 fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
     let mut house = House::new();
     house.start();
-    for (moment, kind, expected) in [("train-1", "invalid", "planted at train 1"), ("save-1", "storage", "make room"), ("open-1", "out-of-memory", "max_tokens_per_device")] {
+    for (moment, kind, expected) in [
+        ("train-1", "invalid", "planted at train 1"),
+        ("save-1", "storage", "make room"),
+        ("open-1", "out-of-memory", "max_tokens_per_device"),
+    ] {
         for count in fs::read_dir(house.path("faults")).unwrap() {
             fs::remove_file(count.unwrap().path()).unwrap();
         }
@@ -205,7 +218,10 @@ fn a_plan_shows_what_would_run_and_runs_nothing() {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };
-    assert_eq!(plan.stages.iter().map(|s| (s.name.as_str(), s.steps)).collect::<Vec<_>>(), [("reading", 3), ("cold-start", 3), ("reasoning", 6)]);
+    assert_eq!(
+        plan.stages.iter().map(|s| (s.name.as_str(), s.steps)).collect::<Vec<_>>(),
+        [("reading", 3), ("cold-start", 3), ("reasoning", 6)]
+    );
     assert_eq!(plan.stages[2].rewards, ["accuracy", "format"]);
     assert!(plan.parameters.is_some_and(|n| n > 0) && plan.resolved.contains("scale_rewards"));
     assert!(matches!(house.ask(Request::List), Response::Jobs(jobs) if jobs.is_empty()));

@@ -30,8 +30,22 @@ fn disturbed(batch_invariant: bool, faults: &[(&str, &str)]) {
 
 /// Every moment of the protocol, early and late in the job.
 const MOMENTS: &[&str] = &[
-    "start-1", "open-1", "open-3", "supervise-2", "supervise-5", "generate-1", "generate-4", "generate-6", "train-1", "train-4", "train-6",
-    "sync-1", "save-1", "save-3", "save-5", "export-1",
+    "start-1",
+    "open-1",
+    "open-3",
+    "supervise-2",
+    "supervise-5",
+    "generate-1",
+    "generate-4",
+    "generate-6",
+    "train-1",
+    "train-4",
+    "train-6",
+    "sync-1",
+    "save-1",
+    "save-3",
+    "save-5",
+    "export-1",
 ];
 
 #[test]
@@ -76,9 +90,18 @@ fn a_daemon_that_is_killed_around_a_commit() {
 #[test]
 fn many_faults_one_after_the_other() {
     let faults = [
-        ("open-1", "exit"), ("supervise-1", "kill-daemon"), ("supervise-4", "kill-both"), ("save-2", "kill-self"), ("generate-2", "kill-daemon"),
-        ("generate-3", "kill-self"), ("train-2", "kill-daemon-soon 500"), ("restore-1", "kill-both"), ("train-5", "fail internal"),
-        ("save-4", "kill-daemon"), ("generate-9", "exit"), ("export-1", "kill-both"),
+        ("open-1", "exit"),
+        ("supervise-1", "kill-daemon"),
+        ("supervise-4", "kill-both"),
+        ("save-2", "kill-self"),
+        ("generate-2", "kill-daemon"),
+        ("generate-3", "kill-self"),
+        ("train-2", "kill-daemon-soon 500"),
+        ("restore-1", "kill-both"),
+        ("train-5", "fail internal"),
+        ("save-4", "kill-daemon"),
+        ("generate-9", "exit"),
+        ("export-1", "kill-both"),
     ];
     disturbed(true, &faults);
 }
@@ -119,9 +142,13 @@ fn a_daemon_that_is_stopped_goes_on_when_it_is_back() {
     house.plant("train-3", "hang");
     house.start();
     let job = house.submit(house.job(&[]));
-    house.wait("the third update", |house| house.path("faults/train.count").exists().then_some(()).filter(|()| {
-        std::fs::read_to_string(house.path("faults/train.count")).is_ok_and(|count| count == "3")
-    }));
+    house.wait("the third update", |house| {
+        house
+            .path("faults/train.count")
+            .exists()
+            .then_some(())
+            .filter(|()| std::fs::read_to_string(house.path("faults/train.count")).is_ok_and(|count| count == "3"))
+    });
     house.signal("TERM");
     assert!(house.ended().success());
     assert!(!house.state().join("r1d.sock").exists(), "the socket is gone with the daemon");

@@ -33,7 +33,14 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    pub fn begin(plan: &Plan, index: usize, at: usize, stage: Option<String>, step: u64, now: Duration) -> (Evaluation, Vec<Command>) {
+    pub fn begin(
+        plan: &Plan,
+        index: usize,
+        at: usize,
+        stage: Option<String>,
+        step: u64,
+        now: Duration,
+    ) -> (Evaluation, Vec<Command>) {
         let gather = Gather::new(Source::Eval(index), at, step, now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
         let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
@@ -51,7 +58,9 @@ impl Evaluation {
                 self.prompts_read = true;
                 commands.extend(self.ask(plan, eval, prompts, now));
             }
-            Event::Worker(Body::Event(worker::Event::Completed(rollout))) => commands.push(self.gather.completed(rollout, false, now)?),
+            Event::Worker(Body::Event(worker::Event::Completed(rollout))) => {
+                commands.push(self.gather.completed(rollout, false, now)?)
+            }
             Event::Worker(Body::Done(Reply::Generated { metrics })) => self.gather.generated(&metrics, now)?,
             Event::Scored { key, mut verdicts, text } => {
                 let reward = judge(&rules(&facts.judges, &facts.rewards), &mut verdicts)?;

@@ -105,7 +105,12 @@ impl Gather {
             samples.filter(|(_, s)| matches!(s, Sample::Missing)).map(|(i, _)| i as u32).collect()
         };
         let groups: Vec<_> = (self.groups.iter().enumerate())
-            .map(|(i, g)| worker::Group { prompt: i as u32, row: g.prompt.row, prompt_ids: g.prompt.ids.clone(), samples: missing(g) })
+            .map(|(i, g)| worker::Group {
+                prompt: i as u32,
+                row: g.prompt.row,
+                prompt_ids: g.prompt.ids.clone(),
+                samples: missing(g),
+            })
             .filter(|group| !group.samples.is_empty())
             .collect();
         if groups.is_empty() {
@@ -123,7 +128,11 @@ impl Gather {
             return Err(breach(format!("a completion {key:?} that was not asked for")));
         }
         if rollout.behaviour_logprobs.len() != rollout.completion_ids.len() || rollout.completion_ids.is_empty() {
-            return Err(breach(format!("completion {key:?} has {} ids and {} log-probs", rollout.completion_ids.len(), rollout.behaviour_logprobs.len())));
+            return Err(breach(format!(
+                "completion {key:?} has {} ids and {} log-probs",
+                rollout.completion_ids.len(),
+                rollout.behaviour_logprobs.len()
+            )));
         }
         let item = ScoreItem::of(self.of, &rollout);
         if !keeps_record {
@@ -140,8 +149,16 @@ impl Gather {
         Ok(Command::Score(item))
     }
 
-    pub fn scored(&mut self, key: SampleKey, verdicts: Vec<Verdict>, reward: Option<f32>, answer: String, now: Duration) -> Result<(), End> {
-        let slot = self.sample(key).ok_or_else(|| End::Abandoned { cause: format!("verdicts on {key:?}, which was not asked for") })?;
+    pub fn scored(
+        &mut self,
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+        reward: Option<f32>,
+        answer: String,
+        now: Duration,
+    ) -> Result<(), End> {
+        let slot =
+            self.sample(key).ok_or_else(|| End::Abandoned { cause: format!("verdicts on {key:?}, which was not asked for") })?;
         match std::mem::replace(slot, Sample::Missing) {
             Sample::Scoring(rollout) => *slot = Sample::Scored(Box::new(Judged { rollout: *rollout, verdicts, reward, answer })),
             other => {

@@ -39,8 +39,8 @@ pub fn judge(rules: &[Rule], verdicts: &mut [Verdict]) -> Result<Option<f32>, En
     let mut sum = None;
     let mut dropped = false;
     for verdict in verdicts {
-        let rule = rules.iter().find(|rule| rule.reward.name == verdict.plugin).ok_or_else(|| {
-            End::Failed { error: format!("a verdict of reward `{}`, which the stage does not have", verdict.plugin) }
+        let rule = rules.iter().find(|rule| rule.reward.name == verdict.plugin).ok_or_else(|| End::Failed {
+            error: format!("a verdict of reward `{}`, which the stage does not have", verdict.plugin),
         })?;
         if verdict.outcome == Outcome::OutOfTime {
             let error = format!(

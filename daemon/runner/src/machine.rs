@@ -35,18 +35,50 @@ enum State {
     StartingWorker,
     Opening(Work),
     BeginningStage(usize),
-    Restoring { stage: usize, step: u64 },
-    DroppingCheckpoint { stage: usize },
-    Rebuilding { stage: usize, rebuild: Rebuild },
+    Restoring {
+        stage: usize,
+        step: u64,
+    },
+    DroppingCheckpoint {
+        stage: usize,
+    },
+    Rebuilding {
+        stage: usize,
+        rebuild: Rebuild,
+    },
     /// The journal's leftovers of the step to come.
-    Recalling { stage: usize },
-    Stepping { stage: usize, step: Box<Step> },
-    Committing { stage: usize, num_tokens: f64 },
-    SyncingReference { stage: usize },
-    Saving { stage: usize, step: u64, dir: PathBuf },
-    RecordingCheckpoint { stage: usize, step: u64, dir: PathBuf },
-    Evaluating { stage: usize, evaluation: Box<Evaluation> },
-    RecordingEval { stage: usize, recorded: (Option<String>, u64, String) },
+    Recalling {
+        stage: usize,
+    },
+    Stepping {
+        stage: usize,
+        step: Box<Step>,
+    },
+    Committing {
+        stage: usize,
+        num_tokens: f64,
+    },
+    SyncingReference {
+        stage: usize,
+    },
+    Saving {
+        stage: usize,
+        step: u64,
+        dir: PathBuf,
+    },
+    RecordingCheckpoint {
+        stage: usize,
+        step: u64,
+        dir: PathBuf,
+    },
+    Evaluating {
+        stage: usize,
+        evaluation: Box<Evaluation>,
+    },
+    RecordingEval {
+        stage: usize,
+        recorded: (Option<String>, u64, String),
+    },
     FinishingStage(usize),
     Exporting,
     Ended,
@@ -108,7 +140,9 @@ impl Machine {
                 self.progress = Some(Activity { doing, done, total, unit });
                 return Ok(Vec::new());
             }
-            Event::Worker(Body::Failed(failure)) if !matches!(self.state, State::Restoring { .. }) => return Err(failed(&self.describe(), failure)),
+            Event::Worker(Body::Failed(failure)) if !matches!(self.state, State::Restoring { .. }) => {
+                return Err(failed(&self.describe(), failure));
+            }
             Event::Worker(_) | Event::WorkerStarted { .. } => self.heard = now,
             _ => {}
         }
@@ -347,7 +381,10 @@ impl Machine {
         let at_store = |what: &str| vec![Wait::new(&owner, what, self.since).until(self.since + limits.store)];
         let inner = match &self.state {
             State::StartingWorker => {
-                vec![Wait::new(&owner, format!("{}: its first word", plan.worker), self.since).until(self.since + limits.worker_start)]
+                vec![
+                    Wait::new(&owner, format!("{}: its first word", plan.worker), self.since)
+                        .until(self.since + limits.worker_start),
+                ]
             }
             State::Opening(_) => at_worker("loading"),
             State::Restoring { .. } => at_worker("restoring"),
@@ -438,7 +475,9 @@ fn describe(state: &State, plan: &Plan, record: &Record) -> String {
         State::Opening(Work::Stage(index)) => format!("opening the model for stage `{}`", stage(*index)),
         State::Opening(Work::Export) => "opening the last checkpoint".into(),
         State::BeginningStage(index) => format!("beginning stage `{}`", stage(*index)),
-        State::Restoring { stage: index, step } => format!("restoring stage `{}` from its checkpoint of step {step}", stage(*index)),
+        State::Restoring { stage: index, step } => {
+            format!("restoring stage `{}` from its checkpoint of step {step}", stage(*index))
+        }
         State::DroppingCheckpoint { stage: index } => format!("dropping a damaged checkpoint of stage `{}`", stage(*index)),
         State::Rebuilding { stage: index, .. } => {
             format!("rebuilding stage `{}` up to its {} committed steps", stage(*index), record.committed(*index))

@@ -38,19 +38,37 @@ pub enum Command {
     Worker(Box<worker::Request>),
     /// `count` rows, a function of the arguments and the job's seed alone. `round` counts the further prompts of dynamic sampling, 0 being the
     /// step's own. For an evaluation, `step` and `round` are 0 and the rows are the first `count`.
-    ReadPrompts { of: Source, step: u64, round: u32, count: u64 },
+    ReadPrompts {
+        of: Source,
+        step: u64,
+        round: u32,
+        count: u64,
+    },
     /// The sequences of a supervised step, a function of the arguments and the job's seed alone.
-    ReadBatch { stage: usize, step: u64 },
+    ReadBatch {
+        stage: usize,
+        step: u64,
+    },
     /// What the journal holds of a step.
-    Recall { stage: usize, step: u64 },
+    Recall {
+        stage: usize,
+        step: u64,
+    },
     /// Drop what the journal holds of an uncommitted step.
-    Forget { stage: usize, step: u64 },
+    Forget {
+        stage: usize,
+        step: u64,
+    },
     Score(ScoreItem),
     /// Append to the journal. Not answered; a failure is a [`Event::Fault`].
     Keep(Keep),
     Store(Store),
     /// Delete a checkpoint, ledger first. Not answered.
-    Prune { stage: usize, step: u64, dir: PathBuf },
+    Prune {
+        stage: usize,
+        step: u64,
+        dir: PathBuf,
+    },
     /// The machine has ended: nothing follows.
     End(End),
 }
@@ -122,24 +140,51 @@ impl Recalled {
 /// Something to make durable, answered by [`Event::Stored`] once it is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Store {
-    BeginStage { stage: usize },
+    BeginStage {
+        stage: usize,
+    },
     /// What trains, and in which order: the journal's last word on a step, synced.
-    Seal { stage: usize, step: u64, advantages: Vec<(SampleKey, Option<f32>)> },
+    Seal {
+        stage: usize,
+        step: u64,
+        advantages: Vec<(SampleKey, Option<f32>)>,
+    },
     /// `rollouts` become the step's Parquet file before the ledger commits.
-    Commit { stage: usize, step: u64, metrics: Metrics, rollouts: Vec<ScoredRollout> },
-    Checkpoint { stage: usize, step: u64, dir: PathBuf, manifest_sha256: String },
+    Commit {
+        stage: usize,
+        step: u64,
+        metrics: Metrics,
+        rollouts: Vec<ScoredRollout>,
+    },
+    Checkpoint {
+        stage: usize,
+        step: u64,
+        dir: PathBuf,
+        manifest_sha256: String,
+    },
     /// A checkpoint that does not restore.
-    DropCheckpoint { stage: usize, step: u64 },
+    DropCheckpoint {
+        stage: usize,
+        step: u64,
+    },
     Eval(Box<EvalResult>),
-    FinishStage { stage: usize },
+    FinishStage {
+        stage: usize,
+    },
 }
 
 /// How one attempt at a job ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    Succeeded { model: PathBuf },
+    Succeeded {
+        model: PathBuf,
+    },
     /// Another try cannot help, or is not wanted.
-    Failed { error: String },
+    Failed {
+        error: String,
+    },
     /// The worker is to be killed; a fresh one may succeed ([`crate::restart`]).
-    Abandoned { cause: String },
+    Abandoned {
+        cause: String,
+    },
 }

@@ -121,7 +121,11 @@ impl Plan {
     /// Whether the reference is refreshed after `step` committed steps. Not after the last: nobody would see it.
     pub fn syncs_reference(&self, stage: usize, step: u64) -> bool {
         self.grpo(stage).is_some_and(|(grpo, facts)| {
-            grpo.needs_reference() && grpo.sync_ref_steps > 0 && step > 0 && step < facts.steps && step.is_multiple_of(grpo.sync_ref_steps)
+            grpo.needs_reference()
+                && grpo.sync_ref_steps > 0
+                && step > 0
+                && step < facts.steps
+                && step.is_multiple_of(grpo.sync_ref_steps)
         })
     }
 

@@ -65,7 +65,9 @@ impl Rebuild {
     /// What to do next; `None` when all committed steps are in the weights.
     pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Option<Vec<Command>>, End> {
         match (self.phase, event) {
-            (Phase::Reading, Event::Batch(sequences)) => Ok(self.worker(Phase::Training, supervise_request(self.step, sequences), now)),
+            (Phase::Reading, Event::Batch(sequences)) => {
+                Ok(self.worker(Phase::Training, supervise_request(self.step, sequences), now))
+            }
             (Phase::Reading, Event::Recalled(recalled)) => {
                 let records = recalled.into_records().ok_or_else(|| End::Failed {
                     error: format!("the journal has lost records of step {}, which is committed: resubmit the job", self.step),
@@ -85,7 +87,9 @@ impl Rebuild {
         let limits = &plan.limits;
         let step = self.step + 1;
         vec![match self.phase {
-            Phase::Reading => Wait::new(owner, format!("journal or data of step {step}"), self.since).until(self.since + limits.read),
+            Phase::Reading => {
+                Wait::new(owner, format!("journal or data of step {step}"), self.since).until(self.since + limits.read)
+            }
             Phase::Training | Phase::SyncingReference => {
                 let what = format!("{}: rebuilding step {step} of {}", plan.worker, self.committed);
                 Wait::new(owner, what, self.since).until(heard + limits.worker_silence)

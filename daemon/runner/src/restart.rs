@@ -26,8 +26,12 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Try again after this long.
-    Retry { after: Duration },
-    GiveUp { error: String },
+    Retry {
+        after: Duration,
+    },
+    GiveUp {
+        error: String,
+    },
 }
 
 impl Attempts {

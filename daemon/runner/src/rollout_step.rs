@@ -63,12 +63,20 @@ pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRoll
         .collect();
     let seed = counter_hash(&[MINIBATCHES, plan.job.seed, stage as u64, step]);
     let first_update = step * settings.updates_per_step();
-    (!sequences.is_empty()).then(|| Request::Train(worker::Train { step, first_update, objective: grpo.objective(), seed, sequences }))
+    (!sequences.is_empty())
+        .then(|| Request::Train(worker::Train { step, first_update, objective: grpo.objective(), seed, sequences }))
 }
 
 impl RolloutStep {
     /// `recalled` is what an attempt before this one left in the journal.
-    pub fn begin(plan: &Plan, grpo: &Grpo, stage: usize, step: u64, recalled: Recalled, now: Duration) -> (RolloutStep, Vec<Command>) {
+    pub fn begin(
+        plan: &Plan,
+        grpo: &Grpo,
+        stage: usize,
+        step: u64,
+        recalled: Recalled,
+        now: Duration,
+    ) -> (RolloutStep, Vec<Command>) {
         let of = Source::Stage(stage);
         let gather = Gather::new(of, stage, step, now);
         let mut this = RolloutStep {
@@ -119,7 +127,8 @@ impl RolloutStep {
 
     /// A sealed step that another attempt left, of which no completion trains.
     pub fn finished_at_once(&mut self, now: Duration) -> Option<Flow> {
-        (self.phase == Phase::Training && self.records.iter().all(|r| r.advantage.is_none())).then(|| self.done(Metrics::new(), now))
+        (self.phase == Phase::Training && self.records.iter().all(|r| r.advantage.is_none()))
+            .then(|| self.done(Metrics::new(), now))
     }
 
     fn prompts(&mut self, plan: &Plan, grpo: &Grpo, prompts: Vec<Prompt>, now: Duration) -> Result<Flow, End> {

@@ -15,7 +15,11 @@ use std::time::Duration;
 pub enum Flow {
     Go(Vec<Command>),
     /// The update is in the worker's weights, and the step is to be committed.
-    Done { metrics: Metrics, tokens: u64, rollouts: Vec<ScoredRollout> },
+    Done {
+        metrics: Metrics,
+        tokens: u64,
+        rollouts: Vec<ScoredRollout>,
+    },
 }
 
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use r1d_proto::worker::{
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Command, End, EvalFacts, Event, Keep, Limits, Machine, Plan, Prompt, Recalled, Record, RewardFacts, Source, StageFacts, StageRecord, Store,
+    Command, End, EvalFacts, Event, Keep, Limits, Machine, Plan, Prompt, Recalled, Record, RewardFacts, Source, StageFacts,
+    StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -210,7 +211,9 @@ impl World {
                         self.disk.journal.remove(&(stage, step));
                         others.push_back(Event::Stored);
                     }
-                    Command::ReadPrompts { of, step, round, count } => others.push_back(Event::Prompts(prompts(of, step, round, count))),
+                    Command::ReadPrompts { of, step, round, count } => {
+                        others.push_back(Event::Prompts(prompts(of, step, round, count)))
+                    }
                     Command::ReadBatch { stage, step } => others.push_back(Event::Batch(batch(stage, step))),
                     Command::Store(store) => {
                         self.store(store);
@@ -284,7 +287,14 @@ impl World {
                     ModelSource::Directory(dir) => self.disk.checkpoints[dir].policy,
                 };
                 self.worker = Weights { policy, reference: policy };
-                let sizes = Opened { architecture: "fake".into(), parameters: 1, active_parameters: 1, vocab_size: 9, moe_layers: 0, experts_per_token: 0 };
+                let sizes = Opened {
+                    architecture: "fake".into(),
+                    parameters: 1,
+                    active_parameters: 1,
+                    vocab_size: 9,
+                    moe_layers: 0,
+                    experts_per_token: 0,
+                };
                 vec![done(Reply::Opened(sizes))]
             }
             Request::Generate(generate) => self.generate(generate),
@@ -343,7 +353,8 @@ impl World {
         for group in &request.groups {
             for sample in &group.samples {
                 let key = SampleKey { stage: request.stage, step: request.step, prompt: group.prompt, sample: *sample };
-                let word = |i: u64| mix(&[batch, request.stage as u64, request.step, group.prompt as u64, *sample as u64, group.row, i]);
+                let word =
+                    |i: u64| mix(&[batch, request.stage as u64, request.step, group.prompt as u64, *sample as u64, group.row, i]);
                 let length = 1 + word(0) % 6;
                 let completion_ids: Vec<u32> = (1..=length).map(|i| (word(i) % 9) as u32).collect();
                 events.push(Event::Worker(Body::Event(WorkerEvent::Completed(Rollout {
@@ -388,7 +399,9 @@ fn prompts(of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
 }
 
 fn batch(stage: usize, step: u64) -> Vec<SupervisedSequence> {
-    (0..2).map(|i| SupervisedSequence { ids: vec![(mix(&[stage as u64, step, i]) % 9) as u32; 8], trained: vec![true; 8] }).collect()
+    (0..2)
+        .map(|i| SupervisedSequence { ids: vec![(mix(&[stage as u64, step, i]) % 9) as u32; 8], trained: vec![true; 8] })
+        .collect()
 }
 
 /// Everything about a finished job that may not depend on crashes.
@@ -417,7 +430,16 @@ fn an_undisturbed_job_does_all_its_steps_and_evaluations() {
     let expected = [(None, 0), (base, 2), (base, 4), (reasoning, 2), (reasoning, 4), (reasoning, 6), (reasoning, 7), (more, 2)];
     assert_eq!(places, expected);
     let step = &metrics[4].1;
-    for name in ["reward", "reward_std", "frac_reward_zero_std", "rewards/accuracy/mean", "completions/mean_length", "loss", "num_tokens", "verdict/score"] {
+    for name in [
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "rewards/accuracy/mean",
+        "completions/mean_length",
+        "loss",
+        "num_tokens",
+        "verdict/score",
+    ] {
         assert!(step.contains_key(name), "{name} is missing of {step:?}");
     }
     // Dynamic sampling asks for more prompts now and then.
@@ -456,7 +478,8 @@ fn any_crashes_end_the_same() {
 fn only_the_newest_checkpoints_are_kept() {
     let mut world = World::new(plan(true), 0, 0);
     world.run();
-    let kept: Vec<Vec<u64>> = world.disk.record.stages.iter().map(|s| s.checkpoints.iter().map(|(step, _)| *step).collect()).collect();
+    let kept: Vec<Vec<u64>> =
+        world.disk.record.stages.iter().map(|s| s.checkpoints.iter().map(|(step, _)| *step).collect()).collect();
     assert_eq!(kept, [vec![3, 4], vec![6, 7], vec![2]]);
     assert_eq!(world.disk.checkpoints.len(), 5);
 }
@@ -481,7 +504,10 @@ fn a_silent_worker_is_given_up_and_named() {
     assert!(machine.handle(Event::Tick, limit).commands.is_empty());
     let progress = WorkerEvent::Progress { doing: "loading".into(), done: 1, total: 2, unit: "models".into() };
     machine.handle(Event::Worker(Body::Event(progress)), limit);
-    assert!(machine.handle(Event::Tick, limit + Duration::from_secs(2)).commands.is_empty(), "a word of the worker extends the wait");
+    assert!(
+        machine.handle(Event::Tick, limit + Duration::from_secs(2)).commands.is_empty(),
+        "a word of the worker extends the wait"
+    );
     let commands = machine.handle(Event::Tick, limit * 2).commands;
     let [Command::End(End::Abandoned { cause })] = &commands[..] else { panic!("{commands:?}") };
     assert!(cause.contains("worker cpu: loading") && cause.contains("past its deadline"), "{cause}");
@@ -502,6 +528,8 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
     };
     assert!(matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains("the words of the worker")));
     for kind in [FailureKind::Invalid, FailureKind::Storage, FailureKind::OutOfMemory] {
-        assert!(matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`")));
+        assert!(
+            matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`"))
+        );
     }
 }

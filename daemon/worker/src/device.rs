@@ -30,10 +30,9 @@ pub struct Opened {
 
 impl Bench {
     pub fn opened(&mut self) -> Result<&mut Opened, Failure> {
-        self.open.as_mut().ok_or_else(|| Failure {
-            kind: FailureKind::Invalid,
-            message: "no model is open: send Open first".into(),
-        })
+        self.open
+            .as_mut()
+            .ok_or_else(|| Failure { kind: FailureKind::Invalid, message: "no model is open: send Open first".into() })
     }
 }
 
@@ -62,7 +61,10 @@ impl DeviceThread {
     }
 
     /// Runs `work` on the device's thread and awaits its result.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Bench) -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Bench) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         let task: Task = Box::new(move |bench| {
             // The asker may be gone; then nobody wants the answer.
@@ -72,9 +74,6 @@ impl DeviceThread {
             kind: FailureKind::Internal,
             message: format!("the device's queue of {QUEUE_MAX_TASKS} tasks does not take another: {e}"),
         })?;
-        answer.await.map_err(|_| Failure {
-            kind: FailureKind::Internal,
-            message: "the device's thread dropped the task".into(),
-        })?
+        answer.await.map_err(|_| Failure { kind: FailureKind::Internal, message: "the device's thread dropped the task".into() })?
     }
 }

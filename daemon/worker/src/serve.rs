@@ -42,7 +42,8 @@ pub enum ServeError {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let device = r1d_torch::device::open(&arguments.device).map_err(|e| ServeError::Device(arguments.device.clone(), e.to_string()))?;
+    let device =
+        r1d_torch::device::open(&arguments.device).map_err(|e| ServeError::Device(arguments.device.clone(), e.to_string()))?;
     let clock = SystemClock::shared();
     let thread = DeviceThread::start().map_err(ServeError::Thread)?;
     let placement = policy::Placement { device, threads: arguments.threads, clock: clock.clone() };
@@ -53,7 +54,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
         actix::spawn(write(writer, outgoing));
         actix::spawn(read(reader, requests));
         let actors = Actors::start(&thread, placement);
-        let started = Event::Started { version: env!("CARGO_PKG_VERSION").into(), device: arguments.device, pid: std::process::id() };
+        let started =
+            Event::Started { version: env!("CARGO_PKG_VERSION").into(), device: arguments.device, pid: std::process::id() };
         // A closed channel means that the writer saw the socket close and the process is ending.
         let _ = messages.send(FromWorker { id: 0, body: Body::Event(started) }).await;
         carry_out(actors, incoming, messages, clock).await;
@@ -149,5 +151,8 @@ where
     M: Message<Result = Result<T, Failure>> + Send + 'static,
     T: Send + 'static,
 {
-    actor.send(message).await.unwrap_or_else(|e| Err(Failure { kind: FailureKind::Internal, message: format!("actor is gone: {e}") }))
+    actor
+        .send(message)
+        .await
+        .unwrap_or_else(|e| Err(Failure { kind: FailureKind::Internal, message: format!("actor is gone: {e}") }))
 }

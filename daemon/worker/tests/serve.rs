@@ -106,7 +106,12 @@ fn open(reference: bool) -> Request {
 
 fn generate(step: u64) -> Request {
     let groups = (0..2)
-        .map(|prompt| Group { prompt, row: prompt as u64, prompt_ids: (5..12).map(|i| i + prompt).collect(), samples: vec![0, 1, 2] })
+        .map(|prompt| Group {
+            prompt,
+            row: prompt as u64,
+            prompt_ids: (5..12).map(|i| i + prompt).collect(),
+            samples: vec![0, 1, 2],
+        })
         .collect();
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_completion_length: 12, stop_ids: vec![1], seed: 9 };
     Request::Generate(Generate { stage: 0, step, policy_version: step, sampling, groups })

@@ -56,6 +56,7 @@ fn a_number_out_of_range_says_the_range() {
     let text = refusal("steps = 200", "steps = 200\ntop_p = 1.5");
     assert_eq!(text, "line 37, [[stage]] \"reasoning\": `top_p` = 1.5 is out of range: expected a number above 0 and at most 1");
     assert!(refusal("steps = 200", "steps = 200\nlearning_rate = nan").contains("out of range"));
+    assert!(refusal("steps = 200", "steps = 200\ntop_p = 0").contains("`top_p` = 0 is out of range"));
     assert!(refusal("steps = 200", "steps = 0").contains("`steps` = 0 is out of range"));
 }
 

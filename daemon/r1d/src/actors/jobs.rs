@@ -92,7 +92,13 @@ impl Jobs {
         }));
     }
 
-    fn ended(&mut self, index: usize, job: JobId, outcome: Result<Outcome, oneshot::error::RecvError>, context: &mut Context<Self>) {
+    fn ended(
+        &mut self,
+        index: usize,
+        job: JobId,
+        outcome: Result<Outcome, oneshot::error::RecvError>,
+        context: &mut Context<Self>,
+    ) {
         let Some(device) = self.devices.get_mut(index) else { return };
         device.running = None;
         match outcome {
@@ -138,7 +144,11 @@ impl Jobs {
     }
 
     fn run_of(&self, job: &JobId) -> Option<Addr<Run>> {
-        self.devices.iter().filter_map(|device| device.running.as_ref()).find(|(running, _)| running == job).map(|(_, run)| run.clone())
+        self.devices
+            .iter()
+            .filter_map(|device| device.running.as_ref())
+            .find(|(running, _)| running == job)
+            .map(|(_, run)| run.clone())
     }
 }
 
@@ -193,7 +203,8 @@ impl Handler<StopAll> for Jobs {
 
     fn handle(&mut self, StopAll { after_step }: StopAll, _: &mut Self::Context) -> Self::Result {
         self.stopping = true;
-        let runs: Vec<Addr<Run>> = self.devices.iter().filter_map(|device| device.running.as_ref().map(|(_, run)| run.clone())).collect();
+        let runs: Vec<Addr<Run>> =
+            self.devices.iter().filter_map(|device| device.running.as_ref().map(|(_, run)| run.clone())).collect();
         Box::pin(wrap_future(async move {
             for run in runs {
                 // A closed mailbox means that it has ended by itself.

@@ -72,7 +72,10 @@ enum Phase {
     Starting,
     Working(Box<Attempt>),
     /// Until the next attempt.
-    Pausing { until: Duration, cause: String },
+    Pausing {
+        until: Duration,
+        cause: String,
+    },
     Ending,
 }
 
@@ -310,11 +313,13 @@ impl Run {
     fn send(&mut self, outgoing: Vec<Outgoing>, context: &mut Context<Self>) {
         let Phase::Working(attempt) = &self.phase else { return };
         let (clerk, items, worker) = (attempt.clerk.clone(), attempt.items.clone(), self.means.worker.clone());
-        context.wait(wrap_future(hand_over(outgoing, clerk, items, worker)).map(|sent, run: &mut Self, context: &mut Context<Self>| {
-            if let Err(end) = sent {
-                run.end(end, context);
-            }
-        }));
+        context.wait(wrap_future(hand_over(outgoing, clerk, items, worker)).map(
+            |sent, run: &mut Self, context: &mut Context<Self>| {
+                if let Err(end) = sent {
+                    run.end(end, context);
+                }
+            },
+        ));
     }
 
     /// An attempt has ended.
@@ -378,7 +383,8 @@ impl Run {
                     Outcome::Over
                 }
                 Err(why) => {
-                    let failed = format!("{}; and the ledger cannot record it: {why}", error.unwrap_or_else(|| "the job is done".into()));
+                    let failed =
+                        format!("{}; and the ledger cannot record it: {why}", error.unwrap_or_else(|| "the job is done".into()));
                     board.show(&job, Live { failed: Some(failed), ..Live::default() });
                     Outcome::Unrecorded(command)
                 }
@@ -420,7 +426,8 @@ impl Run {
             }
             Phase::Starting => {
                 live.activity = Some(idle("loading"));
-                live.waits = vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + OPEN_MAX)];
+                live.waits =
+                    vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + OPEN_MAX)];
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));

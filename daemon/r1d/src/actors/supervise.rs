@@ -48,7 +48,11 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
 }
 
 /// Keeps an actor alive. `make` is called for the first incarnation and after every end; the actor must hold the [`Alive`].
-pub fn supervise<A>(name: &'static str, clock: SharedClock, mut make: impl FnMut(Alive, &mut Context<A>) -> A + 'static) -> Supervised<A>
+pub fn supervise<A>(
+    name: &'static str,
+    clock: SharedClock,
+    mut make: impl FnMut(Alive, &mut Context<A>) -> A + 'static,
+) -> Supervised<A>
 where
     A: Actor<Context = Context<A>>,
 {

@@ -40,7 +40,9 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
 pub enum Said {
     Message(FromWorker),
     /// The process is gone; nothing follows.
-    Lost { cause: String },
+    Lost {
+        cause: String,
+    },
 }
 
 /// How workers are started.
@@ -165,7 +167,8 @@ impl Handler<End> for Worker {
 
 impl Worker {
     fn launch(&self, launch: Launch) -> Result<Process, WorkerError> {
-        let (mut child, stream) = self.spawn().map_err(|source| WorkerError::Start { executable: self.recipe.executable.clone(), source })?;
+        let (mut child, stream) =
+            self.spawn().map_err(|source| WorkerError::Start { executable: self.recipe.executable.clone(), source })?;
         let pid = child.id();
         self.board.device(&self.recipe.device, |device| device.worker_pid = pid);
         let (reader, writer) = stream.into_split();
@@ -206,7 +209,8 @@ impl Worker {
         // A Ctrl-C on the daemon's terminal is the daemon's to handle.
         command.process_group(0).kill_on_drop(true);
         if let Some(lib) = torch_lib {
-            let before = std::env::var_os("LD_LIBRARY_PATH").into_iter().flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
+            let before =
+                std::env::var_os("LD_LIBRARY_PATH").into_iter().flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
             let paths = std::iter::once(lib.clone()).chain(before);
             command.env("LD_LIBRARY_PATH", std::env::join_paths(paths).map_err(std::io::Error::other)?);
         }

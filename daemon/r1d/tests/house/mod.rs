@@ -61,7 +61,8 @@ impl House {
     /// Words 0 to 14: `</s> <think> </think> <answer> </answer> 0 … 9`.
     fn write_inputs(&self) {
         let words = ["</s>", "<think>", "</think>", "<answer>", "</answer>", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-        let vocabulary: Map<String, Value> = words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
+        let vocabulary: Map<String, Value> =
+            words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
         let tokenizer = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
@@ -70,8 +71,10 @@ impl House {
         fs::create_dir_all(self.path("tokenizer")).expect("a directory");
         fs::write(self.path("tokenizer/tokenizer.json"), tokenizer.to_string()).expect("tokenizer");
         fs::write(self.path("tokenizer/generation_config.json"), r#"{"eos_token_id": 0}"#).expect("generation config");
-        let row = |i: u32| serde_json::json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3).to_string(),
-            "completion": format!("<think> {0} </think> <answer> {0} </answer>", i % 3), "text": format!("{} {} {}", i % 7, i % 5, i % 3)});
+        let row = |i: u32| {
+            serde_json::json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3).to_string(),
+            "completion": format!("<think> {0} </think> <answer> {0} </answer>", i % 3), "text": format!("{} {} {}", i % 7, i % 5, i % 3)})
+        };
         let rows: String = (0..40).map(|i| format!("{}\n", row(i))).collect();
         fs::write(self.path("rows.jsonl"), rows).expect("rows");
     }
@@ -80,7 +83,8 @@ impl House {
     pub fn job(&self, changes: &[(&str, &str)]) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let config = root.join("configs/models/tiny-deepseek-v3.json").canonicalize().expect("the tiny model's config");
-        let mut text = JOB.replace("CONFIG", &config.display().to_string()).replace("HOUSE", &self.dir.path().display().to_string());
+        let mut text =
+            JOB.replace("CONFIG", &config.display().to_string()).replace("HOUSE", &self.dir.path().display().to_string());
         for (old, new) in changes {
             assert!(text.contains(old), "{old:?} is not in the job");
             text = text.replace(old, new);
@@ -243,10 +247,12 @@ impl House {
     }
 
     pub fn outcome(&self, status: &JobStatus) -> Outcome {
-        let exact = |object: Map<String, Value>| object.into_iter().filter(|(name, _)| !r1d_runner::metrics::is_timing(name)).collect();
+        let exact =
+            |object: Map<String, Value>| object.into_iter().filter(|(name, _)| !r1d_runner::metrics::is_timing(name)).collect();
         let text = fs::read_to_string(status.directory.join("metrics.jsonl")).expect("metrics");
         let metrics = text.lines().map(|line| exact(serde_json::from_str(line).expect("a line of JSON"))).collect();
-        let numbers = |metrics: &std::collections::BTreeMap<String, f64>| metrics.iter().map(|(n, v)| (n.clone(), Value::from(*v))).collect();
+        let numbers =
+            |metrics: &std::collections::BTreeMap<String, f64>| metrics.iter().map(|(n, v)| (n.clone(), Value::from(*v))).collect();
         let evals = status.evals.iter().map(|e| (e.stage.clone(), e.step, exact(numbers(&e.metrics)))).collect();
         let model = status.model.as_ref().expect("a final model");
         Outcome { weights: fs::read_to_string(model.join("state")).expect("weights"), metrics, evals }

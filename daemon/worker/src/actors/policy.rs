@@ -8,7 +8,7 @@ use crate::failure::{classify, invalid};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
-use r1d_model::{CausalLm, checkpoint};
+use r1d_model::{CausalLm, ModelError, checkpoint};
 use r1d_proto::worker::{self, Dtype, Failure, FailureKind, ModelSource};
 use r1d_proto::world::SharedClock;
 use r1d_sampler::Sampler;
@@ -99,7 +99,8 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     };
     let trainer = match &request.optimiser {
         Some(optimiser) => {
-            let trainer = Trainer::new(&policy, optimiser, request.router, request.max_tokens_per_device, request.batch_invariant).map_err(internal)?;
+            let trainer = Trainer::new(&policy, optimiser, request.router, request.max_tokens_per_device, request.batch_invariant)
+                .map_err(internal)?;
             Some(trainer.with_clock(placement.clock.clone()))
         }
         None => None,
@@ -117,21 +118,20 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     Ok((Opened { request, policy, reference, trainer, sampler }, opened))
 }
 
-/// The tokenizer and its kin travel with the weights.
-fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), Failure> {
+/// The tokenizer and its kin travel with the weights, through checkpoints too: a later stage knows only the checkpoint it came from.
+fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
     let from = match &request.model {
         ModelSource::Directory(from) => Some(from),
         ModelSource::Init { carry, .. } => carry.as_ref(),
     };
-    match from {
-        Some(from) => checkpoint::carry_files(from, dir).map_err(internal),
-        None => Ok(()),
-    }
+    from.map_or(Ok(()), |from| checkpoint::carry_files(from, dir))
 }
 
 fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
     let opened = bench.opened()?;
     let manifest = checkpoint::write_directory_atomically(dir, |into| {
+        // The carried files come first, so that what the model itself writes (config.json) wins.
+        carry_files(&opened.request, into)?;
         opened.policy.save(into, SHARD_MAX_BYTES)?;
         if let Some(trainer) = &opened.trainer {
             checkpoint::save_tensors(&into.join(TRAINER_FILE), &trainer.state())?;
@@ -164,14 +164,12 @@ fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), F
 
 fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
     let opened = bench.opened()?;
-    // The carried files come first, so that what the model itself writes (config.json) wins.
-    let mut carried = Ok(());
     checkpoint::write_directory_atomically(dir, |into| {
-        carried = carry_files(&opened.request, into);
+        carry_files(&opened.request, into)?;
         opened.policy.save(into, SHARD_MAX_BYTES)
     })
     .map_err(internal)?;
-    carried
+    Ok(())
 }
 
 impl Handler<Open> for Policy {
@@ -181,7 +179,9 @@ impl Handler<Open> for Policy {
         let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             if request.batch_invariant && placement.device != Device::Cpu {
-                return Err(invalid("batch_invariant = true needs the device \"cpu\" in this release: set batch_invariant = false"));
+                return Err(invalid(
+                    "batch_invariant = true needs the device \"cpu\" in this release: set batch_invariant = false",
+                ));
             }
             device
                 .run(move |bench| {

@@ -27,7 +27,8 @@ impl Handler<Sync> for Reference {
             device
                 .run(|bench| {
                     let opened = bench.opened()?;
-                    let reference = opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
+                    let reference =
+                        opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
                     reference.copy_from(&opened.policy).map_err(|e| classify(FailureKind::Internal, &e))
                 })
                 .await
