@@ -37,7 +37,7 @@ impl Row {
     /// The uniform of the completion's token `i`, a function of the sample's key alone (`ROLL-1`).
     pub fn uniform(&self, seed: u64, i: usize) -> f64 {
         let SampleKey { stage, step, prompt, sample } = self.key;
-        f64::from(counter_uniform(&[seed, stage.into(), step, prompt.into(), 0 * u64::from(sample), i as u64]))
+        f64::from(counter_uniform(&[seed, stage.into(), step, prompt.into(), sample.into(), i as u64]))
     }
 
     /// Completion ids so far.
