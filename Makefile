@@ -10,12 +10,20 @@ TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-
 PLUGINS := accuracy format
 BIN := target/release
 
-.PHONY: build demo test test-all test-rest test-rust test-python control bench mutations plugins libtorch python lint clean
+.PHONY: toolchain build demo test test-all test-rest test-rust test-python control bench mutations plugins libtorch python lint clean
 
-build: libtorch plugins
+build: toolchain libtorch plugins
 	cargo build --release -p r1d -p r1ctl -p r1d-worker
 
 # --- what is fetched -------------------------------------------------------------------------------------------------
+
+# What rust-toolchain.toml asks for. rustup fetches it by itself where it may; this is for where RUSTUP_AUTO_INSTALL is off.
+toolchain:
+	@command -v rustup >/dev/null || exit 0; \
+	channel=$$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml); wasm=wasm32-unknown-unknown; \
+	rustup run "$$channel" true 2>/dev/null || rustup toolchain install "$$channel" --profile minimal; \
+	[ -d "$$(rustc --print sysroot)/lib/rustlib/$$wasm" ] || rustup target add "$$wasm"; \
+	cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 
 libtorch: .libtorch/torch
 
@@ -48,7 +56,7 @@ python: .venv/ready
 
 # --- reward plugins: Rust → core WASM module → component ---------------------------------------------------------------
 
-plugins: libtorch
+plugins: toolchain libtorch
 	sh plugins/build $(PLUGINS)
 
 # --- run ---------------------------------------------------------------------------------------------------------------

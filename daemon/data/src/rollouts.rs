@@ -3,7 +3,7 @@
 //! | column | type |
 //! |---|---|
 //! | `stage`, `prompt_index`, `sample_index` | uint32 |
-//! | `step`, `row`, `policy_version` | uint64 |
+//! | `step` (from 1, as in `metrics.jsonl`), `row`, `policy_version` | uint64 |
 //! | `prompt`, `completion`, `finish` | string |
 //! | `reference` | string or null |
 //! | `reward`, `advantage` | float32 or null (the sample does not train) |
@@ -100,7 +100,7 @@ fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::ArrowError> {
     let rollouts = || rows.iter().map(|row| &row.scored.rollout);
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
         ("stage", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.stage))), false),
-        ("step", numbers::<UInt64Type>(rollouts().map(|r| Some(r.key.step))), false),
+        ("step", numbers::<UInt64Type>(rollouts().map(|r| Some(r.key.step + 1))), false),
         ("prompt_index", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.prompt))), false),
         ("sample_index", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.sample))), false),
         ("row", numbers::<UInt64Type>(rollouts().map(|r| Some(r.row))), false),
@@ -207,7 +207,7 @@ impl Columns {
     fn row(&self, index: usize) -> Option<RolloutRow> {
         let key = SampleKey {
             stage: self.number::<UInt32Type>("stage", index)??,
-            step: self.number::<UInt64Type>("step", index)??,
+            step: self.number::<UInt64Type>("step", index)??.checked_sub(1)?,
             prompt: self.number::<UInt32Type>("prompt_index", index)??,
             sample: self.number::<UInt32Type>("sample_index", index)??,
         };

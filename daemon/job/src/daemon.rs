@@ -21,6 +21,8 @@ pub struct DaemonConfig {
     pub torch_lib: Option<PathBuf>,
     /// CPU threads of a CPU worker; 0: all cores.
     pub torch_threads: u32,
+    /// On processors that are not Intel's too.
+    pub mkl_intel_kernels: bool,
     /// Looked through in order, after `<directory of the r1d executable>/plugins`.
     pub plugin_dirs: Vec<PathBuf>,
     /// 0: half of the cores.
@@ -61,6 +63,7 @@ impl DaemonConfig {
             socket: root.table("listen", "[listen]")?.path("socket", base_dir)?,
             torch_lib: torch.path("lib", base_dir)?,
             torch_threads: torch.get("threads")?,
+            mkl_intel_kernels: torch.get("mkl_intel_kernels")?,
             plugin_dirs: rewards.get::<Vec<String>>("plugin_dirs")?.iter().map(|dir| absolute(dir, base_dir)).collect(),
             reward_threads: rewards.get("threads")?,
             log_level: log.get("level")?,

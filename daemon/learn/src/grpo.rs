@@ -16,6 +16,7 @@ struct Run<'a> {
     batch: &'a Train,
     objective: &'a Objective,
     device: Device,
+    invariant: bool,
     /// Experts are forced to those recorded.
     replay: Option<Replay>,
     /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first update, where there are several.
@@ -43,7 +44,7 @@ impl Trainer {
     ) -> Result<Metrics, LearnError> {
         let mut clock = self.now();
         let mut metrics = completions(batch);
-        let mut run = Run::new(model, batch, progress)?;
+        let mut run = Run::new(model, batch, self.invariant, progress)?;
         if run.objective.beta != 0.0 {
             let reference = reference.ok_or_else(|| LearnError::Request("beta > 0 needs a reference model".to_owned()))?;
             self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
@@ -81,7 +82,7 @@ impl Trainer {
             let micro = run.micro_batch(&group)?;
             let logp = tch::no_grad(|| {
                 let (hidden, _) = self.forward(model, &micro, false)?;
-                Head::new(model, run.objective.temperature as f64).logprobs(&hidden, &micro.targets)
+                Head::new(model, run.objective.temperature as f64, self.invariant).logprobs(&hidden, &micro.targets)
             })?;
             let lengths: Vec<i64> = group.iter().map(|&index| run.length(index) as i64).collect();
             for (&index, own) in group.iter().zip(logp.f_split_with_sizes(&lengths, 0)?) {
@@ -128,7 +129,12 @@ impl Trainer {
 }
 
 impl<'a> Run<'a> {
-    fn new(model: &CausalLm, batch: &'a Train, progress: &'a mut dyn FnMut(u64, u64)) -> Result<Run<'a>, LearnError> {
+    fn new(
+        model: &CausalLm,
+        batch: &'a Train,
+        invariant: bool,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Result<Run<'a>, LearnError> {
         let objective = &batch.objective;
         if objective.temperature.is_nan() || objective.temperature <= 0.0 {
             let message = format!("temperature = {}: log-probabilities need one above 0", objective.temperature);
@@ -141,6 +147,7 @@ impl<'a> Run<'a> {
             batch,
             objective,
             device: model.device(),
+            invariant,
             replay,
             old: none(),
             reference: none(),
@@ -256,7 +263,7 @@ impl<'a> Run<'a> {
             }
         };
         let whole = tokens.sequences.is_some();
-        Head::new(model, temperature).backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
+        Head::new(model, temperature, self.invariant).backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
         sums.add(&losses, &entropies)
     }
 }

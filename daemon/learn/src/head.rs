@@ -15,6 +15,8 @@ const LOGITS_MAX: i64 = 1 << 24;
 pub struct Head<'a> {
     model: &'a CausalLm,
     temperature: f64,
+    /// Batch-invariant mode, as in the pass that made the hidden states.
+    invariant: bool,
     chunk: i64,
 }
 
@@ -33,13 +35,13 @@ pub type ChunkLoss<'a> = dyn FnMut(&Tensor, i64) -> Result<Tensor, LearnError> +
 pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
 
 impl<'a> Head<'a> {
-    pub fn new(model: &'a CausalLm, temperature: f64) -> Head<'a> {
-        Head::in_chunks(model, temperature, LOGITS_MAX / model.config.vocab_size.max(1))
+    pub fn new(model: &'a CausalLm, temperature: f64, invariant: bool) -> Head<'a> {
+        Head { model, temperature, invariant, chunk: 1 }.in_chunks(LOGITS_MAX / model.config.vocab_size.max(1))
     }
 
     /// With `chunk` tokens at a time.
-    pub fn in_chunks(model: &'a CausalLm, temperature: f64, chunk: i64) -> Head<'a> {
-        Head { model, temperature, chunk: chunk.max(1) }
+    pub fn in_chunks(self, chunk: i64) -> Head<'a> {
+        Head { chunk: chunk.max(1), ..self }
     }
 
     fn chunks(&self, tokens: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
@@ -48,7 +50,7 @@ impl<'a> Head<'a> {
     }
 
     fn chunk_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor), LearnError> {
-        let logits = self.model.logits(hidden)?;
+        let logits = self.model.logits(hidden, self.invariant)?;
         let logp = token_logprobs(&logits, targets, self.temperature)?;
         Ok((logits, logp))
     }

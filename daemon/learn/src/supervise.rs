@@ -34,7 +34,7 @@ impl Trainer {
             add_load(&mut load, &output)?;
             let aux = self.aux_share(&output, &micro, chosen.len())?;
             drop(output);
-            sums = sums.f_add(&predict(model, &micro, &hidden, aux, tokens)?)?;
+            sums = sums.f_add(&predict(model, self.invariant, &micro, &hidden, aux, tokens)?)?;
             self.optimiser.accumulate()?;
         }
         let loss = sums.f_double_value(&[0])?;
@@ -68,6 +68,7 @@ impl Trainer {
 /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction was right about, `[2]` float64.
 fn predict(
     model: &CausalLm,
+    invariant: bool,
     micro: &MicroBatch,
     hidden: &Tensor,
     aux: Option<Tensor>,
@@ -84,7 +85,7 @@ fn predict(
         right.push(chunk.logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?.f_sum(Kind::Double)?);
         Ok(())
     };
-    Head::new(model, 1.0).backward(hidden, &micro.targets, aux, false, &mut loss, &mut observe)?;
+    Head::new(model, 1.0, invariant).backward(hidden, &micro.targets, aux, false, &mut loss, &mut observe)?;
     let total = |parts: &[Tensor]| Tensor::f_stack(parts, 0)?.f_sum(Kind::Double);
     Ok(Tensor::f_stack(&[total(&losses)?, total(&right)?], 0)?)
 }

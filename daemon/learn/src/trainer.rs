@@ -16,7 +16,7 @@ pub struct Trainer {
     pub(crate) router: RouterTraining,
     /// Tokens of a micro-batch.
     pub(crate) budget: usize,
-    invariant: bool,
+    pub(crate) invariant: bool,
     /// Prompt and completion tokens trained on since the stage began.
     pub(crate) tokens_seen: i64,
     clock: Option<SharedClock>,

@@ -34,7 +34,7 @@ fn gradients(model: &CausalLm, chunk: i64, whole: bool) -> (Vec<Tensor>, Vec<f32
         Ok(())
     };
     let extra = (&hidden * &hidden).sum(Kind::Float) * 0.01;
-    let head = Head::in_chunks(model, 0.8, chunk);
+    let head = Head::new(model, 0.8, false).in_chunks(chunk);
     head.backward(&hidden, &targets, Some(extra), whole, &mut loss, &mut observe).unwrap();
     let alone = Vec::<f32>::try_from(head.logprobs(&hidden, &targets).unwrap()).unwrap();
     assert!(alone.iter().zip(&seen).all(|(a, b)| (a - b).abs() < 1e-6), "{alone:?} {seen:?}");

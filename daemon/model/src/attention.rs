@@ -1,19 +1,11 @@
 //! Scaled dot-product attention over whole packed sequences, and of single queries over a cache.
 
 use crate::error::Result;
+use crate::tile::{TILE_KEYS, TILE_ROWS, joined, whole_tiles};
 use tch::{Device, Kind, Tensor};
 
 /// Sequences longer than this are worth libtorch's fused kernel on the CPU; below, matmul–softmax–matmul is as fast and rounds less.
 const FUSED_MIN_TOKENS: i64 = 128;
-
-/// Rows that a matrix product has at least in batch-invariant mode: with fewer, libtorch takes other kernels, which round differently.
-pub(crate) const INVARIANT_MIN_ROWS: i64 = 4;
-const INVARIANT_KEYS_MULTIPLE: i64 = 32;
-
-/// Keys that attention looks at in batch-invariant mode, so that the products of training and of decoding take the same kernels.
-pub(crate) fn invariant_keys(tokens: i64) -> i64 {
-    (tokens + INVARIANT_KEYS_MULTIPLE - 1) / INVARIANT_KEYS_MULTIPLE * INVARIANT_KEYS_MULTIPLE
-}
 
 /// Packed sequences and their padded `[B, L]` view, which attention alone needs.
 pub(crate) struct PackedView {
@@ -37,7 +29,7 @@ struct Padding {
 impl PackedView {
     pub fn new(lengths: &[i64], invariant: bool, kind: Kind, device: Device) -> Result<PackedView> {
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let padded = if invariant { invariant_keys(longest) } else { longest };
+        let padded = if invariant { whole_tiles(longest, TILE_KEYS) } else { longest };
         let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
         let positions: Vec<i64> = lengths.iter().flat_map(|&n| 0..n).collect();
         let padding = if lengths.iter().all(|&n| n == padded) {
@@ -90,10 +82,14 @@ pub(crate) fn gather_rows(rows: &Tensor, index: &Tensor) -> Result<Tensor> {
 /// `[T, H · dv]`.
 pub(crate) fn causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, view: &PackedView) -> Result<Tensor> {
     let (query, key, value) = (view.pad(query)?, view.pad(key)?, view.pad(value)?);
-    let fused =
-        !view.invariant && (query.device() != Device::Cpu || view.longest > FUSED_MIN_TOKENS) && query.kind() != Kind::Double;
-    let attended =
-        if fused { fused_causal(&query, &key, &value, scale)? } else { naive_causal(&query, &key, &value, scale, &view.mask)? };
+    let fused = (query.device() != Device::Cpu || view.longest > FUSED_MIN_TOKENS) && query.kind() != Kind::Double;
+    let attended = if view.invariant {
+        tiled_causal(&query, &key, &value, scale, &view.mask)?
+    } else if fused {
+        fused_causal(&query, &key, &value, scale)?
+    } else {
+        naive_causal(&query, &key, &value, scale, &view.mask)?
+    };
     view.unpad(&attended)
 }
 
@@ -119,13 +115,53 @@ fn naive_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: 
     Ok(weigh(&query, &key, &value, &mask, scale)?.f_view([batch, heads, length, value_width])?)
 }
 
-/// softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that expands to `[N, M, L]` → `[N, M, dv]`. The softmax
-/// is computed in float32 at least.
+/// As [`naive_causal`], a tile of queries at a time over the keys that it can see.
+fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: &Tensor) -> Result<Tensor> {
+    let (batch, heads, length, width) = query.size4()?;
+    let (_, key_heads, _, value_width) = value.size4()?;
+    let group = heads / key_heads;
+    let key = key.f_reshape([batch * key_heads, length, width])?;
+    let value = value.f_reshape([batch * key_heads, length, value_width])?;
+    let tile = |start: i64| -> Result<Tensor> {
+        let seen = whole_tiles(start + TILE_ROWS, TILE_KEYS);
+        let query = query.f_narrow(2, start, TILE_ROWS)?.f_reshape([batch * key_heads, group * TILE_ROWS, width])?;
+        let mask = mask.f_narrow(0, start, TILE_ROWS)?.f_narrow(1, 0, seen)?.f_repeat([group, 1])?;
+        let (key, value) = (key.f_narrow(1, 0, seen)?, value.f_narrow(1, 0, seen)?);
+        Ok(weigh_in_tiles(&query, &key, &value, &mask, scale)?.f_view([batch, heads, TILE_ROWS, value_width])?)
+    };
+    joined((0..length).step_by(TILE_ROWS as usize).map(tile).collect::<Result<_>>()?, 2)
+}
+
+/// As [`weigh`], a tile of keys at a time and their contributions added in order: masked keys behind the last one that is seen add zeros,
+/// so a query's bits do not depend on how many there are.
+fn weigh_in_tiles(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
+    let tiles = |t: &Tensor, dim: i64| t.f_split(TILE_KEYS, dim);
+    let scores = tiles(key, 1)?
+        .iter()
+        .zip(tiles(mask, -1)?)
+        .map(|(key, mask)| Ok(mask.f_baddbmm(query, &key.f_transpose(1, 2)?, 1.0, scale)?))
+        .collect::<Result<_>>()?;
+    let weights = softmax(&joined(scores, -1)?)?;
+    let mut sum: Option<Tensor> = None;
+    for (weights, value) in tiles(&weights, -1)?.iter().zip(tiles(value, 1)?) {
+        let part = weights.f_bmm(&value)?;
+        sum = Some(match sum {
+            Some(sum) => sum.f_add(&part)?,
+            None => part,
+        });
+    }
+    sum.ok_or_else(|| crate::ModelError::Input("attention over no keys".into()))
+}
+
+/// softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that expands to `[N, M, L]` → `[N, M, dv]`.
 pub(crate) fn weigh(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
-    let kind = query.kind();
-    let scores = mask.f_baddbmm(query, &key.f_transpose(1, 2)?, 1.0, scale)?;
-    let softmax_kind = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-    Ok(scores.f_softmax(-1, softmax_kind)?.f_to_kind(kind)?.f_bmm(value)?)
+    Ok(softmax(&mask.f_baddbmm(query, &key.f_transpose(1, 2)?, 1.0, scale)?)?.f_bmm(value)?)
+}
+
+/// Over the last dimension, in float32 at least.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    let kind = if scores.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    Ok(scores.f_softmax(-1, kind)?.f_to_kind(scores.kind())?)
 }
 
 /// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]`, `mask` `[B, 1, L]` →
@@ -134,14 +170,21 @@ pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, m
     let (batch, heads, width) = query.size3()?;
     let (_, key_heads, length, value_width) = value.size4()?;
     let group = heads / key_heads;
-    let mut query = query.f_reshape([batch * key_heads, group, width])?;
-    let rows = if invariant { group.max(INVARIANT_MIN_ROWS) } else { group };
-    if rows > group {
-        query = query.f_constant_pad_nd([0, 0, 0, rows - group])?;
+    // In batch-invariant mode each query stands first in a tile of its own.
+    let rows = if invariant { TILE_ROWS } else { 1 };
+    let mut query = query.f_reshape([batch * key_heads, group, 1, width])?;
+    if rows > 1 {
+        query = query.f_constant_pad_nd([0, 0, 0, rows - 1])?;
     }
-    let mask = mask.f_unsqueeze(1)?.f_expand([batch, key_heads, rows, length], false)?.f_reshape([-1, rows, length])?;
+    let query = query.f_reshape([batch * key_heads, group * rows, width])?;
+    let mask = mask.f_unsqueeze(1)?.f_expand([batch, key_heads, group * rows, length], false)?;
+    let mask = mask.f_reshape([-1, group * rows, length])?;
     let key = key.f_reshape([-1, length, width])?;
     let value = value.f_reshape([-1, length, value_width])?;
-    let attended = weigh(&query, &key, &value, &mask, scale)?;
-    Ok(attended.f_narrow(1, 0, group)?.f_reshape([batch, heads * value_width])?)
+    let attended = match invariant {
+        true => weigh_in_tiles(&query, &key, &value, &mask, scale)?,
+        false => weigh(&query, &key, &value, &mask, scale)?,
+    };
+    let attended = attended.f_view([batch * key_heads, group, rows, value_width])?.f_select(2, 0)?;
+    Ok(attended.f_reshape([batch, heads * value_width])?)
 }

@@ -1,7 +1,7 @@
 //! What attention keeps of earlier tokens, in fixed slots.
 
-use crate::attention::invariant_keys;
 use crate::error::{ModelError, Result};
+use crate::tile::{TILE_KEYS, whole_tiles};
 use tch::{Device, Kind, Tensor};
 
 /// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by [`crate::CausalLm::cache`].
@@ -29,11 +29,43 @@ impl Cache {
         if slots < 1 || capacity < 1 {
             return Err(ModelError::Input(format!("a cache of {slots} slots of {capacity} tokens: both must be at least 1")));
         }
-        let held = if invariant { invariant_keys(capacity) } else { capacity };
+        let held = if invariant { whole_tiles(capacity, TILE_KEYS) } else { capacity };
         // Zeros, never garbage: a masked place weighs nothing, but 0 · NaN would not be 0.
         let layer = || rows.iter().map(|&(heads, width)| Ok(Tensor::f_zeros([slots, heads, held, width], options)?)).collect();
         let layers = (0..layers).map(|_| layer()).collect::<Result<_>>()?;
         Ok(Cache { layers, slots, capacity, invariant, places: Tensor::f_arange(held, (Kind::Int64, options.1))? })
+    }
+
+    /// These slots, for decoding. Consecutive ones are read in place, others are gathered anew in every layer of every step.
+    pub fn select(&self, slots: &[i64]) -> Result<SlotSet> {
+        if let Some(slot) = slots.iter().find(|&&slot| slot < 0 || slot >= self.slots) {
+            return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {}", self.slots)));
+        }
+        let reads = match slots.first() {
+            Some(&start) if slots.iter().zip(start..).all(|(&slot, expected)| slot == expected) => {
+                Reads::Range { start, count: slots.len() as i64 }
+            }
+            _ => Reads::Scattered,
+        };
+        Ok(SlotSet { index: Tensor::f_from_slice(slots)?.f_to_device(self.places.device())?, reads })
+    }
+
+    /// Gives slots what others hold of their first `length` tokens: (from, to) pairs, all read before any is written.
+    pub fn copy(&mut self, moves: &[(i64, i64)], length: i64) -> Result<()> {
+        if let Some((from, to)) = moves.iter().find(|(from, to)| [from, to].iter().any(|slot| **slot < 0 || **slot >= self.slots)) {
+            return Err(ModelError::Input(format!("copy of slot {from} to slot {to}: the cache has {}", self.slots)));
+        }
+        if length > self.capacity {
+            return Err(ModelError::Input(format!("copy of {length} tokens: a slot holds {}", self.capacity)));
+        }
+        let (from, to): (Vec<i64>, Vec<i64>) = moves.iter().copied().unzip();
+        let [from, to] = [from, to].map(|slots| Tensor::f_from_slice(&slots)?.f_to_device(self.places.device()));
+        let (from, to) = (from?, to?);
+        for held in self.layers.iter().flatten() {
+            let mut held = held.f_narrow(2, 0, length)?;
+            let _ = held.f_index_copy_(0, &to, &held.f_index_select(0, &from)?)?;
+        }
+        Ok(())
     }
 
     /// Bytes that it holds on the device.
@@ -55,19 +87,43 @@ pub(crate) struct Cached<'a> {
     length: i64,
 }
 
+#[derive(Clone, Copy)]
 enum Reads {
     Range { start: i64, count: i64 },
     Scattered,
 }
 
+/// Slots that decode together. Made by [`Cache::select`].
+pub struct SlotSet {
+    /// int64 `[B]`.
+    index: Tensor,
+    reads: Reads,
+}
+
+impl SlotSet {
+    /// Rows of it, some perhaps several times.
+    pub(crate) fn rows(&self, rows: &Tensor) -> Result<SlotSet> {
+        Ok(SlotSet { index: self.index.f_index_select(0, rows)?, reads: Reads::Scattered })
+    }
+
+    pub(crate) fn same(&self) -> SlotSet {
+        SlotSet { index: self.index.shallow_clone(), reads: self.reads }
+    }
+
+    pub(crate) fn count(&self) -> i64 {
+        self.index.numel() as i64
+    }
+}
+
 impl<'a> Cached<'a> {
     /// For whole sequences of `lengths`; `slots[i]` are all the slots that sequence i goes to.
     pub fn prefill(cache: &'a mut Cache, lengths: &[i64], slots: &[Vec<i64>], device: Device) -> Result<Cached<'a>> {
-        if let Some(&length) = lengths.iter().find(|&&n| n > cache.capacity) {
-            return Err(ModelError::Input(format!("a prompt of {length} tokens does not fit a slot of {} tokens", cache.capacity)));
-        }
         if slots.len() != lengths.len() {
             return Err(ModelError::Input(format!("{} lists of slots for {} sequences", slots.len(), lengths.len())));
+        }
+        let stored = lengths.iter().zip(slots).filter(|(_, targets)| !targets.is_empty());
+        if let Some((length, _)) = stored.clone().find(|(length, _)| **length > cache.capacity) {
+            return Err(ModelError::Input(format!("a prompt of {length} tokens does not fit a slot of {} tokens", cache.capacity)));
         }
         if let Some(slot) = slots.iter().flatten().find(|&&slot| slot < 0 || slot >= cache.slots) {
             return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {}", cache.slots)));
@@ -94,15 +150,15 @@ impl<'a> Cached<'a> {
         })
     }
 
-    /// For one token per slot at `positions` (int64 `[B]` both), none above `max_position`.
-    pub fn step(cache: &'a mut Cache, slots: &Tensor, positions: &Tensor, max_position: i64) -> Result<Cached<'a>> {
+    /// For one token per slot at `positions` (int64 `[B]`), none above `max_position`.
+    pub fn step(cache: &'a mut Cache, slots: &SlotSet, positions: &Tensor, max_position: i64) -> Result<Cached<'a>> {
         if max_position >= cache.capacity {
             return Err(ModelError::Input(format!("position {max_position} does not fit a slot of {} tokens", cache.capacity)));
         }
         let length = max_position + 1;
-        let length = if cache.invariant { invariant_keys(length) } else { length };
-        let reads = Reads::of(slots, cache.slots)?;
-        Ok(Cached { cache, source: None, slots: slots.shallow_clone(), positions: positions.shallow_clone(), reads, length })
+        let length = if cache.invariant { whole_tiles(length, TILE_KEYS) } else { length };
+        let SlotSet { index, reads } = slots.same();
+        Ok(Cached { cache, source: None, slots: index, positions: positions.shallow_clone(), reads, length })
     }
 
     pub fn naive(&self) -> bool {
@@ -134,25 +190,6 @@ impl<'a> Cached<'a> {
         Ok(match self.reads {
             Reads::Range { start, count } => held.f_narrow(0, start, count)?,
             Reads::Scattered => held.f_index_select(0, &self.slots)?,
-        })
-    }
-}
-
-impl Reads {
-    /// Looks at the slots where that costs nothing: on the CPU.
-    fn of(slots: &Tensor, known: i64) -> Result<Reads> {
-        if slots.device() != Device::Cpu {
-            return Ok(Reads::Scattered);
-        }
-        let slots = Vec::<i64>::try_from(slots)?;
-        if let Some(slot) = slots.iter().find(|&&slot| slot < 0 || slot >= known) {
-            return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {known}")));
-        }
-        Ok(match slots.first() {
-            Some(&start) if slots.iter().zip(start..).all(|(&slot, expected)| slot == expected) => {
-                Reads::Range { start, count: slots.len() as i64 }
-            }
-            _ => Reads::Scattered,
         })
     }
 }

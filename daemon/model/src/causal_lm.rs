@@ -1,8 +1,8 @@
 //! A causal language model of any supported architecture: embedding, blocks, final norm, head.
 
 use crate::architecture::Decoder;
-use crate::attention::{INVARIANT_MIN_ROWS, PackedView};
-use crate::cache::{Cache, Cached};
+use crate::attention::PackedView;
+use crate::cache::{Cache, Cached, SlotSet};
 use crate::checkpoint::shards;
 use crate::config::{Config, Summary};
 use crate::error::{ModelError, Result};
@@ -12,6 +12,7 @@ use crate::pass::{Pass, Routing, View};
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
 use crate::router;
+use crate::tile::{TILE_ROWS, linear, whole_tiles};
 use crate::weights::{Builder, Initial, Source, Weight};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -208,12 +209,12 @@ impl CausalLm {
         self.run(&padded.ids, Pass { invariant: options.invariant, rotation, view: View::Packed { packed, cached }, routing })
     }
 
-    /// One token for each listed slot: `ids`, `slots`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
+    /// One token for each of `slots`: `ids`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
     /// `max_position` is the largest of `positions`, or more.
     pub fn decode(
         &self,
         ids: &Tensor,
-        slots: &Tensor,
+        slots: &SlotSet,
         positions: &Tensor,
         max_position: i64,
         cache: &mut Cache,
@@ -222,10 +223,10 @@ impl CausalLm {
         check_cache(cache, options)?;
         check_threads(options)?;
         let tokens = ids.size1()?;
-        if tokens == 0 || slots.size1()? != tokens || positions.size1()? != tokens {
+        if tokens == 0 || slots.count() != tokens || positions.size1()? != tokens {
             let message = format!(
-                "decode of {tokens} ids, {:?} slots and {:?} positions: equally many, and one at least",
-                slots.size(),
+                "decode of {tokens} ids, {} slots and {:?} positions: equally many, and one at least",
+                slots.count(),
                 positions.size()
             );
             return Err(ModelError::Input(message));
@@ -236,7 +237,8 @@ impl CausalLm {
         let pad = |t: &Tensor| -> Result<Tensor> {
             Ok(rows.as_ref().map_or_else(|| Ok(t.shallow_clone()), |rows| t.f_index_select(0, rows))?)
         };
-        let (ids, slots, positions) = (pad(ids)?, pad(slots)?, pad(positions)?);
+        let (ids, positions) = (pad(ids)?, pad(positions)?);
+        let slots = rows.as_ref().map_or_else(|| Ok(slots.same()), |rows| slots.rows(rows))?;
         let forced = options.forced_experts.map(pad).transpose()?;
         let cached = Cached::step(cache, &slots, &positions, max_position)?;
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
@@ -259,15 +261,9 @@ impl CausalLm {
         })
     }
 
-    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let rows = hidden.size2()?.0;
-        // Fewer than 4 rows would take another kernel than more do, with other last bits.
-        let enough = match rows < INVARIANT_MIN_ROWS {
-            true => hidden.f_constant_pad_nd([0, 0, 0, INVARIANT_MIN_ROWS - rows])?,
-            false => hidden.shallow_clone(),
-        };
-        let logits = enough.f_linear(&self.lm_head, None::<&Tensor>)?.f_narrow(0, 0, rows)?;
+    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `invariant` as in the pass that made the hidden states.
+    pub fn logits(&self, hidden: &Tensor, invariant: bool) -> Result<Tensor> {
+        let logits = linear(hidden, &self.lm_head, None, invariant)?;
         Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 
@@ -342,9 +338,9 @@ fn check_threads(options: &Forward) -> Result<()> {
     }
 }
 
-/// In batch-invariant mode at least 4 tokens: a sequence of id 0 is appended where there are fewer.
+/// In batch-invariant mode whole tiles of tokens: a sequence of id 0 is appended where some are missing.
 fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> {
-    let missing = if options.invariant { (INVARIANT_MIN_ROWS - tokens).max(0) } else { 0 };
+    let missing = if options.invariant { whole_tiles(tokens, TILE_ROWS) - tokens } else { 0 };
     let mut lengths = batch.lengths.clone();
     if missing == 0 {
         let forced = options.forced_experts.map(Tensor::shallow_clone);
@@ -360,11 +356,11 @@ fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> 
     Ok(Padded { ids, lengths, forced })
 }
 
-/// Rows `0, 1, …, n − 1, n − 1, …` up to the least that the batch-invariant mode wants; `None` where n is enough.
+/// Rows `0, 1, …, n − 1, n − 1, …` up to whole tiles in batch-invariant mode; `None` where nothing is missing.
 fn repeated_rows(rows: i64, options: &Forward, device: Device) -> Result<Option<Tensor>> {
-    if !options.invariant || rows >= INVARIANT_MIN_ROWS {
+    if !options.invariant || rows % TILE_ROWS == 0 {
         return Ok(None);
     }
-    let index: Vec<i64> = (0..INVARIANT_MIN_ROWS).map(|row| row.min(rows - 1)).collect();
+    let index: Vec<i64> = (0..whole_tiles(rows, TILE_ROWS)).map(|row| row.min(rows - 1)).collect();
     Ok(Some(Tensor::f_from_slice(&index)?.f_to_device(device)?))
 }

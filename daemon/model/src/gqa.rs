@@ -3,6 +3,7 @@
 use crate::attention;
 use crate::error::Result;
 use crate::pass::{Pass, View};
+use crate::tile::linear;
 use crate::weights::{Builder, Initial, Rows};
 use tch::Tensor;
 
@@ -49,7 +50,11 @@ impl Gqa {
     /// softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x: `[T, hidden]` → `[T, hidden]`.
     pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let GqaSizes { heads, key_value_heads, head_dim, .. } = self.sizes;
-        let qkv = x.f_linear(&self.qkv_proj, self.qkv_bias.as_ref())?.f_view([-1, heads + 2 * key_value_heads, head_dim])?;
+        let qkv = linear(x, &self.qkv_proj, self.qkv_bias.as_ref(), pass.invariant)?.f_view([
+            -1,
+            heads + 2 * key_value_heads,
+            head_dim,
+        ])?;
         let parts = qkv.f_split_with_sizes([heads + key_value_heads, key_value_heads], 1)?;
         // Queries and keys turn together.
         let rotated = pass.rotation.apply(&parts[0])?.f_split_with_sizes([heads, key_value_heads], 1)?;
@@ -67,6 +72,6 @@ impl Gqa {
                 attention::single(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, mask, pass.invariant)?
             }
         };
-        Ok(attended.f_linear(&self.o_proj, None::<&Tensor>)?)
+        linear(&attended, &self.o_proj, None, pass.invariant)
     }
 }

@@ -1,10 +1,11 @@
 //! Mixture of experts (DeepSeekMoE, Dai et al. 2024): routed experts beside shared ones that every token uses.
 
-use crate::attention::{INVARIANT_MIN_ROWS, gather_rows};
+use crate::attention::gather_rows;
 use crate::error::Result;
 use crate::pass::Pass;
 use crate::router::{Router, RouterRule};
 use crate::swiglu::{SwiGlu, activate};
+use crate::tile::{TILE_ROWS, joined, whole_tiles};
 use crate::weights::{Builder, Rows};
 use tch::{Kind, Tensor};
 
@@ -35,7 +36,7 @@ impl Moe {
     }
 
     pub fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let scores = self.router.scores(x)?;
+        let scores = self.router.scores(x, pass.invariant)?;
         let chosen = match pass.routing.forced()? {
             Some(forced) => forced,
             None => self.router.choose(&scores)?,
@@ -44,7 +45,7 @@ impl Moe {
         pass.routing.note(&scores, &chosen)?;
         let routed = self.experts.forward(x, &chosen, &gates, pass.invariant)?;
         match &self.shared {
-            Some(shared) => Ok(routed.f_add(&shared.forward(x)?)?),
+            Some(shared) => Ok(routed.f_add(&shared.forward(x, pass.invariant)?)?),
             None => Ok(routed),
         }
     }
@@ -98,10 +99,14 @@ impl Experts {
     fn forward(&self, x: &Tensor, chosen: &Tensor, gates: &Tensor, invariant: bool) -> Result<Tensor> {
         let (tokens, per_token) = chosen.size2()?;
         let dispatch = tch::no_grad(|| Dispatch::new(chosen, self.gate_up.size()[0]))?;
-        let (outputs, place) =
-            if invariant || !self.grouped_product_takes(x) { self.padded(x, &dispatch)? } else { self.grouped(x, &dispatch)? };
+        let (outputs, place) = if !invariant && self.grouped_product_takes(x) {
+            self.grouped(x, &dispatch)?
+        } else {
+            self.padded(x, &dispatch, invariant)?
+        };
         let outputs = gather_rows(&outputs, &place)?.f_view([tokens, per_token, -1])?;
-        Ok(gates.f_to_kind(x.kind())?.f_unsqueeze(1)?.f_bmm(&outputs)?.f_squeeze_dim(1)?)
+        let gates = gates.f_to_kind(x.kind())?;
+        if invariant { in_order(&gates, &outputs) } else { Ok(gates.f_unsqueeze(1)?.f_bmm(&outputs)?.f_squeeze_dim(1)?) }
     }
 
     /// libtorch's grouped product wants rows of whole 16 bytes, and has no float64.
@@ -119,14 +124,14 @@ impl Experts {
         Ok((product(&hidden, &self.down)?, dispatch.place.shallow_clone()))
     }
 
-    /// One batched product over experts whose rows are padded to the busiest expert's, and to 4: from there on a row's bits do not depend on
-    /// how many there are.
-    fn padded(&self, x: &Tensor, dispatch: &Dispatch) -> Result<(Tensor, Tensor)> {
+    /// Batched products over experts whose rows are padded to the busiest expert's: one, or in `invariant` mode one per tile of rows.
+    fn padded(&self, x: &Tensor, dispatch: &Dispatch, invariant: bool) -> Result<(Tensor, Tensor)> {
         let (experts, _, hidden) = self.gate_up.size3()?;
         let (token, place, rows) = tch::no_grad(|| -> Result<_> {
             let starts =
                 dispatch.ends.f_roll(1, 0)?.f_index_fill(0, &Tensor::f_from_slice(&[0i64])?.f_to_device(x.device())?, 0)?;
-            let rows = i64::try_from(dispatch.ends.f_sub(&starts)?.f_max()?)?.max(INVARIANT_MIN_ROWS);
+            let busiest = i64::try_from(dispatch.ends.f_sub(&starts)?.f_max()?)?;
+            let rows = if invariant { whole_tiles(busiest, TILE_ROWS) } else { busiest };
             let within = Tensor::f_arange(dispatch.token.size()[0], (Kind::Int64, x.device()))?
                 .f_sub(&starts.f_to_kind(Kind::Int64)?.f_index_select(0, &dispatch.expert)?)?;
             let padded_place = dispatch.expert.f_mul_scalar(rows)?.f_add(&within)?;
@@ -135,8 +140,16 @@ impl Experts {
             Ok((token, padded_place.f_index_select(0, &dispatch.place)?, rows))
         })?;
         let product = |rows: &Tensor, weight: &Tensor| -> Result<Tensor> { Ok(rows.f_bmm(&weight.f_transpose(1, 2)?)?) };
+        let run = |inputs: &Tensor| product(&activate(&product(inputs, &self.gate_up)?)?, &self.down);
         let inputs = gather_rows(x, &token)?.f_view([experts, rows, hidden])?;
-        let outputs = product(&activate(&product(&inputs, &self.gate_up)?)?, &self.down)?;
+        let tiles = inputs.f_split(if invariant { TILE_ROWS } else { rows }, 1)?;
+        let outputs = joined(tiles.iter().map(run).collect::<Result<_>>()?, 1)?;
         Ok((outputs.f_view([experts * rows, hidden])?, place))
     }
+}
+
+/// Σ_k gates[t, k] · outputs[t, k], one k after the other: `[T, K]`, `[T, K, D]` → `[T, D]`.
+fn in_order(gates: &Tensor, outputs: &Tensor) -> Result<Tensor> {
+    let term = |k: i64| -> Result<Tensor> { Ok(gates.f_narrow(1, k, 1)?.f_mul(&outputs.f_select(1, k)?)?) };
+    (1..gates.size()[1]).try_fold(term(0)?, |sum, k| Ok(sum.f_add(&term(k)?)?))
 }

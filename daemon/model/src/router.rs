@@ -1,6 +1,7 @@
 //! The router of DeepSeek-V3 ("noaux_tc") and the two ways its load is balanced.
 
 use crate::error::Result;
+use crate::tile::linear;
 use crate::weights::{Builder, Initial};
 use tch::{Kind, Tensor};
 
@@ -41,9 +42,9 @@ impl Router {
     }
 
     /// s = sigmoid(W x) in float32 at least: `[T, hidden]` → `[T, E]`.
-    pub fn scores(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn scores(&self, x: &Tensor, invariant: bool) -> Result<Tensor> {
         let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        Ok(x.f_to_kind(kind)?.f_linear(&self.weight.f_to_kind(kind)?, None::<&Tensor>)?.f_sigmoid()?)
+        Ok(linear(&x.f_to_kind(kind)?, &self.weight.f_to_kind(kind)?, None, invariant)?.f_sigmoid()?)
     }
 
     /// `scores` `[T, E]` → int64 `[T, K]`.

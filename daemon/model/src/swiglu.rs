@@ -1,4 +1,5 @@
 use crate::error::Result;
+use crate::tile::linear;
 use crate::weights::{Builder, Rows};
 use tch::Tensor;
 
@@ -18,9 +19,8 @@ impl SwiGlu {
         })
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let no_bias: Option<&Tensor> = None;
-        Ok(activate(&x.f_linear(&self.gate_up, no_bias)?)?.f_linear(&self.down, no_bias)?)
+    pub fn forward(&self, x: &Tensor, invariant: bool) -> Result<Tensor> {
+        linear(&activate(&linear(x, &self.gate_up, None, invariant)?)?, &self.down, None, invariant)
     }
 }
 

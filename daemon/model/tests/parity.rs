@@ -13,7 +13,8 @@ fn through_cache(model: &CausalLm, cache: &mut Cache, ids: &[i64], prompt: usize
     tch::no_grad(|| {
         let mut hidden = vec![model.prefill(&sequence(&ids[..prompt]), &[vec![1]], cache, options).unwrap().hidden];
         for (position, id) in (0i64..).zip(ids).skip(prompt) {
-            let [id, slot, at] = [*id, 1, position].map(|n| Tensor::from_slice(&[n]));
+            let [id, at] = [*id, position].map(|n| Tensor::from_slice(&[n]));
+            let slot = cache.select(&[1]).unwrap();
             hidden.push(model.decode(&id, &slot, &at, position, cache, options).unwrap().hidden);
         }
         Tensor::cat(&hidden, 0)
@@ -50,7 +51,7 @@ fn prefill_and_decode_give_transformers_logits() {
             let options = Forward { invariant, ..Forward::default() };
             let mut cache = model.cache(3, 40, invariant).unwrap();
             let hidden = through_cache(&model, &mut cache, &ids(&golden["input_ids"].get(1)), PROMPT, &options);
-            assert_close(name, &model.logits(&hidden).unwrap(), &golden["logits"].get(1));
+            assert_close(name, &model.logits(&hidden, false).unwrap(), &golden["logits"].get(1));
         }
     }
 }
@@ -65,10 +66,10 @@ fn greedy_decoding_gives_transformers_ids() {
             let prompt = model.prefill(&sequence(&found), &[vec![0]], &mut cache, &Forward::default()).unwrap();
             let mut hidden = prompt.hidden.narrow(0, PROMPT as i64 - 1, 1);
             while found.len() < golden.len() {
-                let id = model.logits(&hidden).unwrap().argmax(-1, false);
+                let id = model.logits(&hidden, false).unwrap().argmax(-1, false);
                 let position = found.len() as i64;
                 found.extend(ids(&id));
-                let [slot, at] = [0, position].map(|n| Tensor::from_slice(&[n]));
+                let (slot, at) = (cache.select(&[0]).unwrap(), Tensor::from_slice(&[position]));
                 hidden = model.decode(&id, &slot, &at, position, &mut cache, &Forward::default()).unwrap().hidden;
             }
         });
@@ -113,7 +114,8 @@ fn a_group_shares_one_prefill() {
         let options = Forward::default();
         let hidden = tch::no_grad(|| {
             model.prefill(&batch, &[vec![4, 0, 2], vec![3]], &mut cache, &options).unwrap();
-            let [next, slots, positions] = [[7, 8, 9, 10], [0, 3, 2, 4], [9, 6, 9, 9]].map(|n: [i64; 4]| Tensor::from_slice(&n));
+            let [next, positions] = [[7, 8, 9, 10], [9, 6, 9, 9]].map(|n: [i64; 4]| Tensor::from_slice(&n));
+            let slots = cache.select(&[0, 3, 2, 4]).unwrap();
             model.decode(&next, &slots, &positions, 9, &mut cache, &options).unwrap().hidden
         });
         for (row, (prompt, next)) in [(&a, 7), (&b, 8), (&a, 9), (&a, 10)].into_iter().enumerate() {
@@ -131,7 +133,8 @@ fn gradients_are_transformers_gradients() {
         let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
         let expected = tensors(name, "gradients.safetensors");
         model.set_requires_grad(true);
-        let logits = model.logits(&model.forward(&packed(&golden["input_ids"]), &Forward::default()).unwrap().hidden).unwrap();
+        let logits =
+            model.logits(&model.forward(&packed(&golden["input_ids"]), &Forward::default()).unwrap().hidden, false).unwrap();
         let predicting = logits.view([2, 33, 128]).narrow(1, 0, 32).reshape([64, 128]);
         let next = golden["input_ids"].narrow(1, 1, 32).reshape([64]);
         let loss = token_logprobs(&predicting, &next, 1.0).unwrap().mean(Kind::Float).neg();

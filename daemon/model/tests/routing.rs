@@ -19,7 +19,8 @@ fn decoding_and_prefill_record_the_experts_of_the_full_forward() {
         let mut recorded =
             vec![tch::no_grad(|| model.prefill(&sequence(&ids[..10]), &[vec![0]], &mut cache, &RECORD).unwrap().experts.unwrap())];
         for (position, id) in (0i64..).zip(&ids).skip(10) {
-            let [id, slot, at] = [*id, 0, position].map(|n| Tensor::from_slice(&[n]));
+            let [id, at] = [*id, position].map(|n| Tensor::from_slice(&[n]));
+            let slot = cache.select(&[0]).unwrap();
             recorded.push(tch::no_grad(|| model.decode(&id, &slot, &at, position, &mut cache, &RECORD).unwrap().experts.unwrap()));
         }
         assert_eq!(fixture::ids(&Tensor::cat(&recorded, 0)), fixture::ids(&whole), "{name}");
@@ -149,9 +150,8 @@ fn malformed_inputs_are_refused() {
     assert!(prefill(&[1, 2, 3, 4, 5], vec![0]).contains("does not fit a slot of 4"));
     assert!(prefill(&[1, 2], vec![2]).contains("slot 2 does not exist"));
     let one = |n: i64| Tensor::from_slice(&[n]);
-    let mut decode = |slot: i64, position: i64| {
-        model.decode(&one(1), &one(slot), &one(position), position, &mut cache, &options).err().unwrap().to_string()
-    };
-    assert!(decode(0, 4).contains("position 4 does not fit"));
-    assert!(decode(-1, 0).contains("slot -1 does not exist"));
+    assert!(cache.select(&[0, -1]).err().unwrap().to_string().contains("slot -1 does not exist"));
+    let slot = cache.select(&[0]).unwrap();
+    let refused = model.decode(&one(1), &slot, &one(4), 4, &mut cache, &options).err().unwrap().to_string();
+    assert!(refused.contains("position 4 does not fit"), "{refused}");
 }

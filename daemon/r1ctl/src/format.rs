@@ -112,10 +112,20 @@ pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, St
     WATCHED.iter().filter_map(|(name, short)| Some((*short, number(*metrics.get(*name)?)))).collect()
 }
 
+/// What an evaluation says in a table or a line: the shares, the rewards' means, the length. All of its metrics are in `-o json`.
+pub fn watched_evals(metrics: &BTreeMap<String, f64>) -> impl Iterator<Item = (&String, f64)> {
+    let is_reward = |name: &str| name.starts_with("rewards/") && name.ends_with("/mean");
+    let is_watched = move |name: &str| is_share(name) || is_reward(name) || name == "completions/mean_length";
+    metrics.iter().filter(move |(name, _)| is_watched(name)).map(|(name, value)| (name, *value))
+}
+
+fn is_share(name: &str) -> bool {
+    ["accuracy", "pass@", "cons@"].iter().any(|share| name.starts_with(share))
+}
+
 /// A metric of an evaluation: the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
 pub fn eval_metric(name: &str, value: f64) -> String {
-    let is_share = ["accuracy", "pass@", "cons@"].iter().any(|share| name.starts_with(share));
-    if is_share { percent(value) } else { number(value) }
+    if is_share(name) { percent(value) } else { number(value) }
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ impl Worker {
                 Ok(Reply::Restored)
             }
             Request::Export { dir } => {
-                let text = format!("{:016x} after {} updates", self.policy, self.updates);
+                let text = format!("{:016x}", self.policy);
                 self.write_whole(&dir, "export", &text)?;
                 Ok(Reply::Exported)
             }

@@ -79,7 +79,8 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         let why = tokio::select! {
             _ = terminate.recv() => Stop::Signal,
             _ = interrupt.recv() => Stop::Signal,
-            _ = asked.wait_for(|asked| *asked) => Stop::Asked,
+            // An error means that nobody may ask: this daemon is a service.
+            Ok(_) = asked.wait_for(|asked| *asked) => Stop::Asked,
         };
         drain(&parts, why).await;
         drop(socket);
@@ -143,6 +144,7 @@ fn means(settings: &Settings, state: &StateDir, desk: &Desk, rewards: &Arc<Rewar
         device: device.into(),
         executable: settings.worker.clone(),
         threads: worker_threads(device, settings.config.torch_threads),
+        mkl_intel_kernels: settings.config.mkl_intel_kernels,
         torch_lib: settings.config.torch_lib.clone(),
     };
     let (lock, board) = (Arc::new(lock), desk.board.clone());

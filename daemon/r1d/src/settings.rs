@@ -93,6 +93,7 @@ pub fn dump(config: &DaemonConfig) -> String {
     let listen: Table = config.socket.as_deref().map(|socket| ("socket".into(), path(socket))).into_iter().collect();
     let mut torch: Table = config.torch_lib.as_deref().map(|lib| ("lib".into(), path(lib))).into_iter().collect();
     torch.insert("threads".into(), Value::Integer(config.torch_threads.into()));
+    torch.insert("mkl_intel_kernels".into(), Value::Boolean(config.mkl_intel_kernels));
     let mut rewards = Table::new();
     rewards.insert("plugin_dirs".into(), Value::Array(config.plugin_dirs.iter().map(|dir| path(dir)).collect()));
     rewards.insert("threads".into(), Value::Integer(config.reward_threads.into()));

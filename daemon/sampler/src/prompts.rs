@@ -32,8 +32,9 @@ pub fn bring(
     changes: &Changes,
     prompts: &mut Prompts,
 ) -> Result<()> {
-    for (group, _, to) in &changes.copies {
-        run_again(model, cache, options, &groups[*group].prompt_ids, to)?;
+    for (group, from, to) in &changes.copies {
+        let moves: Vec<_> = to.iter().map(|to| (*from as i64, *to as i64)).collect();
+        cache.copy(&moves, groups[*group].prompt_ids.len() as i64)?;
     }
     let mut rest = changes.prefills.as_slice();
     while !rest.is_empty() {
@@ -41,15 +42,6 @@ pub fn bring(
         prefill(model, cache, options, groups, batch, prompts)?;
         rest = after;
     }
-    Ok(())
-}
-
-/// Leaves in `slots` what lies in another slot already, by computing it once more.
-pub fn run_again(model: &CausalLm, cache: &mut Cache, options: &Forward, ids: &[u32], slots: &[usize]) -> Result<()> {
-    let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-    let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths: vec![ids.len() as i64] };
-    let slots = slots.iter().map(|slot| *slot as i64).collect();
-    model.prefill(&packed, &[slots], cache, options)?;
     Ok(())
 }
 
@@ -88,7 +80,7 @@ fn prefill(
     let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths };
     let output = model.prefill(&packed, &slots, cache, options)?;
     let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
-    let logits = model.logits(&output.hidden.f_index_select(0, &last)?)?;
+    let logits = model.logits(&output.hidden.f_index_select(0, &last)?, options.invariant)?;
     let experts = match &output.experts {
         Some(experts) => Vec::<i64>::try_from(&experts.f_reshape([-1])?)?,
         None => vec![],

@@ -55,12 +55,6 @@ impl Row {
         (self.prompt_tokens + self.completion_ids.len()) as i64 - 1
     }
 
-    /// The ids whose keys the slot holds.
-    pub fn fed_ids(&self, request: &Generate) -> Vec<u32> {
-        let fed = self.completion_ids.len().saturating_sub(1);
-        [&request.groups[self.group].prompt_ids, &self.completion_ids[..fed]].concat()
-    }
-
     pub fn ended(&self) -> bool {
         self.finish.is_some()
     }

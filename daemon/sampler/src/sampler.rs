@@ -5,12 +5,12 @@ use crate::error::{Result, SamplerError};
 use crate::prompts::{self, Prompts};
 use crate::request::{self, Limits};
 use crate::row::Row;
-use crate::schedule::Schedule;
+use crate::schedule::{Changes, Schedule};
 use r1d_model::{Cache, CausalLm, Forward, Output, token_logprobs};
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Decode steps between two looks of the host at what was drawn. Reading is free on the CPU; on a GPU it waits for the device, and the
 /// tokens that a row draws between its end and the look are thrown away.
@@ -143,15 +143,22 @@ impl Run<'_> {
                 self.rows.push(row);
             }
         }
-        for &hole in &changes.holes {
-            let last = self.rows.len() - 1;
-            if hole != last {
-                let ids = self.rows[last].fed_ids(self.request);
-                prompts::run_again(self.model, self.cache, &self.options, &ids, &[hole])?;
-            }
-            self.rows.swap_remove(hole);
-        }
+        self.close(&changes)?;
         Ok(changes.started.iter().map(|(slot, _)| *slot).collect())
+    }
+
+    /// Closes the holes that ended rows leave.
+    fn close(&mut self, changes: &Changes) -> Result<()> {
+        if !changes.moves.is_empty() {
+            let longest = changes.moves.iter().map(|(from, _)| self.rows[*from].position()).max().unwrap_or(0);
+            let moves: Vec<_> = changes.moves.iter().map(|(from, to)| (*from as i64, *to as i64)).collect();
+            self.cache.copy(&moves, longest)?;
+        }
+        for &(from, to) in &changes.moves {
+            self.rows.swap(from, to);
+        }
+        self.rows.truncate(changes.live);
+        Ok(())
     }
 
     /// The first id of each completion that starts, from its prompt's logits.
@@ -184,7 +191,7 @@ impl Run<'_> {
         let positions: Vec<i64> = self.rows.iter().map(Row::position).collect();
         let longest = positions.iter().copied().max().unwrap_or(0);
         let last_ids: Vec<i64> = self.rows.iter().map(Row::last_id).collect();
-        let slots = Tensor::f_arange(rows as i64, (Kind::Int64, device))?;
+        let slots = self.cache.select(&(0..rows as i64).collect::<Vec<_>>())?;
         let mut positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
         let mut ids = Tensor::f_from_slice(&last_ids)?.f_to_device(device)?;
 
@@ -194,7 +201,11 @@ impl Run<'_> {
                 positions = positions.f_add_scalar(1)?;
             }
             let output = self.model.decode(&ids, &slots, &positions, longest + step as i64, self.cache, &self.options)?;
-            let drawn = self.draw(&self.model.logits(&output.hidden)?, &uniforms.f_get(step as i64)?, Some(output))?;
+            let drawn = self.draw(
+                &self.model.logits(&output.hidden, self.options.invariant)?,
+                &uniforms.f_get(step as i64)?,
+                Some(output),
+            )?;
             ids = drawn.ids.shallow_clone();
             block.push(drawn);
         }

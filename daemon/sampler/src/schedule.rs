@@ -1,8 +1,8 @@
 //! Which sample decodes in which slot: pure bookkeeping, no tensors.
 //!
 //! Slots `0..live` decode, with no holes, so that a decode step's work is proportional to what lives and the cache is read as one
-//! view. Samples wait in the request's order. A slot that ends is refilled at once; when nothing waits, the last live slot moves into
-//! the hole.
+//! view. Samples wait in the request's order. A slot that ends is refilled at once; when nothing waits, the last live slots move into
+//! the holes.
 //!
 //! A group's prompt is prefilled once. Its samples stand together in the queue, so while one waits, some slot still holds the prompt: a slot
 //! that ends is only given to a later group after the waiting samples of this one. Decoding writes behind the prompt and leaves it alone,
@@ -26,8 +26,10 @@ pub struct Changes {
     pub prefills: Vec<(usize, Vec<usize>)>,
     /// Samples that start, by ascending slot; a slot after the last live one is a new row.
     pub started: Vec<(usize, Place)>,
-    /// Slots that ended with nothing to take over, descending: the last live row moves into each (`Vec::swap_remove`).
-    pub holes: Vec<usize>,
+    /// (from, to): live rows that close the holes of slots which ended with nothing to take over. No slot stands in two moves.
+    pub moves: Vec<(usize, usize)>,
+    /// Slots that decode afterwards: `0..live`.
+    pub live: usize,
 }
 
 pub struct Schedule {
@@ -67,12 +69,14 @@ impl Schedule {
             self.bring_prompt(&mut changes, &before, slot, place.group);
             self.live = self.live.max(slot + 1);
         }
-        // Closed from the back, so that what moves is never itself a hole.
-        for &hole in ended[refilled..].iter().rev() {
-            self.live -= 1;
-            self.holds[hole] = self.holds[self.live];
-            changes.holes.push(hole);
+        let holes = &ended[refilled..];
+        let live = self.live - holes.len();
+        let staying = (live..self.live).filter(|slot| !holes.contains(slot));
+        changes.moves = staying.zip(holes.iter().copied()).collect();
+        for &(from, to) in &changes.moves {
+            self.holds[to] = self.holds[from];
         }
+        (self.live, changes.live) = (live, live);
         changes
     }
 
@@ -113,7 +117,7 @@ mod tests {
         let third = schedule.turn_over(&[0]);
         assert_eq!(third.prefills, [(1, vec![0])]);
         let last = schedule.turn_over(&[0]);
-        assert_eq!(last.holes, [0]);
+        assert_eq!((last.moves, last.live), (vec![(1, 0)], 1));
     }
 
     #[test]
@@ -151,10 +155,11 @@ mod tests {
                     rows.push(row);
                 }
             }
-            for hole in changes.holes {
-                content[hole] = content[rows.len() - 1];
-                rows.swap_remove(hole);
+            for (from, to) in changes.moves {
+                content[to] = content[from];
+                rows.swap(from, to);
             }
+            rows.truncate(changes.live);
             if rows.is_empty() {
                 break;
             }

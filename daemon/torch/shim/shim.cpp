@@ -60,7 +60,7 @@ char* r1d_set_interop_threads(int count) {
 
 char* r1d_set_deterministic(bool on) {
   return guarded([&] {
-    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/true);
     // Filling fresh memory with NaN is a debugging aid that would cost a pass over every allocation.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   });

@@ -16,7 +16,7 @@ pub fn set_interop_threads(count: u32) -> Result<(), TorchError> {
     check("set inter-op threads", unsafe { shim::r1d_set_interop_threads(count as i32) })
 }
 
-/// Operations that have a deterministic variant use it; those that have none fail with libtorch's message.
+/// Operations that have a deterministic variant use it; libtorch warns once of those that have none.
 pub fn set_deterministic(on: bool) -> Result<(), TorchError> {
     check("set deterministic algorithms", unsafe { shim::r1d_set_deterministic(on) })
 }

@@ -49,6 +49,7 @@ impl DeviceThread {
     pub fn start() -> std::io::Result<DeviceThread> {
         let (tasks, queue) = mpsc::sync_channel::<Task>(QUEUE_MAX_TASKS);
         std::thread::Builder::new().name("device".into()).spawn(move || {
+            r1d_torch::runtime::set_flush_denormal(true);
             let mut bench = Bench::default();
             for task in queue {
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut bench))).is_err() {

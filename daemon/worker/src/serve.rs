@@ -29,7 +29,13 @@ pub struct Arguments {
     /// Threads of one tensor operation on the CPU; the batch-invariant mode uses one whatever this says.
     #[arg(long, default_value_t = 1)]
     threads: u32,
+    /// MKL's Intel kernels on processors of other makers.
+    #[arg(long)]
+    mkl_intel_kernels: bool,
 }
+
+/// Freed tensor memory on the CPU that is kept for the next operation (`LIM-1`).
+const KEPT_MAX_BYTES: usize = 4 << 30;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -42,6 +48,8 @@ pub enum ServeError {
 }
 
 pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels);
+    r1d_torch::memory::keep_freed(KEPT_MAX_BYTES);
     let device =
         r1d_torch::device::open(&arguments.device).map_err(|e| ServeError::Device(arguments.device.clone(), e.to_string()))?;
     let clock = SystemClock::shared();

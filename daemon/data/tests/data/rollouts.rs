@@ -60,11 +60,11 @@ fn a_file_of_rollouts_reads_back() {
     assert_eq!(read(&path).unwrap(), []);
 }
 
-/// `tests/data/test_files.py` reads the same file with pyarrow. `UPDATE_GOLDEN=1 cargo test -p r1d-data` rewrites it.
+/// `tests/data/test_files.py` reads the same file with pyarrow. `R1D_UPDATE_GOLDENS=1 cargo test -p r1d-data` rewrites it.
 #[test]
 fn the_golden_file_is_what_this_release_writes() {
     let path = golden("rollouts.parquet");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("R1D_UPDATE_GOLDENS").is_some() {
         write(&path, &rows()).unwrap();
     }
     assert_eq!(read(&path).unwrap(), rows());
@@ -73,7 +73,7 @@ fn the_golden_file_is_what_this_release_writes() {
     write(&again, &rows()).unwrap();
     assert!(
         std::fs::read(&again).unwrap() == std::fs::read(&path).unwrap(),
-        "the bytes have changed: look at why, then UPDATE_GOLDEN=1"
+        "the bytes have changed: look at why, then R1D_UPDATE_GOLDENS=1"
     );
 }
 

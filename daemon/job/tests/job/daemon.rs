@@ -20,6 +20,7 @@ fn every_key_is_read() {
         [torch]
         lib = "/opt/libtorch/lib"
         threads = 3
+        mkl_intel_kernels = false
         [rewards]
         plugin_dirs = ["plugins"]
         threads = 5
@@ -34,6 +35,7 @@ fn every_key_is_read() {
         socket: Some("/run/r1d.sock".into()),
         torch_lib: Some("/opt/libtorch/lib".into()),
         torch_threads: 3,
+        mkl_intel_kernels: false,
         plugin_dirs: vec![PathBuf::from("/etc/r1d/plugins")],
         reward_threads: 5,
         log_level: "debug".into(),

@@ -1,17 +1,17 @@
-//! What the key table generates. The schema and the page are golden files: `UPDATE_GOLDEN=1 cargo test -p r1d-job` rewrites them.
+//! What the key table generates. The schema and the page are golden files: `R1D_UPDATE_GOLDENS=1 cargo test -p r1d-job` rewrites them.
 
 use r1d_job::reference::{explain, job_schema, page};
 use std::path::Path;
 
 fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/job/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("R1D_UPDATE_GOLDENS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
     let known = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         known == text,
-        "{} is not what the key table says: look at the change, then UPDATE_GOLDEN=1 cargo test -p r1d-job",
+        "{} is not what the key table says: look at the change, then R1D_UPDATE_GOLDENS=1 cargo test -p r1d-job",
         path.display()
     );
 }

@@ -106,7 +106,7 @@ fn single(model: &CausalLm, sequence: &TrainSequence, temperature: f64, invarian
     let hidden = tch::no_grad(|| model.forward(&packed, &Forward { invariant, ..Forward::default() }).unwrap()).hidden;
     let hidden = hidden.narrow(0, prompt - 1, completion);
     let targets = Tensor::from_slice(&all[prompt as usize..]);
-    Vec::try_from(Head::new(model, temperature).logprobs(&hidden, &targets).unwrap()).unwrap()
+    Vec::try_from(Head::new(model, temperature, invariant).logprobs(&hidden, &targets).unwrap()).unwrap()
 }
 
 pub fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {

@@ -1,6 +1,6 @@
 //! `r1ctl status`: one job.
 
-use crate::format::{duration, eval_metric, thousands, time_of_s, watched_metrics};
+use crate::format::{duration, eval_metric, thousands, time_of_s, watched_evals, watched_metrics};
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
@@ -65,7 +65,7 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
 fn evals(evals: &[EvalResult], look: Look) -> String {
     let row = |eval: &EvalResult| {
         let metrics: Vec<String> =
-            eval.metrics.iter().map(|(name, value)| format!("{name} {}", eval_metric(name, *value))).collect();
+            watched_evals(&eval.metrics).map(|(name, value)| format!("{name} {}", eval_metric(name, value))).collect();
         let stage = eval.stage.as_deref().map_or_else(|| "before training".into(), one_line);
         vec![stage, thousands(eval.step), one_line(&eval.data), metrics.join(", ")]
     };

@@ -1,6 +1,6 @@
 //! How a job that was waited for ended: what each stage was worth, one sample before and after, where the model is.
 
-use crate::format::{duration, eval_metric, thousands};
+use crate::format::{duration, eval_metric, thousands, watched_evals};
 use crate::table::{headed, side_by_side};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{EvalExample, EvalResult, JobStatus, State};
@@ -45,7 +45,7 @@ fn last_of_each_stage(evals: &[EvalResult]) -> Vec<&EvalResult> {
 }
 
 fn table(evals: &[&EvalResult], look: Look) -> String {
-    let metrics: BTreeSet<&String> = evals.iter().flat_map(|eval| eval.metrics.keys()).collect();
+    let metrics: BTreeSet<&String> = evals.iter().flat_map(|eval| watched_evals(&eval.metrics).map(|(name, _)| name)).collect();
     let data: BTreeSet<&String> = evals.iter().map(|eval| &eval.data).collect();
     let mut heads = vec!["evaluated".to_owned(), "step".to_owned()];
     if data.len() > 1 {

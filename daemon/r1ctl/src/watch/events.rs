@@ -1,6 +1,6 @@
 //! What happened to a job between two of its statuses, one plain line each.
 
-use crate::format::{duration, eval_metric, thousands, watched_metrics};
+use crate::format::{duration, eval_metric, thousands, watched_evals, watched_metrics};
 use crate::terminal::one_line;
 use r1d_proto::control::{EvalResult, JobStatus, StageStatus, State};
 
@@ -55,7 +55,8 @@ pub fn eval_line(eval: &EvalResult) -> String {
         Some(stage) => format!("{} {}", one_line(stage), eval.step),
         None => "before training".into(),
     };
-    let metrics: Vec<String> = eval.metrics.iter().map(|(name, value)| format!("{name} {}", eval_metric(name, *value))).collect();
+    let metrics: Vec<String> =
+        watched_evals(&eval.metrics).map(|(name, value)| format!("{name} {}", eval_metric(name, value))).collect();
     format!("eval on {} ({at}): {}", one_line(&eval.data), metrics.join("  "))
 }
 

@@ -51,9 +51,14 @@ pub struct Recipe {
     pub device: String,
     pub executable: PathBuf,
     pub threads: u32,
+    pub mkl_intel_kernels: bool,
     /// Where libtorch is, when not where the worker was linked against.
     pub torch_lib: Option<PathBuf>,
 }
+
+/// With workspaces of these sizes cuBLAS gives the same bits in every run (`STEP-2`); it reads them when it is loaded.
+const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
+const CUBLAS_REPEATABLE: &str = ":4096:8";
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -200,9 +205,15 @@ impl Worker {
     fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
-        let Recipe { device, executable, threads, torch_lib } = &self.recipe;
+        let Recipe { device, executable, threads, mkl_intel_kernels, torch_lib } = &self.recipe;
         let mut command = Command::new(executable);
         command.args(["serve", "--device", device, "--threads", &threads.to_string()]);
+        if device != "cpu" && std::env::var_os(CUBLAS_WORKSPACE).is_none() {
+            command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
+        }
+        if *mkl_intel_kernels {
+            command.arg("--mkl-intel-kernels");
+        }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         command.stdout(Stdio::from(self.lock.try_clone()?));
         command.stderr(Stdio::piped());

@@ -88,6 +88,7 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     // With more than one thread the split of an operation, and so its rounding, depends on the number of rows.
     let threads = if request.batch_invariant { 1 } else { placement.threads };
     r1d_torch::runtime::set_threads(threads).map_err(internal)?;
+    r1d_torch::runtime::set_deterministic(true).map_err(internal)?;
     let policy = match &request.model {
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
         ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
@@ -106,6 +107,9 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         None => None,
     };
     let sampler = Sampler::new(&policy, request.sampler, request.batch_invariant, placement.clock.clone()).map_err(internal)?;
+    if request.batch_invariant {
+        policy.check_invariance().map_err(of_the_model)?;
+    }
     let summary = policy.summary();
     let opened = worker::Opened {
         architecture: summary.architecture,
@@ -253,6 +257,7 @@ impl Handler<Close> for Policy {
             device
                 .run(|bench| {
                     bench.open = None;
+                    r1d_torch::memory::release_kept();
                     Ok(())
                 })
                 .await
