@@ -10,10 +10,12 @@ TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-
 PLUGINS := accuracy format
 BIN := target/release
 
-.PHONY: toolchain build demo test test-all test-rest test-rust test-python control bench mutations plugins libtorch python lint clean
+.PHONY: toolchain build demo test test-all test-rust test-python control bench mutations libtorch python lint clean
 
-build: toolchain libtorch plugins
-	cargo build --release -p r1d -p r1ctl -p r1d-worker
+# Always the whole workspace: a selection of packages would select other features of shared dependencies, and build them again.
+build: toolchain libtorch
+	cargo build --release --workspace
+	sh plugins/build $(PLUGINS)
 
 # --- what is fetched -------------------------------------------------------------------------------------------------
 
@@ -54,11 +56,6 @@ python: .venv/ready
 	fi; \
 	rm -rf .venv; ln -sfn "$$into" .venv
 
-# --- reward plugins: Rust → core WASM module → component ---------------------------------------------------------------
-
-plugins: toolchain libtorch
-	sh plugins/build $(PLUGINS)
-
 # --- run ---------------------------------------------------------------------------------------------------------------
 
 demo: build
@@ -72,21 +69,14 @@ control: build
 
 test: test-rust test-python
 
-# What has been seen green together; `test-rest` holds the suites that still wait for that.
 test-rust: build
-	cargo test --release -p r1d-ledger -p r1d-runner -p r1d-net -p r1d-learn -p r1d-rewards
-	cargo test --release -p r1d-worker --test serve
-	cargo test --release -p r1d-model --test parity
-
-test-rest: build python
-	cargo test --release --workspace --no-fail-fast
-	.venv/bin/python -m pytest -q tests
+	cargo test --release --workspace
 
 test-python: build python
-	.venv/bin/python -m pytest -q -c tests/pytest.ini tests/main_job
+	.venv/bin/python -m pytest -q -c tests/pytest.ini tests
 
 # The long ones: planted bugs must turn tests red, the demo's claim over three seeds, the benches.
-test-all: test test-rest mutations control bench
+test-all: test mutations control bench
 
 mutations: python
 	tests/mutations/run

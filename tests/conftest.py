@@ -14,10 +14,11 @@ BIN = ROOT / "target" / "release"
 
 
 class Daemon:
-    """`r1d dev` on its own state directory, with `r1ctl` pointed at it."""
+    """`r1d dev` on its own state directory, or `r1d run` with a configuration that names it, with `r1ctl` pointed at it."""
 
-    def __init__(self, state):
+    def __init__(self, state, config=None):
         self.state = pathlib.Path(state)
+        self.words = ["run", "--config", config] if config else ["dev", "--state-dir", self.state]
         self.process = None
         self.log = self.state / "r1d.log"
 
@@ -25,7 +26,7 @@ class Daemon:
         self.state.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "r1d", "dev", "--state-dir", self.state], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [BIN / "r1d", *self.words], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:

@@ -9,7 +9,7 @@ A problem is a running sum, `7+5-3+8`, never below zero. Its chain of thought ta
     What is 7+5-3+8?   <think>7+5=12;12-3=9;9+8=17</think><answer>17</answer>
 
 `pretrain` is raw text in which a model can pick up the digits, the facts and the habit of working left to right, but no tag and no
-template; `cold-start` is a few solved problems in the R1-Zero form; `train` has answers only; no problem of `test` is anywhere else.
+template; `cold-start` is 80 solved problems in the R1-Zero form; `train` has answers only; no problem of `test` is anywhere else.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import random
 
 HERE = pathlib.Path(__file__).resolve().parent
 TERMS = (3, 5)  # numbers in a problem
+TERMS_OF_TEXT = (2, 5)
 LARGEST = 9  # of each number
-ROWS = {"pretrain": 48_000, "cold-start": 200, "train": 6_000, "test": 256}
+ROWS = {"pretrain": 48_000, "cold-start": 80, "train": 6_000, "test": 256}
 
 # The R1-Zero template's sentences are one token each: at this size the compute is for the sums, not for reading instructions.
 PHRASES = [
@@ -49,9 +50,9 @@ def steps(problem):
     return made
 
 
-def draw(rng):
+def draw(rng, terms=TERMS):
     while True:
-        count = rng.randint(*TERMS)
+        count = rng.randint(*terms)
         rest = tuple((rng.choice("+-"), rng.randint(1, LARGEST)) for _ in range(count - 1))
         problem = (rng.randint(1, LARGEST), rest)
         if all(after >= 0 for *_, after in steps(problem)):
@@ -70,16 +71,8 @@ def chain(problem):
     return ";".join(f"{before}{operator}{number}={after}" for before, operator, number, after in steps(problem))
 
 
-def raw_text(rng, problem):
-    kind = rng.random()
-    if kind < 0.6:
-        return f"{expression(problem)}:{chain(problem)};{answer(problem)}"
-    facts = []
-    for _ in range(5):
-        value, number = rng.randint(0, 40), rng.randint(1, LARGEST)
-        operator = rng.choice("+-") if number <= value else "+"
-        facts.append(f"{value}{operator}{number}={value + number if operator == '+' else value - number}")
-    return ";".join(facts)
+def raw_text(problem):
+    return f"{expression(problem)}:{chain(problem)};{answer(problem)}"
 
 
 def canonical(problem):
@@ -123,14 +116,14 @@ def main():
             problems["test"].append(problem)
     for name in ("cold-start", "train", "pretrain"):
         while len(problems[name]) < ROWS[name]:
-            problem = draw(rng)
+            problem = draw(rng, TERMS_OF_TEXT if name == "pretrain" else TERMS)
             if canonical(problem) not in held_out:
                 problems[name].append(problem)
     for name in ("cold-start", "train", "pretrain"):
         assert not {canonical(p) for p in problems[name]} & held_out, f"{name} holds a test problem"
 
     (HERE / "data").mkdir(exist_ok=True)
-    write_rows("pretrain", ({"text": raw_text(rng, p)} for p in problems["pretrain"]))
+    write_rows("pretrain", ({"text": raw_text(p)} for p in problems["pretrain"]))
     solved = lambda p: f"<think>{chain(p)}</think><answer>{answer(p)}</answer>"
     write_rows("cold-start", ({"prompt": f"What is {expression(p)}?", "completion": solved(p)} for p in problems["cold-start"]))
     for name in ("train", "test"):

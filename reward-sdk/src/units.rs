@@ -38,6 +38,9 @@ const KNOWN: &[&[&str]] = &[
     &["fahrenheit", "f"],
 ];
 
+/// Things that are counted, whose singular is refused below: `5 points`, `6 pairs`, `3 bases`.
+const COUNTED: &[&str] = &["points", "pairs", "times", "bases"];
+
 /// Words that change the number, or join it to another: after them nothing is understood.
 const REFUSED: &[&str] = &[
     "and",
@@ -188,7 +191,7 @@ impl Unit {
     /// Adds a word; whether it is a known unit. `None` for a word that no unit contains.
     fn push(&mut self, word: &str) -> Option<bool> {
         let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
-        if REFUSED.contains(&word) || REFUSED.contains(&singular) {
+        if REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word)) {
             return None;
         }
         let canonical = KNOWN.iter().find(|spellings| spellings.contains(&word) || spellings.contains(&singular));

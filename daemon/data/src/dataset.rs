@@ -95,7 +95,10 @@ fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
         return Ok(vec![source.path.clone()]);
     }
     let matches = glob::glob(&text).map_err(|e| problem(format!("{text} is not a pattern: {e}")))?;
-    let mut files = matches.collect::<Result<Vec<_>, _>>().map_err(|e| DataError::read(&e.path().to_path_buf(), e.into()))?;
+    let mut files = matches.collect::<Result<Vec<_>, _>>().map_err(|e| {
+        let path = e.path().to_path_buf();
+        DataError::read(&path, e.into())
+    })?;
     files.sort();
     if files.is_empty() {
         return Err(problem(format!("no file matches {text}")));

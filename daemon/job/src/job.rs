@@ -146,9 +146,12 @@ impl Job {
         eval.rewards.iter().map(|name| defined(name).unwrap_or_else(|| Reward::of_plugin(name))).collect()
     }
 
-    /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations.
-    /// `prompt_max` and `eval_prompt_max` are in tokens; 0 where nothing is sampled.
-    pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Slots {
+    /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations; `None` where neither
+    /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
+    pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
+        if stage.grpo().is_none() && self.evals.is_empty() {
+            return None;
+        }
         let (own, own_count) = match &stage.kind {
             StageKind::Grpo(grpo) => (prompt_max + grpo.max_completion_length, grpo.prompts_per_step * grpo.num_generations),
             _ => (0, 0),
@@ -161,7 +164,7 @@ impl Job {
         } else {
             SLOTS_MAX
         };
-        Slots { count, capacity: own.max(eval).max(1) }
+        Some(Slots { count, capacity: own.max(eval) })
     }
 }
 

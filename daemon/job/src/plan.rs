@@ -74,8 +74,7 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
     if stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
         bytes.insert("reference".into(), weights);
     }
-    if stage.grpo().is_some() || !job.evals.is_empty() {
-        let slots = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max);
+    if let Some(slots) = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max) {
         bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * facts.cache_values_per_token * value_bytes);
     }
     bytes
@@ -127,7 +126,7 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
         && longest as u64 > facts.max_position_embeddings
     {
         let limit = facts.max_position_embeddings;
-        found.push(format!("{place} makes sequences of up to {longest} tokens; the model's positions reach to {limit}"));
+        found.push(format!("{place} makes sequences of up to {longest} tokens; the model's positions reach to {limit}: leave long rows out, or shorten completions"));
     }
     if longest > stage.max_tokens_per_device {
         let budget = stage.max_tokens_per_device;

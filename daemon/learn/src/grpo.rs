@@ -242,7 +242,7 @@ impl<'a> Run<'a> {
         let tokens = self.tokens(group, share)?;
         let behaviour = if self.keeps_old() { None } else { Some(self.behaviour(group)?) };
         let temperature = self.objective.temperature as f64;
-        let (mut losses, mut entropies) = (Vec::new(), Vec::new());
+        let (mut losses, mut held, mut entropies) = (Vec::new(), Vec::new(), Vec::new());
         let mut loss = |logp: &Tensor, start: i64| {
             let n = logp.size1()?;
             let loss = if n == micro.trained_tokens() {
@@ -251,6 +251,7 @@ impl<'a> Run<'a> {
                 policy_loss(self.objective, logp, &tokens.narrow(start, n))
             };
             losses.push(loss.sums);
+            held.push(loss.held);
             Ok(loss.loss)
         };
         let mut observe = |chunk: Chunk| {
@@ -264,6 +265,8 @@ impl<'a> Run<'a> {
         };
         let whole = tokens.sequences.is_some();
         Head::new(model, temperature, self.invariant).backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
-        sums.add(&losses, &entropies)
+        sums.add(&losses, &entropies)?;
+        let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
+        sums.extremes(&Tensor::f_cat(&held, 1)?, &Sequences::of(&lengths, self.device)?)
     }
 }

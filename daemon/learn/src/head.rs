@@ -1,16 +1,18 @@
 //! Log-probabilities without all the logits: the output head runs on a chunk of tokens at a time.
 //!
-//! `[tokens, vocabulary]` float32 for a whole batch is often larger than the model. Here at most [`LOGITS_MAX`] of them exist at a time.
+//! `[tokens, vocabulary]` float32 for a whole batch is often larger than the model. Here at most [`LOGITS_MAX_CPU`] of them exist at a time.
 //! An objective that is a sum over tokens is evaluated and differentiated chunk by chunk, so that each chunk's logits are computed once
 //! and freed. One that ties a sequence's tokens together (the sequence-level ratio) takes two passes: log-probabilities without
 //! gradients, then ∂L/∂logp, then each chunk again with them.
 
 use crate::LearnError;
 use r1d_model::{CausalLm, token_logprobs};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-/// Logits held at a time, elements (float32; the backward pass holds about three times as much).
-const LOGITS_MAX: i64 = 1 << 24;
+/// Logits held at a time, elements (float32; the backward pass holds about three times as much). On a GPU small chunks leave it idle, and in
+/// bfloat16 each chunk rounds the head's gradient once more.
+const LOGITS_MAX_CPU: i64 = 1 << 24;
+const LOGITS_MAX_CUDA: i64 = 1 << 27;
 
 pub struct Head<'a> {
     model: &'a CausalLm,
@@ -36,7 +38,8 @@ pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
 
 impl<'a> Head<'a> {
     pub fn new(model: &'a CausalLm, temperature: f64, invariant: bool) -> Head<'a> {
-        Head { model, temperature, invariant, chunk: 1 }.in_chunks(LOGITS_MAX / model.config.vocab_size.max(1))
+        let logits_max = if model.device() == Device::Cpu { LOGITS_MAX_CPU } else { LOGITS_MAX_CUDA };
+        Head { model, temperature, invariant, chunk: 1 }.in_chunks(logits_max / model.config.vocab_size.max(1))
     }
 
     /// With `chunk` tokens at a time.

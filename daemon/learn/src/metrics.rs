@@ -51,8 +51,14 @@ impl Difference {
     }
 }
 
-/// Sums over the tokens of an update: `[5]` float64, those of [`objective::Loss`] and Σ entropy.
-pub(crate) struct Sums(Tensor);
+/// Sums over the tokens of an update.
+pub(crate) struct Sums {
+    /// `[5]` float64: those of [`objective::Loss`] and Σ entropy.
+    sums: Tensor,
+    /// The least share of a sequence's tokens that the clip held back at the lower bound, the greatest at the upper one. Scalars.
+    low_min: Tensor,
+    high_max: Tensor,
+}
 
 /// [`Sums`] on the host.
 #[derive(Clone, Copy)]
@@ -62,24 +68,37 @@ pub(crate) struct HostSums {
     at_low: f64,
     at_high: f64,
     entropy: f64,
+    low_min: f64,
+    high_max: f64,
 }
 
 impl Sums {
     pub(crate) fn new(device: Device) -> Result<Sums, LearnError> {
-        Ok(Sums(Tensor::f_zeros([5], (Kind::Double, device))?))
+        let options = (Kind::Double, device);
+        let scalar = |value: f64| Tensor::f_full([0i64; 0], value, options);
+        Ok(Sums { sums: Tensor::f_zeros([5], options)?, low_min: scalar(1.0)?, high_max: scalar(0.0)? })
     }
 
     /// Adds a micro-batch, by chunks: `[4]` and scalars.
     pub(crate) fn add(&mut self, losses: &[Tensor], entropies: &[Tensor]) -> Result<(), LearnError> {
         let losses = Tensor::f_stack(losses, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
         let entropy = Tensor::f_stack(entropies, 0)?.f_sum(Kind::Double)?.f_view([1])?;
-        self.0 = self.0.f_add(&Tensor::f_cat(&[losses, entropy], 0)?)?;
+        self.sums = self.sums.f_add(&Tensor::f_cat(&[losses, entropy], 0)?)?;
+        Ok(())
+    }
+
+    /// Looks at a micro-batch's [`objective::Loss::held`].
+    pub(crate) fn extremes(&mut self, held: &Tensor, sequences: &objective::Sequences) -> Result<(), LearnError> {
+        let shares = |bound: i64| Ok::<_, LearnError>(sequences.means(&held.f_select(0, bound)?).f_to_kind(Kind::Double)?);
+        self.low_min = self.low_min.f_minimum(&shares(0)?.f_min()?)?;
+        self.high_max = self.high_max.f_maximum(&shares(1)?.f_max()?)?;
         Ok(())
     }
 
     pub(crate) fn read(&self) -> Result<HostSums, LearnError> {
-        let at = |i: i64| self.0.f_double_value(&[i]);
-        Ok(HostSums { loss: at(0)?, kl: at(1)?, at_low: at(2)?, at_high: at(3)?, entropy: at(4)? })
+        let at = |i: i64| self.sums.f_double_value(&[i]);
+        let (low_min, high_max) = (self.low_min.f_double_value(&[])?, self.high_max.f_double_value(&[])?);
+        Ok(HostSums { loss: at(0)?, kl: at(1)?, at_low: at(2)?, at_high: at(3)?, entropy: at(4)?, low_min, high_max })
     }
 }
 
@@ -94,6 +113,8 @@ pub(crate) struct Totals {
     at_low: f64,
     at_high: f64,
     entropy: f64,
+    low_min: f64,
+    high_max: f64,
     norm: f64,
     learning_rate: f64,
     load_max_over_mean: Option<f64>,
@@ -109,12 +130,14 @@ impl Totals {
         self.at_low += sums.at_low;
         self.at_high += sums.at_high;
         self.entropy += sums.entropy;
+        self.low_min += sums.low_min;
+        self.high_max += sums.high_max;
         self.norm += updated.norm;
         self.learning_rate = updated.learning_rate;
         self.load_max_over_mean = updated.load_max_over_mean.or(self.load_max_over_mean);
     }
 
-    /// `loss` and `grad_norm` are means over updates, `learning_rate` and the load are the last update's, the rest means over tokens
+    /// `loss`, `grad_norm` and the extremes of the clip ratios are means over updates, `learning_rate` and the load are the last update's, the rest means over tokens
     /// (the clip ratios over sequences, at sequence level).
     pub(crate) fn report(&self, objective: &Objective, metrics: &mut Metrics) {
         let (updates, tokens) = (self.updates.max(1.0), self.tokens.max(1.0));
@@ -128,6 +151,8 @@ impl Totals {
         put("entropy", self.entropy / tokens);
         put("clip_ratio/low_mean", self.at_low / ratios);
         put("clip_ratio/high_mean", self.at_high / ratios);
+        put("clip_ratio/low_min", self.low_min / updates);
+        put("clip_ratio/high_max", self.high_max / updates);
         put("clip_ratio/region_mean", (self.at_low + self.at_high) / ratios);
         if objective.beta != 0.0 {
             put("kl", self.kl / tokens);
@@ -169,7 +194,8 @@ mod tests {
     fn updates_count_alike_and_tokens_count_alike() {
         let mut totals = Totals::default();
         let updated = |norm, learning_rate, load| Updated { norm, learning_rate, load_max_over_mean: load };
-        let sums = |loss, kl, at_low, at_high, entropy| HostSums { loss, kl, at_low, at_high, entropy };
+        let sums =
+            |loss, kl, at_low, at_high, entropy| HostSums { loss, kl, at_low, at_high, entropy, low_min: 0.1, high_max: 0.4 };
         totals.add(&sums(1.0, 6.0, 3.0, 0.0, 30.0), 30, 2, &updated(2.0, 0.1, Some(1.5)));
         totals.add(&sums(3.0, 4.0, 1.0, 4.0, 30.0), 10, 6, &updated(6.0, 0.2, Some(1.25)));
         let mut objective = Objective {
@@ -198,6 +224,8 @@ mod tests {
             ("entropy", 1.5),
             ("clip_ratio/low_mean", 0.1),
             ("clip_ratio/high_mean", 0.1),
+            ("clip_ratio/low_min", 0.1),
+            ("clip_ratio/high_max", 0.4),
             ("clip_ratio/region_mean", 0.2),
             ("moe/expert_load_max_over_mean", 1.25),
         ];

@@ -84,8 +84,13 @@ impl Sequences {
 
     /// Mean of `values` over each sequence, written to each of its tokens.
     fn mean(&self, values: &Tensor) -> Tensor {
+        self.means(values).index_select(0, &self.index)
+    }
+
+    /// Mean of `values` `[N]` over each sequence, `[count]`.
+    pub fn means(&self, values: &Tensor) -> Tensor {
         let zeros = Tensor::zeros([self.count], (values.kind(), values.device()));
-        zeros.index_add(0, &self.index, &(values * &self.inverse_length)).index_select(0, &self.index)
+        zeros.index_add(0, &self.index, &(values * &self.inverse_length))
     }
 }
 
@@ -110,6 +115,8 @@ pub struct Loss {
     /// `[4]` float64, detached: loss, Σ k3, and how many tokens (at sequence level: sequences) the clip held back at the lower and
     /// at the upper bound.
     pub sums: Tensor,
+    /// `[2, N]` float, detached: 1 where the clip held a token back at the lower and at the upper bound.
+    pub held: Tensor,
 }
 
 /// The equation of the [module](self). `logp` is `[N]`.
@@ -130,20 +137,19 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
     };
     let loss = (cost * &tokens.weight).sum(None::<Kind>);
 
-    let held_back = |outside: Tensor, wrong_sign: Tensor| {
-        let held = outside.logical_and(&wrong_sign).to_kind(ratio.kind());
-        match &tokens.sequences {
-            Some(sequences) => (held * &sequences.inverse_length).sum(Kind::Double),
-            None => held.sum(Kind::Double),
-        }
-    };
-    let sums = tch::no_grad(|| {
+    let (sums, held) = tch::no_grad(|| {
+        let at_low = ratio.lt(low).logical_and(&advantage.lt(0.0));
+        let at_high = ratio.gt(high).logical_and(&advantage.gt(0.0));
+        let held = Tensor::stack(&[at_low, at_high], 0).to_kind(ratio.kind());
+        let counted = match &tokens.sequences {
+            Some(sequences) => &held * &sequences.inverse_length,
+            None => held.shallow_clone(),
+        };
         let kl_sum = kl.map_or_else(|| Tensor::zeros([], (Kind::Double, logp.device())), |kl| kl.sum(Kind::Double));
-        let at_low = held_back(ratio.lt(low), advantage.lt(0.0));
-        let at_high = held_back(ratio.gt(high), advantage.gt(0.0));
-        Tensor::stack(&[loss.detach().to_kind(Kind::Double), kl_sum, at_low, at_high], 0)
+        let of_all = Tensor::stack(&[loss.detach().to_kind(Kind::Double), kl_sum], 0);
+        (Tensor::cat(&[of_all, counted.sum_dim_intlist(&[-1i64][..], false, Kind::Double)], 0), held)
     });
-    Loss { loss, sums }
+    Loss { loss, sums, held }
 }
 
 /// Schulman's k3 estimate of KL(π_θ ‖ π_ref) from samples of π_θ: unbiased, never negative.

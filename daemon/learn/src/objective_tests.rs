@@ -82,7 +82,7 @@ fn evaluate(objective: &Objective, batch: &Batch, kept: &[usize], share: Share, 
         reference: batch.reference.filter(|_| objective.beta != 0.0).map(flat),
         sequences: is_sequence_level(objective).then_some(sequences),
     };
-    let Loss { loss, sums } = policy_loss(objective, &logp, &tokens);
+    let Loss { loss, sums, .. } = policy_loss(objective, &logp, &tokens);
     loss.backward();
     Evaluated {
         loss: loss.double_value(&[]),

@@ -99,7 +99,7 @@ pub enum Rejected {
     InvalidJobId { job: JobId },
     #[error("{what} of job `{job}` is {found}, the limit is {limit}")]
     OverLimit { job: JobId, what: String, found: u64, limit: u64 },
-    #[error("job `{job}` has ended ({state:?})")]
+    #[error("job `{job}` has ended: it {}", match .state { RunState::Succeeded => "succeeded", RunState::Cancelled => "was cancelled", _ => "failed" })]
     Ended { job: JobId, state: RunState },
     #[error("job `{job}` is queued: start it first")]
     NotStarted { job: JobId },

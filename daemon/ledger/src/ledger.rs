@@ -48,6 +48,15 @@ pub enum LedgerError {
     Storage { path: PathBuf, source: Box<redb::Error> },
 }
 
+impl LedgerError {
+    /// The file system cannot take more.
+    pub fn lacks_room(&self) -> bool {
+        let LedgerError::Storage { source, .. } = self else { return false };
+        matches!(&**source, redb::Error::Io(error)
+            if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+    }
+}
+
 /// Opens the database, new or not; called again after a failed write.
 pub type OpenDatabase = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 

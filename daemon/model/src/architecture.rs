@@ -48,12 +48,24 @@ pub(crate) struct Registered {
     /// As in `architectures`.
     pub name: &'static str,
     pub model_type: &'static str,
+    /// Where config.json does not say.
+    pub max_position_embeddings: i64,
     pub parse: fn(&Fields) -> Result<Arc<dyn Architecture>>,
 }
 
 const REGISTERED: &[Registered] = &[
-    Registered { name: "DeepseekV3ForCausalLM", model_type: "deepseek_v3", parse: deepseek_v3::parse },
-    Registered { name: "Qwen2ForCausalLM", model_type: "qwen2", parse: qwen2::parse },
+    Registered {
+        name: "DeepseekV3ForCausalLM",
+        model_type: "deepseek_v3",
+        max_position_embeddings: deepseek_v3::MAX_POSITION_EMBEDDINGS,
+        parse: deepseek_v3::parse,
+    },
+    Registered {
+        name: "Qwen2ForCausalLM",
+        model_type: "qwen2",
+        max_position_embeddings: qwen2::MAX_POSITION_EMBEDDINGS,
+        parse: qwen2::parse,
+    },
 ];
 
 /// By `architectures[0]`, or by `model_type` where that is absent.

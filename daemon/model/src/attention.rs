@@ -7,60 +7,113 @@ use tch::{Device, Kind, Tensor};
 /// Sequences longer than this are worth libtorch's fused kernel on the CPU; below, matmul–softmax–matmul is as fast and rounds less.
 const FUSED_MIN_TOKENS: i64 = 128;
 
-/// Packed sequences and their padded `[B, L]` view, which attention alone needs.
+/// Packed sequences and their padded views, which attention alone needs.
 pub(crate) struct PackedView {
     pub positions: Tensor,
     pub longest: i64,
-    padded: i64,
-    /// Absent where all sequences fill the padded view.
-    padding: Option<Padding>,
-    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding lies behind each sequence, so causality hides it.
-    mask: Tensor,
+    bands: Vec<Band>,
     invariant: bool,
 }
 
+/// Neighbouring sequences of like lengths, padded to the longest of them: `[B, L]`.
+struct Band {
+    /// First token, and how many there are.
+    start: i64,
+    tokens: i64,
+    padded: i64,
+    /// Absent where all sequences fill the padded view.
+    padding: Option<Padding>,
+    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding lies behind each sequence, so causality hides it. Absent
+    /// where attention masks by itself: a long band's mask would be larger than all else.
+    mask: Option<Tensor>,
+}
+
 struct Padding {
-    /// Token of each padded place, `[B · L]`; any token where there is none.
+    /// Token of each padded place, `[B · L]`, counted from the band's first; any token where there is none.
     token: Tensor,
-    /// Padded place of each token, `[T]`.
+    /// Padded place of each token.
     place: Tensor,
+}
+
+/// Places that a band may hold beyond [`BAND_PLACES_PER_TOKEN`] times its tokens: below, one more launch of kernels costs more than padding.
+const BAND_SLACK_PLACES: i64 = 4096;
+const BAND_PLACES_PER_TOKEN: f64 = 1.5;
+
+/// How many of the sequences each band takes.
+fn band_sizes(lengths: &[i64], slack: i64) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    let (mut count, mut longest, mut tokens) = (0, 0, 0);
+    for &length in lengths {
+        let places = (count as i64 + 1) * length.max(longest);
+        if count > 0 && places as f64 > (tokens + length) as f64 * BAND_PLACES_PER_TOKEN + slack as f64 {
+            sizes.push(count);
+            (count, longest, tokens) = (0, 0, 0);
+        }
+        (count, longest, tokens) = (count + 1, length.max(longest), tokens + length);
+    }
+    sizes.push(count);
+    sizes
 }
 
 impl PackedView {
     pub fn new(lengths: &[i64], invariant: bool, kind: Kind, device: Device) -> Result<PackedView> {
+        PackedView::with_slack(lengths, invariant, kind, device, BAND_SLACK_PLACES)
+    }
+
+    fn with_slack(lengths: &[i64], invariant: bool, kind: Kind, device: Device, slack: i64) -> Result<PackedView> {
+        let positions: Vec<i64> = lengths.iter().flat_map(|&n| 0..n).collect();
+        let (mut bands, mut rest, mut start) = (Vec::new(), lengths, 0);
+        for size in band_sizes(lengths, slack) {
+            let (own, after) = rest.split_at(size);
+            bands.push(Band::new(own, start, invariant, kind, device)?);
+            start += own.iter().sum::<i64>();
+            rest = after;
+        }
         let longest = lengths.iter().copied().max().unwrap_or(0);
+        Ok(PackedView { positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?, longest, bands, invariant })
+    }
+}
+
+impl Band {
+    fn new(lengths: &[i64], start: i64, invariant: bool, kind: Kind, device: Device) -> Result<Band> {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let tokens: i64 = lengths.iter().sum();
         let padded = if invariant { whole_tiles(longest, TILE_KEYS) } else { longest };
         let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
-        let positions: Vec<i64> = lengths.iter().flat_map(|&n| 0..n).collect();
         let padding = if lengths.iter().all(|&n| n == padded) {
             None
         } else {
             let mut token = vec![0; lengths.len() * padded as usize];
-            let mut place = Vec::with_capacity(positions.len());
+            let mut place = Vec::with_capacity(tokens as usize);
             for (sequence, &length) in lengths.iter().enumerate() {
                 let start = sequence * padded as usize;
-                for at in start..start + length as usize {
-                    token[at] = place.len() as i64;
+                for (at, token) in (start..).zip(&mut token[start..start + length as usize]) {
+                    *token = place.len() as i64;
                     place.push(at as i64);
                 }
             }
             Some(Padding { token: on_device(&token)?, place: on_device(&place)? })
         };
-        let mask = Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?;
-        Ok(PackedView { positions: on_device(&positions)?, longest, padded, padding, mask, invariant })
+        let fused = (device != Device::Cpu || longest > FUSED_MIN_TOKENS) && kind != Kind::Double;
+        let mask = match invariant || fused {
+            true => None,
+            false => Some(Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?),
+        };
+        Ok(Band { start, tokens, padded, padding, mask })
     }
 
-    /// `[T, H, d]` → `[B, H, L, d]`, a transposed view.
+    /// The band's part of `[T, H, d]` → `[B, H, L, d]`, a transposed view.
     fn pad(&self, packed: &Tensor) -> Result<Tensor> {
         let (_, heads, width) = packed.size3()?;
+        let packed = packed.f_narrow(0, self.start, self.tokens)?;
         let rows = match &self.padding {
-            None => packed.shallow_clone(),
+            None => packed.f_reshape([-1, heads * width])?,
             Some(padding) => gather_rows(&packed.f_reshape([-1, heads * width])?, &padding.token)?,
         };
         Ok(rows.f_view([-1, self.padded, heads, width])?.f_transpose(1, 2)?)
     }
 
-    /// `[B, H, L, d]` → `[T, H · d]`.
+    /// `[B, H, L, d]` → `[tokens, H · d]`.
     fn unpad(&self, padded: &Tensor) -> Result<Tensor> {
         let (batch, heads, length, width) = padded.size4()?;
         let rows = padded.f_transpose(1, 2)?.f_reshape([batch * length, heads * width])?;
@@ -81,16 +134,16 @@ pub(crate) fn gather_rows(rows: &Tensor, index: &Tensor) -> Result<Tensor> {
 /// `query` `[T, H, d]`, `key` `[T, Hk, d]`, `value` `[T, Hk, dv]`, H a multiple of Hk (query head h uses key head h / (H/Hk)) →
 /// `[T, H · dv]`.
 pub(crate) fn causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, view: &PackedView) -> Result<Tensor> {
-    let (query, key, value) = (view.pad(query)?, view.pad(key)?, view.pad(value)?);
-    let fused = (query.device() != Device::Cpu || view.longest > FUSED_MIN_TOKENS) && query.kind() != Kind::Double;
-    let attended = if view.invariant {
-        tiled_causal(&query, &key, &value, scale, &view.mask)?
-    } else if fused {
-        fused_causal(&query, &key, &value, scale)?
-    } else {
-        naive_causal(&query, &key, &value, scale, &view.mask)?
+    let of_band = |band: &Band| -> Result<Tensor> {
+        let (query, key, value) = (band.pad(query)?, band.pad(key)?, band.pad(value)?);
+        let attended = match &band.mask {
+            _ if view.invariant => tiled_causal(&query, &key, &value, scale)?,
+            Some(mask) => naive_causal(&query, &key, &value, scale, mask)?,
+            None => fused_causal(&query, &key, &value, scale)?,
+        };
+        band.unpad(&attended)
     };
-    view.unpad(&attended)
+    joined(view.bands.iter().map(of_band).collect::<Result<_>>()?, 0)
 }
 
 fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {
@@ -116,7 +169,7 @@ fn naive_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: 
 }
 
 /// As [`naive_causal`], a tile of queries at a time over the keys that it can see.
-fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: &Tensor) -> Result<Tensor> {
+fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {
     let (batch, heads, length, width) = query.size4()?;
     let (_, key_heads, _, value_width) = value.size4()?;
     let group = heads / key_heads;
@@ -125,7 +178,8 @@ fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: 
     let tile = |start: i64| -> Result<Tensor> {
         let seen = whole_tiles(start + TILE_ROWS, TILE_KEYS);
         let query = query.f_narrow(2, start, TILE_ROWS)?.f_reshape([batch * key_heads, group * TILE_ROWS, width])?;
-        let mask = mask.f_narrow(0, start, TILE_ROWS)?.f_narrow(1, 0, seen)?.f_repeat([group, 1])?;
+        let mask = Tensor::f_full([TILE_ROWS, seen], f64::NEG_INFINITY, (query.kind(), query.device()))?.f_triu(start + 1)?;
+        let mask = if group > 1 { mask.f_repeat([group, 1])? } else { mask };
         let (key, value) = (key.f_narrow(1, 0, seen)?, value.f_narrow(1, 0, seen)?);
         Ok(weigh_in_tiles(&query, &key, &value, &mask, scale)?.f_view([batch, heads, TILE_ROWS, value_width])?)
     };
@@ -187,4 +241,36 @@ pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, m
     };
     let attended = attended.f_view([batch * key_heads, group, rows, value_width])?.f_select(2, 0)?;
     Ok(attended.f_reshape([batch, heads * value_width])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bands_hold_neighbours_of_like_length() {
+        assert_eq!(band_sizes(&[5, 4, 4, 3], 0), [4]);
+        assert_eq!(band_sizes(&[4096, 128, 128, 128], BAND_SLACK_PLACES), [2, 2]);
+        assert_eq!(band_sizes(&[100, 10, 10, 10, 100], 0), [1, 3, 1]);
+        assert_eq!(band_sizes(&[100, 10, 10, 10, 100], 4096), [5]);
+    }
+
+    #[test]
+    fn attention_does_not_depend_on_the_bands() {
+        let lengths = [9, 8, 3, 2, 2, 1, 7];
+        let tokens = lengths.iter().sum::<i64>();
+        let random = |heads: i64, width: i64, seed: i64| {
+            (Tensor::arange(tokens * heads * width, (Kind::Double, Device::Cpu)) * (0.37 + seed as f64))
+                .sin()
+                .view([tokens, heads, width])
+        };
+        let (query, key, value) = (random(4, 6, 1), random(2, 6, 2), random(2, 5, 3));
+        let attended = |slack: i64| {
+            let view = PackedView::with_slack(&lengths, false, Kind::Double, Device::Cpu, slack).unwrap();
+            (causal(&query, &key, &value, 0.4, &view).unwrap(), view.bands.len())
+        };
+        let ((split, several), (whole, one)) = (attended(0), attended(4096));
+        assert!(several > 2 && one == 1);
+        assert!(f64::try_from((split - whole).abs().max()).unwrap() < 1e-12);
+    }
 }

@@ -115,6 +115,17 @@ impl SlotSet {
     }
 }
 
+/// `index_put_` of `rows` `[T, heads, width]`. With deterministic algorithms on, libtorch sorts the indices first on a GPU, which costs more
+/// than a layer of a small model; a scatter does not, and here no place is written twice with different values.
+fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
+    let (_, heads, places, width) = held.size4()?;
+    let head = Tensor::f_arange(heads, (Kind::Int64, held.device()))?;
+    let place = slots.f_mul_scalar(heads)?.f_unsqueeze(1)?.f_add(&head)?.f_mul_scalar(places)?.f_add(&positions.f_unsqueeze(1)?)?;
+    let index = place.f_view([-1, 1])?.f_expand([-1, width], false)?;
+    let _ = held.f_view([-1, width])?.f_scatter_(0, &index, &rows.f_reshape([-1, width])?)?;
+    Ok(())
+}
+
 impl<'a> Cached<'a> {
     /// For whole sequences of `lengths`; `slots[i]` are all the slots that sequence i goes to.
     pub fn prefill(cache: &'a mut Cache, lengths: &[i64], slots: &[Vec<i64>], device: Device) -> Result<Cached<'a>> {
@@ -179,7 +190,11 @@ impl<'a> Cached<'a> {
                 Some(source) => rows.f_index_select(0, source)?,
                 None => rows.shallow_clone(),
             };
-            let _ = held.f_index_put_(&[Some(&self.slots), None, Some(&self.positions)], &rows, false)?;
+            if rows.device() == Device::Cpu {
+                let _ = held.f_index_put_(&[Some(&self.slots), None, Some(&self.positions)], &rows, false)?;
+            } else {
+                scatter_rows(held, &self.slots, &self.positions, &rows)?;
+            }
         }
         Ok(())
     }

@@ -31,6 +31,9 @@ pub struct CausalLm {
     rope: Rope,
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// The model's parts, from the builder's tensors.
 struct Parts {
     embed_tokens: Tensor,
@@ -41,12 +44,12 @@ struct Parts {
 
 fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     let shape = [config.vocab_size, config.hidden_size];
-    let embed_tokens = weights.tensor("model.embed_tokens.weight", &shape, Initial::Normal)?;
+    let embed_tokens = weights.tensor(EMBEDDING, &shape, Initial::Normal)?;
     let decoder = config.family.build(config, weights)?;
     let norm = RmsNorm::build(weights, "model.norm", config.hidden_size, config.rms_norm_eps)?;
     let lm_head = match config.tie_word_embeddings {
         true => embed_tokens.shallow_clone(),
-        false => weights.tensor("lm_head.weight", &shape, Initial::Normal)?,
+        false => weights.tensor(HEAD, &shape, Initial::Normal)?,
     };
     Ok(Parts { embed_tokens, decoder, norm, lm_head })
 }
@@ -93,11 +96,15 @@ impl CausalLm {
     /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
     /// files to `device` as `kind`. Tensors that are missing, left over, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
-        let config = Config::read(dir)?;
+        let mut config = Config::read(dir)?;
         let mut shards = shards::Shards::open(dir)?;
+        // As transformers does: a head of its own beats what config.json says.
+        if config.tie_word_embeddings && shards.differ(HEAD, EMBEDDING)? {
+            config.untie();
+        }
         let model = CausalLm::assemble(config, &mut shards, device, kind)?;
         shards.refuse_leftovers(|name| {
-            let tied_copy = model.config.tie_word_embeddings && name == "lm_head.weight";
+            let tied_copy = model.config.tie_word_embeddings && name == HEAD;
             tied_copy || name.ends_with(".rotary_emb.inv_freq") || model.config.family.leaves_out(&model.config, name)
         })?;
         Ok(model)
@@ -248,7 +255,7 @@ impl CausalLm {
     }
 
     fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
-        let mut hidden = Tensor::f_embedding(&self.embed_tokens, ids, -1, false, false)?;
+        let mut hidden = Tensor::f_embedding(&self.embed_tokens, ids, self.config.padding_index.unwrap_or(-1), false, false)?;
         for layer in 0..self.config.num_hidden_layers as usize {
             hidden = self.decoder.block(layer, hidden, &mut pass)?;
         }

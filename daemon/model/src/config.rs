@@ -13,6 +13,8 @@ pub struct Config {
     /// `architectures[0]`, for example `DeepseekV3ForCausalLM`.
     pub architecture: String,
     pub vocab_size: i64,
+    /// `pad_token_id`: the id whose embedding gets no gradient from being read.
+    pub padding_index: Option<i64>,
     pub hidden_size: i64,
     pub num_hidden_layers: i64,
     pub max_position_embeddings: i64,
@@ -50,7 +52,8 @@ impl Config {
     /// Reads `dir/config.json`.
     pub fn read(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
-        Config::parse(&std::fs::read_to_string(&path).map_err(ModelError::io(&path))?)
+        let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+        Config::parse(&text).map_err(|problem| ModelError::InDirectory { dir: dir.to_owned(), problem: Box::new(problem) })
     }
 
     /// Checks the text of a config.json. Errors name the field.
@@ -63,17 +66,20 @@ impl Config {
         let read = Fields(&fields);
         let registered = architecture::find(&read)?;
         read.refuse_quantisation()?;
-        read.expect_text("hidden_act", "silu")?;
-        read.expect_zero("attention_dropout")?;
-        let hidden_size = read.size("hidden_size")?;
-        let max_position_embeddings = read.size("max_position_embeddings")?;
+        // "swish" is transformers' other name of it. `attention_dropout` says how a model was trained; r1d trains without.
+        if read.text("hidden_act")? != Some("swish") {
+            read.expect_text("hidden_act", "silu")?;
+        }
+        let (vocab_size, hidden_size) = (read.size("vocab_size")?, read.size("hidden_size")?);
+        let max_position_embeddings = read.max_position_embeddings(registered.max_position_embeddings)?;
         let num_hidden_layers = read.size("num_hidden_layers")?;
         let family = (registered.parse)(&read)?;
         let (moe_layers, experts, experts_per_token) =
             family.moe().map_or((0, 0, 0), |m| (m.layers, m.experts, m.experts_per_token));
         Ok(Config {
             architecture: registered.name.to_owned(),
-            vocab_size: read.size("vocab_size")?,
+            vocab_size,
+            padding_index: read.padding_index(vocab_size)?,
             hidden_size,
             num_hidden_layers,
             max_position_embeddings,
@@ -87,6 +93,12 @@ impl Config {
             family,
             fields,
         })
+    }
+
+    /// For weights whose head is not the embedding, whatever the file says.
+    pub(crate) fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+        self.fields.insert("tie_word_embeddings".into(), false.into());
     }
 
     /// Parameter counts, from the shapes alone: no tensor is allocated.
@@ -115,6 +127,22 @@ pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
 impl<'a> Fields<'a> {
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Not even `null`.
+    pub fn is_absent(&self, key: &str) -> bool {
+        !self.0.contains_key(key)
+    }
+
+    pub fn max_position_embeddings(&self, default: i64) -> Result<i64> {
+        Ok(self.optional_size("max_position_embeddings")?.unwrap_or(default))
+    }
+
+    /// `pad_token_id`, counted from the end where it is negative.
+    fn padding_index(&self, vocab_size: i64) -> Result<Option<i64>> {
+        let wanted = format!("an id of the vocabulary of {vocab_size}, or null");
+        let inside = |id: i64| (-vocab_size..vocab_size).contains(&id).then(|| id.rem_euclid(vocab_size));
+        self.typed("pad_token_id", &wanted, |v| v.as_i64().and_then(inside))
     }
 
     fn wrong(key: &str, value: &Value, wanted: &str) -> ModelError {
@@ -167,13 +195,6 @@ impl<'a> Fields<'a> {
     pub fn expect_text(&self, key: &str, supported: &str) -> Result<()> {
         match self.text(key)? {
             Some(found) if found != supported => Err(unsupported(key, format!("\"{found}\""), format!("only \"{supported}\" is"))),
-            _ => Ok(()),
-        }
-    }
-
-    pub fn expect_zero(&self, key: &str) -> Result<()> {
-        match self.optional_number(key)? {
-            Some(found) if found != 0.0 => Err(unsupported(key, found, "only 0 is")),
             _ => Ok(()),
         }
     }

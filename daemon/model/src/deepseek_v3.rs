@@ -27,7 +27,10 @@ struct DeepseekV3 {
     layers: i64,
 }
 
-/// Absent optional fields have transformers' defaults.
+/// transformers' default.
+pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 4096;
+
+/// Absent fields have transformers' defaults; `null` is something else: no such part.
 pub(crate) fn parse(fields: &Fields) -> Result<Arc<dyn Architecture>> {
     fields.expect_text("scoring_func", "sigmoid")?;
     fields.expect_text("topk_method", "noaux_tc")?;
@@ -35,18 +38,14 @@ pub(crate) fn parse(fields: &Fields) -> Result<Arc<dyn Architecture>> {
         return Err(unsupported("moe_layer_freq", "not 1", "only 1 is"));
     }
     let layers = fields.size("num_hidden_layers")?;
-    let first_k_dense_replace = fields.count_or("first_k_dense_replace", 3)?;
-    if first_k_dense_replace > layers {
-        return Err(contradiction(format!(
-            "`first_k_dense_replace` is {first_k_dense_replace}, above `num_hidden_layers` {layers}"
-        )));
-    }
+    // Above the number of layers all are dense.
+    let first_k_dense_replace = fields.count_or("first_k_dense_replace", 3)?.min(layers);
     Ok(Arc::new(DeepseekV3 {
         attention: attention(fields)?,
         router: router(fields)?,
         intermediate_size: fields.size("intermediate_size")?,
         moe_intermediate_size: fields.size("moe_intermediate_size")?,
-        shared_experts: fields.count_or("n_shared_experts", 0)?,
+        shared_experts: fields.count_or("n_shared_experts", if fields.is_absent("n_shared_experts") { 1 } else { 0 })?,
         first_k_dense_replace,
         layers,
     }))
@@ -63,14 +62,14 @@ fn attention(fields: &Fields) -> Result<MlaSizes> {
     let sizes = MlaSizes {
         hidden: fields.size("hidden_size")?,
         heads,
-        q_lora_rank: fields.optional_size("q_lora_rank")?,
+        q_lora_rank: if fields.is_absent("q_lora_rank") { Some(1536) } else { fields.optional_size("q_lora_rank")? },
         kv_lora_rank: fields.size("kv_lora_rank")?,
         qk_nope_head_dim: fields.size("qk_nope_head_dim")?,
         qk_rope_head_dim: fields.size("qk_rope_head_dim")?,
         v_head_dim: fields.size("v_head_dim")?,
         bias: fields.flag_or("attention_bias", false)?,
         rope_interleave: fields.flag_or("rope_interleave", true)?,
-        scale_factor: RopeSpec::parse(fields, fields.size("max_position_embeddings")?)?.attention_scale_factor(),
+        scale_factor: RopeSpec::parse(fields, fields.max_position_embeddings(MAX_POSITION_EMBEDDINGS)?)?.attention_scale_factor(),
     };
     if sizes.qk_rope_head_dim % 2 != 0 {
         return Err(contradiction(format!("`qk_rope_head_dim` is {}, expected an even number", sizes.qk_rope_head_dim)));
@@ -88,10 +87,10 @@ fn router(fields: &Fields) -> Result<RouterRule> {
     let rule = RouterRule {
         experts: fields.size("n_routed_experts")?,
         experts_per_token: fields.size("num_experts_per_tok")?,
-        groups: fields.optional_size("n_group")?.unwrap_or(1),
-        groups_per_token: fields.optional_size("topk_group")?.unwrap_or(1),
+        groups: fields.optional_size("n_group")?.unwrap_or(if fields.is_absent("n_group") { 8 } else { 1 }),
+        groups_per_token: fields.optional_size("topk_group")?.unwrap_or(if fields.is_absent("topk_group") { 4 } else { 1 }),
         normalise: fields.flag_or("norm_topk_prob", true)?,
-        scaling_factor: fields.positive_or("routed_scaling_factor", 1.0)?,
+        scaling_factor: fields.positive_or("routed_scaling_factor", 2.5)?,
     };
     let RouterRule { experts, experts_per_token, groups, groups_per_token, .. } = rule;
     if experts % groups != 0 {

@@ -12,6 +12,9 @@ pub enum ModelError {
     /// A well-formed config.json asks for something that this release does not compute.
     #[error("config.json: `{field}` is {found}, which is not supported: {supported}")]
     Unsupported { field: String, found: String, supported: String },
+    /// Of the config.json in a directory.
+    #[error("{}/{problem}", dir.display())]
+    InDirectory { dir: PathBuf, problem: Box<ModelError> },
     #[error("{}: {message}", path.display())]
     BadFile { path: PathBuf, message: String },
     #[error("{}: the index names the shard {shard:?}, which is not there: fetch the directory again, whole", dir.display())]

@@ -46,6 +46,9 @@ impl CausalLm {
     }
 
     fn same(&self, a: &Tensor, b: &Tensor, what: &str) -> Result<()> {
+        if !bool::try_from(a.f_isfinite()?.f_all()?)? {
+            return Err(ModelError::Input("the model's logits are not finite: its weights are damaged or have diverged".into()));
+        }
         if a.f_equal(b)? {
             return Ok(());
         }

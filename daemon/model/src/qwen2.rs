@@ -21,6 +21,10 @@ struct Qwen2 {
     layers: i64,
 }
 
+/// transformers' defaults.
+pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 32_768;
+const SLIDING_WINDOW: i64 = 4096;
+
 pub(crate) fn parse(fields: &Fields) -> Result<Arc<dyn Architecture>> {
     refuse_sliding_windows(fields)?;
     let hidden = fields.size("hidden_size")?;
@@ -53,12 +57,14 @@ fn refuse_sliding_windows(fields: &Fields) -> Result<()> {
         Some(other) => return Err(contradiction(format!("`layer_types` is {other}, expected a list"))),
         None => {
             fields.flag_or("use_sliding_window", false)?
-                && fields.optional_size("sliding_window")?.is_some()
+                && (fields.is_absent("sliding_window") || fields.optional_size("sliding_window")?.is_some())
                 && fields.count_or("max_window_layers", 28)? < fields.size("num_hidden_layers")?
         }
     };
     if sliding {
-        return Err(unsupported("use_sliding_window", "true", "set it to false where sequences are shorter than the window"));
+        let window = fields.optional_size("sliding_window")?.unwrap_or(SLIDING_WINDOW);
+        let advice = format!("set it to false if sequences are shorter than the window of {window} tokens");
+        return Err(unsupported("use_sliding_window", "true", advice));
     }
     Ok(())
 }

@@ -32,13 +32,16 @@ pub(crate) struct Yarn {
 }
 
 const THETA_DEFAULT: f64 = 10_000.0;
+const ORIGINAL_MAX: &str = "original_max_position_embeddings";
 
 impl RopeSpec {
     /// Reads `rope_scaling` + `rope_theta` (transformers 4, DeepSeek's own files) or `rope_parameters` (transformers 5); both may be there
     /// if they agree.
     pub fn parse(fields: &Fields, max_position_embeddings: i64) -> Result<RopeSpec> {
         let outer_theta = fields.optional_number("rope_theta")?;
-        let read = |object: &Fields| RopeSpec::parse_object(object, outer_theta, max_position_embeddings);
+        // Where both spellings say it, transformers listens to the outer one.
+        let outer_original = fields.optional_size(ORIGINAL_MAX)?;
+        let read = |object: &Fields| RopeSpec::parse_object(object, outer_theta, outer_original, max_position_embeddings);
         let old = fields.object("rope_scaling")?.map(|o| read(&o)).transpose()?;
         let new = fields.object("rope_parameters")?.map(|o| read(&o)).transpose()?;
         if let (Some(old), Some(new)) = (&old, &new)
@@ -56,7 +59,12 @@ impl RopeSpec {
         Ok(spec)
     }
 
-    fn parse_object(object: &Fields, outer_theta: Option<f64>, max_position_embeddings: i64) -> Result<RopeSpec> {
+    fn parse_object(
+        object: &Fields,
+        outer_theta: Option<f64>,
+        outer_original: Option<i64>,
+        max_position_embeddings: i64,
+    ) -> Result<RopeSpec> {
         let theta = object.optional_number("rope_theta")?.or(outer_theta).unwrap_or(THETA_DEFAULT);
         if object.optional_number("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
             return Err(unsupported("partial_rotary_factor", "not 1", "only 1 is"));
@@ -70,7 +78,8 @@ impl RopeSpec {
         let yarn = match rope_type {
             "default" => None,
             "yarn" => {
-                let original = object.positive_or("original_max_position_embeddings", max_position_embeddings as f64)?;
+                let inner = object.positive_or(ORIGINAL_MAX, max_position_embeddings as f64)?;
+                let original = outer_original.map_or(inner, |outer| outer as f64);
                 Some(Yarn {
                     factor: object.positive_or("factor", max_position_embeddings as f64 / original)?,
                     beta_fast: object.positive_or("beta_fast", 32.0)?,
@@ -97,7 +106,7 @@ impl RopeSpec {
             put("factor", json!(yarn.factor));
             put("beta_fast", json!(yarn.beta_fast));
             put("beta_slow", json!(yarn.beta_slow));
-            put("original_max_position_embeddings", json!(yarn.original_max_position_embeddings as i64));
+            put(ORIGINAL_MAX, json!(yarn.original_max_position_embeddings as i64));
             let optional =
                 [("mscale", yarn.mscale), ("mscale_all_dim", yarn.mscale_all_dim), ("attention_factor", yarn.attention_factor)];
             for (key, value) in optional {
@@ -111,6 +120,7 @@ impl RopeSpec {
         } else {
             put("rope_type", "default".into());
         }
+        fields.remove(ORIGINAL_MAX);
         fields.insert("rope_theta".into(), json!(self.theta));
         fields.insert("rope_scaling".into(), if self.yarn.is_some() { Value::Object(parameters.clone()) } else { Value::Null });
         parameters.insert("rope_theta".into(), json!(self.theta));

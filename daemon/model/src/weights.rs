@@ -61,10 +61,11 @@ impl Piece {
     /// Writes `disk` (any float dtype, any device) to its place in `memory`.
     pub fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
         let mut place = self.place(memory)?;
-        Ok(match &self.order {
+        match &self.order {
             Some(order) => place.f_copy_(&disk.f_index_select(0, &Tensor::f_from_slice(order)?)?)?,
             None => place.f_copy_(disk)?,
-        })
+        }
+        Ok(())
     }
 
     /// This piece as it lies on disk.

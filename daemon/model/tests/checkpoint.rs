@@ -122,7 +122,8 @@ fn damaged_directories_are_refused_by_name() {
 
 #[test]
 fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
-    let changed = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    type Tensors = Vec<(String, Tensor)>;
+    let changed = |change: &dyn Fn(&mut Tensors)| {
         let copy = copied("qwen2");
         let file = copy.path().join("model.safetensors");
         let mut tensors = checkpoint::load_tensors(&file, Device::Cpu).unwrap();

@@ -142,7 +142,7 @@ fn gradients_are_transformers_gradients() {
         loss.backward();
         let gradients = model.deep_copy().unwrap();
         for ((_, parameter), (_, gradient)) in model.parameters().iter().zip(gradients.parameters()) {
-            let _ = gradient.shallow_clone().copy_(&parameter.grad());
+            gradient.shallow_clone().copy_(&parameter.grad());
         }
         // Saved like weights, the gradients come apart under the names on disk.
         let saved = tempfile::tempdir().unwrap();

@@ -15,7 +15,8 @@ pub enum Request {
     /// `job` is the job file's text with every path absolute.
     Submit {
         job: String,
-        priority: i32,
+        /// Instead of the job file's.
+        priority: Option<i32>,
     },
     Plan {
         job: String,

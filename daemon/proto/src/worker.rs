@@ -128,7 +128,8 @@ pub struct Open {
     /// Absent for stages that only sample.
     pub optimiser: Option<Optimiser>,
     pub router: RouterTraining,
-    pub sampler: Slots,
+    /// Absent where the stage samples nothing.
+    pub sampler: Option<Slots>,
     /// Micro-batches are packed to this many tokens.
     pub max_tokens_per_device: u32,
     /// For random initial weights and nothing else.

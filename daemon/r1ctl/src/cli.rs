@@ -24,7 +24,7 @@ const GLOBAL: &str = "Global options";
 #[command(next_help_heading = GLOBAL)]
 pub struct Global {
     /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory, then /run/r1d/r1d.sock]
-    #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH")]
+    #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH", value_parser = any_path())]
     pub socket: Option<PathBuf>,
     /// How to print: a table for people, or JSON
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
@@ -35,6 +35,12 @@ pub struct Global {
     /// Longest wait for a connection, and then for an answer
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
+}
+
+/// Also an empty one, which an empty R1D_SOCKET gives.
+fn any_path() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Global {
@@ -66,7 +72,7 @@ pub enum Command {
         #[arg(short, long)]
         wait: bool,
         /// Jobs of a higher priority start first [default: of the job file]
-        #[arg(long, allow_negative_numbers = true, value_name = "N")]
+        #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(i32).range(-1000..=1000))]
         priority: Option<i32>,
         #[command(flatten)]
         patience: Patience,
@@ -110,13 +116,13 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         stage: Option<String>,
         /// Only this step [default: the latest one]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         step: Option<u64>,
         /// By prompt and sample, best reward first, or longest completion first
         #[arg(long, value_enum, default_value_t = Sort::Order)]
         sort: Sort,
         /// At most so many samples
-        #[arg(long, default_value_t = 20, value_name = "N")]
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Tell what a job waits for: who waits, for what, since when, until when
@@ -167,10 +173,10 @@ pub enum Model {
         #[arg(long, value_name = "FILE")]
         golden: PathBuf,
         /// Tolerance, in units of max(1, standard deviation of the golden logits)
-        #[arg(long, default_value_t = 2e-5, value_name = "X")]
+        #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
         atol: f64,
         /// How many ids of `greedy` are its prompt
-        #[arg(long, default_value_t = 16, value_name = "N")]
+        #[arg(long, default_value_t = 16, value_name = "N", allow_negative_numbers = true)]
         prompt_len: u32,
     },
     /// Continue a prompt
@@ -198,7 +204,7 @@ pub struct Sampling {
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<u32>,
     /// 0 is greedy decoding [default: of generation_config.json, else 1]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Nucleus: the likeliest tokens that sum to this; 1 is off [default: of generation_config.json, else 1]
     #[arg(long, value_name = "X")]

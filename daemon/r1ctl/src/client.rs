@@ -23,7 +23,10 @@ impl Client {
         for Candidate { path, origin } in candidates {
             match timeout(deadline, UnixStream::connect(&path)).await {
                 Ok(Ok(_)) => return Ok(Client { socket: path, deadline }),
-                Ok(Err(error)) => tried.push(Tried { path, origin, reason: reason(&error) }),
+                Ok(Err(error)) => {
+                    let reason = reason(&path, &error);
+                    tried.push(Tried { path, origin, reason });
+                }
                 Err(_) => tried.push(Tried { path, origin, reason: format!("no connection within {} s", deadline.as_secs()) }),
             }
         }

@@ -19,7 +19,7 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
         Command::Submit { file, wait, priority, patience } => {
             // What is wrong with the job file itself is told without a daemon.
             let job = job_file::read(&file)?;
-            let request = Request::Submit { job: job.to_toml(), priority: priority.unwrap_or(job.priority) };
+            let request = Request::Submit { job: job.to_toml(), priority };
             session.block_on(session.submit(request, wait.then_some(patience)))
         }
         Command::Status { job, watch: true, patience } => {

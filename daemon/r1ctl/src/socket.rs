@@ -23,7 +23,8 @@ pub struct Tried {
 
 /// The places to look at, in order. A socket that was named is the only one.
 pub fn candidates(named: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Vec<Candidate> {
-    if let Some(path) = named {
+    // An empty variable counts as unset.
+    if let Some(path) = named.filter(|path| !path.as_os_str().is_empty()) {
         return vec![Candidate { path: path.into(), origin: "--socket or R1D_SOCKET" }];
     }
     let local =
@@ -35,8 +36,10 @@ pub fn candidates(named: Option<&Path>, variable: impl Fn(&str) -> Option<String
 }
 
 /// What an error of `connect` means for a user.
-pub fn reason(error: &std::io::Error) -> String {
+pub fn reason(path: &Path, error: &std::io::Error) -> String {
+    let is_socket = |found: std::fs::Metadata| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type());
     match error.kind() {
+        ErrorKind::ConnectionRefused if !std::fs::metadata(path).is_ok_and(is_socket) => "not a socket".into(),
         ErrorKind::NotFound => "no such file".into(),
         ErrorKind::ConnectionRefused => "nobody listens: its daemon has stopped".into(),
         ErrorKind::PermissionDenied => "permission denied: ask to be in the socket's group".into(),

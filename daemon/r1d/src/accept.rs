@@ -59,21 +59,26 @@ pub fn plan(text: &str, rewards: &Rewards) -> Result<Plan, AcceptError> {
 }
 
 /// Checks the job and queues it. A priority of the request wins over the job file's. Blocks.
-pub fn submit(text: &str, priority: i32, rewards: &Rewards, desk: &Desk) -> Result<(JobId, Vec<String>), AcceptError> {
+pub fn submit(text: &str, priority: Option<i32>, rewards: &Rewards, desk: &Desk) -> Result<(JobId, Vec<String>), AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
     let fingerprint = inputs::fingerprint(&job);
     let materials = Materials::open(job, rewards)?;
     let job_toml = materials.job.to_toml();
-    let priority = if priority == 0 { materials.job.priority } else { priority };
+    let priority = priority.unwrap_or(materials.job.priority);
     for attempt in 0..ID_TRIES_MAX {
         let id = new_id(desk, attempt);
         let outputs = Outputs::new(job_dir(&desk.state_dir, &id));
         if outputs.dir.exists() {
             continue;
         }
-        outputs.create()?;
-        write_atomically(&outputs.job_toml(), |file| file.write_all(job_toml.as_bytes()))?;
-        write_atomically(&outputs.inputs(), |file| file.write_all(fingerprint.to_string().as_bytes()))?;
+        let written = outputs.create().map_err(AcceptError::from).and_then(|()| {
+            write_atomically(&outputs.job_toml(), |file| file.write_all(job_toml.as_bytes()))?;
+            Ok(write_atomically(&outputs.inputs(), |file| file.write_all(fingerprint.to_string().as_bytes()))?)
+        });
+        if let Err(error) = written {
+            let _ = std::fs::remove_dir_all(&outputs.dir);
+            return Err(error);
+        }
         let (name, at) = (materials.job.name.clone(), desk.clock.unix().as_secs());
         match desk.ledger.apply(Command::Submit { job: id.clone(), name, priority, job_toml: job_toml.clone(), at }) {
             Ok(_) => {

@@ -77,12 +77,28 @@ enum ClerkError {
 }
 
 impl ClerkError {
-    /// A full or broken disk fails the job, which can be submitted again; a refusal of the ledger means that someone else runs the job.
+    /// A full disk is waited for, a broken one fails the job; a refusal of the ledger means that someone else runs the job.
     fn end(self) -> End {
         match self {
             ClerkError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
-            error => End::Failed { error: error.to_string() },
+            ClerkError::Ledger(error) => unkept(&error),
+            error => unkept(&error),
         }
+    }
+}
+
+/// What it means for an attempt that something could not be kept.
+pub fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
+    let no_room = |error: &(dyn std::error::Error + 'static)| {
+        if error.downcast_ref::<LedgerError>().is_some_and(LedgerError::lacks_room) {
+            return true;
+        }
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+    };
+    match std::iter::successors(Some(error), |error| error.source()).any(no_room) {
+        true => End::NoRoom { cause: error.to_string() },
+        false => End::Failed { error: error.to_string() },
     }
 }
 
@@ -214,7 +230,15 @@ impl Clerk {
             Store::Eval(result) => {
                 let shown: Vec<_> =
                     result.metrics.iter().filter(|(name, _)| name.contains('@')).map(|(n, v)| format!("{n} {v:.4}")).collect();
-                self.log.info(format!("evaluation on {} after {} steps: {}", result.data, result.step, shown.join(", ")));
+                self.log.info(format!(
+                    "evaluation on {} {}: {}",
+                    result.data,
+                    result
+                        .stage
+                        .as_ref()
+                        .map_or("before training".into(), |stage| format!("after {} steps of {stage}", result.step)),
+                    shown.join(", ")
+                ));
                 self.apply(LedgerCommand::Eval { job, epoch, result: *result })
             }
             Store::FinishStage { stage } => {

@@ -16,7 +16,7 @@ use r1d_ledger::{Ledger, LedgerError};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
 use std::collections::HashMap;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,8 +73,9 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
         let shutdown = Arc::new(watch::Sender::new(false));
         let mut asked = shutdown.subscribe();
+        let listener = bind(&settings.socket)?;
         let parts = build(&settings, state, clock.clone(), shutdown)?;
-        let socket = listen(&settings.socket, &parts, clock)?;
+        let socket = serve_clients(listener, &parts, clock);
         announce(&settings);
         let why = tokio::select! {
             _ = terminate.recv() => Stop::Signal,
@@ -160,27 +161,31 @@ fn means(settings: &Settings, state: &StateDir, desk: &Desk, rewards: &Arc<Rewar
 }
 
 /// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's, unless it is another directory's.
-fn listen(path: &Path, parts: &Parts, clock: SharedClock) -> Result<Supervised<ControlSocket>, DaemonError> {
+fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
     let failed = |source| DaemonError::Socket { path: path.into(), source };
+    let taken =
+        |what: &str| failed(std::io::Error::new(std::io::ErrorKind::AddrInUse, format!("{what}: choose another with --socket")));
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failed(std::io::Error::new(
-            std::io::ErrorKind::AddrInUse,
-            "another daemon listens here: choose another with --socket",
-        )));
+        return Err(taken("another daemon listens here"));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(taken("something that is not a socket is here")),
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
     }
     let listener = Arc::new(UnixListener::bind(path).map_err(failed)?);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Clients that connected since the socket was bound have waited in its queue.
+fn serve_clients(listener: Arc<UnixListener>, parts: &Parts, clock: SharedClock) -> Supervised<ControlSocket> {
     let counter = parts.counter.clone();
-    Ok(supervise("control socket", clock, move |alive, context| {
-        ControlSocket::new(counter.clone(), listener.clone(), alive, context)
-    }))
+    supervise("control socket", clock, move |alive, context| ControlSocket::new(counter.clone(), listener.clone(), alive, context))
 }
 
 fn announce(settings: &Settings) {

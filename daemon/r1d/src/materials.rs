@@ -13,6 +13,7 @@ use r1d_proto::world::counter_hash;
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards};
 use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,7 +277,7 @@ fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
     let index = dir.join("model.safetensors.index.json");
     if !index.exists() {
         if dir.join("model.safetensors").is_file() {
-            return Ok(());
+            return check_length(&dir.join("model.safetensors"));
         }
         return wrong(
             "has neither model.safetensors nor model.safetensors.index.json: name a directory with safetensors weights".into(),
@@ -293,7 +294,37 @@ fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
     let shards: BTreeSet<&str> = map.values().filter_map(|shard| shard.as_str()).collect();
     match shards.iter().find(|shard| !dir.join(shard).is_file()) {
         Some(missing) => wrong(format!("shard {missing}, which model.safetensors.index.json names, is missing: fetch it again")),
-        None => Ok(()),
+        None => shards.iter().try_for_each(|shard| check_length(&dir.join(shard))),
+    }
+}
+
+/// A safetensors file is as long as its header says: 8 bytes of the header's length, the header, the tensors behind one another. One that a
+/// download left short is found now, and not when the job gets a device.
+fn check_length(file: &Path) -> Result<(), MaterialsError> {
+    const HEADER_MAX_BYTES: u64 = 100_000_000;
+    let unread = |source| MaterialsError::Model { path: file.into(), source };
+    let wrong = |problem: &str| Err(MaterialsError::Weights { path: file.into(), problem: format!("{problem}: fetch it again") });
+    let mut opened = std::fs::File::open(file).map_err(unread)?;
+    let bytes = opened.metadata().map_err(unread)?.len();
+    let mut length = [0; 8];
+    if bytes < 8 {
+        return wrong("is not a safetensors file");
+    }
+    opened.read_exact(&mut length).map_err(unread)?;
+    let length = u64::from_le_bytes(length);
+    if length > HEADER_MAX_BYTES || length > bytes - 8 {
+        return wrong("is not a safetensors file, or is cut off in its header");
+    }
+    let mut header = vec![0; length as usize];
+    opened.read_exact(&mut header).map_err(unread)?;
+    let Ok(serde_json::Value::Object(header)) = serde_json::from_slice(&header) else {
+        return wrong("has a header that is not JSON");
+    };
+    let ends = header.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64());
+    let expected = ends.max().unwrap_or(0).saturating_add(8 + length);
+    match bytes == expected {
+        true => Ok(()),
+        false => wrong(&format!("has {bytes} bytes, its header says {expected}")),
     }
 }
 

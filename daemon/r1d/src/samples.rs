@@ -12,6 +12,8 @@ use std::cmp::{Ordering, Reverse};
 pub enum SamplesError {
     #[error("job `{job}` has no stage {stage:?}; it has {known}")]
     NoStage { job: String, stage: String, known: String },
+    #[error("stage {stage:?} of job `{job}` has no samples of step {step}: {known}")]
+    NoStep { job: String, stage: String, step: u64, known: String },
     #[error(transparent)]
     Data(#[from] DataError),
 }
@@ -38,7 +40,11 @@ pub fn read(
     let Some((stage, step)) = place else { return Ok(Vec::new()) };
     let path = outputs.rollouts(&stage, step);
     if !path.exists() {
-        return Ok(Vec::new());
+        let known = match outputs.last_rollouts(&stage) {
+            Some(last) => format!("its steps 1 to {last} have some"),
+            None => "it has none yet, or never samples".into(),
+        };
+        return Err(SamplesError::NoStep { job: record.job().to_string(), stage, step, known });
     }
     let mut rows = rollouts::read(&path)?;
     rows.sort_by(|a, b| order(sort, a, b));

@@ -50,6 +50,19 @@ impl Desk {
         }
     }
 
+    /// Running jobs, then the queue in its order, then what has ended, newest first.
+    pub fn summaries(&self) -> Vec<JobSummary> {
+        let queue = self.ledger.queue();
+        let place = |record: &JobRecord| match record.state() {
+            State::Running => (0, 0),
+            State::Queued => (1, queue.iter().position(|queued| queued.job() == record.job()).unwrap_or(queue.len()) as u64),
+            _ => (2, u64::MAX - record.progress.ended_at.unwrap_or(0)),
+        };
+        let mut jobs = self.ledger.jobs();
+        jobs.sort_by_key(|record| place(record));
+        jobs.iter().map(|record| self.summary(record)).collect()
+    }
+
     pub fn status(&self, record: &JobRecord) -> JobStatus {
         let live = self.board.live(record.job());
         let queued = self.ledger.queue();
@@ -87,14 +100,14 @@ impl Desk {
             metrics: stage.metrics.clone(),
             seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
         });
-        let ended = record.state().is_final();
         let steps =
             |index: usize, stage: &Stage| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(steps_of_file(stage));
         let to_come = job.iter().flat_map(|job| job.stages.iter().enumerate()).skip(record.progress.stages.len());
         let to_come = to_come.map(|(index, stage)| StageStatus {
             name: stage.name.clone(),
             kind: stage.kind_name().into(),
-            state: if ended { record.state() } else { State::Queued },
+            // What never began did not fail.
+            state: if record.state().is_final() { State::Cancelled } else { State::Queued },
             step: 0,
             steps: steps(index, stage),
             durable_step: 0,
@@ -129,12 +142,7 @@ impl Desk {
             .collect();
         let waits_for = match before.is_empty() {
             true => format!("a free device: {}", devices.join(", ")),
-            false => format!(
-                "{} jobs before it in the queue ({}), and a free device: {}",
-                before.len(),
-                before.join(", "),
-                devices.join(", ")
-            ),
+            false => format!("the jobs before it in the queue ({}), and a free device: {}", before.join(", "), devices.join(", ")),
         };
         vec![Wait { owner: "job".into(), waits_for, since_s, deadline_s: None }]
     }

@@ -65,7 +65,9 @@ fn a_job_leaves_what_it_should() {
     assert_eq!(best[0].step, 6);
     assert!(best.windows(2).all(|pair| pair[0].reward >= pair[1].reward));
     assert!(best.iter().all(|s| s.verdicts.len() == 2 && s.verdicts[0].module_sha256.len() == 64));
-    assert!(of(Some(99), SampleSort::Order, 3).is_empty());
+    let absent = Request::Samples { job: job.clone(), stage: None, step: Some(99), sort: SampleSort::Order, limit: 3 };
+    let Response::Error(error) = house.ask(absent) else { panic!("samples of a step that never was") };
+    assert!(error.message.contains("step 99") && error.message.contains("1 to 6"), "{}", error.message);
 
     let log = house.log_lines(&job);
     assert!(log.iter().any(|line| line.message.contains("evaluation on train")), "{log:?}");
@@ -80,7 +82,7 @@ fn jobs_queue_by_priority_then_first_come() {
     let mut house = House::new();
     house.plant("open-1", "hang");
     house.start();
-    let submit = |priority| match house.ask(Request::Submit { job: house.job(&[]), priority }) {
+    let submit = |priority: i32| match house.ask(Request::Submit { job: house.job(&[]), priority: Some(priority) }) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),
     };
@@ -142,11 +144,9 @@ fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
 fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
     let mut house = House::new();
     house.start();
-    for (moment, kind, expected) in [
-        ("train-1", "invalid", "planted at train 1"),
-        ("save-1", "storage", "make room"),
-        ("open-1", "out-of-memory", "max_tokens_per_device"),
-    ] {
+    for (moment, kind, expected) in
+        [("train-1", "invalid", "planted at train 1"), ("open-1", "out-of-memory", "max_tokens_per_device")]
+    {
         for count in fs::read_dir(house.path("faults")).unwrap() {
             fs::remove_file(count.unwrap().path()).unwrap();
         }
@@ -157,6 +157,31 @@ fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
         let error = status.error.unwrap();
         assert!(error.contains(expected) && error.contains("planted"), "{error}");
     }
+}
+
+#[test]
+fn a_full_disk_is_waited_for() {
+    let mut house = House::new();
+    house.start();
+    house.plant("save-1", "fail storage");
+    let job = house.submit(house.job(&[]));
+    let reason =
+        |house: &mut House| house.why(&job).waits.into_iter().map(|wait| wait.waits_for).find(|what| what.contains("make room"));
+    let waits = house.wait("the wait for room", reason);
+    assert!(waits.contains("planted"), "{waits}");
+    assert_eq!(house.wait_succeeded(&job).restarts, 1);
+}
+
+#[test]
+fn a_file_in_the_sockets_place_is_left_alone() {
+    let house = House::new();
+    let precious = house.path("precious.txt");
+    fs::write(&precious, "text").unwrap();
+    let refused = house.command().arg("--socket").arg(&precious).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("not a socket") && error.contains("--socket") && !error.contains("panicked"), "{error}");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "text");
 }
 
 #[test]

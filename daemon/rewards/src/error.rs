@@ -17,7 +17,7 @@ pub enum RewardError {
     Pin { path: PathBuf, found: String, pinned: String },
     #[error("plugin {path}: `sha256 = \"{pinned}\"` is not 64 hex digits")]
     BadPin { path: PathBuf, pinned: String },
-    #[error("plugin {path}: a core WASM module, not a component: make one of it with `r1ctl plugin build`")]
+    #[error("plugin {path}: a core WASM module, not a component: make one of it with `r1d plugin componentize`")]
     CoreModule { path: PathBuf },
     #[error("plugin {path}: not a WASM component: {why}")]
     NotComponent { path: PathBuf, why: String },

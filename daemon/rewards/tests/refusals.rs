@@ -33,7 +33,7 @@ fn imports_are_refused_by_name() {
 fn a_core_module_is_refused_with_the_way_out() {
     let error = refusal(&core(&Guest::default(), "reward"));
     assert!(matches!(error, RewardError::CoreModule { .. }));
-    assert!(error.to_string().contains("r1ctl plugin build"), "{error}");
+    assert!(error.to_string().contains("r1d plugin componentize"), "{error}");
 }
 
 #[test]

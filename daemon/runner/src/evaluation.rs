@@ -33,15 +33,9 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    pub fn begin(
-        plan: &Plan,
-        index: usize,
-        at: usize,
-        stage: Option<String>,
-        step: u64,
-        now: Duration,
-    ) -> (Evaluation, Vec<Command>) {
-        let gather = Gather::new(Source::Eval(index), at, step, now);
+    pub fn begin(plan: &Plan, index: usize, stage: Option<String>, step: u64, now: Duration) -> (Evaluation, Vec<Command>) {
+        // Keys without the place in the job: evaluations of two sets of weights draw the same random numbers.
+        let gather = Gather::new(Source::Eval(index), 0, 0, now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
         let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
         (evaluation, vec![Command::ReadPrompts { of: Source::Eval(index), step: 0, round: 0, count: rows }])
@@ -104,8 +98,8 @@ impl Evaluation {
                 let Sample::Scored(judged) = sample else { continue };
                 lengths.push((judged.rollout.completion_ids.len(), judged.rollout.finish));
                 match judged.verdicts.iter().find(|v| Some(v.plugin.as_str()) == first).map(|v| &v.outcome) {
-                    // An unusable reference says nothing about the completion.
-                    Some(Outcome::Abstain { .. }) => {}
+                    // A row that this reward does not judge, or an unusable reference, says nothing about the completion.
+                    None | Some(Outcome::Abstain { .. }) => {}
                     outcome => {
                         let correct = matches!(outcome, Some(Outcome::Score { value, .. }) if *value as f64 >= eval.correct_at);
                         row.push(Graded { correct, answer: judged.answer });

@@ -180,13 +180,13 @@ impl Gather {
             return Err(breach(format!("it ended without all completions of prompt {group}")));
         }
         // What depends on the weights is measured by the trainer; the sampler's word is on time and speed.
-        for (name, value) in metrics.iter().filter(|(name, _)| name.starts_with("timing_s/") || name.starts_with("perf/")) {
-            match name.starts_with("timing_s/") {
-                true => add(&mut self.timings, name, *value),
-                false => drop(self.timings.insert(name.clone(), *value)),
+        for (name, value) in metrics {
+            if name.starts_with("timing_s/") {
+                add(&mut self.timings, name, *value);
+            } else if name.starts_with("perf/") {
+                self.timings.insert(name.clone(), *value);
             }
         }
-        add(&mut self.timings, "timing_s/sampling", now.saturating_sub(self.since).as_secs_f64());
         (self.generating, self.heard) = (false, now);
         Ok(())
     }

@@ -303,7 +303,7 @@ impl Machine {
         for (index, name) in self.plan.evals_at(stage, step) {
             let data = self.plan.job.evals.get(index).map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
-                let (evaluation, commands) = Evaluation::begin(&self.plan, index, stage, name, step, now);
+                let (evaluation, commands) = Evaluation::begin(&self.plan, index, name, step, now);
                 return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
             }
         }
@@ -325,7 +325,7 @@ impl Machine {
             return Ok((State::Recalling { stage }, vec![Command::Forget { stage, step }]));
         }
         let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, now);
-        if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(now) {
+        if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(&self.plan, now) {
             return self.commit(stage, metrics, tokens, rollouts);
         }
         Ok((State::Stepping { stage, step: Box::new(begun) }, commands))
@@ -455,7 +455,7 @@ fn failed(doing: &str, failure: Failure) -> End {
     let error = match failure.kind {
         FailureKind::Internal => return End::Abandoned { cause: format!("{doing}: {message}") },
         FailureKind::Invalid => format!("{doing}: {message}"),
-        FailureKind::Storage => format!("{doing}: {message}; make room or mend the file system, then submit again"),
+        FailureKind::Storage => return End::NoRoom { cause: format!("{doing}: {message}") },
         FailureKind::OutOfMemory => format!(
             "{doing}: the device ran out of memory ({message}): lower max_tokens_per_device, sampler.slots or max_completion_length"
         ),

@@ -183,6 +183,10 @@ pub enum End {
     Failed {
         error: String,
     },
+    /// Something found no room on its file system. Nothing that was committed is lost: the job is taken up again until somebody has made room.
+    NoRoom {
+        cause: String,
+    },
     /// The worker is to be killed; a fresh one may succeed ([`crate::restart`]).
     Abandoned {
         cause: String,

@@ -1,6 +1,7 @@
 //! A step's metrics by TRL's names, from its records alone: a resumed step has the same ones.
 
 use crate::advantages::{given, has_variance, mean, std};
+use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{Metrics, SupervisedSequence};
@@ -20,16 +21,22 @@ pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
     groups.into_values().collect()
 }
 
-/// Metrics of all completions that a step sampled: those that dynamic sampling left out too.
-pub fn of_rollouts(records: &[ScoredRollout]) -> Metrics {
+/// Metrics of all completions that a step sampled: those that dynamic sampling left out too. As in TRL `reward_std` is over all rewards of
+/// the step, and with rewards scaled by the batch's deviation `frac_reward_zero_std` is about that one.
+pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
     let mut metrics = Metrics::new();
     let groups = rewards_by_group(records);
     let rewards: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
-    let deviations: Vec<f64> = groups.iter().map(|group| std(&given(group))).collect();
-    let constant = groups.iter().filter(|group| !has_variance(group)).count();
+    let constant = match scale {
+        ScaleRewards::Batch => f64::from(std(&rewards) == 0.0),
+        ScaleRewards::Group | ScaleRewards::None => {
+            let constant = groups.iter().filter(|group| !given(group).is_empty() && !has_variance(group)).count();
+            constant as f64 / groups.len().max(1) as f64
+        }
+    };
     metrics.insert("reward".into(), mean(&rewards));
-    metrics.insert("reward_std".into(), mean(&deviations));
-    metrics.insert("frac_reward_zero_std".into(), constant as f64 / groups.len().max(1) as f64);
+    metrics.insert("reward_std".into(), std(&rewards));
+    metrics.insert("frac_reward_zero_std".into(), constant);
     metrics.insert("samples/masked".into(), records.iter().filter(|r| r.reward.is_none()).count() as f64);
     metrics.insert("groups/sampled".into(), groups.len() as f64);
     let trained = records.iter().filter(|r| r.advantage.is_some()).map(|r| r.rollout.key.prompt);
@@ -52,6 +59,8 @@ pub fn lengths(metrics: &mut Metrics, completions: impl Iterator<Item = (usize, 
     metrics.insert("completions/min_length".into(), extreme(&all, f64::min));
     metrics.insert("completions/max_length".into(), extreme(&all, f64::max));
     metrics.insert("completions/mean_terminated_length".into(), mean(&ended));
+    metrics.insert("completions/min_terminated_length".into(), extreme(&ended, f64::min));
+    metrics.insert("completions/max_terminated_length".into(), extreme(&ended, f64::max));
     metrics.insert("completions/clipped_ratio".into(), (all.len() - ended.len()) as f64 / all.len().max(1) as f64);
 }
 

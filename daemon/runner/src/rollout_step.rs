@@ -12,6 +12,7 @@ use crate::wait::Wait;
 use r1d_job::Grpo;
 use r1d_proto::control::Activity;
 use r1d_proto::ids::SampleKey;
+use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{self, Body, Metrics, Reply, Request, TrainSequence};
@@ -118,17 +119,17 @@ impl RolloutStep {
             (Phase::Gathering, Event::Scored { key, verdicts, text }) => self.scored(plan, grpo, key, verdicts, &text, now),
             (Phase::Sealing, Event::Stored) => match self.train(plan, now) {
                 Some(command) => Ok(Flow::Go(vec![command])),
-                None => Ok(self.done(Metrics::new(), now)),
+                None => Ok(self.done(plan, Metrics::new(), now)),
             },
-            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => Ok(self.done(metrics, now)),
+            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => Ok(self.done(plan, metrics, now)),
             (phase, event) => Err(unexpected(&format!("{phase:?}"), &event)),
         }
     }
 
     /// A sealed step that another attempt left, of which no completion trains.
-    pub fn finished_at_once(&mut self, now: Duration) -> Option<Flow> {
+    pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
         (self.phase == Phase::Training && self.records.iter().all(|r| r.advantage.is_none()))
-            .then(|| self.done(Metrics::new(), now))
+            .then(|| self.done(plan, Metrics::new(), now))
     }
 
     fn prompts(&mut self, plan: &Plan, grpo: &Grpo, prompts: Vec<Prompt>, now: Duration) -> Result<Flow, End> {
@@ -240,10 +241,11 @@ impl RolloutStep {
         train_request(plan, self.stage, self.step, &self.records).map(|request| Command::Worker(Box::new(request)))
     }
 
-    fn done(&mut self, trained: Metrics, now: Duration) -> Flow {
+    fn done(&mut self, plan: &Plan, trained: Metrics, now: Duration) -> Flow {
         let rollouts = std::mem::take(&mut self.records);
         let mut metrics = trained;
-        metrics.extend(metrics::of_rollouts(&rollouts));
+        let scale = plan.grpo(self.stage).map_or(ScaleRewards::Group, |(grpo, _)| grpo.scale_rewards);
+        metrics.extend(metrics::of_rollouts(&rollouts, scale));
         metrics.append(&mut self.gather.timings);
         metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
         metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());

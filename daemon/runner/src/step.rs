@@ -62,9 +62,9 @@ impl Step {
     }
 
     /// A step that needs no event to be done.
-    pub fn finished_at_once(&mut self, now: Duration) -> Option<Flow> {
+    pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
         match self {
-            Step::Rollout(step) => step.finished_at_once(now),
+            Step::Rollout(step) => step.finished_at_once(plan, now),
             Step::Supervised(_) => None,
         }
     }

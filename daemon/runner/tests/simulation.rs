@@ -526,8 +526,9 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
             other => panic!("{other:?}"),
         }
     };
+    assert!(matches!(of(FailureKind::Storage), End::NoRoom { cause } if cause.contains("the words of the worker")));
     assert!(matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains("the words of the worker")));
-    for kind in [FailureKind::Invalid, FailureKind::Storage, FailureKind::OutOfMemory] {
+    for kind in [FailureKind::Invalid, FailureKind::OutOfMemory] {
         assert!(
             matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`"))
         );

@@ -1,7 +1,7 @@
-//! r1d's side of `tests/bench/decode_cpu`: loads a model once and decodes batches on request, so that a bench can alternate between it
+//! r1d's side of `tests/bench/decode_cpu` and `decode_gpu`: loads a model once and decodes batches on request, so that a bench can alternate between it
 //! and a peer.
 //!
-//! `decode_server DIR float32|bfloat16 THREADS` reads one JSON object a line, `{"prompts": [[id, …], …], "new_tokens": N, "temperature": T,
+//! `decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels]` reads one JSON object a line, `{"prompts": [[id, …], …], "new_tokens": N, "temperature": T,
 //! "invariant": false}`, and answers each with `{"seconds": wall, "cpu_seconds": user + system, "ids": [[id, …], …]}`.
 
 use r1d_model::CausalLm;
@@ -11,7 +11,7 @@ use r1d_proto::world::SystemClock;
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
-use tch::{Device, Kind};
+use tch::Kind;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -24,14 +24,21 @@ struct Server {
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [dir, dtype, threads] = &arguments[..] else { return Err("usage: decode_server DIR float32|bfloat16 THREADS".into()) };
+    let [dir, dtype, threads, device, switches @ ..] = &arguments[..] else {
+        return Err("usage: decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels]".into());
+    };
+    // As in the worker.
+    r1d_torch::mkl::use_intel_kernels(switches.iter().any(|switch| switch == "--mkl-intel-kernels"));
+    let device = r1d_torch::device::open(device)?;
+    r1d_torch::runtime::set_deterministic(true)?;
+    r1d_torch::runtime::set_flush_denormal(true);
     let kind = match dtype.as_str() {
         "float32" => Kind::Float,
         "bfloat16" => Kind::BFloat16,
         other => return Err(format!("unknown dtype {other}").into()),
     };
     r1d_torch::runtime::set_threads(threads.parse()?)?;
-    let mut server = Server { model: CausalLm::load(dir.as_ref(), Device::Cpu, kind)?, samplers: BTreeMap::new() };
+    let mut server = Server { model: CausalLm::load(dir.as_ref(), device, kind)?, samplers: BTreeMap::new() };
     for line in std::io::stdin().lock().lines() {
         let answer = server.answer(&serde_json::from_str(&line?)?)?;
         let mut out = std::io::stdout().lock();

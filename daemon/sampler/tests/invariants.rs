@@ -17,7 +17,9 @@ fn shuffled(request: &Generate, round: u64) -> Generate {
     for group in &mut changed.groups {
         let order = counter_permutation(&[round, 2, group.prompt.into()], group.samples.len());
         group.samples = order.iter().map(|&i| group.samples[i]).collect();
-        group.samples.retain(|sample| round == 0 || counter_hash(&[round, 3, group.prompt.into(), (*sample).into()]) % 3 > 0);
+        group
+            .samples
+            .retain(|sample| round == 0 || !counter_hash(&[round, 3, group.prompt.into(), (*sample).into()]).is_multiple_of(3));
     }
     changed
 }

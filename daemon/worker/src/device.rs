@@ -25,7 +25,7 @@ pub struct Opened {
     pub policy: CausalLm,
     pub reference: Option<CausalLm>,
     pub trainer: Option<Trainer>,
-    pub sampler: Sampler,
+    pub sampler: Option<Sampler>,
 }
 
 impl Bench {

@@ -13,7 +13,8 @@ pub fn classify(otherwise: FailureKind, error: &(dyn std::error::Error + 'static
     let mut cause = Some(error);
     while let Some(error) = cause {
         let text = error.to_string();
-        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() != std::io::ErrorKind::NotFound) {
+        let full = |e: &std::io::Error| matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        if error.downcast_ref::<std::io::Error>().is_some_and(full) {
             kind = FailureKind::Storage;
         }
         if text.contains("out of memory") || text.contains("can't allocate memory") {

@@ -218,7 +218,12 @@ fn first_mismatch(model: &CausalLm, prompt_len: usize, ids: &[i64]) -> Result<Op
     let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
     let mut decoded = vec![];
     let mut sampler = Sampler::new(model, slots, false, SystemClock::shared())?;
-    sampler.generate(model, &request, &mut |rollout| decoded = rollout.completion_ids, &mut |_, _| {})?;
+    match sampler.generate(model, &request, &mut |rollout| decoded = rollout.completion_ids, &mut |_, _| {}) {
+        Ok(_) => {}
+        // No id can be drawn from it, so none agrees.
+        Err(SamplerError::NotFinite { position, .. }) => return Ok(Some(prompt_len + position)),
+        Err(error) => return Err(error.into()),
+    }
     let differs = |(_, (id, decoded)): &(usize, (&i64, &u32))| **id != i64::from(**decoded);
     Ok(ids.iter().enumerate().skip(prompt_len).zip(&decoded).map(|((i, id), d)| (i, (id, d))).find(differs).map(|(i, _)| i))
 }

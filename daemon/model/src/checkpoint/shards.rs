@@ -28,7 +28,9 @@ pub(crate) struct Shards {
 impl Shards {
     pub fn open(dir: &Path) -> Result<Shards> {
         let index = dir.join(INDEX_FILE);
-        let files = if index.exists() { open_indexed(dir, &index)? } else { vec![open_single(dir)?] };
+        // A whole file beside an index wins, as in transformers.
+        let indexed = index.exists() && !dir.join(SINGLE_FILE).exists();
+        let files = if indexed { open_indexed(dir, &index)? } else { vec![open_single(dir)?] };
         let mut places = HashMap::new();
         for (at, file) in files.iter().enumerate() {
             for name in file.names() {
@@ -38,10 +40,20 @@ impl Shards {
         Ok(Shards { dir: dir.to_owned(), files, places, taken: BTreeSet::new() })
     }
 
-    /// Every tensor of the files has been taken, or is `known` to be of no use here.
+    /// Whether both tensors are there and not equal.
+    pub fn differ(&self, a: &str, b: &str) -> Result<bool> {
+        let (Some(&in_a), Some(&in_b)) = (self.places.get(a), self.places.get(b)) else { return Ok(false) };
+        self.files[in_a].with(a, |a| self.files[in_b].with(b, |b| Ok(a.size() != b.size() || !a.f_equal(&b.f_to_kind(a.kind())?)?)))
+    }
+
+    fn is_empty(&self, name: &str) -> bool {
+        self.places.get(name).and_then(|&at| self.files[at].info(name)).is_some_and(|info| info.shape.contains(&0))
+    }
+
+    /// Every tensor of the files has been taken, holds nothing, or is `known` to be of no use here.
     pub fn refuse_leftovers(&self, known: impl Fn(&str) -> bool) -> Result<()> {
         let left: BTreeSet<_> = self.places.keys().filter(|name| !self.taken.contains(*name)).collect();
-        let (ignored, unexpected): (Vec<_>, Vec<_>) = left.into_iter().partition(|name| known(name));
+        let (ignored, unexpected): (Vec<_>, Vec<_>) = left.into_iter().partition(|name| known(name) || self.is_empty(name));
         if let Some(first) = unexpected.first() {
             let first = first.to_string();
             return Err(ModelError::UnexpectedTensors { dir: self.dir.clone(), count: unexpected.len(), first });

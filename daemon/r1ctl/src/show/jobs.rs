@@ -14,7 +14,7 @@ pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
             look.state(job.state),
             job.priority.to_string(),
             job.stage.as_deref().map_or_else(|| "-".into(), one_line),
-            format!("{}/{}", thousands(job.step), thousands(job.steps)),
+            if job.stage.is_some() { format!("{}/{}", thousands(job.step), thousands(job.steps)) } else { "-".into() },
             minute_of_s(job.submitted_at),
         ]
     };

@@ -181,7 +181,7 @@ impl Counter {
                 let plan = tasks::blocking(move || accept::plan(&job, &rewards)).await.map_err(internal)?;
                 Response::Plan(Box::new(plan?))
             }
-            Request::List => Response::Jobs(desk.ledger.jobs().iter().map(|record| desk.summary(record)).collect()),
+            Request::List => Response::Jobs(desk.summaries()),
             Request::Status { job } => Response::Status(Box::new(desk.status(&*self.find(&job)?))),
             Request::Cancel { job } => self.cancel(&job).await?,
             Request::Samples { job, stage, step, sort, limit } => self.samples(&job, stage, step, sort, limit).await?,
@@ -229,7 +229,9 @@ impl Counter {
         let read = tasks::blocking(move || samples::read(&record, &outputs, stage, step, sort, limit)).await.map_err(internal)?;
         match read {
             Ok(samples) => Ok(Response::Samples(samples)),
-            Err(unknown @ samples::SamplesError::NoStage { .. }) => Err(error(ErrorKind::NotFound, unknown).into()),
+            Err(unknown @ (samples::SamplesError::NoStage { .. } | samples::SamplesError::NoStep { .. })) => {
+                Err(error(ErrorKind::NotFound, unknown).into())
+            }
             Err(other) => Err(internal(other).into()),
         }
     }

@@ -7,7 +7,7 @@ use crate::actors::MAILBOX_MAX_MESSAGES;
 use crate::actors::supervise::Supervised;
 use crate::actors::worker::{self, Said, Worker};
 use crate::board::Live;
-use crate::clerk::{Clerk, Task};
+use crate::clerk::{Clerk, Task, unkept};
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::Outputs;
@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(100);
 const SAID_MAX: usize = 64;
 /// Reading and tokenising all of a job's data.
 const OPEN_MAX: Duration = Duration::from_secs(3600);
+/// Between two looks at a file system that was full.
+const ROOM_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a running job needs of the daemon.
 #[derive(Clone)]
@@ -324,10 +326,17 @@ impl Run {
 
     /// An attempt has ended.
     fn end(&mut self, end: End, context: &mut Context<Self>) {
-        let End::Abandoned { cause } = end else { return self.finish(end, context) };
         if matches!(self.phase, Phase::Ending) {
             return;
         }
+        let cause = match end {
+            End::Abandoned { cause } => cause,
+            End::NoRoom { cause } => {
+                self.log.warn(format!("attempt {} waits for room: {cause}", self.number));
+                return self.pause(ROOM_PAUSE, format!("{cause}; make room, or cancel the job"), context);
+            }
+            End::Succeeded { .. } | End::Failed { .. } => return self.finish(end, context),
+        };
         self.log.warn(format!("attempt {} is abandoned: {cause}", self.number));
         let record = self.means.desk.ledger.job(&self.id);
         if record.as_ref().is_some_and(|record| record.state().is_final()) {
@@ -363,7 +372,9 @@ impl Run {
     fn finish(&mut self, end: End, context: &mut Context<Self>) {
         let (state, error, model) = match end {
             End::Succeeded { model } => (State::Succeeded, None, Some(model)),
-            End::Failed { error } | End::Abandoned { cause: error } => (State::Failed, Some(error), None),
+            End::Failed { error } | End::Abandoned { cause: error } | End::NoRoom { cause: error } => {
+                (State::Failed, Some(error), None)
+            }
         };
         match &error {
             Some(error) => self.log.error(format!("the job failed: {error}")),
@@ -579,16 +590,16 @@ async fn start(
 ) -> Result<(u64, Arc<JobRecord>), End> {
     let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
     let recorded = tasks::blocking(move || {
-        let failed = |error: &dyn std::fmt::Display| End::Failed { error: error.to_string() };
+        let failed = |error: &str| End::Failed { error: error.to_owned() };
         let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
             LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
-            error => failed(&error),
+            error => unkept(&error),
         })?;
-        let Effect::Started { epoch, .. } = effect else { return Err(failed(&"the ledger did not start the job")) };
-        outputs.create().map_err(|error| failed(&error))?;
+        let Effect::Started { epoch, .. } = effect else { return Err(failed("the ledger did not start the job")) };
+        outputs.create().map_err(|error| unkept(&error))?;
         let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
-        outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| failed(&error))?;
-        let record = ledger.job(&id).ok_or_else(|| failed(&"the ledger does not know the job"))?;
+        outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| unkept(&error))?;
+        let record = ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"))?;
         Ok((epoch, record))
     });
     let recorded = recorded.await.unwrap_or_else(|panic| Err(End::Failed { error: format!("starting the job: {panic}") }))?;

@@ -192,7 +192,7 @@ impl House {
     }
 
     pub fn submit(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: 0 }) {
+        match self.ask(Request::Submit { job, priority: None }) {
             Response::Submitted { job, .. } => job.0,
             other => panic!("{other:?}"),
         }
@@ -200,7 +200,7 @@ impl House {
 
     /// The error that a job is refused with.
     pub fn refused(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: 0 }) {
+        match self.ask(Request::Submit { job, priority: None }) {
             Response::Error(error) => {
                 assert_eq!(error.kind, ErrorKind::Invalid, "{}", error.message);
                 error.message

@@ -106,7 +106,8 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         }
         None => None,
     };
-    let sampler = Sampler::new(&policy, request.sampler, request.batch_invariant, placement.clock.clone()).map_err(internal)?;
+    let sampler = request.sampler.map(|slots| Sampler::new(&policy, slots, request.batch_invariant, placement.clock.clone()));
+    let sampler = sampler.transpose().map_err(internal)?;
     if request.batch_invariant {
         policy.check_invariance().map_err(of_the_model)?;
     }

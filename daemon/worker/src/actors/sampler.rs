@@ -1,7 +1,7 @@
 //! The sampler actor: draws completions from the policy.
 
 use crate::device::DeviceThread;
-use crate::failure::classify;
+use crate::failure::{classify, invalid};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::worker::{Failure, FailureKind, Generate, Metrics};
@@ -32,8 +32,9 @@ impl Handler<Draw> for SamplerActor {
                     let opened = bench.opened()?;
                     let mut progress = outbox.progress("sampling", "tokens");
                     let mut completed = |rollout| outbox.completed(rollout);
-                    opened
-                        .sampler
+                    let sampler =
+                        opened.sampler.as_mut().ok_or_else(|| invalid("the stage was opened without slots: it cannot sample"))?;
+                    sampler
                         .generate(&opened.policy, &request, &mut completed, &mut progress)
                         .map_err(|e| classify(FailureKind::Internal, &e))
                 })

@@ -44,7 +44,7 @@ impl Handler<Reinforce> for TrainerActor {
             device
                 .run(move |bench| {
                     let Opened { policy, reference, trainer: optional, .. } = bench.opened()?;
-                    let mut progress = outbox.progress("training", "sequences");
+                    let mut progress = outbox.progress("training", "tokens");
                     trainer(optional)?
                         .train(policy, reference.as_ref(), &batch, &mut progress)
                         .map_err(|e| classify(FailureKind::Internal, &e))
