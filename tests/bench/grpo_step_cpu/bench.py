@@ -91,7 +91,7 @@ slots = {PROMPTS * GENERATIONS}
 TRL = """
 import json, sys, time, torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 folder, steps = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(2)
@@ -104,6 +104,8 @@ config = GRPOConfig(output_dir=folder + "/trl", use_cpu=True, bf16=False, fp16=F
     max_completion_length={completion}, learning_rate=1e-6, beta=0.0, max_steps=steps, report_to=[], save_strategy="no", logging_strategy="no",
     gradient_checkpointing=False, temperature=1.0, generation_kwargs=dict(min_new_tokens={completion}), disable_tqdm=True)
 GRPOTrainer(model=folder + "/model", reward_funcs=lambda completions, **_: [float(len(c) % 2) for c in completions], args=config,
+    # Named, or AutoTokenizer makes a byte-level Qwen2 tokenizer of it, which knows none of the words.
+    processing_class=PreTrainedTokenizerFast.from_pretrained(folder + "/model", padding_side="left"),
     train_dataset=Dataset.from_list(rows), callbacks=[times]).train()
 print(json.dumps([b - a for a, b in zip(times.at, times.at[1:])]))
 """
