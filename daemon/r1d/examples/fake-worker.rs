@@ -13,6 +13,8 @@
 //! | `hang` | nothing is said any more |
 //! | `fail KIND` | the request fails as `invalid`, `storage`, `out-of-memory` or `internal` |
 
+#![allow(clippy::disallowed_methods, reason = "a process of one thread, which pretends to compute")]
+
 use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout};

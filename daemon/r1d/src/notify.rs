@@ -35,6 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "the variable is what is tested")]
     fn a_message_reaches_the_socket_that_the_environment_names() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");

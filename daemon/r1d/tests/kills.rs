@@ -1,6 +1,8 @@
 //! `STEP-1` and `STEP-2` with real processes: the worker, the daemon, or both are killed at planted moments; the job goes on by itself and
 //! ends with the same trained sequence, metrics and evaluations as one that was left alone.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
+
 mod house;
 
 use house::{House, Outcome, signal_process};

@@ -59,8 +59,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
         let (reader, writer) = socket().map_err(ServeError::Socket)?.into_split();
         let (messages, outgoing) = mpsc::channel(OUTBOX_MAX_MESSAGES);
         let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
-        actix::spawn(write(writer, outgoing));
-        actix::spawn(read(reader, requests));
+        converse(write(writer, outgoing));
+        converse(read(reader, requests));
         let actors = Actors::start(&thread, placement);
         let started =
             Event::Started { version: env!("CARGO_PKG_VERSION").into(), device: arguments.device, pid: std::process::id() };
@@ -69,6 +69,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
         carry_out(actors, incoming, messages, clock).await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Starts one half of the conversation. Its end is the end of the process ([`leave`]), so nobody awaits it.
+#[allow(clippy::disallowed_methods, reason = "the one owner of these two tasks")]
+fn converse(half: impl Future<Output = ()> + 'static) {
+    actix::spawn(half);
 }
 
 fn socket() -> std::io::Result<UnixStream> {

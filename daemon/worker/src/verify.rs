@@ -90,10 +90,7 @@ pub fn verify(arguments: &Arguments) -> Result<Report, VerifyError> {
         return Err(VerifyError::Atol(arguments.atol));
     }
     let golden = Golden::read(&arguments.golden)?;
-    let greedy = match &golden.greedy {
-        Some(ids) => Some((arguments.prompt_len, ids.clone())),
-        None => None,
-    };
+    let greedy = golden.greedy.as_ref().map(|ids| (arguments.prompt_len, ids.clone()));
     if let Some((prompt_len, ids)) = &greedy
         && !(1..ids.len()).contains(prompt_len)
     {
@@ -191,13 +188,11 @@ fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError>
         let count = COMPARE_ROWS_MAX.min(rows * tokens - first);
         let logits = model.logits(&hidden.f_narrow(0, first, count)?, false)?;
         // `max` of a tensor with a NaN is NaN; `f64::max` would drop it.
-        let difference = f64::try_from(logits.f_sub(&expected.f_narrow(0, first, count)?)?.f_abs()?.f_max()?)?;
-        if !(difference <= largest) {
-            largest = difference;
+        let difference: f64 = f64::try_from(logits.f_sub(&expected.f_narrow(0, first, count)?)?.f_abs()?.f_max()?)?;
+        if difference.is_nan() {
+            return Ok(difference);
         }
-        if largest.is_nan() {
-            break;
-        }
+        largest = difference.max(largest);
     }
     Ok(largest)
 }
@@ -342,7 +337,8 @@ mod tests {
 
     #[test]
     fn a_bad_golden_file_is_refused_with_the_tensor_named() {
-        let message = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| changed(|tensors| change(tensors)).unwrap_err().to_string();
+        type Tensors = Vec<(String, Tensor)>;
+        let message = |change: &dyn Fn(&mut Tensors)| changed(|tensors| change(tensors)).unwrap_err().to_string();
         let missing = message(&|tensors| tensors.retain(|(name, _)| name != "logits"));
         assert!(missing.contains("no tensor `logits`"), "{missing}");
         let dtype = message(&|tensors| set(tensors, "input_ids", |ids| ids.to_kind(Kind::Int)));

@@ -34,7 +34,7 @@ fn rows() -> Vec<RolloutRow> {
                 behaviour_logprobs: (0..index).map(|i| -(i as f32) / 3.0).collect(),
                 experts: (0..index as u16 * 2).collect(),
                 policy_version: 28,
-                finish: if index % 2 == 0 { FinishReason::Stop } else { FinishReason::Length },
+                finish: if index.is_multiple_of(2) { FinishReason::Stop } else { FinishReason::Length },
             },
             verdicts: vec![
                 verdict("accuracy", outcome, value),
