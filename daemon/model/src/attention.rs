@@ -218,6 +218,11 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
     Ok(scores.f_softmax(-1, kind)?.f_to_kind(scores.kind())?)
 }
 
+/// Whether the kernel that reads a cache once serves these queries: it is the CPU's, and its rounding is not that of the tiles.
+pub(crate) fn one_pass(query: &Tensor, invariant: bool) -> bool {
+    !invariant && query.device() == Device::Cpu && matches!(query.kind(), Kind::Float | Kind::BFloat16)
+}
+
 /// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]`, `mask` `[B, 1, L]` →
 /// `[B, H · dv]`.
 pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: &Tensor, invariant: bool) -> Result<Tensor> {

@@ -172,6 +172,11 @@ impl<'a> Cached<'a> {
         Ok(Cached { cache, source: None, slots: index, positions: positions.shallow_clone(), reads, length })
     }
 
+    /// Of a step's tokens, int64 `[B]`.
+    pub fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+
     pub fn naive(&self) -> bool {
         self.cache.invariant
     }

@@ -39,6 +39,8 @@ pub enum ModelError {
     Torch(#[from] tch::TchError),
     #[error(transparent)]
     Shim(#[from] r1d_torch::TorchError),
+    #[error(transparent)]
+    Attention(#[from] r1d_torch::attention::AttentionError),
 }
 
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;

@@ -69,7 +69,11 @@ impl Gqa {
             }
             View::Step { mask, cached } => {
                 cached.store(layer, &[key, value])?;
-                attention::single(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, mask, pass.invariant)?
+                let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
+                match attention::one_pass(query, pass.invariant) {
+                    true => r1d_torch::attention::decode(query, &key, &value, cached.positions(), scale)?.f_flatten(1, 2)?,
+                    false => attention::single(query, &key, &value, scale, mask, pass.invariant)?,
+                }
             }
         };
         linear(&attended, &self.o_proj, None, pass.invariant)

@@ -145,7 +145,7 @@ impl Mla {
             }
             View::Step { mask, cached } => {
                 cached.store(layer, &[&latent.joined()?])?;
-                self.absorbed(&query, &cached.read(layer, 0)?.f_squeeze_dim(1)?, scale, mask)?
+                self.absorbed(&query, &cached.read(layer, 0)?, scale, mask, cached.positions())?
             }
         };
         linear(&attended, &self.o_proj, self.o_bias.as_ref(), pass.invariant)
@@ -184,16 +184,20 @@ impl Mla {
         Ok((Tensor::f_cat(&[k_nope, k_rope], -1)?, value))
     }
 
-    /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half into the output. `rows` `[B, L, r + dr]`
-    /// are read as they lie in the cache, by all heads (DeepSeek-V2 appendix C).
-    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, mask: &Tensor) -> Result<Tensor> {
+    /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half into the output. `rows`
+    /// `[B, 1, L, r + dr]` are read as they lie in the cache, by all heads (DeepSeek-V2 appendix C).
+    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, mask: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, v_head_dim, .. } = self.sizes;
         let kv_b = self.kv_b_proj.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
         let [w_k, w_v] = split_rows(&kv_b, [qk_nope_head_dim, v_head_dim])?;
         let by_head = |t: &Tensor| t.f_transpose(0, 1);
         let q_latent = by_head(&by_head(&query.nope)?.f_bmm(&w_k)?)?;
         let query = Tensor::f_cat(&[&q_latent, &query.rope], -1)?;
-        let weighed = attention::weigh(&query, rows, &rows.f_narrow(2, 0, kv_lora_rank)?, mask, scale)?;
+        let latents = rows.f_narrow(3, 0, kv_lora_rank)?;
+        let weighed = match attention::one_pass(&query, false) {
+            true => r1d_torch::attention::decode(&query, rows, &latents, positions, scale)?,
+            false => attention::weigh(&query, &rows.f_squeeze_dim(1)?, &latents.f_squeeze_dim(1)?, mask, scale)?,
+        };
         let attended = by_head(&by_head(&weighed)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?;
         Ok(attended.f_reshape([-1, heads * v_head_dim])?)
     }

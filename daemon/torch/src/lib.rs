@@ -1,10 +1,11 @@
-//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
+//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
 //! run time ([`device`]), MKL's choice of kernels ([`mkl`]). Knows nothing of models.
 //!
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and hands its folder to dependents as
 //! `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
 
 pub mod adamw;
+pub mod attention;
 pub mod device;
 pub mod foreach;
 pub mod memory;

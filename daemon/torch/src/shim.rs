@@ -41,6 +41,14 @@ unsafe extern "C" {
         epsilon: f64,
         gradient_scale: *const C_tensor,
     ) -> *mut c_char;
+    pub(crate) fn r1d_decode_attention(
+        query: *const C_tensor,
+        key: *const C_tensor,
+        value: *const C_tensor,
+        positions: *const C_tensor,
+        scale: f64,
+        out: *const C_tensor,
+    ) -> *mut c_char;
     fn free(pointer: *mut c_void);
 }
 
