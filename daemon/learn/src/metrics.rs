@@ -191,6 +191,22 @@ mod tests {
     use r1d_proto::recipe::{ImportanceSamplingLevel, LossType};
 
     #[test]
+    fn clip_extremes_are_those_of_sequences() {
+        let mut sums = Sums::new(Device::Cpu).unwrap();
+        let sequences = |lengths: &[usize]| objective::Sequences::of(lengths, Device::Cpu).unwrap();
+        let held = |rows: [&[f32]; 2]| Tensor::stack(&rows.map(Tensor::from_slice), 0);
+        sums.extremes(&held([&[1., 1., 0., 1., 1.], &[0., 0., 1., 0., 1.]]), &sequences(&[3, 2])).unwrap();
+        sums.extremes(&held([&[1., 1.], &[0., 0.]]), &sequences(&[2])).unwrap();
+        let found = sums.read().unwrap();
+        assert!(
+            (found.low_min - 2.0 / 3.0).abs() < 1e-6 && (found.high_max - 0.5).abs() < 1e-6,
+            "{} {}",
+            found.low_min,
+            found.high_max
+        );
+    }
+
+    #[test]
     fn updates_count_alike_and_tokens_count_alike() {
         let mut totals = Totals::default();
         let updated = |norm, learning_rate, load| Updated { norm, learning_rate, load_max_over_mean: load };

@@ -44,17 +44,11 @@ pub enum LedgerError {
     Newer { path: PathBuf, found: u64 },
     #[error("ledger {} is damaged: {what}; move it away to start empty, or put a copy back", .path.display())]
     Damaged { path: PathBuf, what: String },
+    /// The file system's own error.
+    #[error("ledger {}: {source}", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
     #[error("ledger {}: {source}", .path.display())]
     Storage { path: PathBuf, source: Box<redb::Error> },
-}
-
-impl LedgerError {
-    /// The file system cannot take more.
-    pub fn lacks_room(&self) -> bool {
-        let LedgerError::Storage { source, .. } = self else { return false };
-        matches!(&**source, redb::Error::Io(error)
-            if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
-    }
 }
 
 /// Opens the database, new or not; called again after a failed write.
@@ -216,6 +210,7 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
         redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             LedgerError::Damaged { path, what: error.to_string() }
         }
+        redb::Error::Io(source) => LedgerError::Io { path, source },
         error => LedgerError::Storage { path, source: Box::new(error) },
     }
 }

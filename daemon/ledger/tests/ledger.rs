@@ -230,7 +230,7 @@ fn a_failed_sync_is_an_error_and_the_next_command_goes_on_from_the_file() {
     let ledger = open_on(&disk).unwrap();
     apply_all(&ledger, life("a", 1));
     disk.fail_syncs(1);
-    assert!(matches!(ledger.apply(commit("a", 1)), Err(LedgerError::Storage { .. })));
+    assert!(matches!(ledger.apply(commit("a", 1)), Err(LedgerError::Io { .. })));
     assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
     let answer = ledger.apply(commit("a", 1));
     let reached_the_disk = matches!(answer, Err(LedgerError::Rejected(_)));

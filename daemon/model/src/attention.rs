@@ -208,7 +208,7 @@ fn weigh_in_tiles(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, s
 }
 
 /// softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that expands to `[N, M, L]` → `[N, M, dv]`.
-pub(crate) fn weigh(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
+fn weigh(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
     Ok(softmax(&mask.f_baddbmm(query, &key.f_transpose(1, 2)?, 1.0, scale)?)?.f_bmm(value)?)
 }
 
@@ -218,34 +218,41 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
     Ok(scores.f_softmax(-1, kind)?.f_to_kind(scores.kind())?)
 }
 
-/// Whether the kernel that reads a cache once serves these queries: it is the CPU's, and its rounding is not that of the tiles.
-pub(crate) fn one_pass(query: &Tensor, invariant: bool) -> bool {
-    !invariant && query.device() == Device::Cpu && matches!(query.kind(), Kind::Float | Kind::BFloat16)
+/// What the queries of a decoding step see of their slots.
+pub(crate) enum Seen {
+    /// Up to these positions, int64 `[B]`: for the CPU's kernel that reads a cache once.
+    UpTo(Tensor),
+    /// 0 where a query sees a place, −∞ elsewhere, `[B, 1, L]`: for libtorch's products.
+    Mask(Tensor),
+    /// The same, for products in tiles.
+    MaskOfTiles(Tensor),
 }
 
-/// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]`, `mask` `[B, 1, L]` →
-/// `[B, H · dv]`.
-pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: &Tensor, invariant: bool) -> Result<Tensor> {
+/// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` → `[B, H, dv]`.
+pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
+    let (mask, rows) = match seen {
+        Seen::UpTo(positions) => return Ok(r1d_torch::attention::decode(query, key, value, positions, scale)?),
+        Seen::Mask(mask) => (mask, 1),
+        // Each query stands first in a tile of its own.
+        Seen::MaskOfTiles(mask) => (mask, TILE_ROWS),
+    };
     let (batch, heads, width) = query.size3()?;
     let (_, key_heads, length, value_width) = value.size4()?;
     let group = heads / key_heads;
-    // In batch-invariant mode each query stands first in a tile of its own.
-    let rows = if invariant { TILE_ROWS } else { 1 };
     let mut query = query.f_reshape([batch * key_heads, group, 1, width])?;
     if rows > 1 {
         query = query.f_constant_pad_nd([0, 0, 0, rows - 1])?;
     }
     let query = query.f_reshape([batch * key_heads, group * rows, width])?;
-    let mask = mask.f_unsqueeze(1)?.f_expand([batch, key_heads, group * rows, length], false)?;
-    let mask = mask.f_reshape([-1, group * rows, length])?;
+    let mask = mask.f_unsqueeze(1)?.f_expand([batch, key_heads, 1, length], false)?.f_reshape([-1, 1, length])?;
     let key = key.f_reshape([-1, length, width])?;
     let value = value.f_reshape([-1, length, value_width])?;
-    let attended = match invariant {
-        true => weigh_in_tiles(&query, &key, &value, &mask, scale)?,
-        false => weigh(&query, &key, &value, &mask, scale)?,
+    let attended = match seen {
+        Seen::MaskOfTiles(_) => weigh_in_tiles(&query, &key, &value, &mask, scale)?,
+        _ => weigh(&query, &key, &value, &mask, scale)?,
     };
     let attended = attended.f_view([batch * key_heads, group, rows, value_width])?.f_select(2, 0)?;
-    Ok(attended.f_reshape([batch, heads * value_width])?)
+    Ok(attended.f_reshape([batch, heads, value_width])?)
 }
 
 #[cfg(test)]

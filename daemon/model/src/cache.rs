@@ -1,5 +1,6 @@
 //! What attention keeps of earlier tokens, in fixed slots.
 
+use crate::attention::Seen;
 use crate::error::{ModelError, Result};
 use crate::tile::{TILE_KEYS, whole_tiles};
 use tch::{Device, Kind, Tensor};
@@ -172,20 +173,20 @@ impl<'a> Cached<'a> {
         Ok(Cached { cache, source: None, slots: index, positions: positions.shallow_clone(), reads, length })
     }
 
-    /// Of a step's tokens, int64 `[B]`.
-    pub fn positions(&self) -> &Tensor {
-        &self.positions
-    }
-
     pub fn naive(&self) -> bool {
         self.cache.invariant
     }
 
-    /// 0 where a slot's query sees a place, −∞ behind its position: `[B, 1, length]`.
-    pub fn mask(&self, kind: Kind) -> Result<Tensor> {
+    /// What the step's queries see: their own slots up to their positions.
+    pub fn seen(&self, kind: Kind) -> Result<Seen> {
+        let invariant = self.cache.invariant;
+        if !invariant && self.positions.device() == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16) {
+            return Ok(Seen::UpTo(self.positions.shallow_clone()));
+        }
         let behind = self.cache.places.f_narrow(0, 0, self.length)?.f_gt_tensor(&self.positions.f_unsqueeze(1)?)?;
         let mut mask = Tensor::f_zeros(behind.size(), (kind, behind.device()))?;
-        Ok(mask.f_masked_fill_(&behind, f64::NEG_INFINITY)?.f_unsqueeze(1)?)
+        let mask = mask.f_masked_fill_(&behind, f64::NEG_INFINITY)?.f_unsqueeze(1)?;
+        Ok(if invariant { Seen::MaskOfTiles(mask) } else { Seen::Mask(mask) })
     }
 
     /// Writes the pass's rows `[T, heads, width]`, one tensor per kind of row.
@@ -211,5 +212,35 @@ impl<'a> Cached<'a> {
             Reads::Range { start, count } => held.f_narrow(0, start, count)?,
             Reads::Scattered => held.f_index_select(0, &self.slots)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The GPU's way to write a cache is the CPU's, place by place.
+    #[test]
+    fn scattered_rows_lie_where_index_put_puts_them() {
+        let (slots, positions) = (Tensor::from_slice(&[3i64, 0, 2, 3]), Tensor::from_slice(&[4i64, 0, 1, 2]));
+        let rows = Tensor::arange(4 * 2 * 3, (Kind::Float, Device::Cpu)).view([4, 2, 3]) + 1.0;
+        let [scattered, mut put] = [(); 2].map(|()| Tensor::zeros([5, 2, 6, 3], (Kind::Float, Device::Cpu)));
+        scatter_rows(&scattered, &slots, &positions, &rows).unwrap();
+        let _ = put.index_put_(&[Some(&slots), None, Some(&positions)], &rows, false);
+        assert_eq!(scattered, put);
+    }
+
+    #[test]
+    fn copies_read_all_before_they_write_and_name_what_is_outside() {
+        let mut cache = Cache::new(2, &[(1, 2)], 3, 4, false, (Kind::Float, Device::Cpu)).unwrap();
+        for held in cache.layers.iter().flatten() {
+            held.shallow_clone()
+                .copy_(&Tensor::arange(3, (Kind::Float, Device::Cpu)).view([3, 1, 1, 1]).expand([3, 1, 4, 2], false));
+        }
+        cache.copy(&[(0, 1), (1, 2)], 3).unwrap();
+        let column = |place: i64| Vec::<f32>::try_from(cache.layers[1][0].select(2, place).select(2, 0).view([-1])).unwrap();
+        assert_eq!((column(2), column(3)), (vec![0.0, 0.0, 1.0], vec![0.0, 1.0, 2.0]), "3 tokens are copied, the fourth is not");
+        assert!(cache.copy(&[(0, 3)], 1).unwrap_err().to_string().contains("slot 3"));
+        assert!(cache.copy(&[(0, 1)], 5).unwrap_err().to_string().contains("5 tokens"));
     }
 }

@@ -250,7 +250,7 @@ impl CausalLm {
         let cached = Cached::step(cache, &slots, &positions, max_position)?;
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
         let routing = Routing { forced: forced.as_ref(), record: options.record_experts, tokens, ..Routing::default() };
-        let view = View::Step { mask: cached.mask(self.kind)?, cached };
+        let view = View::Step { seen: cached.seen(self.kind)?, cached };
         self.run(&ids, Pass { invariant: options.invariant, rotation, view, routing })
     }
 

@@ -67,13 +67,9 @@ impl Gqa {
                 }
                 attention::causal(query, key, value, scale, packed)?
             }
-            View::Step { mask, cached } => {
+            View::Step { seen, cached } => {
                 cached.store(layer, &[key, value])?;
-                let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
-                match attention::one_pass(query, pass.invariant) {
-                    true => r1d_torch::attention::decode(query, &key, &value, cached.positions(), scale)?.f_flatten(1, 2)?,
-                    false => attention::single(query, &key, &value, scale, mask, pass.invariant)?,
-                }
+                attention::single(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, seen)?.f_flatten(1, 2)?
             }
         };
         linear(&attended, &self.o_proj, None, pass.invariant)

@@ -3,7 +3,7 @@
 //! Keys and values are expanded from one latent per token; only the latent and one rotary key are cached. Names follow the checkpoint:
 //! `_a` projections go down to a latent, `_b` projections up from it.
 
-use crate::attention;
+use crate::attention::{self, Seen};
 use crate::error::Result;
 use crate::pass::{Pass, View};
 use crate::rms_norm::RmsNorm;
@@ -137,15 +137,15 @@ impl Mla {
                 }
                 attention::causal(&query.joined()?, &key, &value, scale, packed)?
             }
-            View::Step { mask, cached } if cached.naive() => {
+            View::Step { seen, cached } if cached.naive() => {
                 let (key, value) = self.expand(&latent, pass.invariant)?;
                 cached.store(layer, &[&key, &value])?;
                 let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
-                attention::single(&query.joined()?, &key, &value, scale, mask, pass.invariant)?
+                attention::single(&query.joined()?, &key, &value, scale, seen)?.f_flatten(1, 2)?
             }
-            View::Step { mask, cached } => {
+            View::Step { seen, cached } => {
                 cached.store(layer, &[&latent.joined()?])?;
-                self.absorbed(&query, &cached.read(layer, 0)?, scale, mask, cached.positions())?
+                self.absorbed(&query, &cached.read(layer, 0)?, scale, seen)?
             }
         };
         linear(&attended, &self.o_proj, self.o_bias.as_ref(), pass.invariant)
@@ -186,18 +186,14 @@ impl Mla {
 
     /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half into the output. `rows`
     /// `[B, 1, L, r + dr]` are read as they lie in the cache, by all heads (DeepSeek-V2 appendix C).
-    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, mask: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
         let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, v_head_dim, .. } = self.sizes;
         let kv_b = self.kv_b_proj.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
         let [w_k, w_v] = split_rows(&kv_b, [qk_nope_head_dim, v_head_dim])?;
         let by_head = |t: &Tensor| t.f_transpose(0, 1);
         let q_latent = by_head(&by_head(&query.nope)?.f_bmm(&w_k)?)?;
         let query = Tensor::f_cat(&[&q_latent, &query.rope], -1)?;
-        let latents = rows.f_narrow(3, 0, kv_lora_rank)?;
-        let weighed = match attention::one_pass(&query, false) {
-            true => r1d_torch::attention::decode(&query, rows, &latents, positions, scale)?,
-            false => attention::weigh(&query, &rows.f_squeeze_dim(1)?, &latents.f_squeeze_dim(1)?, mask, scale)?,
-        };
+        let weighed = attention::single(&query, rows, &rows.f_narrow(3, 0, kv_lora_rank)?, scale, seen)?;
         let attended = by_head(&by_head(&weighed)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?;
         Ok(attended.f_reshape([-1, heads * v_head_dim])?)
     }

@@ -1,6 +1,6 @@
 //! What one forward pass hands from block to block beside the hidden states.
 
-use crate::attention::PackedView;
+use crate::attention::{PackedView, Seen};
 use crate::cache::Cached;
 use crate::error::Result;
 use crate::rope::Rotation;
@@ -18,8 +18,8 @@ pub(crate) struct Pass<'a> {
 pub(crate) enum View<'a> {
     /// Whole sequences; a prefill leaves their keys in a cache.
     Packed { packed: PackedView, cached: Option<Cached<'a>> },
-    /// One token of each sequence, over the cache; `mask` `[B, 1, length]`.
-    Step { mask: Tensor, cached: Cached<'a> },
+    /// One token of each sequence, over the cache.
+    Step { seen: Seen, cached: Cached<'a> },
 }
 
 /// Which experts the tokens go to: what is forced on the routers, and what is learnt of their choices.

@@ -158,3 +158,24 @@ fn gradients_are_transformers_gradients() {
         }
     }
 }
+
+/// As in transformers, whose embedding is made with `padding_idx = pad_token_id`.
+#[test]
+fn the_padding_id_gets_no_gradient_from_being_read() {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture::dir("qwen2").join(file), copy.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(copy.path().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["pad_token_id"] = 7.into();
+    std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+    r1d_torch::runtime::set_threads(1).unwrap();
+    let model = r1d_model::CausalLm::load(copy.path(), tch::Device::Cpu, Kind::Float).unwrap();
+    model.set_requires_grad(true);
+    model.forward(&sequence(&[5, 7, 9]), &Forward::default()).unwrap().hidden.sum(Kind::Float).backward();
+    let (_, embedding) = model.parameters().into_iter().find(|(name, _)| name == "model.embed_tokens.weight").unwrap();
+    let size = |id: i64| f64::try_from(embedding.grad().get(id).abs().max()).unwrap();
+    assert_eq!(size(7), 0.0);
+    assert!(size(5) > 0.0 && size(9) > 0.0);
+}

@@ -81,7 +81,6 @@ impl ClerkError {
     fn end(self) -> End {
         match self {
             ClerkError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
-            ClerkError::Ledger(error) => unkept(&error),
             error => unkept(&error),
         }
     }
@@ -90,9 +89,6 @@ impl ClerkError {
 /// What it means for an attempt that something could not be kept.
 pub fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     let no_room = |error: &(dyn std::error::Error + 'static)| {
-        if error.downcast_ref::<LedgerError>().is_some_and(LedgerError::lacks_room) {
-            return true;
-        }
         let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
     };

@@ -271,14 +271,14 @@ impl Shelf<'_> {
     }
 }
 
-/// Weight files of a Hugging Face directory: one file, or an index and all the shards that it names.
+/// Weight files of a Hugging Face directory: one file, which wins, or an index and all the shards that it names.
 fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
     let wrong = |problem: String| Err(MaterialsError::Weights { path: dir.into(), problem });
-    let index = dir.join("model.safetensors.index.json");
+    let (whole, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+    if whole.is_file() {
+        return check_length(&whole);
+    }
     if !index.exists() {
-        if dir.join("model.safetensors").is_file() {
-            return check_length(&dir.join("model.safetensors"));
-        }
         return wrong(
             "has neither model.safetensors nor model.safetensors.index.json: name a directory with safetensors weights".into(),
         );
@@ -383,4 +383,40 @@ pub mod inputs {
 /// Threads that a worker of `device` may use for one tensor operation.
 pub fn worker_threads(device: &str, configured: u32) -> u32 {
     if device == "cpu" { devices::torch_threads(configured) } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of one tensor, with so many bytes missing at its end.
+    fn weights(missing: usize) -> Vec<u8> {
+        let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+        let mut bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+        bytes.truncate(bytes.len() - missing);
+        bytes
+    }
+
+    #[test]
+    fn weights_that_a_download_left_short_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = || check_weights(dir.path()).unwrap_err().to_string();
+        assert!(refusal().contains("neither model.safetensors"));
+        let file = dir.path().join("model.safetensors");
+        std::fs::write(&file, weights(0)).unwrap();
+        assert!(check_weights(dir.path()).is_ok());
+        for (missing, problem) in [(1, "its header says"), (20, "cut off in its header"), (75, "not a safetensors file")] {
+            std::fs::write(&file, weights(missing)).unwrap();
+            assert!(refusal().contains(problem) && refusal().contains("model.safetensors"), "{missing}: {}", refusal());
+        }
+        // The shards of an index likewise; a whole file beside it would win.
+        std::fs::remove_file(&file).unwrap();
+        let index = r#"{"weight_map": {"w": "model-00001-of-00001.safetensors"}}"#;
+        std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+        assert!(refusal().contains("is missing"));
+        std::fs::write(dir.path().join("model-00001-of-00001.safetensors"), weights(3)).unwrap();
+        assert!(refusal().contains("model-00001-of-00001.safetensors") && refusal().contains("its header says"), "{}", refusal());
+        std::fs::write(&file, weights(0)).unwrap();
+        assert!(check_weights(dir.path()).is_ok());
+    }
 }

@@ -94,3 +94,46 @@ pub fn tokens_of_rollouts(records: &[ScoredRollout]) -> u64 {
 pub fn tokens_of_batch(sequences: &[SupervisedSequence]) -> u64 {
     sequences.iter().map(|s| s.ids.len() as u64).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::ids::SampleKey;
+    use r1d_proto::rollout::Rollout;
+
+    fn records(groups: &[&[Option<f32>]]) -> Vec<ScoredRollout> {
+        let record = |prompt: u32, sample: u32, reward| {
+            let key = SampleKey { stage: 0, step: 0, prompt, sample };
+            let (prompt_ids, completion_ids, behaviour_logprobs) = (vec![1], vec![2], vec![0.0]);
+            let finish = FinishReason::Stop;
+            let rollout =
+                Rollout { key, row: 0, prompt_ids, completion_ids, behaviour_logprobs, experts: vec![], policy_version: 0, finish };
+            ScoredRollout { rollout, verdicts: vec![], reward, advantage: reward }
+        };
+        let of_group = |(prompt, group): (u32, &&[Option<f32>])| {
+            (0..).zip(group.iter()).map(|(sample, reward)| record(prompt, sample, *reward)).collect::<Vec<_>>()
+        };
+        (0..).zip(groups).flat_map(of_group).collect()
+    }
+
+    /// What TRL 1.16 logs for the same rewards: `nanstd` of all of them with ddof 1, and the share of groups without variance, or, where
+    /// the batch's deviation scales, whether that one is 0.
+    #[test]
+    fn deviations_are_trls() {
+        let apart: &[&[Option<f32>]] = &[&[Some(1.0), Some(1.0)], &[Some(0.0), Some(0.0)]];
+        let of = |groups, scale| {
+            let metrics = of_rollouts(&records(groups), scale);
+            (metrics["reward_std"], metrics["frac_reward_zero_std"])
+        };
+        let (deviation, constant) = of(apart, ScaleRewards::Group);
+        assert!((deviation - 0.577_350_269_189_625_8).abs() < 1e-12, "{deviation}");
+        assert_eq!(constant, 1.0);
+        assert_eq!(of(apart, ScaleRewards::Batch).1, 0.0);
+        assert_eq!(
+            of(&[&[Some(1.0), Some(1.0)], &[None, None]], ScaleRewards::Group).1,
+            0.5,
+            "a group without rewards is not constant"
+        );
+        assert_eq!(of(&[&[Some(1.0), Some(1.0)]], ScaleRewards::Batch).1, 1.0);
+    }
+}

@@ -72,7 +72,7 @@ static TORCH: &Table = &Table {
             Bool,
             Value("true"),
             "",
-            "Let MKL use its Intel kernels on other processors too: float32 about twice as fast on AMD. A switch that Intel does not document.",
+            "Let MKL use its Intel kernels on other processors too: float32 products somewhat faster on AMD, and rounded as on Intel's. A switch that Intel does not document.",
         ),
     ]],
 };
