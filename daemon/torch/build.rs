@@ -17,7 +17,7 @@ fn main() {
         .warnings(false)
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .files(["shim/shim.cpp", "shim/memory.cpp", "shim/attention.cpp"])
+        .files(["shim/shim.cpp", "shim/memory.cpp", "shim/attention.cpp", "shim/product.cpp"])
         .compile("r1d_shim");
     println!("cargo::metadata=lib={}", lib.display());
     println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}", lib.display());

@@ -6,7 +6,7 @@
 //! gradients, then ∂L/∂logp, then each chunk again with them.
 
 use crate::LearnError;
-use r1d_model::{CausalLm, token_logprobs};
+use r1d_model::{CausalLm, Forward, token_logprobs};
 use tch::{Device, Kind, Tensor};
 
 /// Logits held at a time, elements (float32; the backward pass holds about three times as much). On a GPU small chunks leave it idle, and in
@@ -53,7 +53,7 @@ impl<'a> Head<'a> {
     }
 
     fn chunk_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor), LearnError> {
-        let logits = self.model.logits(hidden, self.invariant)?;
+        let logits = self.model.logits(hidden, &Forward { invariant: self.invariant, ..Forward::default() })?;
         let logp = token_logprobs(&logits, targets, self.temperature)?;
         Ok((logits, logp))
     }

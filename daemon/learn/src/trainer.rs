@@ -78,8 +78,8 @@ impl Trainer {
 
     /// One packed forward pass: hidden states `[N, D]` of the rows that predict targets, and the rest of the output.
     pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch, aux_loss: bool) -> Result<(Tensor, Output), LearnError> {
-        let options =
-            Forward { invariant: self.invariant, forced_experts: batch.forced_experts.as_ref(), record_experts: false, aux_loss };
+        let forced_experts = batch.forced_experts.as_ref();
+        let options = Forward { invariant: self.invariant, forced_experts, aux_loss, ..Forward::default() };
         let output = model.forward(&batch.packed, &options)?;
         let hidden = match &batch.rows {
             Some(rows) => output.hidden.f_index_select(0, rows)?,

@@ -32,7 +32,8 @@ fn thread_ms() -> f64 {
 }
 
 fn decode(model: &CausalLm, batch: i64, invariant: bool) -> [f64; 2] {
-    let options = Forward { invariant, record_experts: true, ..Forward::default() };
+    let packed = model.pack().unwrap();
+    let options = Forward { invariant, packed: Some(&packed), record_experts: true, ..Forward::default() };
     let mut cache = model.cache(batch, CAPACITY, invariant).unwrap();
     let ids = Tensor::randint(model.config.vocab_size, [batch], (Kind::Int64, Device::Cpu));
     let slots = cache.select(&(0..batch).collect::<Vec<_>>()).unwrap();
@@ -40,7 +41,7 @@ fn decode(model: &CausalLm, batch: i64, invariant: bool) -> [f64; 2] {
     tch::no_grad(|| {
         median_ms(|| {
             let out = model.decode(&ids, &slots, &positions, 2 * PROMPT, &mut cache, &options).unwrap();
-            let _ = model.logits(&out.hidden, false).unwrap();
+            let _ = model.logits(&out.hidden, &options).unwrap();
         })
     })
 }
@@ -57,7 +58,7 @@ fn train(model: &CausalLm, tokens: i64, length: i64) -> [f64; 2] {
     let parameters: Vec<Tensor> = model.parameters().into_iter().map(|p| p.1).collect();
     median_ms(|| {
         let hidden = model.forward(&batch, &Forward::default()).unwrap().hidden;
-        let loss = token_logprobs(&model.logits(&hidden, false).unwrap(), &ids, 1.0).unwrap().mean(Kind::Float);
+        let loss = token_logprobs(&model.logits(&hidden, &Forward::default()).unwrap(), &ids, 1.0).unwrap().mean(Kind::Float);
         loss.backward();
         r1d_torch::foreach::clear_gradients(&parameters).unwrap();
     })

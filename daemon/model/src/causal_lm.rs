@@ -9,10 +9,11 @@ use crate::error::{ModelError, Result};
 use crate::init::{Random, Unfilled};
 use crate::packed::{Forward, Output, Packed};
 use crate::pass::{Pass, Routing, View};
+use crate::products::Products;
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
 use crate::router;
-use crate::tile::{TILE_ROWS, linear, whole_tiles};
+use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{Builder, Initial, Source, Weight};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -170,6 +171,12 @@ impl CausalLm {
         &self.weights
     }
 
+    /// The matrices that rows are multiplied with, the experts' aside.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Tensor> {
+        let only_looked_up = |w: &Weight| w.name == EMBEDDING && !self.config.tie_word_embeddings;
+        self.weights.iter().filter(move |w| w.trained && w.shape.len() == 2 && !only_looked_up(w)).map(|w| &w.tensor)
+    }
+
     pub fn set_requires_grad(&self, on: bool) {
         for weight in self.weights.iter().filter(|w| w.trained) {
             let _ = weight.tensor.set_requires_grad(on);
@@ -213,7 +220,7 @@ impl CausalLm {
             tokens,
             ..Routing::default()
         };
-        self.run(&padded.ids, Pass { invariant: options.invariant, rotation, view: View::Packed { packed, cached }, routing })
+        self.run(&padded.ids, Pass { products: Products::of(options), rotation, view: View::Packed { packed, cached }, routing })
     }
 
     /// One token for each of `slots`: `ids`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
@@ -251,7 +258,7 @@ impl CausalLm {
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
         let routing = Routing { forced: forced.as_ref(), record: options.record_experts, tokens, ..Routing::default() };
         let view = View::Step { seen: cached.seen(self.kind)?, cached };
-        self.run(&ids, Pass { invariant: options.invariant, rotation, view, routing })
+        self.run(&ids, Pass { products: Products::of(options), rotation, view, routing })
     }
 
     fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
@@ -268,9 +275,9 @@ impl CausalLm {
         })
     }
 
-    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `invariant` as in the pass that made the hidden states.
-    pub fn logits(&self, hidden: &Tensor, invariant: bool) -> Result<Tensor> {
-        let logits = linear(hidden, &self.lm_head, None, invariant)?;
+    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that made the hidden states.
+    pub fn logits(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
+        let logits = Products::of(options).linear(hidden, &self.lm_head, None)?;
         Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 

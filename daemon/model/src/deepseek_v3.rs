@@ -173,7 +173,7 @@ impl Decoder for Blocks {
         let hidden = hidden.f_add(&block.self_attn.forward(&block.input_layernorm.forward(&hidden)?, layer, pass)?)?;
         let normed = block.post_attention_layernorm.forward(&hidden)?;
         Ok(hidden.f_add(&match &block.mlp {
-            FeedForward::Dense(dense) => dense.forward(&normed, pass.invariant)?,
+            FeedForward::Dense(dense) => dense.forward(&normed, pass.products)?,
             FeedForward::Moe(moe) => moe.forward(&normed, pass)?,
         })?)
     }

@@ -40,7 +40,7 @@ pub enum ModelError {
     #[error(transparent)]
     Shim(#[from] r1d_torch::TorchError),
     #[error(transparent)]
-    Attention(#[from] r1d_torch::attention::AttentionError),
+    Kernel(#[from] r1d_torch::KernelError),
 }
 
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;

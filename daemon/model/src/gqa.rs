@@ -3,7 +3,6 @@
 use crate::attention;
 use crate::error::Result;
 use crate::pass::{Pass, View};
-use crate::tile::linear;
 use crate::weights::{Builder, Initial, Rows};
 use tch::Tensor;
 
@@ -50,7 +49,7 @@ impl Gqa {
     /// softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x: `[T, hidden]` → `[T, hidden]`.
     pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let GqaSizes { heads, key_value_heads, head_dim, .. } = self.sizes;
-        let qkv = linear(x, &self.qkv_proj, self.qkv_bias.as_ref(), pass.invariant)?.f_view([
+        let qkv = pass.products.linear(x, &self.qkv_proj, self.qkv_bias.as_ref())?.f_view([
             -1,
             heads + 2 * key_value_heads,
             head_dim,
@@ -72,6 +71,6 @@ impl Gqa {
                 attention::single(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, seen)?.f_flatten(1, 2)?
             }
         };
-        linear(&attended, &self.o_proj, None, pass.invariant)
+        pass.products.linear(&attended, &self.o_proj, None)
     }
 }

@@ -20,7 +20,7 @@ impl CausalLm {
             let (long, short) = (long?, short?);
             let options = Forward { invariant: true, ..Forward::default() };
             let of = |ids: &Tensor, lengths: &[i64]| -> Result<Tensor> {
-                self.logits(&self.forward(&Packed { ids: ids.shallow_clone(), lengths: lengths.to_vec() }, &options)?.hidden, true)
+                self.logits(&self.forward(&Packed { ids: ids.shallow_clone(), lengths: lengths.to_vec() }, &options)?.hidden, &options)
             };
             let together =
                 of(&Tensor::f_cat(&[&short, &long], 0)?, &[SHORT_TOKENS, LONG_TOKENS])?.f_narrow(0, SHORT_TOKENS, LONG_TOKENS)?;
@@ -34,7 +34,7 @@ impl CausalLm {
                 let (slot, at) = (cache.select(&[1])?, Tensor::f_from_slice(&[position])?.f_to_device(self.device())?);
                 let output = self.decode(&long.f_narrow(0, position, 1)?, &slot, &at, position, &mut cache, &options)?;
                 let expected = together.f_narrow(0, position, 1)?;
-                self.same(&expected, &self.logits(&output.hidden, true)?, "a token in its sequence and one that is decoded")?;
+                self.same(&expected, &self.logits(&output.hidden, &options)?, "a token in its sequence and one that is decoded")?;
             }
             Ok(())
         })

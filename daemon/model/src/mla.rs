@@ -6,9 +6,9 @@
 use crate::attention::{self, Seen};
 use crate::error::Result;
 use crate::pass::{Pass, View};
+use crate::products::Products;
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
-use crate::tile::linear;
 use crate::weights::{Builder, Initial, Rows};
 use tch::Tensor;
 
@@ -125,11 +125,11 @@ impl Mla {
 
     /// `[T, hidden]` → `[T, hidden]`.
     pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
-        let (query, latent) = self.project(x, &pass.rotation, pass.invariant)?;
+        let (query, latent) = self.project(x, &pass.rotation, pass.products)?;
         let scale = self.sizes.softmax_scale();
         let attended = match &mut pass.view {
             View::Packed { packed, cached } => {
-                let (key, value) = self.expand(&latent, pass.invariant)?;
+                let (key, value) = self.expand(&latent, pass.products)?;
                 match cached {
                     Some(cached) if cached.naive() => cached.store(layer, &[&key, &value])?,
                     Some(cached) => cached.store(layer, &[&latent.joined()?])?,
@@ -138,7 +138,7 @@ impl Mla {
                 attention::causal(&query.joined()?, &key, &value, scale, packed)?
             }
             View::Step { seen, cached } if cached.naive() => {
-                let (key, value) = self.expand(&latent, pass.invariant)?;
+                let (key, value) = self.expand(&latent, pass.products)?;
                 cached.store(layer, &[&key, &value])?;
                 let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
                 attention::single(&query.joined()?, &key, &value, scale, seen)?.f_flatten(1, 2)?
@@ -148,14 +148,14 @@ impl Mla {
                 self.absorbed(&query, &cached.read(layer, 0)?, scale, seen)?
             }
         };
-        linear(&attended, &self.o_proj, self.o_bias.as_ref(), pass.invariant)
+        pass.products.linear(&attended, &self.o_proj, self.o_bias.as_ref())
     }
 
     /// q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope = RoPE(W_kva x [r..]).
-    fn project(&self, x: &Tensor, rotation: &Rotation, invariant: bool) -> Result<(Query, Latent)> {
+    fn project(&self, x: &Tensor, rotation: &Rotation, products: Products) -> Result<(Query, Latent)> {
         let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, .. } = self.sizes;
         let query_rows = self.a_proj.size()[0] - kv_lora_rank - qk_rope_head_dim;
-        let down = linear(x, &self.a_proj, None, invariant)?;
+        let down = products.linear(x, &self.a_proj, None)?;
         let [query, latent, k_rope] = split(&down, [query_rows, kv_lora_rank, qk_rope_head_dim])?;
         let query = plus(query, self.q_a_bias.as_ref())?;
         let (latent, k_rope) = match &self.kv_a_bias {
@@ -166,7 +166,7 @@ impl Mla {
             }
         };
         let query = match &self.q_b {
-            Some((norm, q_b_proj)) => linear(&norm.forward(&query)?, q_b_proj, None, invariant)?,
+            Some((norm, q_b_proj)) => products.linear(&norm.forward(&query)?, q_b_proj, None)?,
             None => query,
         };
         let [nope, rope] = split(&query.f_view([-1, heads, self.sizes.query_head_dim()])?, [qk_nope_head_dim, qk_rope_head_dim])?;
@@ -176,9 +176,9 @@ impl Mla {
     }
 
     /// [k_nope; v] = W_kvb c, and the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
-    fn expand(&self, latent: &Latent, invariant: bool) -> Result<(Tensor, Tensor)> {
+    fn expand(&self, latent: &Latent, products: Products) -> Result<(Tensor, Tensor)> {
         let MlaSizes { heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = self.sizes;
-        let expanded = linear(&latent.c, &self.kv_b_proj, None, invariant)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
+        let expanded = products.linear(&latent.c, &self.kv_b_proj, None)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
         let [k_nope, value] = split(&expanded, [qk_nope_head_dim, v_head_dim])?;
         let k_rope = latent.k_rope.f_expand([-1, heads, qk_rope_head_dim], false)?;
         Ok((Tensor::f_cat(&[k_nope, k_rope], -1)?, value))

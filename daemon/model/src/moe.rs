@@ -36,16 +36,16 @@ impl Moe {
     }
 
     pub fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let scores = self.router.scores(x, pass.invariant)?;
+        let scores = self.router.scores(x, pass.products)?;
         let chosen = match pass.routing.forced()? {
             Some(forced) => forced,
             None => self.router.choose(&scores)?,
         };
         let gates = self.router.rule.gates(&scores, &chosen)?;
         pass.routing.note(&scores, &chosen)?;
-        let routed = self.experts.forward(x, &chosen, &gates, pass.invariant)?;
+        let routed = self.experts.forward(x, &chosen, &gates, pass.products.tiled())?;
         match &self.shared {
-            Some(shared) => Ok(routed.f_add(&shared.forward(x, pass.invariant)?)?),
+            Some(shared) => Ok(routed.f_add(&shared.forward(x, pass.products)?)?),
             None => Ok(routed),
         }
     }

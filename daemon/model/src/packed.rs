@@ -1,3 +1,4 @@
+use crate::products::PackedWeights;
 use tch::Tensor;
 
 /// Sequences one behind the other, with no padding.
@@ -13,6 +14,8 @@ pub struct Packed {
 pub struct Forward<'a> {
     /// Batch-invariant mode (`ROLL-1`): a row's bits depend on its own sequence alone. Needs one libtorch thread.
     pub invariant: bool,
+    /// [`crate::CausalLm::pack`]'s copies of this model's weights, to multiply with: faster for few rows, and without gradients.
+    pub packed: Option<&'a PackedWeights<'a>>,
     /// int64 `[T, moe_layers, K]`: send each token to these experts instead of the router's choice (routing replay). The gate weights are
     /// still this pass's own scores of those experts.
     pub forced_experts: Option<&'a Tensor>,

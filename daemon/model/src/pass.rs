@@ -3,12 +3,13 @@
 use crate::attention::{PackedView, Seen};
 use crate::cache::Cached;
 use crate::error::Result;
+use crate::products::Products;
 use crate::rope::Rotation;
 use crate::router;
 use tch::{Kind, Tensor};
 
 pub(crate) struct Pass<'a> {
-    pub invariant: bool,
+    pub products: Products<'a>,
     pub rotation: Rotation,
     pub view: View<'a>,
     pub routing: Routing<'a>,

@@ -115,7 +115,7 @@ impl Decoder for Blocks {
     fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
         let block = &self.0[layer];
         let hidden = hidden.f_add(&block.self_attn.forward(&block.input_layernorm.forward(&hidden)?, layer, pass)?)?;
-        Ok(hidden.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&hidden)?, pass.invariant)?)?)
+        Ok(hidden.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&hidden)?, pass.products)?)?)
     }
 
     fn router_biases(&self) -> Vec<&Tensor> {

@@ -1,7 +1,7 @@
 //! The router of DeepSeek-V3 ("noaux_tc") and the two ways its load is balanced.
 
 use crate::error::Result;
-use crate::tile::linear;
+use crate::products::Products;
 use crate::weights::{Builder, Initial};
 use tch::{Kind, Tensor};
 
@@ -42,9 +42,9 @@ impl Router {
     }
 
     /// s = sigmoid(W x) in float32 at least: `[T, hidden]` → `[T, E]`.
-    pub fn scores(&self, x: &Tensor, invariant: bool) -> Result<Tensor> {
+    pub fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        Ok(linear(&x.f_to_kind(kind)?, &self.weight.f_to_kind(kind)?, None, invariant)?.f_sigmoid()?)
+        Ok(products.linear(&x.f_to_kind(kind)?, &self.weight.f_to_kind(kind)?, None)?.f_sigmoid()?)
     }
 
     /// `scores` `[T, E]` → int64 `[T, K]`.

@@ -1,5 +1,5 @@
 use crate::error::Result;
-use crate::tile::linear;
+use crate::products::Products;
 use crate::weights::{Builder, Rows};
 use tch::Tensor;
 
@@ -19,8 +19,8 @@ impl SwiGlu {
         })
     }
 
-    pub fn forward(&self, x: &Tensor, invariant: bool) -> Result<Tensor> {
-        linear(&activate(&linear(x, &self.gate_up, None, invariant)?)?, &self.down, None, invariant)
+    pub fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
+        products.linear(&activate(&products.linear(x, &self.gate_up, None)?)?, &self.down, None)
     }
 }
 

@@ -19,11 +19,8 @@ pub(crate) fn whole_tiles(count: i64, tile: i64) -> i64 {
     (count + tile - 1) / tile * tile
 }
 
-/// x Wᵀ + b: `[T, K]`, `[N, K]`, `[N]` → `[T, N]`; in tiles where `invariant`.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, invariant: bool) -> Result<Tensor> {
-    if !invariant {
-        return Ok(x.f_linear(weight, bias)?);
-    }
+/// x Wᵀ + b: `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let rows = x.size2()?.0;
     let missing = whole_tiles(rows, TILE_ROWS) - rows;
     let x = if missing > 0 { x.f_constant_pad_nd([0, 0, 0, missing])? } else { x.shallow_clone() };

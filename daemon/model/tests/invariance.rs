@@ -6,7 +6,7 @@ use fixture::{load, prompt, sequence};
 use r1d_model::{CausalLm, Forward, ModelError, Packed, token_logprobs};
 use tch::{Device, Kind, Tensor};
 
-const INVARIANT: Forward = Forward { invariant: true, forced_experts: None, record_experts: false, aux_loss: false };
+const INVARIANT: Forward = Forward { invariant: true, packed: None, forced_experts: None, record_experts: false, aux_loss: false };
 
 fn models() -> Vec<(&'static str, CausalLm)> {
     let mut models: Vec<_> = fixture::ALL.into_iter().map(|name| (name, load(name, Kind::Float))).collect();
@@ -43,7 +43,7 @@ fn trained(model: &CausalLm, ids: &[i64], with: &[&[i64]], temperature: f64) -> 
     // With gradients on, as in training.
     model.set_requires_grad(true);
     let hidden = model.forward(&Packed { ids: Tensor::from_slice(&all), lengths }, &INVARIANT).unwrap().hidden;
-    let logits = model.logits(&hidden.narrow(0, all.len() as i64 - ids.len() as i64, rows), true).unwrap();
+    let logits = model.logits(&hidden.narrow(0, all.len() as i64 - ids.len() as i64, rows), &INVARIANT).unwrap();
     let found = token_logprobs(&logits, &Tensor::from_slice(&ids[1..]), temperature).unwrap();
     model.set_requires_grad(false);
     bits(&found)
@@ -75,7 +75,7 @@ fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, tem
         let mut active: Vec<usize> = (0..sequences.len()).collect();
         for step in 0.. {
             let next: Vec<i64> = active.iter().map(|&i| sequences[i].0[sequences[i].1 + step]).collect();
-            let logprobs = token_logprobs(&model.logits(&hidden, true).unwrap(), &Tensor::from_slice(&next), temperature).unwrap();
+            let logprobs = token_logprobs(&model.logits(&hidden, &INVARIANT).unwrap(), &Tensor::from_slice(&next), temperature).unwrap();
             for (&i, bits) in active.iter().zip(bits(&logprobs)) {
                 found[i].push(bits);
             }

@@ -47,11 +47,13 @@ fn sequences_of_any_lengths_pack_without_seeing_each_other() {
 fn prefill_and_decode_give_transformers_logits() {
     for name in ALL {
         let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
-        for invariant in [false, true] {
-            let options = Forward { invariant, ..Forward::default() };
+        let packed = model.pack().unwrap();
+        let products = [(false, None), (false, Some(&packed)), (true, None)];
+        for (invariant, packed) in products {
+            let options = Forward { invariant, packed, ..Forward::default() };
             let mut cache = model.cache(3, 40, invariant).unwrap();
             let hidden = through_cache(&model, &mut cache, &ids(&golden["input_ids"].get(1)), PROMPT, &options);
-            assert_close(name, &model.logits(&hidden, false).unwrap(), &golden["logits"].get(1));
+            assert_close(name, &model.logits(&hidden, &options).unwrap(), &golden["logits"].get(1));
         }
     }
 }
@@ -66,7 +68,7 @@ fn greedy_decoding_gives_transformers_ids() {
             let prompt = model.prefill(&sequence(&found), &[vec![0]], &mut cache, &Forward::default()).unwrap();
             let mut hidden = prompt.hidden.narrow(0, PROMPT as i64 - 1, 1);
             while found.len() < golden.len() {
-                let id = model.logits(&hidden, false).unwrap().argmax(-1, false);
+                let id = model.logits(&hidden, &Forward::default()).unwrap().argmax(-1, false);
                 let position = found.len() as i64;
                 found.extend(ids(&id));
                 let (slot, at) = (cache.select(&[0]).unwrap(), Tensor::from_slice(&[position]));
@@ -133,8 +135,8 @@ fn gradients_are_transformers_gradients() {
         let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
         let expected = tensors(name, "gradients.safetensors");
         model.set_requires_grad(true);
-        let logits =
-            model.logits(&model.forward(&packed(&golden["input_ids"]), &Forward::default()).unwrap().hidden, false).unwrap();
+        let options = Forward::default();
+        let logits = model.logits(&model.forward(&packed(&golden["input_ids"]), &options).unwrap().hidden, &options).unwrap();
         let predicting = logits.view([2, 33, 128]).narrow(1, 0, 32).reshape([64, 128]);
         let next = golden["input_ids"].narrow(1, 1, 32).reshape([64]);
         let loss = token_logprobs(&predicting, &next, 1.0).unwrap().mean(Kind::Float).neg();

@@ -6,7 +6,7 @@ use fixture::{DEEPSEEK, difference, ids, load, packed, prompt, sequence, tensors
 use r1d_model::{Forward, Packed};
 use tch::{Kind, Tensor};
 
-const RECORD: Forward = Forward { invariant: false, forced_experts: None, record_experts: true, aux_loss: false };
+const RECORD: Forward = Forward { invariant: false, packed: None, forced_experts: None, record_experts: true, aux_loss: false };
 
 #[test]
 fn decoding_and_prefill_record_the_experts_of_the_full_forward() {

@@ -80,7 +80,7 @@ fn prefill(
     let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths };
     let output = model.prefill(&packed, &slots, cache, options)?;
     let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
-    let logits = model.logits(&output.hidden.f_index_select(0, &last)?, options.invariant)?;
+    let logits = model.logits(&output.hidden.f_index_select(0, &last)?, options)?;
     let experts = match &output.experts {
         Some(experts) => Vec::<i64>::try_from(&experts.f_reshape([-1])?)?,
         None => vec![],

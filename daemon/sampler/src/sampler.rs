@@ -75,11 +75,13 @@ impl Sampler {
     ) -> Result<Metrics> {
         request::check(request, Limits { vocab_size: model.config.vocab_size, capacity: self.slots.capacity })?;
         let started = self.clock.now();
+        let packed = if self.invariant { None } else { Some(model.pack()?) };
+        let record_experts = model.config.moe_layers > 0;
         let mut run = Run {
             model,
             request,
             draw: Draw::new(&request.sampling),
-            options: Forward { invariant: self.invariant, record_experts: model.config.moe_layers > 0, ..Forward::default() },
+            options: Forward { invariant: self.invariant, packed: packed.as_ref(), record_experts, ..Forward::default() },
             cache: &mut self.cache,
             look_every: self.look_every,
             rows: vec![],
@@ -202,7 +204,7 @@ impl Run<'_> {
             }
             let output = self.model.decode(&ids, &slots, &positions, longest + step as i64, self.cache, &self.options)?;
             let drawn = self.draw(
-                &self.model.logits(&output.hidden, self.options.invariant)?,
+                &self.model.logits(&output.hidden, &self.options)?,
                 &uniforms.f_get(step as i64)?,
                 Some(output),
             )?;

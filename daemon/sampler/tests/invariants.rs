@@ -87,7 +87,7 @@ fn trainers_view(model: &r1d_model::CausalLm, rollout: &Rollout, invariant: bool
     let first = rollout.prompt_ids.len() - 1;
     let rows = rollout.completion_ids.len();
     let hidden = output.hidden.narrow(0, first as i64, rows as i64);
-    let logits = tch::no_grad(|| model.logits(&hidden, invariant)).unwrap();
+    let logits = tch::no_grad(|| model.logits(&hidden, &options)).unwrap();
     let logprobs = token_logprobs(&logits, &Tensor::from_slice(&ids[first + 1..]), f64::from(sampling().temperature)).unwrap();
     let experts = output.experts.map(|experts| Vec::try_from(experts.reshape([-1])).unwrap()).unwrap_or_default();
     (logprobs.try_into().unwrap(), experts)

@@ -1,5 +1,7 @@
 // What tch does not bind of libtorch. C ABI; every function that can fail returns nullptr, or a malloc'ed message that
-// the caller frees. No C++ exception leaves this file: one that did would abort the process.
+// the caller frees.
+
+#include "guarded.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -13,8 +15,6 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
-#include <cstring>
-#include <exception>
 #include <optional>
 #include <vector>
 
@@ -22,20 +22,6 @@ namespace {
 
 // torch-sys hands out the same pointers.
 using tensor = at::Tensor*;
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
-}
 
 std::vector<at::Tensor> list(const tensor* tensors, size_t count) {
   std::vector<at::Tensor> out;

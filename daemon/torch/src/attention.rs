@@ -1,19 +1,11 @@
 //! Attention of one query per sequence over a cache on the CPU, in one pass over keys and values.
 
-use crate::shim::{self, TorchError, check};
-use tch::{Kind, TchError, Tensor};
-
-#[derive(Debug, thiserror::Error)]
-pub enum AttentionError {
-    #[error(transparent)]
-    Torch(#[from] TchError),
-    #[error(transparent)]
-    Shim(#[from] TorchError),
-}
+use crate::shim::{self, KernelError, check};
+use tch::{Kind, Tensor};
 
 /// softmax(scale · q kᵀ) v over the keys up to each row's position: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` float32
 /// or bfloat16, `positions` int64 `[B]` → `[B, H, dv]` in the query's dtype. Computed in float32; no gradients.
-pub fn decode(query: &Tensor, key: &Tensor, value: &Tensor, positions: &Tensor, scale: f64) -> Result<Tensor, AttentionError> {
+pub fn decode(query: &Tensor, key: &Tensor, value: &Tensor, positions: &Tensor, scale: f64) -> Result<Tensor, KernelError> {
     let (batch, heads, _) = query.size3()?;
     let (_, _, _, value_width) = value.size4()?;
     let wide = query.f_to_kind(Kind::Float)?.f_contiguous()?;

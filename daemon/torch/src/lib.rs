@@ -1,4 +1,4 @@
-//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
+//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`product`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
 //! run time ([`device`]), MKL's choice of kernels ([`mkl`]). Knows nothing of models.
 //!
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and hands its folder to dependents as
@@ -10,8 +10,9 @@ pub mod device;
 pub mod foreach;
 pub mod memory;
 pub mod mkl;
+pub mod product;
 pub mod runtime;
 mod shim;
 
 pub use device::open_cuda;
-pub use shim::TorchError;
+pub use shim::{KernelError, TorchError};

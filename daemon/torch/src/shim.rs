@@ -14,6 +14,15 @@ pub struct TorchError {
     pub message: String,
 }
 
+/// What a kernel of the shim can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+    #[error(transparent)]
+    Shim(#[from] TorchError),
+}
+
 unsafe extern "C" {
     pub(crate) fn r1d_set_threads(count: c_int) -> *mut c_char;
     pub(crate) fn r1d_threads() -> c_int;
@@ -47,6 +56,13 @@ unsafe extern "C" {
         value: *const C_tensor,
         positions: *const C_tensor,
         scale: f64,
+        out: *const C_tensor,
+    ) -> *mut c_char;
+    pub(crate) fn r1d_packs(weight: *const C_tensor) -> bool;
+    pub(crate) fn r1d_packed_linear(
+        x: *const C_tensor,
+        panels: *const C_tensor,
+        bias: *const C_tensor,
         out: *const C_tensor,
     ) -> *mut c_char;
     fn free(pointer: *mut c_void);

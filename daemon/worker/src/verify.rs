@@ -186,7 +186,7 @@ fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError>
     let mut largest = 0.0;
     for first in (0..rows * tokens).step_by(COMPARE_ROWS_MAX as usize) {
         let count = COMPARE_ROWS_MAX.min(rows * tokens - first);
-        let logits = model.logits(&hidden.f_narrow(0, first, count)?, false)?;
+        let logits = model.logits(&hidden.f_narrow(0, first, count)?, &Forward::default())?;
         // `max` of a tensor with a NaN is NaN; `f64::max` would drop it.
         let difference: f64 = f64::try_from(logits.f_sub(&expected.f_narrow(0, first, count)?)?.f_abs()?.f_max()?)?;
         if difference.is_nan() {
