@@ -15,10 +15,18 @@ fn main() {
         .pic(true)
         .opt_level(2)
         .warnings(false)
+        .flag_if_supported("-Wno-psabi")
+        // Without it libtorch's parallel_for, a template, runs on one thread.
+        .flag("-fopenmp")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .files(["shim/shim.cpp", "shim/memory.cpp", "shim/attention.cpp", "shim/product.cpp"])
         .compile("r1d_shim");
+    // The library that libtorch itself brings, so that one pool of threads serves both.
+    match lib.join("libgomp.so.1").exists() {
+        true => println!("cargo::rustc-link-search=native={}\ncargo::rustc-link-lib=dylib:+verbatim=libgomp.so.1", lib.display()),
+        false => println!("cargo::rustc-link-lib=dylib=gomp"),
+    }
     println!("cargo::metadata=lib={}", lib.display());
     println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}", lib.display());
 }

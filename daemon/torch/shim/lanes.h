@@ -2,6 +2,10 @@
 
 #pragma once
 
+#if !defined(_OPENMP)
+#error "without -fopenmp libtorch's parallel_for would run these kernels on one thread"
+#endif
+
 #include <cstdint>
 #include <cstring>
 
