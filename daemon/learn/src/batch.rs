@@ -3,6 +3,7 @@
 use crate::LearnError;
 use r1d_model::{CausalLm, Packed};
 use r1d_proto::worker::{SupervisedSequence, TrainSequence};
+use std::ops::Range;
 use tch::{Device, Tensor};
 
 /// Shape of the recorded expert ids under routing replay.
@@ -34,15 +35,44 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// Prompt and completion without its last id, which is never fed; every completion id is a target.
-    pub fn of_rollouts(sequences: &[&TrainSequence], replay: Option<Replay>, device: Device) -> Result<MicroBatch, LearnError> {
+    /// Prompt and completion without its last id, which is never fed; every completion id is a target. Where `share` is set, neighbours with
+    /// one prompt have it fed once, with the experts that the first of them recorded.
+    pub fn of_rollouts(
+        sequences: &[&TrainSequence],
+        share: bool,
+        replay: Option<Replay>,
+        device: Device,
+    ) -> Result<MicroBatch, LearnError> {
         let mut build = Builder::default();
+        let mut experts = Vec::new();
+        // The prompt that was fed last, and its tokens in the pass.
+        let mut shared: Option<(&[u32], Range<i64>)> = None;
         for sequence in sequences {
-            let ids: Vec<u32> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).copied().collect();
-            let prompt = sequence.prompt_ids.len();
-            build.push(&ids, |position| position >= prompt);
+            let prompt = &sequence.prompt_ids[..];
+            let fed = sequence.completion_ids.len().saturating_sub(1);
+            let prefix = match &shared {
+                Some((ids, tokens)) if share && *ids == prompt => tokens.clone(),
+                _ => {
+                    let start = build.ids.len() as i64;
+                    shared = Some((prompt, start..start + prompt.len() as i64));
+                    0..0
+                }
+            };
+            let own_prompt = if prefix.is_empty() { prompt } else { &[] };
+            if let Some(replay) = replay {
+                let own = (own_prompt.len() + fed) * (replay.moe_layers * replay.experts_per_token) as usize;
+                experts.extend(sequence.experts[sequence.experts.len() - own..].iter().map(|&expert| i64::from(expert)));
+            }
+            build.feed(own_prompt.iter().chain(&sequence.completion_ids[..fed]), prefix.clone());
+            // Each completion id is predicted by the token before it, the first by the prompt's last.
+            let own_start = build.ids.len() - fed;
+            let prompt_end = if prefix.is_empty() { own_start as i64 } else { prefix.end };
+            build.predict(std::iter::once(prompt_end - 1).chain((own_start..).map(|row| row as i64)).zip(&sequence.completion_ids));
         }
-        let forced_experts = replay.map(|replay| forced_experts(sequences, replay, device)).transpose()?;
+        let shape = |replay: Replay| [build.ids.len() as i64, replay.moe_layers, replay.experts_per_token];
+        let forced_experts =
+            replay.map(|replay| Ok::<_, LearnError>(Tensor::f_from_slice(&experts)?.f_view(shape(replay))?.f_to_device(device)?));
+        let forced_experts = forced_experts.transpose()?;
         Ok(MicroBatch { forced_experts, ..build.finish(device)? })
     }
 
@@ -50,7 +80,10 @@ impl MicroBatch {
     pub fn of_supervised(sequences: &[&SupervisedSequence], device: Device) -> Result<MicroBatch, LearnError> {
         let mut build = Builder::default();
         for sequence in sequences {
-            build.push(&sequence.ids, |position| sequence.trained.get(position).copied().unwrap_or(false));
+            let start = build.ids.len() as i64;
+            build.feed(sequence.ids.iter().take(sequence.ids.len().saturating_sub(1)), 0..0);
+            let trained = sequence.ids.iter().zip(&sequence.trained).skip(1);
+            build.predict((start..).zip(trained).filter(|(_, (_, trained))| **trained).map(|(row, (id, _))| (row, id)));
         }
         build.finish(device)
     }
@@ -66,40 +99,42 @@ pub fn fed(sequence: &TrainSequence) -> usize {
     (sequence.prompt_ids.len() + sequence.completion_ids.len()).saturating_sub(1)
 }
 
-fn forced_experts(sequences: &[&TrainSequence], replay: Replay, device: Device) -> Result<Tensor, LearnError> {
-    let flat: Vec<i64> = sequences.iter().flat_map(|sequence| &sequence.experts).map(|&expert| expert as i64).collect();
-    let tokens: usize = sequences.iter().map(|sequence| fed(sequence)).sum();
-    let shape = [tokens as i64, replay.moe_layers, replay.experts_per_token];
-    Ok(Tensor::f_from_slice(&flat)?.f_view(shape)?.f_to_device(device)?)
-}
-
 #[derive(Default)]
 struct Builder {
     ids: Vec<i64>,
     lengths: Vec<i64>,
+    prefixes: Vec<Range<i64>>,
     rows: Vec<i64>,
     targets: Vec<i64>,
 }
 
 impl Builder {
-    /// All ids but the last are fed; those that are `trained` are targets, each predicted by the row before it.
-    fn push(&mut self, ids: &[u32], trained: impl Fn(usize) -> bool) {
-        let base = self.ids.len();
-        let fed = ids.len().saturating_sub(1);
-        self.ids.extend(ids.iter().take(fed).map(|&id| id as i64));
-        self.lengths.push(fed as i64);
-        for (position, &id) in ids.iter().enumerate().skip(1).filter(|&(position, _)| trained(position)) {
-            self.rows.push((base + position - 1) as i64);
-            self.targets.push(id as i64);
+    /// Tokens of a sequence behind its shared `prefix`, if any. With none of its own it is no sequence to the pass.
+    fn feed<'a>(&mut self, ids: impl Iterator<Item = &'a u32>, prefix: Range<i64>) {
+        let start = self.ids.len();
+        self.ids.extend(ids.map(|&id| i64::from(id)));
+        if self.ids.len() > start {
+            self.lengths.push((self.ids.len() - start) as i64);
+            self.prefixes.push(prefix);
+        }
+    }
+
+    /// (row of the pass, id that it predicts).
+    fn predict<'a>(&mut self, predictions: impl Iterator<Item = (i64, &'a u32)>) {
+        for (row, &id) in predictions {
+            self.rows.push(row);
+            self.targets.push(i64::from(id));
         }
     }
 
     fn finish(self, device: Device) -> Result<MicroBatch, LearnError> {
         let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
-        let rows = if self.rows.len() == self.ids.len() { None } else { Some(tensor(&self.rows)?) };
+        let in_order = self.rows.len() == self.ids.len() && self.rows.iter().zip(0..).all(|(&row, place)| row == place);
+        let shares = self.prefixes.iter().any(|prefix| !prefix.is_empty());
+        let prefixes = if shares { self.prefixes } else { Vec::new() };
         Ok(MicroBatch {
-            packed: Packed { ids: tensor(&self.ids)?, lengths: self.lengths },
-            rows,
+            packed: Packed { ids: tensor(&self.ids)?, lengths: self.lengths, prefixes },
+            rows: if in_order { None } else { Some(tensor(&self.rows)?) },
             targets: tensor(&self.targets)?,
             forced_experts: None,
         })
@@ -183,7 +218,7 @@ mod tests {
     #[test]
     fn completion_ids_are_predicted_by_the_row_before_them() {
         let (a, b) = (rollout(&[1, 2], &[3, 4], &[0, 1, 1, 2, 2, 3]), rollout(&[5], &[6], &[3, 0]));
-        let batch = MicroBatch::of_rollouts(&[&a, &b], REPLAY, Device::Cpu).unwrap();
+        let batch = MicroBatch::of_rollouts(&[&a, &b], true, REPLAY, Device::Cpu).unwrap();
         assert_eq!(values(&batch.packed.ids), [1, 2, 3, 5]);
         assert_eq!(batch.packed.lengths, [3, 1]);
         assert_eq!(values(&batch.rows.unwrap()), [1, 2, 3]);
@@ -191,6 +226,26 @@ mod tests {
         let experts = batch.forced_experts.unwrap();
         assert_eq!(experts.size(), [4, 1, 2]);
         assert_eq!(values(&experts), [0, 1, 1, 2, 2, 3, 3, 0]);
+    }
+
+    #[test]
+    fn a_prompt_that_neighbours_share_is_fed_once() {
+        let a = rollout(&[1, 2], &[3, 4], &[0, 1, 1, 2, 2, 3]);
+        // Of its prompt it recorded other experts: the first's count.
+        let b = rollout(&[1, 2], &[5, 6, 7], &[3, 3, 3, 3, 0, 2, 1, 3]);
+        let one_id = rollout(&[1, 2], &[8], &[0, 1, 1, 2]);
+        let other = rollout(&[9], &[1, 2], &[0, 1, 1, 0]);
+        let batch = MicroBatch::of_rollouts(&[&a, &b, &one_id, &other], true, REPLAY, Device::Cpu).unwrap();
+        assert_eq!(values(&batch.packed.ids), [1, 2, 3, 5, 6, 9, 1]);
+        assert_eq!(batch.packed.lengths, [3, 2, 2], "a completion of one id feeds nothing of its own");
+        assert_eq!(batch.packed.prefixes, [0..0, 0..2, 0..0]);
+        assert_eq!(values(&batch.rows.unwrap()), [1, 2, 1, 3, 4, 1, 5, 6]);
+        assert_eq!(values(&batch.targets), [3, 4, 5, 6, 7, 8, 1, 2]);
+        assert_eq!(values(&batch.forced_experts.unwrap()), [0, 1, 1, 2, 2, 3, 0, 2, 1, 3, 0, 1, 1, 0]);
+
+        let apart = MicroBatch::of_rollouts(&[&a, &b], false, REPLAY, Device::Cpu).unwrap();
+        assert_eq!((apart.packed.lengths, apart.packed.prefixes), (vec![3, 4], vec![]));
+        assert_eq!(values(&apart.rows.unwrap()), [1, 2, 4, 5, 6]);
     }
 
     #[test]

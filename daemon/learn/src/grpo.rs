@@ -17,6 +17,9 @@ struct Run<'a> {
     objective: &'a Objective,
     device: Device,
     invariant: bool,
+    /// A prompt is computed once for all sequences of a micro-batch that begin with it. The balance loss is of whole sequences, so with it each
+    /// computes its own.
+    shares_prompts: bool,
     /// Experts are forced to those recorded.
     replay: Option<Replay>,
     /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first update, where there are several.
@@ -32,7 +35,7 @@ struct Run<'a> {
 impl Trainer {
     /// `num_iterations` passes over the batch, each of `num_minibatches` updates.
     ///
-    /// `reference` is needed where β > 0. `progress(done, total)` counts tokens through forward passes. A minibatch whose completions are
+    /// `reference` is needed where β > 0. `progress(done, total)` counts completion tokens through forward passes. A minibatch whose completions are
     /// all masked makes no update. Metrics are means over the updates, weighted by tokens where TRL's are. An error leaves the weights as
     /// the last whole update made them.
     pub fn train(
@@ -44,7 +47,7 @@ impl Trainer {
     ) -> Result<Metrics, LearnError> {
         let mut clock = self.now();
         let mut metrics = completions(batch);
-        let mut run = Run::new(model, batch, self.invariant, progress)?;
+        let mut run = Run::new(model, batch, self.invariant, !self.wants_aux_loss(model), progress)?;
         if run.objective.beta != 0.0 {
             let reference = reference.ok_or_else(|| LearnError::Request("beta > 0 needs a reference model".to_owned()))?;
             self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
@@ -93,10 +96,16 @@ impl Trainer {
         Ok(())
     }
 
-    /// Micro-batches of these sequences.
+    /// Micro-batches of these sequences; a group's sequences stay together, to share their prompt.
     fn pack(&self, run: &Run, chosen: &[usize]) -> Vec<Vec<usize>> {
         let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&run.batch.sequences[i])).collect();
-        let bins = packing::best_fit(&lengths, self.budget);
+        let bins = match run.shares_prompts {
+            true => {
+                let prompts: Vec<_> = chosen.iter().map(|&i| &run.batch.sequences[i].prompt_ids).map(|ids| (ids, ids.len())).collect();
+                packing::best_fit_shared(&lengths, &prompts, self.budget)
+            }
+            false => packing::best_fit(&lengths, self.budget),
+        };
         bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
     }
 
@@ -133,6 +142,7 @@ impl<'a> Run<'a> {
         model: &CausalLm,
         batch: &'a Train,
         invariant: bool,
+        shares_prompts: bool,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Result<Run<'a>, LearnError> {
         let objective = &batch.objective;
@@ -148,6 +158,7 @@ impl<'a> Run<'a> {
             objective,
             device: model.device(),
             invariant,
+            shares_prompts,
             replay,
             old: none(),
             reference: none(),
@@ -155,9 +166,9 @@ impl<'a> Run<'a> {
             totals: Totals::default(),
             progress: Progress::new(progress),
         };
-        let fed: usize = run.trained().iter().map(|&i| batch::fed(&batch.sequences[i])).sum();
+        let tokens: usize = run.trained().iter().map(|&index| run.length(index)).sum();
         let passes = objective.num_iterations.max(1) as u64 + run.keeps_old() as u64 + (objective.beta != 0.0) as u64;
-        run.progress.expect(fed as u64 * passes);
+        run.progress.expect(tokens as u64 * passes);
         Ok(run)
     }
 
@@ -187,7 +198,7 @@ impl<'a> Run<'a> {
 
     fn micro_batch(&self, group: &[usize]) -> Result<MicroBatch, LearnError> {
         let sequences: Vec<_> = group.iter().map(|&index| &self.batch.sequences[index]).collect();
-        MicroBatch::of_rollouts(&sequences, self.replay, self.device)
+        MicroBatch::of_rollouts(&sequences, self.shares_prompts, self.replay, self.device)
     }
 
     /// What the sampler recorded, float32 `[N]`.

@@ -180,7 +180,7 @@ impl<'a> Progress<'a> {
     }
 
     pub(crate) fn add(&mut self, micro: &MicroBatch) {
-        self.done += micro.packed.lengths.iter().sum::<i64>() as u64;
+        self.done += micro.trained_tokens() as u64;
         (self.report)(self.done, self.total);
     }
 }

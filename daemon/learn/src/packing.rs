@@ -1,6 +1,7 @@
 //! Sequences into micro-batches by token budget, without padding.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 
 /// Best fit, longest first: each sequence joins the fullest micro-batch that still has room, or opens a new one. A sequence longer
 /// than `budget` gets one to itself. Returns indices into `lengths`, a function of the arguments alone; sequences of one
@@ -22,6 +23,42 @@ pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
         open.insert((room - length, bin));
     }
     bins
+}
+
+/// As [`best_fit`], for sequences of which some share a beginning that is computed once in each micro-batch: they stay together as far as the
+/// budget allows. `shared[i]` is the beginning's length and names it; the whole sequence has `lengths[i]`, more than that.
+///
+/// Within a micro-batch the sequences of one beginning come one behind the other, longest first.
+pub fn best_fit_shared<Name: Eq + Hash>(lengths: &[usize], shared: &[(Name, usize)], budget: usize) -> Vec<Vec<usize>> {
+    let mut families: Vec<Vec<usize>> = Vec::new();
+    let mut known = HashMap::new();
+    for (index, (name, _)) in shared.iter().enumerate() {
+        let family = *known.entry(name).or_insert_with(|| {
+            families.push(Vec::new());
+            families.len() - 1
+        });
+        families[family].push(index);
+    }
+    // Parts of families that fit the budget, and what each costs.
+    let mut parts: Vec<(Vec<usize>, usize)> = Vec::new();
+    for mut family in families {
+        family.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
+        let mut part: Option<(Vec<usize>, usize)> = None;
+        for index in family {
+            let own = lengths[index] - shared[index].1;
+            match &mut part {
+                Some((members, cost)) if *cost + own <= budget => {
+                    members.push(index);
+                    *cost += own;
+                }
+                _ => parts.extend(part.replace((vec![index], lengths[index]))),
+            }
+        }
+        parts.extend(part);
+    }
+    let costs: Vec<usize> = parts.iter().map(|(_, cost)| *cost).collect();
+    let together = |bin: Vec<usize>| bin.into_iter().flat_map(|part| parts[part].0.iter().copied()).collect();
+    best_fit(&costs, budget).into_iter().map(together).collect()
 }
 
 #[cfg(test)]
@@ -51,6 +88,38 @@ mod tests {
             prop_assert!(least.len() < 2 || least[0] + least[1] > budget, "{loads:?} of {budget}");
             prop_assert_eq!(bins, best_fit(&lengths, budget));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn families_share_their_beginning_within_budget(
+            sequences in prop::collection::vec((0usize..8, 0usize..40), 0..60),
+            budget in 1usize..300,
+        ) {
+            // A family's beginning has 5 tokens more than its number.
+            let shared: Vec<(usize, usize)> = sequences.iter().map(|&(family, _)| (family, family + 5)).collect();
+            let lengths: Vec<usize> = sequences.iter().map(|&(family, own)| family + 5 + own).collect();
+            let bins = best_fit_shared(&lengths, &shared, budget);
+            let mut seen: Vec<usize> = bins.concat();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
+            for bin in &bins {
+                let mut cost = 0;
+                for (place, &i) in bin.iter().enumerate() {
+                    let follows = place > 0 && shared[bin[place - 1]] == shared[i];
+                    cost += if follows { lengths[i] - shared[i].1 } else { lengths[i] };
+                }
+                prop_assert!(cost <= budget || bin.len() == 1, "{bin:?} holds {cost} of {budget}");
+            }
+            prop_assert_eq!(bins, best_fit_shared(&lengths, &shared, budget));
+        }
+    }
+
+    #[test]
+    fn a_family_is_split_only_where_the_budget_ends() {
+        let shared = [("a", 4), ("b", 4), ("a", 4), ("a", 4)];
+        assert_eq!(best_fit_shared(&[6, 9, 8, 7], &shared, 100), [[2, 3, 0, 1]]);
+        assert_eq!(best_fit_shared(&[6, 9, 8, 7], &shared, 11), vec![vec![2, 3], vec![1], vec![0]]);
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn routing_replay_forces_the_recorded_experts() {
         for sequence in &mut batch.sequences {
             let mut all: Vec<i64> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|&id| id as i64).collect();
             all.pop();
-            let packed = Packed { lengths: vec![all.len() as i64], ids: Tensor::from_slice(&all) };
+            let packed = Packed::new(Tensor::from_slice(&all), vec![all.len() as i64]);
             let options = Forward { record_experts: true, ..Forward::default() };
             let experts = tch::no_grad(|| model.forward(&packed, &options).unwrap()).experts.unwrap();
             let flat: Vec<i64> = Vec::try_from(experts.view([-1])).unwrap();

@@ -12,7 +12,7 @@ const TOKENS: i64 = 23;
 
 fn batch() -> (Packed, Tensor) {
     let own = |seed: u64| Tensor::from_slice(&ids(seed, TOKENS as usize).into_iter().map(i64::from).collect::<Vec<_>>());
-    (Packed { ids: own(1), lengths: vec![9, TOKENS - 9] }, own(2))
+    (Packed::new(own(1), vec![9, TOKENS - 9]), own(2))
 }
 
 /// A cost that ties all tokens together, or one that does not; with another term beside it.

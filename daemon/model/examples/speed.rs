@@ -54,7 +54,7 @@ fn train(model: &CausalLm, tokens: i64, length: i64) -> [f64; 2] {
         lengths.push(next.min(tokens - lengths.iter().sum::<i64>()));
     }
     let ids = Tensor::randint(model.config.vocab_size, [tokens], (Kind::Int64, Device::Cpu));
-    let batch = Packed { ids: ids.shallow_clone(), lengths };
+    let batch = Packed::new(ids.shallow_clone(), lengths);
     let parameters: Vec<Tensor> = model.parameters().into_iter().map(|p| p.1).collect();
     median_ms(|| {
         let hidden = model.forward(&batch, &Forward::default()).unwrap().hidden;

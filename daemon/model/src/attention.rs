@@ -1,7 +1,9 @@
 //! Scaled dot-product attention over whole packed sequences, and of single queries over a cache.
 
 use crate::error::Result;
+use crate::packed::Span;
 use crate::tile::{TILE_KEYS, TILE_ROWS, joined, whole_tiles};
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// Sequences longer than this are worth libtorch's fused kernel on the CPU; below, matmul–softmax–matmul is as fast and rounds less.
@@ -17,11 +19,10 @@ pub(crate) struct PackedView {
 
 /// Neighbouring sequences of like lengths, padded to the longest of them: `[B, L]`.
 struct Band {
-    /// First token, and how many there are.
-    start: i64,
-    tokens: i64,
+    /// Tokens that it reads: its own, and before them those from the first shared prefix on.
+    tokens: Range<i64>,
     padded: i64,
-    /// Absent where all sequences fill the padded view.
+    /// Absent where all sequences fill the padded view with tokens of their own.
     padding: Option<Padding>,
     /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding lies behind each sequence, so causality hides it. Absent
     /// where attention masks by itself: a long band's mask would be larger than all else.
@@ -29,9 +30,9 @@ struct Band {
 }
 
 struct Padding {
-    /// Token of each padded place, `[B · L]`, counted from the band's first; any token where there is none.
+    /// Token of each padded place, `[B · L]`, counted from the first that the band reads; any token where there is none.
     token: Tensor,
-    /// Padded place of each token.
+    /// Padded place of each of the band's own tokens.
     place: Tensor,
 }
 
@@ -56,17 +57,17 @@ fn band_sizes(lengths: &[i64], slack: i64) -> Vec<usize> {
 }
 
 impl PackedView {
-    pub fn new(lengths: &[i64], invariant: bool, kind: Kind, device: Device) -> Result<PackedView> {
-        PackedView::with_slack(lengths, invariant, kind, device, BAND_SLACK_PLACES)
+    pub fn new(spans: &[Span], invariant: bool, kind: Kind, device: Device) -> Result<PackedView> {
+        PackedView::with_slack(spans, invariant, kind, device, BAND_SLACK_PLACES)
     }
 
-    fn with_slack(lengths: &[i64], invariant: bool, kind: Kind, device: Device, slack: i64) -> Result<PackedView> {
-        let positions: Vec<i64> = lengths.iter().flat_map(|&n| 0..n).collect();
-        let (mut bands, mut rest, mut start) = (Vec::new(), lengths, 0);
-        for size in band_sizes(lengths, slack) {
+    fn with_slack(spans: &[Span], invariant: bool, kind: Kind, device: Device, slack: i64) -> Result<PackedView> {
+        let positions: Vec<i64> = spans.iter().flat_map(|span| span.prefix_length()..span.length()).collect();
+        let lengths: Vec<i64> = spans.iter().map(Span::length).collect();
+        let (mut bands, mut rest) = (Vec::new(), spans);
+        for size in band_sizes(&lengths, slack) {
             let (own, after) = rest.split_at(size);
-            bands.push(Band::new(own, start, invariant, kind, device)?);
-            start += own.iter().sum::<i64>();
+            bands.push(Band::new(own, invariant, kind, device)?);
             rest = after;
         }
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -75,22 +76,22 @@ impl PackedView {
 }
 
 impl Band {
-    fn new(lengths: &[i64], start: i64, invariant: bool, kind: Kind, device: Device) -> Result<Band> {
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let tokens: i64 = lengths.iter().sum();
+    fn new(spans: &[Span], invariant: bool, kind: Kind, device: Device) -> Result<Band> {
+        let longest = spans.iter().map(Span::length).max().unwrap_or(0);
+        let first = spans.iter().map(Span::start).min().unwrap_or(0);
+        let tokens = first..spans.last().map_or(first, |span| span.own.end);
         let padded = if invariant { whole_tiles(longest, TILE_KEYS) } else { longest };
         let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
-        let padding = if lengths.iter().all(|&n| n == padded) {
+        let padding = if spans.iter().all(|span| span.length() == padded && span.prefix.is_empty()) {
             None
         } else {
-            let mut token = vec![0; lengths.len() * padded as usize];
-            let mut place = Vec::with_capacity(tokens as usize);
-            for (sequence, &length) in lengths.iter().enumerate() {
-                let start = sequence * padded as usize;
-                for (at, token) in (start..).zip(&mut token[start..start + length as usize]) {
-                    *token = place.len() as i64;
-                    place.push(at as i64);
-                }
+            let mut token = vec![0; spans.len() * padded as usize];
+            let mut place = Vec::new();
+            for (row, span) in token.chunks_mut(padded as usize).zip(spans) {
+                row.iter_mut().zip(span.tokens()).for_each(|(place, token)| *place = token - first);
+            }
+            for (start, span) in (0..).step_by(padded as usize).zip(spans) {
+                place.extend(start + span.prefix_length()..start + span.length());
             }
             Some(Padding { token: on_device(&token)?, place: on_device(&place)? })
         };
@@ -99,13 +100,13 @@ impl Band {
             true => None,
             false => Some(Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?),
         };
-        Ok(Band { start, tokens, padded, padding, mask })
+        Ok(Band { tokens, padded, padding, mask })
     }
 
     /// The band's part of `[T, H, d]` → `[B, H, L, d]`, a transposed view.
     fn pad(&self, packed: &Tensor) -> Result<Tensor> {
         let (_, heads, width) = packed.size3()?;
-        let packed = packed.f_narrow(0, self.start, self.tokens)?;
+        let packed = packed.f_narrow(0, self.tokens.start, self.tokens.end - self.tokens.start)?;
         let rows = match &self.padding {
             None => packed.f_reshape([-1, heads * width])?,
             Some(padding) => gather_rows(&packed.f_reshape([-1, heads * width])?, &padding.token)?,
@@ -113,7 +114,7 @@ impl Band {
         Ok(rows.f_view([-1, self.padded, heads, width])?.f_transpose(1, 2)?)
     }
 
-    /// `[B, H, L, d]` → `[tokens, H · d]`.
+    /// `[B, H, L, d]` → `[own tokens, H · d]`.
     fn unpad(&self, padded: &Tensor) -> Result<Tensor> {
         let (batch, heads, length, width) = padded.size4()?;
         let rows = padded.f_transpose(1, 2)?.f_reshape([batch * length, heads * width])?;
@@ -258,6 +259,7 @@ pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, s
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packed::Packed;
 
     #[test]
     fn bands_hold_neighbours_of_like_length() {
@@ -271,6 +273,7 @@ mod tests {
     fn attention_does_not_depend_on_the_bands() {
         let lengths = [9, 8, 3, 2, 2, 1, 7];
         let tokens = lengths.iter().sum::<i64>();
+        let spans = Packed::new(Tensor::from_slice(&[0i64]), lengths.to_vec()).spans();
         let random = |heads: i64, width: i64, seed: i64| {
             (Tensor::arange(tokens * heads * width, (Kind::Double, Device::Cpu)) * (0.37 + seed as f64))
                 .sin()
@@ -278,7 +281,7 @@ mod tests {
         };
         let (query, key, value) = (random(4, 6, 1), random(2, 6, 2), random(2, 5, 3));
         let attended = |slack: i64| {
-            let view = PackedView::with_slack(&lengths, false, Kind::Double, Device::Cpu, slack).unwrap();
+            let view = PackedView::with_slack(&spans, false, Kind::Double, Device::Cpu, slack).unwrap();
             (causal(&query, &key, &value, 0.4, &view).unwrap(), view.bands.len())
         };
         let ((split, several), (whole, one)) = (attended(0), attended(4096));

@@ -7,7 +7,7 @@ use crate::checkpoint::shards;
 use crate::config::{Config, Summary};
 use crate::error::{ModelError, Result};
 use crate::init::{Random, Unfilled};
-use crate::packed::{Forward, Output, Packed};
+use crate::packed::{Forward, Output, Packed, Span};
 use crate::pass::{Pass, Routing, View};
 use crate::products::Products;
 use crate::rms_norm::RmsNorm;
@@ -81,7 +81,7 @@ fn summary_of(config: &Config, weights: &[Weight]) -> Summary {
 /// A batch with enough rows behind it for the batch-invariant mode.
 struct Padded {
     ids: Tensor,
-    lengths: Vec<i64>,
+    spans: Vec<Span>,
     forced: Option<Tensor>,
 }
 
@@ -196,19 +196,24 @@ impl CausalLm {
     }
 
     fn packed(&self, batch: &Packed, cache: Option<(&mut Cache, &[Vec<i64>])>, options: &Forward) -> Result<Output> {
-        let tokens = check_packed(batch)?;
+        let tokens = batch.check()?;
+        if !batch.prefixes.is_empty() && (cache.is_some() || options.aux_loss) {
+            let message = "a pass that fills a cache or wants the balance loss reads every sequence whole: leave out the prefixes";
+            return Err(ModelError::Input(message.into()));
+        }
         self.check_forced(tokens, options)?;
         check_threads(options)?;
         let padded = pad_packed(batch, tokens, options)?;
-        let packed = PackedView::new(&padded.lengths, options.invariant, self.kind, self.device)?;
+        let packed = PackedView::new(&padded.spans, options.invariant, self.kind, self.device)?;
         let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
         let training = cache.is_none();
         let cached = match cache {
             Some((cache, slots)) => {
                 // Rows that only pad the batch go to no slot.
                 let mut slots = slots.to_vec();
-                slots.resize(slots.len() + padded.lengths.len() - batch.lengths.len(), Vec::new());
-                Some(Cached::prefill(cache, &padded.lengths, &slots, self.device)?)
+                slots.resize(slots.len() + padded.spans.len() - batch.lengths.len(), Vec::new());
+                let lengths: Vec<i64> = padded.spans.iter().map(Span::length).collect();
+                Some(Cached::prefill(cache, &lengths, &slots, self.device)?)
             }
             None => None,
         };
@@ -322,18 +327,6 @@ impl CausalLm {
     }
 }
 
-fn check_packed(batch: &Packed) -> Result<i64> {
-    let tokens = batch.ids.size1()?;
-    let sum: i64 = batch.lengths.iter().sum();
-    if sum != tokens || tokens == 0 || batch.lengths.iter().any(|&n| n < 1) {
-        let count = batch.lengths.len();
-        return Err(ModelError::Input(format!(
-            "{tokens} packed ids with {count} lengths that sum to {sum}: each must be at least 1"
-        )));
-    }
-    Ok(tokens)
-}
-
 fn check_cache(cache: &Cache, options: &Forward) -> Result<()> {
     if cache.invariant != options.invariant {
         let message = "the cache and the pass must both be batch-invariant, or neither";
@@ -355,19 +348,19 @@ fn check_threads(options: &Forward) -> Result<()> {
 /// In batch-invariant mode whole tiles of tokens: a sequence of id 0 is appended where some are missing.
 fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> {
     let missing = if options.invariant { whole_tiles(tokens, TILE_ROWS) - tokens } else { 0 };
-    let mut lengths = batch.lengths.clone();
+    let mut spans = batch.spans();
     if missing == 0 {
         let forced = options.forced_experts.map(Tensor::shallow_clone);
-        return Ok(Padded { ids: batch.ids.shallow_clone(), lengths, forced });
+        return Ok(Padded { ids: batch.ids.shallow_clone(), spans, forced });
     }
-    lengths.push(missing);
+    spans.push(Span { prefix: 0..0, own: tokens..tokens + missing });
     let ids = batch.ids.f_constant_pad_nd([0, missing])?;
     let rows = repeated_rows(tokens, options, batch.ids.device())?;
     let forced = match (options.forced_experts, rows) {
         (Some(forced), Some(rows)) => Some(forced.f_index_select(0, &rows)?),
         _ => None,
     };
-    Ok(Padded { ids, lengths, forced })
+    Ok(Padded { ids, spans, forced })
 }
 
 /// Rows `0, 1, …, n − 1, n − 1, …` up to whole tiles in batch-invariant mode; `None` where nothing is missing.

@@ -20,7 +20,7 @@ impl CausalLm {
             let (long, short) = (long?, short?);
             let options = Forward { invariant: true, ..Forward::default() };
             let of = |ids: &Tensor, lengths: &[i64]| -> Result<Tensor> {
-                self.logits(&self.forward(&Packed { ids: ids.shallow_clone(), lengths: lengths.to_vec() }, &options)?.hidden, &options)
+                self.logits(&self.forward(&Packed::new(ids.shallow_clone(), lengths.to_vec()), &options)?.hidden, &options)
             };
             let together =
                 of(&Tensor::f_cat(&[&short, &long], 0)?, &[SHORT_TOKENS, LONG_TOKENS])?.f_narrow(0, SHORT_TOKENS, LONG_TOKENS)?;
@@ -28,7 +28,7 @@ impl CausalLm {
 
             let prompt = LONG_TOKENS - DECODED_TOKENS;
             let mut cache = self.cache(2, LONG_TOKENS, true)?;
-            let fed = Packed { ids: long.f_narrow(0, 0, prompt)?, lengths: vec![prompt] };
+            let fed = Packed::new(long.f_narrow(0, 0, prompt)?, vec![prompt]);
             let _ = self.prefill(&fed, &[vec![1]], &mut cache, &options)?;
             for position in prompt..LONG_TOKENS {
                 let (slot, at) = (cache.select(&[1])?, Tensor::f_from_slice(&[position])?.f_to_device(self.device())?);

@@ -1,12 +1,90 @@
+use crate::error::{ModelError, Result};
 use crate::products::PackedWeights;
+use std::collections::HashMap;
+use std::ops::Range;
 use tch::Tensor;
 
-/// Sequences one behind the other, with no padding.
+/// Sequences one behind the other, with no padding. Positions start at 0 in each, and none sees another.
 pub struct Packed {
     /// int64 `[T]`.
     pub ids: Tensor,
-    /// Tokens of each sequence, in order; their sum is T. Positions start at 0 in each, and none sees another.
+    /// Tokens of each sequence, in order, without its prefix; their sum is T.
     pub lengths: Vec<i64>,
+    /// A beginning that several sequences share stands once, in the first of them: these are the tokens of the pass that each sequence has before
+    /// its own, the first ones of an earlier sequence (an empty range: none). No list at all: no sequence has any.
+    pub prefixes: Vec<Range<i64>>,
+}
+
+impl Packed {
+    /// Sequences that share nothing.
+    pub fn new(ids: Tensor, lengths: Vec<i64>) -> Packed {
+        Packed { ids, lengths, prefixes: Vec::new() }
+    }
+
+    /// An error unless ids, lengths and prefixes fit together; T.
+    pub(crate) fn check(&self) -> Result<i64> {
+        let refuse = |problem: String| Err(ModelError::Input(problem));
+        let (tokens, count) = (self.ids.size1()?, self.lengths.len());
+        let sum: i64 = self.lengths.iter().sum();
+        if sum != tokens || tokens == 0 || self.lengths.iter().any(|&n| n < 1) {
+            return refuse(format!("{tokens} packed ids with {count} lengths that sum to {sum}: each must be at least 1"));
+        }
+        if self.prefixes.is_empty() {
+            return Ok(tokens);
+        }
+        if self.prefixes.len() != count {
+            return refuse(format!("{} prefixes for {count} sequences", self.prefixes.len()));
+        }
+        // End of each sequence without a prefix, by its start.
+        let mut whole = HashMap::new();
+        let mut start = 0;
+        for (prefix, length) in self.prefixes.iter().zip(&self.lengths) {
+            if prefix.is_empty() {
+                let _ = whole.insert(start, start + length);
+            } else if whole.get(&prefix.start).is_none_or(|&end| prefix.end > end) {
+                return refuse(format!("the prefix {prefix:?} is not the beginning of an earlier sequence that has none itself"));
+            }
+            start += length;
+        }
+        Ok(tokens)
+    }
+
+    /// What attention must know of each sequence.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        let none = std::iter::repeat(0..0);
+        let mut start = 0;
+        let span = |(&own, prefix): (&i64, Range<i64>)| {
+            start += own;
+            Span { prefix, own: start - own..start }
+        };
+        self.lengths.iter().zip(self.prefixes.iter().cloned().chain(none)).map(span).collect()
+    }
+}
+
+/// Tokens of the pass that make up a sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub prefix: Range<i64>,
+    pub own: Range<i64>,
+}
+
+impl Span {
+    pub fn prefix_length(&self) -> i64 {
+        self.prefix.end - self.prefix.start
+    }
+
+    pub fn length(&self) -> i64 {
+        self.prefix_length() + self.own.end - self.own.start
+    }
+
+    /// First token.
+    pub fn start(&self) -> i64 {
+        if self.prefix.is_empty() { self.own.start } else { self.prefix.start }
+    }
+
+    pub fn tokens(&self) -> impl Iterator<Item = i64> {
+        self.prefix.clone().chain(self.own.clone())
+    }
 }
 
 /// What a forward pass is asked for beyond hidden states.

@@ -42,7 +42,7 @@ fn trained(model: &CausalLm, ids: &[i64], with: &[&[i64]], temperature: f64) -> 
     let rows = ids.len() as i64 - 1;
     // With gradients on, as in training.
     model.set_requires_grad(true);
-    let hidden = model.forward(&Packed { ids: Tensor::from_slice(&all), lengths }, &INVARIANT).unwrap().hidden;
+    let hidden = model.forward(&Packed::new(Tensor::from_slice(&all), lengths), &INVARIANT).unwrap().hidden;
     let logits = model.logits(&hidden.narrow(0, all.len() as i64 - ids.len() as i64, rows), &INVARIANT).unwrap();
     let found = token_logprobs(&logits, &Tensor::from_slice(&ids[1..]), temperature).unwrap();
     model.set_requires_grad(false);
@@ -69,7 +69,7 @@ fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, tem
             })
             .collect();
         let targets: Vec<_> = sequences.iter().map(|s| vec![s.2]).collect();
-        let batch = Packed { ids: Tensor::from_slice(&ids), lengths };
+        let batch = Packed::new(Tensor::from_slice(&ids), lengths);
         let hidden = model.prefill(&batch, &targets, &mut cache, &INVARIANT).unwrap().hidden;
         let mut hidden = hidden.index_select(0, &Tensor::from_slice(&ends));
         let mut active: Vec<usize> = (0..sequences.len()).collect();

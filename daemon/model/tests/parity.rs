@@ -36,11 +36,69 @@ fn sequences_of_any_lengths_pack_without_seeing_each_other() {
         let (model, golden) = (load(name, Kind::Float), tensors(name, "golden.safetensors"));
         let (first, second) = (golden["input_ids"].get(0), golden["input_ids"].get(1));
         let batch =
-            Packed { ids: Tensor::cat(&[first.narrow(0, 0, 5), second, first.narrow(0, 0, 1)], 0), lengths: vec![5, 33, 1] };
+            Packed::new(Tensor::cat(&[first.narrow(0, 0, 5), second, first.narrow(0, 0, 1)], 0), vec![5, 33, 1]);
         let logits = forward_logits(&model, &batch, &Forward::default());
         let [of_first, of_second] = [0, 1].map(|n| golden["logits"].get(n));
         assert_close(name, &logits, &Tensor::cat(&[of_first.narrow(0, 0, 5), of_second, of_first.narrow(0, 0, 1)], 0));
     }
+}
+
+/// A prompt that stands once for three sequences gives each its own logits, and the gradients of all.
+#[test]
+fn sequences_may_share_their_beginning() {
+    for name in ALL {
+        let model = load(name, Kind::Double);
+        model.set_requires_grad(true);
+        let (prompt, ends) = (fixture::prompt(1, 9), [fixture::prompt(2, 6), fixture::prompt(3, 1), fixture::prompt(4, 12)]);
+        let alone = fixture::prompt(5, 4);
+        let ids: Vec<i64> = [&prompt[..], &ends[0], &alone, &ends[1], &ends[2]].concat();
+        let shared = Packed {
+            ids: Tensor::from_slice(&ids),
+            lengths: vec![15, 4, 1, 12],
+            prefixes: vec![0..0, 0..0, 0..9, 0..9],
+        };
+        let whole = [[&prompt[..], &ends[0]].concat(), alone, [&prompt[..], &ends[1]].concat(), [&prompt[..], &ends[2]].concat()];
+        let lengths = whole.iter().map(|ids| ids.len() as i64).collect();
+        let apart = Packed::new(Tensor::from_slice(&whole.concat()), lengths);
+        // Rows of the shared pass that make up the four sequences.
+        let rows: Vec<i64> = (0..19).chain(0..9).chain(19..20).chain(0..9).chain(20..32).collect();
+        let run = |batch: &Packed, rows: Option<&[i64]>| {
+            let hidden = model.forward(batch, &Forward::default()).unwrap().hidden;
+            let hidden = rows.map_or(hidden.shallow_clone(), |rows| hidden.index_select(0, &Tensor::from_slice(rows)));
+            let weights = Tensor::arange(hidden.numel() as i64, (Kind::Double, hidden.device())).sin().view_as(&hidden);
+            (&hidden * weights).sum(Kind::Double).backward();
+            let reached = model.parameters().into_iter().filter(|(_, p)| p.grad().defined());
+            let gradients: Vec<_> = reached
+                .map(|(name, p)| {
+                    let gradient = (name, p.grad().copy());
+                    p.shallow_clone().zero_grad();
+                    gradient
+                })
+                .collect();
+            (hidden.detach(), gradients)
+        };
+        let ((of_shared, shared_gradients), (of_apart, gradients)) = (run(&shared, Some(&rows)), run(&apart, None));
+        assert!(difference(&of_shared, &of_apart) < 1e-12, "{name}: {:e}", difference(&of_shared, &of_apart));
+        assert!(gradients.len() > 10);
+        for ((of, shared), (_, apart)) in shared_gradients.iter().zip(&gradients) {
+            let largest = f64::try_from(apart.abs().max()).unwrap();
+            assert!(difference(shared, apart) <= 1e-11 * largest.max(1.0), "{name} {of}: {:e}", difference(shared, apart));
+        }
+    }
+}
+
+#[test]
+fn prefixes_that_are_no_earlier_beginning_are_refused() {
+    let model = load("qwen2", Kind::Float);
+    let refused = |prefixes: Vec<std::ops::Range<i64>>| {
+        let batch = Packed { ids: Tensor::from_slice(&fixture::prompt(1, 9)), lengths: vec![4, 3, 2], prefixes };
+        model.forward(&batch, &Forward::default()).err().unwrap().to_string()
+    };
+    for prefixes in [vec![0..0, 0..5, 0..0], vec![0..0, 1..3, 0..0], vec![0..4, 0..0, 0..0], vec![0..0, 0..4, 4..7], vec![4..7, 0..0, 0..0]] {
+        let message = refused(prefixes);
+        assert!(message.contains("beginning of an earlier sequence"), "{message}");
+    }
+    assert!(refused(vec![0..0; 2]).contains("2 prefixes for 3 sequences"));
 }
 
 #[test]
@@ -99,7 +157,7 @@ fn absorbed_decoding_is_naive_decoding_in_float64() {
 fn long_sequences_agree_with_float64() {
     for name in ALL {
         let ids = fixture::prompt(9, 300);
-        let batch = || Packed { ids: Tensor::from_slice(&ids), lengths: vec![210, 90] };
+        let batch = || Packed::new(Tensor::from_slice(&ids), vec![210, 90]);
         let [single, double] =
             [Kind::Float, Kind::Double].map(|kind| forward_logits(&load(name, kind), &batch(), &Forward::default()));
         assert_close(name, &single, &double);
@@ -111,7 +169,7 @@ fn a_group_shares_one_prefill() {
     for name in ALL {
         let model = load(name, Kind::Float);
         let (a, b) = (fixture::prompt(1, 9), fixture::prompt(2, 6));
-        let batch = Packed { ids: Tensor::from_slice(&[&a[..], &b[..]].concat()), lengths: vec![9, 6] };
+        let batch = Packed::new(Tensor::from_slice(&[&a[..], &b[..]].concat()), vec![9, 6]);
         let mut cache = model.cache(5, 20, false).unwrap();
         let options = Forward::default();
         let hidden = tch::no_grad(|| {

@@ -31,7 +31,7 @@ fn decoding_and_prefill_record_the_experts_of_the_full_forward() {
 fn replaying_the_routers_own_choice_changes_nothing_and_another_does() {
     for name in DEEPSEEK {
         let model = load(name, Kind::Float);
-        let batch = || Packed { ids: Tensor::from_slice(&prompt(6, 20)), lengths: vec![12, 8] };
+        let batch = || Packed::new(Tensor::from_slice(&prompt(6, 20)), vec![12, 8]);
         let own = tch::no_grad(|| model.forward(&batch(), &RECORD).unwrap());
         let experts = own.experts.unwrap();
         let forced = |experts: &Tensor| {
@@ -105,7 +105,7 @@ fn balance_loss_is_the_mean_over_packed_sequences() {
             let options = Forward { aux_loss: true, ..Forward::default() };
             f64::try_from(tch::no_grad(|| model.forward(batch, &options).unwrap().aux_loss.unwrap())).unwrap()
         };
-        let together = loss(&Packed { ids: Tensor::from_slice(&[&a[..], &b[..]].concat()), lengths: vec![9, 14] });
+        let together = loss(&Packed::new(Tensor::from_slice(&[&a[..], &b[..]].concat()), vec![9, 14]));
         let apart = (loss(&sequence(&a)) + loss(&sequence(&b))) / 2.0;
         assert!((together - apart).abs() < 1e-12, "{name}: {together} {apart}");
         // At least 1 per layer: Σ f P of a balanced router.
@@ -131,7 +131,7 @@ fn balancing_by_bias_spreads_the_load() {
 #[test]
 fn malformed_inputs_are_refused() {
     let model = load("deepseek-v3-yarn", Kind::Float);
-    let batch = |ids: &[i64], lengths: &[i64]| Packed { ids: Tensor::from_slice(ids), lengths: lengths.to_vec() };
+    let batch = |ids: &[i64], lengths: &[i64]| Packed::new(Tensor::from_slice(ids), lengths.to_vec());
     let refused = |batch: Packed| model.forward(&batch, &Forward::default()).err().unwrap().to_string();
     assert!(refused(batch(&[1, 2, 3], &[2])).contains("3 packed ids"));
     assert!(refused(batch(&[1, 2, 3], &[3, 0])).contains("at least 1"));

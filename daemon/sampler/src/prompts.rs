@@ -77,7 +77,7 @@ fn prefill(
         })
         .collect();
 
-    let packed = Packed { ids: Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths };
+    let packed = Packed::new(Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths);
     let output = model.prefill(&packed, &slots, cache, options)?;
     let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
     let logits = model.logits(&output.hidden.f_index_select(0, &last)?, options)?;

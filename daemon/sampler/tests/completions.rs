@@ -12,7 +12,7 @@ use tiny::*;
 
 /// float64 probabilities of the next id after `ids`.
 fn next_probabilities(model: &CausalLm, ids: &[i64], temperature: f64) -> Vec<f64> {
-    let batch = Packed { ids: Tensor::from_slice(ids), lengths: vec![ids.len() as i64] };
+    let batch = Packed::new(Tensor::from_slice(ids), vec![ids.len() as i64]);
     let hidden = tch::no_grad(|| model.forward(&batch, &Forward::default())).unwrap().hidden;
     let logits = tch::no_grad(|| model.logits(&hidden.narrow(0, ids.len() as i64 - 1, 1), &Forward::default())).unwrap();
     (logits.to_kind(Kind::Double) / temperature).softmax(-1, Kind::Double).view([-1]).try_into().unwrap()

@@ -81,7 +81,7 @@ fn outside_the_mode_the_same_request_gives_the_same_rollouts() {
 /// Log-probabilities and experts of the completion in a forward pass of prompt + completion alone, as a trainer runs it.
 fn trainers_view(model: &r1d_model::CausalLm, rollout: &Rollout, invariant: bool) -> (Vec<f32>, Vec<i64>) {
     let ids = ids(rollout);
-    let fed = Packed { ids: Tensor::from_slice(&ids[..ids.len() - 1]), lengths: vec![ids.len() as i64 - 1] };
+    let fed = Packed::new(Tensor::from_slice(&ids[..ids.len() - 1]), vec![ids.len() as i64 - 1]);
     let options = Forward { invariant, record_experts: true, ..Forward::default() };
     let output = tch::no_grad(|| model.forward(&fed, &options)).unwrap();
     let first = rollout.prompt_ids.len() - 1;

@@ -13,9 +13,9 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <new>
-#include <unordered_map>
 #include <vector>
 
 namespace {
@@ -60,12 +60,15 @@ class KeepingAllocator final : public c10::Allocator {
     size_t size = block_bytes(bytes);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      auto found = free_.find(size);
-      if (found != free_.end() && !found->second.empty()) {
+      // A block half as large again serves too: from one step to the next the sizes differ a little, and fresh memory costs more.
+      auto found = free_.lower_bound(size);
+      if (found != free_.end() && found->first <= size + size / 2) {
+        const size_t held = found->first;
         void* base = found->second.back();
         found->second.pop_back();
-        kept_ -= size;
-        return with_header(base, size);
+        if (found->second.empty()) free_.erase(found);
+        kept_ -= held;
+        return with_header(base, held);
       }
     }
     void* base = fresh(size, size >= kHugePageBytes ? kHugePageBytes : kHeaderBytes);
@@ -112,7 +115,8 @@ class KeepingAllocator final : public c10::Allocator {
   }
 
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> free_;
+  // By size; no list is empty.
+  std::map<size_t, std::vector<void*>> free_;
   size_t kept_ = 0;
   size_t limit_ = 0;
 };

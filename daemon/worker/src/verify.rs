@@ -180,7 +180,7 @@ impl Golden {
 /// Largest absolute difference of all logits; NaN where either side has one.
 fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError> {
     let (rows, tokens) = golden.input_ids.size2()?;
-    let batch = Packed { ids: golden.input_ids.f_reshape([-1])?, lengths: vec![tokens; rows as usize] };
+    let batch = Packed::new(golden.input_ids.f_reshape([-1])?, vec![tokens; rows as usize]);
     let hidden = model.forward(&batch, &Forward::default())?.hidden;
     let expected = golden.logits.f_view([rows * tokens, -1])?;
     let mut largest = 0.0;

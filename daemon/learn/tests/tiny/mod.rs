@@ -102,7 +102,7 @@ pub fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) ->
 fn single(model: &CausalLm, sequence: &TrainSequence, temperature: f64, invariant: bool) -> Vec<f32> {
     let all: Vec<i64> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|&id| id as i64).collect();
     let (prompt, completion) = (sequence.prompt_ids.len() as i64, sequence.completion_ids.len() as i64);
-    let packed = Packed { ids: Tensor::from_slice(&all[..all.len() - 1]), lengths: vec![all.len() as i64 - 1] };
+    let packed = Packed::new(Tensor::from_slice(&all[..all.len() - 1]), vec![all.len() as i64 - 1]);
     let hidden = tch::no_grad(|| model.forward(&packed, &Forward { invariant, ..Forward::default() }).unwrap()).hidden;
     let hidden = hidden.narrow(0, prompt - 1, completion);
     let targets = Tensor::from_slice(&all[prompt as usize..]);
