@@ -101,7 +101,8 @@ impl Trainer {
         let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&run.batch.sequences[i])).collect();
         let bins = match run.shares_prompts {
             true => {
-                let prompts: Vec<_> = chosen.iter().map(|&i| &run.batch.sequences[i].prompt_ids).map(|ids| (ids, ids.len())).collect();
+                let prompts: Vec<_> =
+                    chosen.iter().map(|&i| &run.batch.sequences[i].prompt_ids).map(|ids| (ids, ids.len())).collect();
                 packing::best_fit_shared(&lengths, &prompts, self.budget)
             }
             false => packing::best_fit(&lengths, self.budget),

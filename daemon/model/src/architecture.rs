@@ -1,47 +1,87 @@
-//! The list of supported architectures. One more is one more file: an [`Architecture`] that checks its own fields and builds a
-//! [`Decoder`], and one line in [`REGISTERED`].
+//! The list of supported architectures. One more is one more file, which reads its fields into a [`Blueprint`], and one line in
+//! [`REGISTERED`].
 
-use crate::config::{Config, Fields, unsupported};
+use crate::config::{Fields, unsupported};
 use crate::error::Result;
-use crate::pass::Pass;
-use crate::weights::Builder;
-use crate::{deepseek_v3, qwen2};
-use std::fmt::Debug;
-use std::sync::Arc;
-use tch::Tensor;
+use crate::gqa::GqaSizes;
+use crate::mla::MlaSizes;
+use crate::router::RouterRule;
+use crate::{deepseek_v2, deepseek_v3, llama, mistral, qwen2, qwen3, qwen3_moe};
+
+/// What a model's blocks are made of: the fields of its config.json, checked. Every block is
+///
+/// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
+#[derive(Clone, Debug)]
+pub(crate) struct Blueprint {
+    pub attention: AttentionSizes,
+    /// Of each layer.
+    pub feed_forwards: Vec<FeedForwardSizes>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum AttentionSizes {
+    Grouped(GqaSizes),
+    Latent(MlaSizes),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum FeedForwardSizes {
+    Dense { intermediate: i64 },
+    Experts(ExpertSizes),
+}
 
 /// Mixture-of-experts sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MoeSizes {
-    pub layers: i64,
-    pub experts: i64,
-    pub experts_per_token: i64,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpertSizes {
+    /// Of one routed expert.
+    pub intermediate: i64,
+    /// Of all shared experts together; 0: there are none.
+    pub shared_intermediate: i64,
+    pub rule: RouterRule,
 }
 
-/// The fields of one architecture, checked.
-pub(crate) trait Architecture: Debug + Send + Sync {
-    fn moe(&self) -> Option<MoeSizes>;
+impl Blueprint {
+    /// Dense layers first, experts behind them.
+    pub fn dense_then_experts(
+        attention: AttentionSizes,
+        dense: i64,
+        intermediate: i64,
+        layers: i64,
+        experts: ExpertSizes,
+    ) -> Blueprint {
+        let feed_forward = |layer| match layer < dense {
+            true => FeedForwardSizes::Dense { intermediate },
+            false => FeedForwardSizes::Experts(experts),
+        };
+        Blueprint { attention, feed_forwards: (0..layers).map(feed_forward).collect() }
+    }
+
+    pub fn dense(attention: AttentionSizes, intermediate: i64, layers: i64) -> Blueprint {
+        Blueprint { attention, feed_forwards: vec![FeedForwardSizes::Dense { intermediate }; layers as usize] }
+    }
+
+    pub fn expert_layers(&self) -> impl Iterator<Item = &ExpertSizes> {
+        self.feed_forwards.iter().filter_map(|sizes| match sizes {
+            FeedForwardSizes::Experts(sizes) => Some(sizes),
+            FeedForwardSizes::Dense { .. } => None,
+        })
+    }
 
     /// Dimensions of a head that rotate with the position.
-    fn rotary_dims(&self) -> i64;
-
-    /// Takes the blocks' tensors from `weights`, in a fixed order; embedding, final norm and head are not its business.
-    fn build(&self, config: &Config, weights: &mut Builder) -> Result<Box<dyn Decoder>>;
+    pub fn rotary_dims(&self) -> i64 {
+        match &self.attention {
+            AttentionSizes::Grouped(sizes) => sizes.head_dim,
+            AttentionSizes::Latent(sizes) => sizes.qk_rope_head_dim,
+        }
+    }
 
     /// Of each tensor that the cache keeps per layer: (heads, width) of one token. `naive` asks for whole keys and values.
-    fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)>;
-
-    /// A tensor on disk that belongs to a part of the architecture that this release does not run.
-    fn leaves_out(&self, config: &Config, tensor: &str) -> bool;
-}
-
-/// The blocks between the embedding and the final norm.
-pub(crate) trait Decoder: Send {
-    /// One block: `hidden` `[T, hidden_size]` → the same shape.
-    fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor>;
-
-    /// The correction biases of the routers, first MoE layer first (float32 `[E]` each).
-    fn router_biases(&self) -> Vec<&Tensor>;
+    pub fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)> {
+        match &self.attention {
+            AttentionSizes::Grouped(sizes) => sizes.cached_rows(),
+            AttentionSizes::Latent(sizes) => sizes.cached_rows(naive),
+        }
+    }
 }
 
 pub(crate) struct Registered {
@@ -50,22 +90,31 @@ pub(crate) struct Registered {
     pub model_type: &'static str,
     /// Where config.json does not say.
     pub max_position_embeddings: i64,
-    pub parse: fn(&Fields) -> Result<Arc<dyn Architecture>>,
+    pub parse: fn(&Fields) -> Result<Blueprint>,
+    /// Released checkpoints may carry multi-token prediction modules behind the last layer.
+    pub prediction_modules: bool,
+}
+
+macro_rules! registered {
+    ($module:ident, $name:literal, $model_type:literal, $prediction_modules:literal) => {
+        Registered {
+            name: $name,
+            model_type: $model_type,
+            max_position_embeddings: $module::MAX_POSITION_EMBEDDINGS,
+            parse: $module::parse,
+            prediction_modules: $prediction_modules,
+        }
+    };
 }
 
 const REGISTERED: &[Registered] = &[
-    Registered {
-        name: "DeepseekV3ForCausalLM",
-        model_type: "deepseek_v3",
-        max_position_embeddings: deepseek_v3::MAX_POSITION_EMBEDDINGS,
-        parse: deepseek_v3::parse,
-    },
-    Registered {
-        name: "Qwen2ForCausalLM",
-        model_type: "qwen2",
-        max_position_embeddings: qwen2::MAX_POSITION_EMBEDDINGS,
-        parse: qwen2::parse,
-    },
+    registered!(deepseek_v3, "DeepseekV3ForCausalLM", "deepseek_v3", true),
+    registered!(deepseek_v2, "DeepseekV2ForCausalLM", "deepseek_v2", false),
+    registered!(qwen2, "Qwen2ForCausalLM", "qwen2", false),
+    registered!(qwen3, "Qwen3ForCausalLM", "qwen3", false),
+    registered!(qwen3_moe, "Qwen3MoeForCausalLM", "qwen3_moe", false),
+    registered!(llama, "LlamaForCausalLM", "llama", false),
+    registered!(mistral, "MistralForCausalLM", "mistral", false),
 ];
 
 /// By `architectures[0]`, or by `model_type` where that is absent.

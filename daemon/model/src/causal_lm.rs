@@ -1,10 +1,10 @@
 //! A causal language model of any supported architecture: embedding, blocks, final norm, head.
 
-use crate::architecture::Decoder;
 use crate::attention::PackedView;
 use crate::cache::{Cache, Cached, SlotSet};
 use crate::checkpoint::shards;
 use crate::config::{Config, Summary};
+use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::init::{Random, Unfilled};
 use crate::packed::{Forward, Output, Packed, Span};
@@ -25,7 +25,7 @@ pub struct CausalLm {
     weights: Vec<Weight>,
     /// `[vocab_size, hidden_size]`.
     embed_tokens: Tensor,
-    decoder: Box<dyn Decoder>,
+    decoder: Decoder,
     norm: RmsNorm,
     /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied.
     lm_head: Tensor,
@@ -38,7 +38,7 @@ const HEAD: &str = "lm_head.weight";
 /// The model's parts, from the builder's tensors.
 struct Parts {
     embed_tokens: Tensor,
-    decoder: Box<dyn Decoder>,
+    decoder: Decoder,
     norm: RmsNorm,
     lm_head: Tensor,
 }
@@ -46,7 +46,7 @@ struct Parts {
 fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     let shape = [config.vocab_size, config.hidden_size];
     let embed_tokens = weights.tensor(EMBEDDING, &shape, Initial::Normal)?;
-    let decoder = config.family.build(config, weights)?;
+    let decoder = Decoder::build(config, weights)?;
     let norm = RmsNorm::build(weights, "model.norm", config.hidden_size, config.rms_norm_eps)?;
     let lm_head = match config.tie_word_embeddings {
         true => embed_tokens.shallow_clone(),
@@ -90,7 +90,7 @@ impl CausalLm {
         let mut weights = Builder::new(source, device, kind);
         let Parts { embed_tokens, decoder, norm, lm_head } = build_parts(&config, &mut weights)?;
         let weights = weights.weights;
-        let rope = Rope::new(&config.rope, config.family.rotary_dims(), device);
+        let rope = Rope::new(&config.rope, config.blueprint.rotary_dims(), device);
         Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope })
     }
 
@@ -106,7 +106,7 @@ impl CausalLm {
         let model = CausalLm::assemble(config, &mut shards, device, kind)?;
         shards.refuse_leftovers(|name| {
             let tied_copy = model.config.tie_word_embeddings && name == HEAD;
-            tied_copy || name.ends_with(".rotary_emb.inv_freq") || model.config.family.leaves_out(&model.config, name)
+            tied_copy || name.ends_with(".rotary_emb.inv_freq") || model.config.leaves_out(name)
         })?;
         Ok(model)
     }
@@ -289,7 +289,7 @@ impl CausalLm {
     /// An empty cache of `slots` sequences of up to `capacity` tokens. An `invariant` one serves passes with [`Forward::invariant`], and
     /// only those.
     pub fn cache(&self, slots: i64, capacity: i64, invariant: bool) -> Result<Cache> {
-        let rows = self.config.family.cached_rows(invariant);
+        let rows = self.config.blueprint.cached_rows(invariant);
         Cache::new(self.config.num_hidden_layers, &rows, slots, capacity, invariant, (self.kind, self.device))
     }
 

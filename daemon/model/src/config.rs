@@ -1,11 +1,10 @@
 //! config.json: the fields that every architecture shares, checked, and the typed access that the architectures read theirs with.
 
-use crate::architecture::{self, Architecture};
+use crate::architecture::{self, Blueprint};
 use crate::error::{ModelError, Result};
 use crate::rope::RopeSpec;
 use serde_json::{Map, Value};
 use std::path::Path;
-use std::sync::Arc;
 
 /// A model's shape: what config.json says, checked as a whole before any tensor is touched.
 #[derive(Clone, Debug)]
@@ -31,7 +30,9 @@ pub struct Config {
     /// Routed experts that each token goes to (K); 0 in dense models.
     pub experts_per_token: i64,
     pub(crate) rope: RopeSpec,
-    pub(crate) family: Arc<dyn Architecture>,
+    pub(crate) blueprint: Blueprint,
+    /// Layers from here on, in a checkpoint, are multi-token prediction modules.
+    pub(crate) prediction_modules: bool,
     /// The file's own fields: those that this release does not read are written back as they came.
     fields: Map<String, Value>,
 }
@@ -73,9 +74,10 @@ impl Config {
         let (vocab_size, hidden_size) = (read.size("vocab_size")?, read.size("hidden_size")?);
         let max_position_embeddings = read.max_position_embeddings(registered.max_position_embeddings)?;
         let num_hidden_layers = read.size("num_hidden_layers")?;
-        let family = (registered.parse)(&read)?;
-        let (moe_layers, experts, experts_per_token) =
-            family.moe().map_or((0, 0, 0), |m| (m.layers, m.experts, m.experts_per_token));
+        let blueprint = (registered.parse)(&read)?;
+        let moe_layers = blueprint.expert_layers().count() as i64;
+        let (experts, experts_per_token) =
+            blueprint.expert_layers().next().map_or((0, 0), |sizes| (sizes.rule.experts, sizes.rule.experts_per_token));
         Ok(Config {
             architecture: registered.name.to_owned(),
             vocab_size,
@@ -90,7 +92,8 @@ impl Config {
             experts,
             experts_per_token,
             rope: RopeSpec::parse(&read, max_position_embeddings)?,
-            family,
+            blueprint,
+            prediction_modules: registered.prediction_modules,
             fields,
         })
     }
@@ -99,6 +102,12 @@ impl Config {
     pub(crate) fn untie(&mut self) {
         self.tie_word_embeddings = false;
         self.fields.insert("tie_word_embeddings".into(), false.into());
+    }
+
+    /// A tensor on disk that belongs to a part of the architecture that this release does not run.
+    pub(crate) fn leaves_out(&self, tensor: &str) -> bool {
+        let layer = tensor.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+        self.prediction_modules && layer.and_then(|n| n.parse::<i64>().ok()).is_some_and(|n| n >= self.num_hidden_layers)
     }
 
     /// Parameter counts, from the shapes alone: no tensor is allocated.
@@ -168,7 +177,12 @@ impl<'a> Fields<'a> {
 
     /// A whole number of at least 0.
     pub fn count_or(&self, key: &str, default: i64) -> Result<i64> {
-        Ok(self.typed(key, "a whole number of at least 0", |v| v.as_i64().filter(|&n| n >= 0))?.unwrap_or(default))
+        Ok(self.optional_count(key)?.unwrap_or(default))
+    }
+
+    /// A whole number of at least 0.
+    pub fn optional_count(&self, key: &str) -> Result<Option<i64>> {
+        self.typed(key, "a whole number of at least 0", |v| v.as_i64().filter(|&n| n >= 0))
     }
 
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {

@@ -1,9 +1,10 @@
 //! Mixture of experts (DeepSeekMoE, Dai et al. 2024): routed experts beside shared ones that every token uses.
 
+use crate::architecture::ExpertSizes;
 use crate::attention::gather_rows;
 use crate::error::Result;
 use crate::pass::Pass;
-use crate::router::{Router, RouterRule};
+use crate::router::Router;
 use crate::swiglu::{SwiGlu, activate};
 use crate::tile::{TILE_ROWS, joined, whole_tiles};
 use crate::weights::{Builder, Rows};
@@ -17,15 +18,8 @@ pub(crate) struct Moe {
 }
 
 impl Moe {
-    /// `shared_intermediate` 0 means no shared expert.
-    pub fn build(
-        weights: &mut Builder,
-        prefix: &str,
-        hidden: i64,
-        intermediate: i64,
-        shared_intermediate: i64,
-        rule: RouterRule,
-    ) -> Result<Moe> {
+    pub fn build(weights: &mut Builder, prefix: &str, hidden: i64, sizes: &ExpertSizes) -> Result<Moe> {
+        let ExpertSizes { intermediate, shared_intermediate, rule } = *sizes;
         let router = Router::build(weights, &format!("{prefix}gate."), hidden, rule)?;
         let experts = Experts::build(weights, &format!("{prefix}experts"), rule.experts, hidden, intermediate)?;
         let shared = match shared_intermediate {

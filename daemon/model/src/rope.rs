@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al. 2021) and its extension YaRN (Peng et al. 2023).
+//! Rotary position embedding (Su et al. 2021) and its extensions to longer contexts: linear, Llama 3's, YaRN (Peng et al. 2023).
 //!
 //! In memory a head's rotary dimensions always lie in halves: dimension i and i + d/2 turn together. Checkpoints that interleave them
 //! (i with i + 1) have the rows of their projections reordered while loading, and back while saving.
@@ -14,7 +14,28 @@ use tch::{Device, Kind, Tensor};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RopeSpec {
     pub theta: f64,
-    pub yarn: Option<Yarn>,
+    pub scaling: Option<Scaling>,
+}
+
+/// How a model trained on shorter contexts is stretched.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Scaling {
+    /// All frequencies are divided by the factor (Chen et al. 2023).
+    Linear {
+        factor: f64,
+    },
+    Llama3(Llama3),
+    Yarn(Yarn),
+}
+
+/// "The Llama 3 herd of models": waves longer than the original context / `low_freq_factor` are stretched by `factor`, those shorter than
+/// the original context / `high_freq_factor` are not, those between go over from one to the other.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Llama3 {
+    pub factor: f64,
+    pub low_freq_factor: f64,
+    pub high_freq_factor: f64,
+    pub original_max_position_embeddings: f64,
 }
 
 /// "YaRN: Efficient Context Window Extension of Large Language Models", 3.
@@ -49,7 +70,7 @@ impl RopeSpec {
         {
             return Err(contradiction("`rope_scaling` and `rope_parameters` disagree: keep one of them"));
         }
-        let spec = new.or(old).unwrap_or(RopeSpec { theta: outer_theta.unwrap_or(THETA_DEFAULT), yarn: None });
+        let spec = new.or(old).unwrap_or(RopeSpec { theta: outer_theta.unwrap_or(THETA_DEFAULT), scaling: None });
         if outer_theta.is_some_and(|theta| theta != spec.theta) {
             return Err(contradiction("`rope_theta` and the `rope_theta` of `rope_parameters` disagree: keep one of them"));
         }
@@ -75,12 +96,34 @@ impl RopeSpec {
             }
             (a, b) => a.or(b).unwrap_or("default"),
         };
-        let yarn = match rope_type {
+        let original = || -> Result<f64> {
+            let inner = object.positive_or(ORIGINAL_MAX, max_position_embeddings as f64)?;
+            Ok(outer_original.map_or(inner, |outer| outer as f64))
+        };
+        let required = |key: &str| -> Result<f64> {
+            if object.get(key).is_none() {
+                return Err(contradiction(format!("`{key}` is missing, which rope type \"{rope_type}\" needs")));
+            }
+            object.positive_or(key, 1.0)
+        };
+        let scaling = match rope_type {
             "default" => None,
+            "linear" => Some(Scaling::Linear { factor: required("factor")? }),
+            "llama3" => {
+                let spec = Llama3 {
+                    factor: required("factor")?,
+                    low_freq_factor: required("low_freq_factor")?,
+                    high_freq_factor: required("high_freq_factor")?,
+                    original_max_position_embeddings: original()?,
+                };
+                if spec.high_freq_factor <= spec.low_freq_factor {
+                    return Err(contradiction("`high_freq_factor` must be above `low_freq_factor`"));
+                }
+                Some(Scaling::Llama3(spec))
+            }
             "yarn" => {
-                let inner = object.positive_or(ORIGINAL_MAX, max_position_embeddings as f64)?;
-                let original = outer_original.map_or(inner, |outer| outer as f64);
-                Some(Yarn {
+                let original = original()?;
+                Some(Scaling::Yarn(Yarn {
                     factor: object.positive_or("factor", max_position_embeddings as f64 / original)?,
                     beta_fast: object.positive_or("beta_fast", 32.0)?,
                     beta_slow: object.positive_or("beta_slow", 1.0)?,
@@ -89,47 +132,72 @@ impl RopeSpec {
                     mscale_all_dim: object.optional_number("mscale_all_dim")?.filter(|&m| m != 0.0),
                     attention_factor: object.optional_number("attention_factor")?,
                     truncate: object.flag_or("truncate", true)?,
-                })
+                }))
             }
-            other => return Err(unsupported("rope_type", format!("\"{other}\""), "supported are \"default\" and \"yarn\"")),
+            other => {
+                let supported = "supported are \"default\", \"linear\", \"llama3\" and \"yarn\"";
+                return Err(unsupported("rope_type", format!("\"{other}\""), supported));
+            }
         };
-        Ok(RopeSpec { theta, yarn })
+        Ok(RopeSpec { theta, scaling })
+    }
+
+    fn yarn(&self) -> Option<&Yarn> {
+        match &self.scaling {
+            Some(Scaling::Yarn(yarn)) => Some(yarn),
+            _ => None,
+        }
     }
 
     /// Both spellings, for transformers 4 and 5.
     pub fn write(&self, fields: &mut Map<String, Value>) {
         let mut parameters = Map::new();
         let mut put = |key: &str, value: Value| parameters.insert(key.into(), value);
-        if let Some(yarn) = &self.yarn {
-            put("rope_type", "yarn".into());
-            put("type", "yarn".into());
-            put("factor", json!(yarn.factor));
-            put("beta_fast", json!(yarn.beta_fast));
-            put("beta_slow", json!(yarn.beta_slow));
-            put(ORIGINAL_MAX, json!(yarn.original_max_position_embeddings as i64));
-            let optional =
-                [("mscale", yarn.mscale), ("mscale_all_dim", yarn.mscale_all_dim), ("attention_factor", yarn.attention_factor)];
-            for (key, value) in optional {
-                if let Some(value) = value {
-                    put(key, json!(value));
+        let kind = match &self.scaling {
+            None => "default",
+            Some(Scaling::Linear { factor }) => {
+                put("factor", json!(factor));
+                "linear"
+            }
+            Some(Scaling::Llama3(llama3)) => {
+                put("factor", json!(llama3.factor));
+                put("low_freq_factor", json!(llama3.low_freq_factor));
+                put("high_freq_factor", json!(llama3.high_freq_factor));
+                put(ORIGINAL_MAX, json!(llama3.original_max_position_embeddings as i64));
+                "llama3"
+            }
+            Some(Scaling::Yarn(yarn)) => {
+                put("factor", json!(yarn.factor));
+                put("beta_fast", json!(yarn.beta_fast));
+                put("beta_slow", json!(yarn.beta_slow));
+                put(ORIGINAL_MAX, json!(yarn.original_max_position_embeddings as i64));
+                let optional =
+                    [("mscale", yarn.mscale), ("mscale_all_dim", yarn.mscale_all_dim), ("attention_factor", yarn.attention_factor)];
+                for (key, value) in optional {
+                    if let Some(value) = value {
+                        put(key, json!(value));
+                    }
                 }
+                if !yarn.truncate {
+                    put("truncate", false.into());
+                }
+                "yarn"
             }
-            if !yarn.truncate {
-                put("truncate", false.into());
-            }
-        } else {
-            put("rope_type", "default".into());
+        };
+        put("rope_type", kind.into());
+        if self.scaling.is_some() {
+            put("type", kind.into());
         }
         fields.remove(ORIGINAL_MAX);
         fields.insert("rope_theta".into(), json!(self.theta));
-        fields.insert("rope_scaling".into(), if self.yarn.is_some() { Value::Object(parameters.clone()) } else { Value::Null });
+        fields.insert("rope_scaling".into(), if self.scaling.is_some() { Value::Object(parameters.clone()) } else { Value::Null });
         parameters.insert("rope_theta".into(), json!(self.theta));
         fields.insert("rope_parameters".into(), Value::Object(parameters));
     }
 
     /// What the softmax scale of DeepSeek's attention is multiplied by: m², m = 0.1 · mscale_all_dim · ln(factor) + 1.
     pub fn attention_scale_factor(&self) -> f64 {
-        match &self.yarn {
+        match self.yarn() {
             Some(Yarn { factor, mscale_all_dim: Some(mscale), .. }) => magnitude(*factor, *mscale).powi(2),
             _ => 1.0,
         }
@@ -140,20 +208,24 @@ impl RopeSpec {
     pub fn frequencies(&self, dims: i64) -> Vec<f32> {
         let exponent = |i: i64| (2 * i) as f32 / dims as f32;
         let plain = (0..dims / 2).map(|i| (self.theta as f32).powf(exponent(i)));
-        let Some(yarn) = &self.yarn else { return plain.map(|f| 1.0 / f).collect() };
-        let (low, high) = yarn.ramp(self.theta, dims);
-        plain
-            .enumerate()
-            .map(|(i, f)| {
-                let keep = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
-                1.0 / (yarn.factor as f32 * f) * (1.0 - keep) + 1.0 / f * keep
-            })
-            .collect()
+        match &self.scaling {
+            None => plain.map(|f| 1.0 / f).collect(),
+            Some(Scaling::Linear { factor }) => plain.map(|f| 1.0 / f / *factor as f32).collect(),
+            Some(Scaling::Llama3(llama3)) => plain.map(|f| llama3.frequency(1.0 / f)).collect(),
+            Some(Scaling::Yarn(yarn)) => {
+                let (low, high) = yarn.ramp(self.theta, dims);
+                let frequency = |(i, f): (usize, f32)| {
+                    let keep = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    1.0 / (yarn.factor as f32 * f) * (1.0 - keep) + 1.0 / f * keep
+                };
+                plain.enumerate().map(frequency).collect()
+            }
+        }
     }
 
     /// What cos and sin are multiplied by.
     pub fn attention_factor(&self) -> f64 {
-        self.yarn.as_ref().map_or(1.0, |yarn| {
+        self.yarn().map_or(1.0, |yarn| {
             yarn.attention_factor.unwrap_or_else(|| match (yarn.mscale, yarn.mscale_all_dim) {
                 (Some(mscale), Some(all)) => magnitude(yarn.factor, mscale) / magnitude(yarn.factor, all),
                 _ => magnitude(yarn.factor, 1.0),
@@ -165,6 +237,22 @@ impl RopeSpec {
 /// YaRN's √(1/t): how much sharper attention must be on a stretched context.
 fn magnitude(factor: f64, mscale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+impl Llama3 {
+    fn frequency(&self, plain: f32) -> f32 {
+        let context = self.original_max_position_embeddings as f32;
+        let (factor, low, high) = (self.factor as f32, self.low_freq_factor as f32, self.high_freq_factor as f32);
+        let wave = 2.0 * std::f32::consts::PI / plain;
+        if wave > context / low {
+            plain / factor
+        } else if wave < context / high {
+            plain
+        } else {
+            let smooth = (context / wave - low) / (high - low);
+            (1.0 - smooth) * plain / factor + smooth * plain
+        }
+    }
 }
 
 impl Yarn {
@@ -271,8 +359,8 @@ mod tests {
     #[test]
     fn yarn_gives_deepseek_v3s_frequencies() {
         let spec = deepseek(40.0, 1.0);
-        assert_eq!(spec.yarn.as_ref().unwrap().ramp(spec.theta, 64), (10.0, 23.0));
-        let unrounded = Yarn { truncate: false, ..spec.yarn.clone().unwrap() };
+        assert_eq!(spec.yarn().unwrap().ramp(spec.theta, 64), (10.0, 23.0));
+        let unrounded = Yarn { truncate: false, ..spec.yarn().unwrap().clone() };
         let (low, high) = unrounded.ramp(spec.theta, 64);
         assert!((low - 10.472240810318025).abs() < 1e-12 && (high - 22.513440636877274).abs() < 1e-12);
         let expected = [
@@ -306,8 +394,8 @@ mod tests {
 
     #[test]
     fn a_lone_mscale_falls_back_to_the_papers_factor() {
-        let mut spec = deepseek(40.0, 1.0);
-        spec.yarn.as_mut().unwrap().mscale_all_dim = None;
+        let yarn = Yarn { mscale_all_dim: None, ..deepseek(40.0, 1.0).yarn().unwrap().clone() };
+        let spec = RopeSpec { theta: 10_000.0, scaling: Some(Scaling::Yarn(yarn)) };
         assert!((spec.attention_factor() - (0.1 * 40f64.ln() + 1.0)).abs() < 1e-15);
         assert_eq!(spec.attention_scale_factor(), 1.0);
     }

@@ -1,17 +1,18 @@
-//! The router of DeepSeek-V3 ("noaux_tc") and the two ways its load is balanced.
+//! Routers, and the ways their load is balanced.
 
+use crate::config::contradiction;
 use crate::error::Result;
 use crate::products::Products;
 use crate::weights::{Builder, Initial};
 use tch::{Kind, Tensor};
 
-/// Scores experts by sigmoid affinity, chooses by score plus a correction bias within the best groups, weighs by the score alone
-/// (DeepSeek-V3 (12)–(16), node-limited routing).
+/// Scores experts, chooses the best by score plus a correction bias within the best groups, weighs by the score alone (DeepSeek-V3 (12)–(16),
+/// node-limited routing; DeepSeek-V2 (20)–(22) and Qwen3-MoE without the bias).
 pub(crate) struct Router {
     /// `[E, hidden]`.
     weight: Tensor,
     /// float32 `[E]`; for the choice only.
-    pub correction_bias: Tensor,
+    pub correction_bias: Option<Tensor>,
     pub rule: RouterRule,
 }
 
@@ -20,13 +21,26 @@ pub(crate) struct Router {
 pub(crate) struct RouterRule {
     pub experts: i64,
     pub experts_per_token: i64,
+    pub scoring: Scoring,
+    /// It has a correction bias.
+    pub correction_bias: bool,
     /// The experts stand in this many groups of equal size …
     pub groups: i64,
     /// … of which a token uses this many.
     pub groups_per_token: i64,
+    /// A group is as good as this many of its best experts together.
+    pub best_of_group: i64,
     /// Gates of a token sum to 1 before scaling.
     pub normalise: bool,
     pub scaling_factor: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scoring {
+    /// Of logits in float32 at least.
+    Sigmoid,
+    /// Computed in float32 at least, of logits that are so too where `wide`, of logits in the model's dtype otherwise.
+    Softmax { wide: bool },
 }
 
 /// Keeps the sum of a token's scores away from 0.
@@ -36,30 +50,64 @@ impl Router {
     pub fn build(weights: &mut Builder, prefix: &str, hidden: i64, rule: RouterRule) -> Result<Router> {
         Ok(Router {
             weight: weights.tensor(&format!("{prefix}weight"), &[rule.experts, hidden], Initial::Normal)?,
-            correction_bias: weights.buffer(&format!("{prefix}e_score_correction_bias"), rule.experts)?,
+            correction_bias: match rule.correction_bias {
+                true => Some(weights.buffer(&format!("{prefix}e_score_correction_bias"), rule.experts)?),
+                false => None,
+            },
             rule,
         })
     }
 
-    /// s = sigmoid(W x) in float32 at least: `[T, hidden]` → `[T, E]`.
+    /// s = sigmoid(W x) or softmax(W x), float32 at least: `[T, hidden]` → `[T, E]`.
     pub fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
-        let kind = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        Ok(products.linear(&x.f_to_kind(kind)?, &self.weight.f_to_kind(kind)?, None)?.f_sigmoid()?)
+        let wide = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let logits = match self.rule.scoring {
+            Scoring::Softmax { wide: false } => products.linear(x, &self.weight, None)?,
+            _ => products.linear(&x.f_to_kind(wide)?, &self.weight.f_to_kind(wide)?, None)?,
+        };
+        Ok(match self.rule.scoring {
+            Scoring::Sigmoid => logits.f_sigmoid()?,
+            Scoring::Softmax { .. } => logits.f_softmax(-1, wide)?,
+        })
     }
 
     /// `scores` `[T, E]` → int64 `[T, K]`.
     pub fn choose(&self, scores: &Tensor) -> Result<Tensor> {
-        tch::no_grad(|| self.rule.choose(scores, &self.correction_bias))
+        tch::no_grad(|| self.rule.choose(scores, self.correction_bias.as_ref()))
     }
 }
 
 impl RouterRule {
-    /// The K experts of highest score + bias among the best groups; a group is as good as its two best experts together.
-    pub fn choose(&self, scores: &Tensor, correction_bias: &Tensor) -> Result<Tensor> {
-        let mut choice = scores.f_add(correction_bias)?;
+    /// Refuses what cannot choose, with the names that config.json has for experts, groups and groups per token.
+    pub fn check(&self, experts_key: &str, groups_key: &str, groups_per_token_key: &str) -> Result<()> {
+        let RouterRule { experts, experts_per_token, groups, groups_per_token, best_of_group, .. } = *self;
+        if experts % groups != 0 {
+            return Err(contradiction(format!("`{groups_key}` {groups} does not divide `{experts_key}` {experts}")));
+        }
+        if groups_per_token > groups {
+            return Err(contradiction(format!("`{groups_per_token_key}` {groups_per_token} is above `{groups_key}` {groups}")));
+        }
+        if groups_per_token < groups && experts / groups < best_of_group {
+            let message = format!("`{groups_key}` {groups} leaves groups of one expert: a group is scored by its best two");
+            return Err(contradiction(message));
+        }
+        let reachable = groups_per_token * (experts / groups);
+        if experts_per_token > reachable {
+            let of = if groups > 1 { format!(" of `{groups_per_token_key}` {groups_per_token} groups") } else { String::new() };
+            return Err(contradiction(format!("`num_experts_per_tok` {experts_per_token} is above the {reachable} experts{of}")));
+        }
+        Ok(())
+    }
+
+    /// The K experts of highest score + bias among the best groups.
+    pub fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor> {
+        let mut choice = match correction_bias {
+            Some(bias) => scores.f_add(bias)?,
+            None => scores.shallow_clone(),
+        };
         if self.groups_per_token < self.groups {
             let grouped = choice.f_view([-1, self.groups, self.experts / self.groups])?;
-            let group_scores = grouped.f_topk(2, -1, true, false)?.0.f_sum_dim_intlist(-1, false, None)?;
+            let group_scores = grouped.f_topk(self.best_of_group, -1, true, false)?.0.f_sum_dim_intlist(-1, false, None)?;
             let best = group_scores.f_topk(self.groups_per_token, -1, true, false)?.1;
             let outside = group_scores.f_ones_like()?.f_scatter_value(1, &best, 0.0)?.f_to_kind(Kind::Bool)?;
             // −∞, not 0: with a negative bias an expert of a kept group may stand below 0.
@@ -107,14 +155,23 @@ pub(crate) fn update_correction_bias(correction_bias: &Tensor, load: &Tensor, ga
 mod tests {
     use super::*;
 
-    const RULE: RouterRule =
-        RouterRule { experts: 8, experts_per_token: 2, groups: 4, groups_per_token: 2, normalise: true, scaling_factor: 2.5 };
+    const RULE: RouterRule = RouterRule {
+        experts: 8,
+        experts_per_token: 2,
+        scoring: Scoring::Sigmoid,
+        correction_bias: true,
+        groups: 4,
+        groups_per_token: 2,
+        best_of_group: 2,
+        normalise: true,
+        scaling_factor: 2.5,
+    };
     const LOGITS: [f64; 8] = [0., 1., 2., -1., 0.5, 0.4, -2., 3.];
 
     /// (experts, gates), sorted by expert.
     fn route(bias: [f64; 8]) -> Vec<(i64, f64)> {
         let scores = Tensor::from_slice(&LOGITS).sigmoid().unsqueeze(0);
-        let experts = RULE.choose(&scores, &Tensor::from_slice(&bias)).unwrap();
+        let experts = RULE.choose(&scores, Some(&Tensor::from_slice(&bias))).unwrap();
         let gates = RULE.gates(&scores, &experts).unwrap();
         let mut routed: Vec<_> = Vec::<i64>::try_from(experts.view([-1]))
             .unwrap()

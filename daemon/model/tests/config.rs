@@ -27,6 +27,49 @@ fn deepseek_v3_has_its_published_size() {
     assert_eq!((summary.moe_layers, summary.experts_per_token, summary.vocab_size), (58, 8, 129_280));
 }
 
+/// Parameters of transformers' classes with the published configurations.
+#[test]
+fn deepseek_v2_and_v2_lite_have_their_published_sizes() {
+    let common = [
+        ("architectures", json!(["DeepseekV2ForCausalLM"])),
+        ("model_type", json!("deepseek_v2")),
+        ("scoring_func", json!("softmax")),
+        ("norm_topk_prob", json!(false)),
+        ("vocab_size", json!(102_400)),
+        ("first_k_dense_replace", json!(1)),
+        ("num_experts_per_tok", json!(6)),
+        ("n_shared_experts", json!(2)),
+    ];
+    let large = [
+        ("topk_method", json!("group_limited_greedy")),
+        ("hidden_size", json!(5120)),
+        ("num_hidden_layers", json!(60)),
+        ("intermediate_size", json!(12_288)),
+        ("moe_intermediate_size", json!(1536)),
+        ("n_routed_experts", json!(160)),
+        ("topk_group", json!(3)),
+        ("routed_scaling_factor", json!(16.0)),
+    ];
+    let lite = [
+        ("topk_method", json!("greedy")),
+        ("hidden_size", json!(2048)),
+        ("num_hidden_layers", json!(27)),
+        ("num_attention_heads", json!(16)),
+        ("num_key_value_heads", json!(16)),
+        ("q_lora_rank", Value::Null),
+        ("intermediate_size", json!(10_944)),
+        ("moe_intermediate_size", json!(1408)),
+        ("n_routed_experts", json!(64)),
+        ("routed_scaling_factor", json!(1.0)),
+    ];
+    let parameters = |own: &[(&str, Value)]| {
+        let config = changed(&changed(DEEPSEEK_V3, &common), own);
+        Config::parse(&config).unwrap().summary().unwrap().parameters
+    };
+    assert_eq!(parameters(&large), 235_741_434_880);
+    assert_eq!(parameters(&lite), 15_706_484_224);
+}
+
 #[test]
 fn one_moe_layer_and_one_dense_layer_have_their_sizes() {
     let of = |changes: &[(&str, Value)]| Config::parse(&changed(DEEPSEEK_V3, changes)).unwrap().summary().unwrap().parameters;
@@ -72,12 +115,12 @@ fn architecture_is_found_by_model_type_too() {
 #[test]
 fn unsupported_values_are_named_with_what_is_supported() {
     let cases: &[(&str, &str, Value, &str)] = &[
-        (TINY, "architectures", json!(["LlamaForCausalLM"]), "Qwen2ForCausalLM"),
+        (TINY, "architectures", json!(["GptOssForCausalLM"]), "Qwen2ForCausalLM"),
         (TINY, "hidden_act", json!("gelu"), "silu"),
         (TINY, "scoring_func", json!("softmax"), "sigmoid"),
         (TINY, "topk_method", json!("greedy"), "noaux_tc"),
         (TINY, "moe_layer_freq", json!(2), "only 1"),
-        (TINY, "rope_scaling", json!({"type": "llama3", "factor": 8.0}), "yarn"),
+        (TINY, "rope_scaling", json!({"type": "longrope", "factor": 8.0}), "yarn"),
         (TINY, "rope_parameters", json!({"rope_type": "dynamic", "factor": 8.0}), "yarn"),
         (TINY, "quantization_config", json!({"quant_method": "fp8"}), "bfloat16"),
         (QWEN2, "use_sliding_window", json!(true), "false"),

@@ -75,7 +75,8 @@ fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, tem
         let mut active: Vec<usize> = (0..sequences.len()).collect();
         for step in 0.. {
             let next: Vec<i64> = active.iter().map(|&i| sequences[i].0[sequences[i].1 + step]).collect();
-            let logprobs = token_logprobs(&model.logits(&hidden, &INVARIANT).unwrap(), &Tensor::from_slice(&next), temperature).unwrap();
+            let logprobs =
+                token_logprobs(&model.logits(&hidden, &INVARIANT).unwrap(), &Tensor::from_slice(&next), temperature).unwrap();
             for (&i, bits) in active.iter().zip(bits(&logprobs)) {
                 found[i].push(bits);
             }

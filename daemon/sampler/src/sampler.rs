@@ -203,11 +203,8 @@ impl Run<'_> {
                 positions = positions.f_add_scalar(1)?;
             }
             let output = self.model.decode(&ids, &slots, &positions, longest + step as i64, self.cache, &self.options)?;
-            let drawn = self.draw(
-                &self.model.logits(&output.hidden, &self.options)?,
-                &uniforms.f_get(step as i64)?,
-                Some(output),
-            )?;
+            let drawn =
+                self.draw(&self.model.logits(&output.hidden, &self.options)?, &uniforms.f_get(step as i64)?, Some(output))?;
             ids = drawn.ids.shallow_clone();
             block.push(drawn);
         }

@@ -66,7 +66,8 @@ mod tests {
                     (random(&[count, depth], 1.0, kind), random(&[rows, depth], 2.0, kind), random(&[rows], 3.0, kind));
                 let Some(packed) = PackedMatrix::new(&weight).unwrap() else { continue };
                 for bias in [None, Some(&bias)] {
-                    let exact = x.to_kind(Kind::Double).linear(&weight.to_kind(Kind::Double), bias.map(|b| b.to_kind(Kind::Double)));
+                    let exact =
+                        x.to_kind(Kind::Double).linear(&weight.to_kind(Kind::Double), bias.map(|b| b.to_kind(Kind::Double)));
                     let largest = f64::try_from(exact.abs().max()).unwrap();
                     let difference = largest_difference(&packed.linear(&x, bias).unwrap(), &exact) / largest;
                     assert!(difference < tolerance, "{kind:?} {count} x {depth} x {rows}: {difference:e}");

@@ -1,0 +1,91 @@
+//! The blocks between the embedding and the final norm.
+
+use crate::architecture::{AttentionSizes, FeedForwardSizes};
+use crate::config::Config;
+use crate::error::Result;
+use crate::gqa::Gqa;
+use crate::mla::Mla;
+use crate::moe::Moe;
+use crate::pass::Pass;
+use crate::rms_norm::RmsNorm;
+use crate::swiglu::SwiGlu;
+use crate::weights::Builder;
+use tch::Tensor;
+
+pub(crate) struct Decoder {
+    blocks: Vec<Block>,
+}
+
+/// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
+struct Block {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: FeedForward,
+}
+
+enum Attention {
+    Grouped(Gqa),
+    Latent(Mla),
+}
+
+enum FeedForward {
+    Dense(SwiGlu),
+    Experts(Moe),
+}
+
+impl Decoder {
+    /// Takes the blocks' tensors from `weights`, in a fixed order.
+    pub fn build(config: &Config, weights: &mut Builder) -> Result<Decoder> {
+        let blocks = (0..).zip(&config.blueprint.feed_forwards).map(|(layer, sizes)| Block::build(config, weights, layer, sizes));
+        Ok(Decoder { blocks: blocks.collect::<Result<_>>()? })
+    }
+
+    /// One block: `hidden` `[T, hidden_size]` → the same shape.
+    pub fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let block = &self.blocks[layer];
+        let normed = block.input_layernorm.forward(&hidden)?;
+        let hidden = hidden.f_add(&match &block.self_attn {
+            Attention::Grouped(attention) => attention.forward(&normed, layer, pass)?,
+            Attention::Latent(attention) => attention.forward(&normed, layer, pass)?,
+        })?;
+        let normed = block.post_attention_layernorm.forward(&hidden)?;
+        Ok(hidden.f_add(&match &block.mlp {
+            FeedForward::Dense(dense) => dense.forward(&normed, pass.products)?,
+            FeedForward::Experts(experts) => experts.forward(&normed, pass)?,
+        })?)
+    }
+
+    /// The correction biases of the routers that have one, first MoE layer first (float32 `[E]` each).
+    pub fn router_biases(&self) -> Vec<&Tensor> {
+        let experts = self.blocks.iter().filter_map(|block| match &block.mlp {
+            FeedForward::Experts(experts) => experts.router.correction_bias.as_ref(),
+            FeedForward::Dense(_) => None,
+        });
+        experts.collect()
+    }
+}
+
+impl Block {
+    fn build(config: &Config, weights: &mut Builder, layer: i64, sizes: &FeedForwardSizes) -> Result<Block> {
+        let prefix = format!("model.layers.{layer}.");
+        let (attention, mlp) = (format!("{prefix}self_attn."), format!("{prefix}mlp."));
+        let hidden = config.hidden_size;
+        let norm =
+            |weights: &mut Builder, name: &str| RmsNorm::build(weights, &format!("{prefix}{name}"), hidden, config.rms_norm_eps);
+        Ok(Block {
+            input_layernorm: norm(weights, "input_layernorm")?,
+            self_attn: match &config.blueprint.attention {
+                AttentionSizes::Grouped(sizes) => Attention::Grouped(Gqa::build(weights, &attention, sizes)?),
+                AttentionSizes::Latent(sizes) => Attention::Latent(Mla::build(weights, &attention, sizes)?),
+            },
+            post_attention_layernorm: norm(weights, "post_attention_layernorm")?,
+            mlp: match sizes {
+                FeedForwardSizes::Dense { intermediate } => {
+                    FeedForward::Dense(SwiGlu::build(weights, &mlp, hidden, *intermediate)?)
+                }
+                FeedForwardSizes::Experts(sizes) => FeedForward::Experts(Moe::build(weights, &mlp, hidden, sizes)?),
+            },
+        })
+    }
+}
