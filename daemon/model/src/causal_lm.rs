@@ -32,8 +32,8 @@ pub struct CausalLm {
     rope: Rope,
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// The model's parts, from the builder's tensors.
 struct Parts {
@@ -55,14 +55,14 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     Ok(Parts { embed_tokens, decoder, norm, lm_head })
 }
 
-/// Counts from the shapes alone.
-pub(crate) fn summarise(config: &Config) -> Result<Summary> {
+/// Names and shapes; nothing is allocated.
+pub(crate) fn weights_of(config: &Config) -> Result<Vec<Weight>> {
     let mut weights = Builder::counting();
     build_parts(config, &mut weights)?;
-    Ok(summary_of(config, &weights.weights))
+    Ok(weights.weights)
 }
 
-fn summary_of(config: &Config, weights: &[Weight]) -> Summary {
+pub(crate) fn summary_of(config: &Config, weights: &[Weight]) -> Summary {
     let trained = || weights.iter().filter(|w| w.trained);
     let idle = |w: &Weight| match w.of_routed_experts() {
         true => w.count() / config.experts * (config.experts - config.experts_per_token),
@@ -98,16 +98,10 @@ impl CausalLm {
     /// files to `device` as `kind`. Tensors that are missing, left over, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
         let mut config = Config::read(dir)?;
-        let mut shards = shards::Shards::open(dir)?;
-        // As transformers does: a head of its own beats what config.json says.
-        if config.tie_word_embeddings && shards.differ(HEAD, EMBEDDING)? {
-            config.untie();
-        }
+        let mut shards = shards::Shards::open(dir, config.fp8_block)?;
+        config.untie_unless_equal(&shards)?;
         let model = CausalLm::assemble(config, &mut shards, device, kind)?;
-        shards.refuse_leftovers(|name| {
-            let tied_copy = model.config.tie_word_embeddings && name == HEAD;
-            tied_copy || name.ends_with(".rotary_emb.inv_freq") || model.config.leaves_out(name)
-        })?;
+        shards.refuse_leftovers(|name| model.config.ignores(name))?;
         Ok(model)
     }
 

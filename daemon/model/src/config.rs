@@ -1,8 +1,12 @@
 //! config.json: the fields that every architecture shares, checked, and the typed access that the architectures read theirs with.
 
 use crate::architecture::{self, Blueprint};
+use crate::causal_lm::{EMBEDDING, HEAD, summary_of, weights_of};
+use crate::checkpoint::fp8::{BLOCK_SIZE, BlockSize};
+use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
 use crate::rope::RopeSpec;
+use crate::weights::Weight;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -33,6 +37,8 @@ pub struct Config {
     pub(crate) blueprint: Blueprint,
     /// Layers from here on, in a checkpoint, are multi-token prediction modules.
     pub(crate) prediction_modules: bool,
+    /// Of weights that are stored in FP8.
+    pub(crate) fp8_block: BlockSize,
     /// The file's own fields: those that this release does not read are written back as they came.
     fields: Map<String, Value>,
 }
@@ -66,7 +72,7 @@ impl Config {
         };
         let read = Fields(&fields);
         let registered = architecture::find(&read)?;
-        read.refuse_quantisation()?;
+        let fp8_block = read.fp8_block()?;
         // "swish" is transformers' other name of it. `attention_dropout` says how a model was trained; r1d trains without.
         if read.text("hidden_act")? != Some("swish") {
             read.expect_text("hidden_act", "silu")?;
@@ -94,14 +100,28 @@ impl Config {
             rope: RopeSpec::parse(&read, max_position_embeddings)?,
             blueprint,
             prediction_modules: registered.prediction_modules,
+            fp8_block,
             fields,
         })
     }
 
-    /// For weights whose head is not the embedding, whatever the file says.
-    pub(crate) fn untie(&mut self) {
-        self.tie_word_embeddings = false;
-        self.fields.insert("tie_word_embeddings".into(), false.into());
+    /// As transformers does: a head of its own beats what config.json says.
+    pub(crate) fn untie_unless_equal(&mut self, shards: &Shards) -> Result<()> {
+        if self.tie_word_embeddings && shards.differ(HEAD, EMBEDDING)? {
+            self.tie_word_embeddings = false;
+            self.fields.insert("tie_word_embeddings".into(), false.into());
+        }
+        Ok(())
+    }
+
+    /// A tensor on disk that the model has no use for.
+    pub(crate) fn ignores(&self, tensor: &str) -> bool {
+        let tied_copy = self.tie_word_embeddings && tensor == HEAD;
+        tied_copy || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
+    }
+
+    pub(crate) fn weights(&self) -> Result<Vec<Weight>> {
+        weights_of(self)
     }
 
     /// A tensor on disk that belongs to a part of the architecture that this release does not run.
@@ -112,7 +132,13 @@ impl Config {
 
     /// Parameter counts, from the shapes alone: no tensor is allocated.
     pub fn summary(&self) -> Result<Summary> {
-        crate::causal_lm::summarise(self)
+        Ok(summary_of(self, &self.weights()?))
+    }
+
+    /// Numbers that the cache keeps of a token, in all layers together.
+    pub fn cache_values_per_token(&self) -> u64 {
+        let per_layer: i64 = self.blueprint.cached_rows(false).iter().map(|(heads, width)| heads * width).sum();
+        (self.num_hidden_layers * per_layer) as u64
     }
 
     /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the rope fields in the spellings of
@@ -123,6 +149,8 @@ impl Config {
         for key in ["dtype", "torch_dtype"] {
             fields.insert(key.into(), Value::from(dtype));
         }
+        // What is written is not quantised.
+        fields.remove("quantization_config");
         self.rope.write(&mut fields);
         let mut text = serde_json::to_string_pretty(&Value::Object(fields)).unwrap_or_default();
         text.push('\n');
@@ -213,10 +241,22 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn refuse_quantisation(&self) -> Result<()> {
-        let Some(quantisation) = self.object("quantization_config")? else { return Ok(()) };
-        let method = quantisation.text("quant_method")?.unwrap_or("unnamed").to_owned();
-        Err(unsupported("quantization_config", method, "convert the checkpoint to bfloat16 first and drop the field"))
+    /// FP8 with a scale for each block is what is read of quantised weights.
+    fn fp8_block(&self) -> Result<BlockSize> {
+        let Some(quantisation) = self.object("quantization_config")? else { return Ok(BLOCK_SIZE) };
+        let method = quantisation.text("quant_method")?.unwrap_or("unnamed");
+        let format = quantisation.text("fmt")?.unwrap_or("e4m3");
+        if method != "fp8" || format != "e4m3" {
+            let supported = "\"fp8\" in e4m3 with block scales is; convert other checkpoints to bfloat16 first and drop the field";
+            return Err(unsupported("quantization_config", format!("{method} ({format})"), supported));
+        }
+        let wanted = "two whole numbers of at least 1";
+        let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
+            Some([rows, columns]) => Some((rows.as_i64().filter(|&n| n >= 1)?, columns.as_i64().filter(|&n| n >= 1)?)),
+            _ => None,
+        };
+        let block = quantisation.typed("weight_block_size", wanted, pair)?;
+        Ok(block.map_or(BLOCK_SIZE, |(rows, columns)| BlockSize { rows, columns }))
     }
 }
 

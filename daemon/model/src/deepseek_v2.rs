@@ -31,7 +31,11 @@ fn router(fields: &Fields) -> Result<RouterRule> {
         "greedy" => (1, 1),
         "group_limited_greedy" => (fields.size("n_group")?, fields.size("topk_group")?),
         other => {
-            return Err(unsupported("topk_method", format!("\"{other}\""), "supported are \"greedy\" and \"group_limited_greedy\""));
+            return Err(unsupported(
+                "topk_method",
+                format!("\"{other}\""),
+                "supported are \"greedy\" and \"group_limited_greedy\"",
+            ));
         }
     };
     let rule = RouterRule {

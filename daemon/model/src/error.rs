@@ -25,8 +25,10 @@ pub enum ModelError {
     UnexpectedTensors { dir: PathBuf, count: usize, first: String },
     #[error("{}: tensor `{name}` has shape {found:?}, config.json asks for {expected:?}", file.display())]
     WrongShape { file: PathBuf, name: String, expected: Vec<i64>, found: Vec<i64> },
-    #[error("{}: tensor `{name}` has dtype {found}, supported are F32, F16, BF16 and F64", file.display())]
+    #[error("{}: tensor `{name}` has dtype {found}, supported are F32, F16, BF16, F64 and, with block scales, F8_E4M3", file.display())]
     WrongDtype { file: PathBuf, name: String, found: String },
+    #[error("{}: tensor `{name}` has {count} values that are not finite: the file is damaged or the training that made it diverged", dir.display())]
+    NotFinite { dir: PathBuf, name: String, count: i64 },
     /// A file of a checkpoint is not what its manifest says (`CKP-1`).
     #[error("{}: {message}: the checkpoint is damaged, use an older one", path.display())]
     Manifest { path: PathBuf, message: String },

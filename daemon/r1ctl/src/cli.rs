@@ -179,6 +179,38 @@ pub enum Model {
         #[arg(long, default_value_t = 16, value_name = "N", allow_negative_numbers = true)]
         prompt_len: u32,
     },
+    /// Describe a model: parameters, dtypes, memory to sample and to train
+    ///
+    /// Every tensor must be there in the shape that config.json asks for, and no other.
+    Info {
+        /// Hugging Face directory
+        dir: PathBuf,
+        /// Sequences that are sampled at a time
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        batch: u64,
+        /// Tokens of each [default: the model's positions]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        length: Option<u64>,
+        /// Read every weight too, and refuse those that are not finite
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write a model directory anew, with another dtype or shards of another size
+    Convert {
+        /// Hugging Face directory; FP8 weights with block scales are dequantised
+        from: PathBuf,
+        /// The new directory, which must not exist
+        to: PathBuf,
+        /// Of the new weights
+        #[arg(long, value_enum, default_value_t = ConvertDtype::Bfloat16)]
+        dtype: ConvertDtype,
+        /// Largest file, for example 5GB or 500MB (powers of 1000)
+        #[arg(long, value_name = "SIZE", default_value = "5GB")]
+        shard_size: String,
+        /// Leave out multi-token prediction modules, which this release does not run
+        #[arg(long)]
+        drop_mtp: bool,
+    },
     /// Continue a prompt
     Generate {
         /// Hugging Face directory, with a tokenizer
@@ -195,6 +227,13 @@ pub enum Model {
         #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
         n: u32,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConvertDtype {
+    Float32,
+    Bfloat16,
+    Float16,
 }
 
 /// What is not given comes from the model's generation_config.json.

@@ -1,6 +1,6 @@
 //! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code are passed through.
 
-use crate::cli::{Model, Output};
+use crate::cli::{ConvertDtype, Model, Output};
 use crate::error::{Ended, Error};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
@@ -41,6 +41,23 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.push(option("golden", golden));
             words.push(option("atol", atol.to_string()));
             words.push(option("prompt-len", prompt_len.to_string()));
+        }
+        Model::Info { dir, batch, length, check } => {
+            words.extend(["info".into(), dir.into()]);
+            words.push(option("batch", batch.to_string()));
+            words.extend(length.map(|n| option("length", n.to_string())));
+            words.extend(check.then(|| "--check".into()));
+        }
+        Model::Convert { from, to, dtype, shard_size, drop_mtp } => {
+            words.extend(["convert".into(), from.into(), to.into()]);
+            let dtype = match dtype {
+                ConvertDtype::Float32 => "float32",
+                ConvertDtype::Bfloat16 => "bfloat16",
+                ConvertDtype::Float16 => "float16",
+            };
+            words.push(option("dtype", dtype));
+            words.push(option("shard-size", shard_size));
+            words.extend(drop_mtp.then(|| "--drop-mtp".into()));
         }
         Model::Generate { dir, prompt, sampling, seed, n } => {
             words.extend(["generate".into(), dir.into()]);

@@ -1,11 +1,13 @@
 //! `r1d-worker`: the one process of r1d that loads libtorch, one per device.
 //!
-//! `serve` is what `r1d` starts; `verify` and `generate` are what `r1ctl model` runs, without a daemon.
+//! `serve` is what `r1d` starts; `verify`, `generate`, `info` and `convert` are what `r1ctl model` runs, without a daemon.
 
 mod actors;
+mod convert;
 mod device;
 mod failure;
 mod generate;
+mod info;
 mod outbox;
 mod serve;
 mod verify;
@@ -34,6 +36,10 @@ enum Command {
     Verify(verify::Arguments),
     /// Continue a prompt.
     Generate(generate::Arguments),
+    /// Describe a model directory.
+    Info(info::Arguments),
+    /// Write a model directory anew.
+    Convert(convert::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,8 +51,10 @@ fn main() -> ExitCode {
             return if usage { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    // A person who runs a command wants its answer alone.
+    let level = if matches!(arguments.command, Command::Serve(_)) { "info" } else { "warn" };
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("R1D_LOG").unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("R1D_LOG").unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
@@ -54,6 +62,8 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
+        Command::Info(arguments) => info::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
     };
     match ended {
         Ok(code) => code,

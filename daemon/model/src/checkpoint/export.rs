@@ -3,6 +3,7 @@
 use super::shards::{INDEX_FILE, SINGLE_FILE};
 use super::tensors::{byte_count, write};
 use crate::causal_lm::CausalLm;
+use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Weight};
 use serde_json::{Map, Value, json};
@@ -16,10 +17,29 @@ struct Part<'a> {
     bytes: u64,
 }
 
+/// Where the tensors come from.
+pub(super) type Read<'a> = &'a dyn Fn(&Weight, &Piece) -> Result<Tensor>;
+
 pub(crate) fn save(model: &CausalLm, dir: &Path, shard_bytes: u64) -> Result<()> {
-    let config = dir.join("config.json");
-    std::fs::write(&config, model.config.to_json(dtype_name(model.kind())?)).map_err(ModelError::io(&config))?;
-    let shards = divide(model.weights(), shard_bytes);
+    let read = |weight: &Weight, piece: &Piece| tch::no_grad(|| piece.read(&weight.tensor));
+    write_directory(&model.config, model.weights(), model.kind(), dir, shard_bytes, &read)
+}
+
+/// config.json, and the weights with the trained ones in `kind`: one file, or shards and their index.
+pub(super) fn write_directory(
+    config: &Config,
+    weights: &[Weight],
+    kind: Kind,
+    dir: &Path,
+    shard_bytes: u64,
+    read: Read,
+) -> Result<()> {
+    let path = dir.join("config.json");
+    std::fs::write(&path, config.to_json(dtype_name(kind)?)).map_err(ModelError::io(&path))?;
+    let taken_out = |shard: &[Part]| -> Result<Vec<(String, Tensor)>> {
+        shard.iter().map(|part| Ok((part.piece.name.clone(), read(part.weight, part.piece)?))).collect()
+    };
+    let shards = divide(weights, kind, shard_bytes);
     if let [only] = &shards[..] {
         return write(&dir.join(SINGLE_FILE), &taken_out(only)?);
     }
@@ -36,11 +56,11 @@ pub(crate) fn save(model: &CausalLm, dir: &Path, shard_bytes: u64) -> Result<()>
 }
 
 /// Fills shard after shard, in the model's order.
-fn divide(weights: &[Weight], shard_bytes: u64) -> Vec<Vec<Part<'_>>> {
+fn divide(weights: &[Weight], kind: Kind, shard_bytes: u64) -> Vec<Vec<Part<'_>>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
     for (weight, piece) in weights.iter().flat_map(|w| w.pieces.iter().map(move |p| (w, p))) {
-        let bytes = byte_count(&piece.shape, weight.tensor.kind());
+        let bytes = byte_count(&piece.shape, if weight.trained { kind } else { Kind::Float });
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -51,10 +71,6 @@ fn divide(weights: &[Weight], shard_bytes: u64) -> Vec<Vec<Part<'_>>> {
         }
     }
     shards
-}
-
-fn taken_out(shard: &[Part]) -> Result<Vec<(String, Tensor)>> {
-    tch::no_grad(|| shard.iter().map(|part| Ok((part.piece.name.clone(), part.piece.read(&part.weight.tensor)?))).collect())
 }
 
 /// torch's name, as config.json has it.

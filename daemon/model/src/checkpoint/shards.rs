@@ -1,6 +1,8 @@
 //! Weights of a Hugging Face directory: one model.safetensors, or shards under model.safetensors.index.json.
 
-use super::tensors::MappedFile;
+use super::convert::Contents;
+use super::fp8::{BlockSize, scale_name};
+use super::tensors::{MappedFile, kind_of};
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Source};
 use serde::Deserialize;
@@ -23,10 +25,12 @@ pub(crate) struct Shards {
     /// File of each tensor.
     places: HashMap<String, usize>,
     taken: BTreeSet<String>,
+    /// Of FP8 weights.
+    block: BlockSize,
 }
 
 impl Shards {
-    pub fn open(dir: &Path) -> Result<Shards> {
+    pub fn open(dir: &Path, block: BlockSize) -> Result<Shards> {
         let index = dir.join(INDEX_FILE);
         // A whole file beside an index wins, as in transformers.
         let indexed = index.exists() && !dir.join(SINGLE_FILE).exists();
@@ -37,7 +41,7 @@ impl Shards {
                 places.insert(name, at);
             }
         }
-        Ok(Shards { dir: dir.to_owned(), files, places, taken: BTreeSet::new() })
+        Ok(Shards { dir: dir.to_owned(), files, places, taken: BTreeSet::new(), block })
     }
 
     /// Whether both tensors are there and not equal.
@@ -48,6 +52,73 @@ impl Shards {
 
     fn is_empty(&self, name: &str) -> bool {
         self.places.get(name).and_then(|&at| self.files[at].info(name)).is_some_and(|info| info.shape.contains(&0))
+    }
+
+    /// That a tensor is there, in the right shape and a dtype that can be read.
+    pub fn find(&mut self, piece: &Piece) -> Result<()> {
+        let kind = self.checked(&piece.name, &piece.shape)?;
+        if kind == Kind::Float8e4m3fn {
+            let scale = scale_name(&piece.name);
+            let _ = self.checked(&scale, &self.block.scales(&piece.shape))?;
+            self.taken.insert(scale);
+        }
+        self.taken.insert(piece.name.clone());
+        Ok(())
+    }
+
+    /// A tensor as it lies in its file, FP8 dequantised to float32.
+    pub fn read<T>(&mut self, piece: &Piece, use_it: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
+        self.find(piece)?;
+        let (_, file) = self.place(&piece.name)?;
+        file.with(&piece.name, |disk| {
+            if disk.kind() != Kind::Float8e4m3fn {
+                return use_it(disk);
+            }
+            let scale = scale_name(&piece.name);
+            let dequantised = self.place(&scale)?.1.with(&scale, |scales| self.block.dequantise(disk, scales))?;
+            use_it(&dequantised)
+        })
+    }
+
+    fn place(&self, name: &str) -> Result<(usize, &MappedFile)> {
+        let missing = || ModelError::MissingTensor { dir: self.dir.clone(), name: name.to_owned() };
+        self.places.get(name).map(|&at| (at, &self.files[at])).ok_or_else(missing)
+    }
+
+    /// Dtype of a tensor that has this shape.
+    fn checked(&self, name: &str, shape: &[i64]) -> Result<Kind> {
+        let (_, file) = self.place(name)?;
+        let dtype = file.info(name).map(|info| (info.dtype, info.shape.iter().map(|&n| n as i64).collect::<Vec<_>>()));
+        let Some((dtype, found)) = dtype else {
+            return Err(ModelError::MissingTensor { dir: self.dir.clone(), name: name.to_owned() });
+        };
+        if found != shape {
+            let (file, name, expected) = (file.path.clone(), name.to_owned(), shape.to_vec());
+            return Err(ModelError::WrongShape { file, name, expected, found });
+        }
+        match kind_of(dtype) {
+            Some(kind @ (Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double)) => Ok(kind),
+            // A scale is needed for each block of a matrix.
+            Some(Kind::Float8e4m3fn) if shape.len() == 2 && self.places.contains_key(&scale_name(name)) => Ok(Kind::Float8e4m3fn),
+            Some(Kind::Float8e4m3fn) => Err(ModelError::MissingTensor { dir: self.dir.clone(), name: scale_name(name) }),
+            _ => Err(ModelError::WrongDtype { file: file.path.clone(), name: name.to_owned(), found: format!("{dtype:?}") }),
+        }
+    }
+
+    /// What the files hold, with those tensors counted that are `left_out`.
+    pub fn contents(&self, left_out: impl Fn(&str) -> bool) -> Contents {
+        let mut dtypes = BTreeMap::new();
+        for (name, &at) in self.places.iter().filter(|(name, _)| !left_out(name)) {
+            if let Some(info) = self.files[at].info(name) {
+                *dtypes.entry(format!("{:?}", info.dtype)).or_insert(0) += 1;
+            }
+        }
+        Contents {
+            shards: self.files.len(),
+            bytes: self.files.iter().map(MappedFile::bytes).sum(),
+            dtypes: dtypes.into_iter().collect(),
+            left_out: self.places.keys().filter(|name| left_out(name)).count(),
+        }
     }
 
     /// Every tensor of the files has been taken, holds nothing, or is `known` to be of no use here.
@@ -98,26 +169,6 @@ fn open_indexed(dir: &Path, index: &Path) -> Result<Vec<MappedFile>> {
 
 impl Source for Shards {
     fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()> {
-        let Some(&at) = self.places.get(&piece.name) else {
-            return Err(ModelError::MissingTensor { dir: self.dir.clone(), name: piece.name.clone() });
-        };
-        let file = &self.files[at];
-        file.with(&piece.name, |disk| {
-            if disk.size() != piece.shape {
-                return Err(ModelError::WrongShape {
-                    file: file.path.clone(),
-                    name: piece.name.clone(),
-                    expected: piece.shape.clone(),
-                    found: disk.size(),
-                });
-            }
-            if !matches!(disk.kind(), Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) {
-                let found = format!("{:?}", disk.kind());
-                return Err(ModelError::WrongDtype { file: file.path.clone(), name: piece.name.clone(), found });
-            }
-            piece.write(memory, disk)
-        })?;
-        self.taken.insert(piece.name.clone());
-        Ok(())
+        self.read(piece, |disk| piece.write(memory, disk))
     }
 }

@@ -35,6 +35,11 @@ impl MappedFile {
         self.metadata.offset_keys()
     }
 
+    /// Of all tensors.
+    pub fn bytes(&self) -> u64 {
+        (self.map.len() - self.data) as u64
+    }
+
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.metadata.info(name)
     }
@@ -76,7 +81,7 @@ fn bad(path: &Path, error: &SafeTensorError) -> ModelError {
     ModelError::BadFile { path: path.to_owned(), message }
 }
 
-fn kind_of(dtype: Dtype) -> Option<Kind> {
+pub(super) fn kind_of(dtype: Dtype) -> Option<Kind> {
     Some(match dtype {
         Dtype::BOOL => Kind::Bool,
         Dtype::U8 => Kind::Uint8,
@@ -88,6 +93,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
+        Dtype::F8_E4M3 => Kind::Float8e4m3fn,
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Home, golden};
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 20] = [
     &[],
     &["submit"],
     &["list"],
@@ -17,6 +17,8 @@ const COMMANDS: [&[&str]; 18] = [
     &["model"],
     &["model", "verify"],
     &["model", "generate"],
+    &["model", "info"],
+    &["model", "convert"],
     &["shutdown"],
     &["completions"],
     &["man"],

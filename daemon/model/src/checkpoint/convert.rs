@@ -1,0 +1,72 @@
+//! From one Hugging Face directory to another, and looking through one, a tensor at a time: the model never stands in memory.
+
+use super::export;
+use super::shards::Shards;
+use crate::config::Config;
+use crate::error::{ModelError, Result};
+use crate::weights::Weight;
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+/// What a directory holds beyond its config.json.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    pub shards: usize,
+    /// Of the shards.
+    pub bytes: u64,
+    /// Tensors by dtype, in the words of safetensors (`F32`, `BF16`, `F8_E4M3`, …), sorted.
+    pub dtypes: Vec<(String, usize)>,
+    /// Tensors of parts of the architecture that this release does not run, multi-token prediction modules for example.
+    pub left_out: usize,
+}
+
+/// Looks at config.json and at the shards' headers: an error unless every tensor is there, in the right shape and a float dtype, and no other. With
+/// `values` all weights are read too and must be finite.
+pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
+    let (config, mut shards) = open(dir)?;
+    for weight in config.weights()? {
+        for piece in &weight.pieces {
+            match values {
+                true => {
+                    shards.read(piece, |tensor| finite(dir, &piece.name, tensor))?;
+                }
+                false => shards.find(piece)?,
+            }
+        }
+    }
+    shards.refuse_leftovers(|name| config.ignores(name))?;
+    let contents = shards.contents(|name| config.leaves_out(name));
+    Ok((config, contents))
+}
+
+/// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or float16; routers' correction biases stay float32)
+/// in shards of at most `shard_bytes`. FP8 weights are dequantised; what this release does not run is left out.
+pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
+    let (config, mut shards) = open(from)?;
+    let weights = config.weights()?;
+    let shards_ref = std::cell::RefCell::new(&mut shards);
+    export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {
+        let kind = if weight.trained { kind } else { Kind::Float };
+        shards_ref.borrow_mut().read(piece, |tensor| {
+            let copy = Tensor::f_empty(tensor.size(), (kind, tensor.device()))?;
+            copy.shallow_clone().f_copy_(tensor)?;
+            Ok(copy)
+        })
+    })?;
+    shards.refuse_leftovers(|name| config.ignores(name))
+}
+
+fn open(dir: &Path) -> Result<(Config, Shards)> {
+    let mut config = Config::read(dir)?;
+    let shards = Shards::open(dir, config.fp8_block)?;
+    config.untie_unless_equal(&shards)?;
+    Ok((config, shards))
+}
+
+fn finite(dir: &Path, name: &str, tensor: &Tensor) -> Result<()> {
+    let wrong = tensor.numel() as i64 - i64::try_from(tensor.f_isfinite()?.f_count_nonzero(None::<i64>)?)?;
+    if wrong > 0 {
+        return Err(ModelError::NotFinite { dir: dir.to_owned(), name: name.to_owned(), count: wrong });
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! `r1d-worker convert`: writes a model directory anew, with another dtype or shards of another size, a shard in memory at a time.
+
+use crate::verify::Format;
+use r1d_model::{ModelError, checkpoint};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tch::Kind;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A Hugging Face model directory; FP8 weights with block scales are dequantised.
+    pub from: PathBuf,
+    /// The new directory, which must not exist.
+    pub to: PathBuf,
+    /// Of the new weights.
+    #[arg(long, value_enum, default_value_t = Dtype::Bfloat16)]
+    pub dtype: Dtype,
+    /// Largest file, for example 5GB or 500MB (powers of 1000).
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub shard_size: u64,
+    /// Leave out multi-token prediction modules, which this release does not run.
+    #[arg(long)]
+    pub drop_mtp: bool,
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dtype {
+    Float32,
+    Bfloat16,
+    Float16,
+}
+
+/// Its JSON is part of the command's interface.
+#[derive(Serialize)]
+struct Report {
+    directory: PathBuf,
+    files: usize,
+    bytes: u64,
+    /// SHA-256 of manifest.json, which lists every file's.
+    manifest: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    #[error(
+        "{}: {count} tensors belong to multi-token prediction modules, which this release does not run: leave them out with --drop-mtp",
+        dir.display()
+    )]
+    PredictionModules { dir: PathBuf, count: usize },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let report = convert(&arguments)?;
+    match arguments.output {
+        Format::Text => {
+            println!("{}: {} files, {} bytes, manifest {}", report.directory.display(), report.files, report.bytes, report.manifest)
+        }
+        Format::Json => println!("{}", serde_json::to_string(&report)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
+    let (_, contents) = checkpoint::inspect(&arguments.from, false)?;
+    if contents.left_out > 0 && !arguments.drop_mtp {
+        return Err(ConvertError::PredictionModules { dir: arguments.from.clone(), count: contents.left_out });
+    }
+    let kind = match arguments.dtype {
+        Dtype::Float32 => Kind::Float,
+        Dtype::Bfloat16 => Kind::BFloat16,
+        Dtype::Float16 => Kind::Half,
+    };
+    let manifest = checkpoint::write_directory_atomically(&arguments.to, |dir| {
+        checkpoint::carry_files(&arguments.from, dir)?;
+        checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size)
+    })?;
+    Ok(Report {
+        directory: arguments.to.clone(),
+        files: manifest.files.len(),
+        bytes: manifest.files.iter().map(|file| file.bytes).sum(),
+        manifest: manifest.sha256,
+    })
+}
+
+/// A whole number of bytes, or of KB, MB, GB.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size: write for example 5GB, 500MB or 1000000");
+    let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("", 1)];
+    let (digits, unit) = units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit))).ok_or_else(wrong)?;
+    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|&bytes| bytes > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        assert_eq!((size("5GB"), size("500 MB"), size("17")), (Ok(5_000_000_000), Ok(500_000_000), Ok(17)));
+        for wrong in ["", "GB", "0", "-1", "5TB", "5.5GB", "99999999999999GB"] {
+            assert!(size(wrong).unwrap_err().contains("5GB"), "{wrong}");
+        }
+    }
+}
