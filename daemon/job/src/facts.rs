@@ -164,8 +164,8 @@ fn grouped(config: &Config<'_>, of: &Grouped) -> Result<ModelFacts, JobError> {
 }
 
 fn qwen_experts(config: &Config<'_>) -> Result<u64, JobError> {
-    let other = config.get_or("num_local_experts", 128)?;
-    config.get_or("num_experts", other)
+    let other = config.get_or("num_experts", 128)?;
+    config.get_or("num_local_experts", other)
 }
 
 /// Every `decoder_sparse_step`-th layer that `mlp_only_layers` does not list.

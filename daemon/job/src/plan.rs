@@ -67,11 +67,13 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
         Dtype::Bfloat16 => (2, 4),
     };
     let weights = facts.parameters * value_bytes;
-    let mut bytes = BTreeMap::from([
-        ("policy".to_string(), weights),
-        ("optimiser".to_string(), weights + facts.parameters * (2 * 4 + master_bytes)),
-    ]);
-    if stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
+    let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
+    // Adapters are small beside the weights, and the reference shares those.
+    let trains_weights = stage.adapters().is_none();
+    if trains_weights {
+        bytes.insert("optimiser".into(), weights + facts.parameters * (2 * 4 + master_bytes));
+    }
+    if trains_weights && stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
         bytes.insert("reference".into(), weights);
     }
     if let Some(slots) = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max) {

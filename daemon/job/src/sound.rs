@@ -85,6 +85,18 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             format!("raise `max_tokens_per_device` to at least {}, or lower `{}`", longest.1, longest.0),
         );
     }
+    if let Some(lora) = stage.adapters() {
+        if stage.router.bias_update_speed > 0.0 {
+            let problem = format!(
+                "lora_r = {} freezes the weights, bias_update_speed = {} moves the routers' biases",
+                lora.r, stage.router.bias_update_speed
+            );
+            return refuse(place, problem, "set one of them to 0");
+        }
+        if lora.target_modules.is_empty() {
+            return refuse(place, "lora_target_modules is empty: no layer would be trained", "name layers, or \"all-linear\"");
+        }
+    }
     match stage.grpo() {
         Some(grpo) => check_grpo(grpo, data, &place),
         None => Ok(()),

@@ -4,7 +4,7 @@ use crate::error::JobError;
 use crate::fields::Fields;
 use crate::reward::Reward;
 use r1d_proto::recipe::{
-    ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining, Sampling, ScaleRewards,
+    ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, RouterTraining, Sampling, ScaleRewards,
 };
 use std::path::Path;
 
@@ -17,6 +17,8 @@ pub struct Stage {
     pub length: Length,
     pub schedule: Schedule,
     pub router: RouterTraining,
+    /// Of a stage that may train adapters; see [`Stage::adapters`].
+    pub lora: Option<Lora>,
     /// Micro-batches are packed to this many tokens.
     pub max_tokens_per_device: u32,
     pub kind: StageKind,
@@ -107,6 +109,11 @@ pub struct Schedule {
 }
 
 impl Stage {
+    /// Adapters that are trained in the weights' place.
+    pub fn adapters(&self) -> Option<&Lora> {
+        self.lora.as_ref().filter(|lora| lora.r > 0)
+    }
+
     /// `pretrain`, `sft`, `grpo`.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
@@ -230,10 +237,20 @@ impl Stage {
                 bias_update_speed: stage.get("bias_update_speed")?,
                 aux_loss_alpha: stage.get("aux_loss_alpha")?,
             },
+            lora: read_lora(stage, &kind)?,
             max_tokens_per_device: stage.get("max_tokens_per_device")?,
             kind,
         })
     }
+}
+
+/// A pretrain stage has none.
+fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
+    if matches!(kind, StageKind::Pretrain(_)) {
+        return Ok(None);
+    }
+    let (r, lora_alpha) = (stage.get("lora_r")?, stage.get("lora_alpha")?);
+    Ok(Some(Lora { r, lora_alpha, target_modules: stage.get("lora_target_modules")? }))
 }
 
 impl Schedule {

@@ -118,6 +118,11 @@ fn stage(stage: &Stage) -> toml::Table {
     set(&mut table, "weight_decay", s.weight_decay);
     set(&mut table, "max_grad_norm", s.max_grad_norm);
     set(&mut table, "max_tokens_per_device", stage.max_tokens_per_device);
+    if let Some(lora) = &stage.lora {
+        set(&mut table, "lora_r", lora.r);
+        set(&mut table, "lora_alpha", lora.lora_alpha);
+        set(&mut table, "lora_target_modules", lora.target_modules.clone());
+    }
     set(&mut table, "bias_update_speed", stage.router.bias_update_speed);
     set(&mut table, "aux_loss_alpha", stage.router.aux_loss_alpha);
     table

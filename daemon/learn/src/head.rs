@@ -104,11 +104,16 @@ impl<'a> Head<'a> {
             })?;
             gradients.push(leaf.f_grad()?);
         }
-        let through = (hidden.f_mul(&Tensor::f_cat(&gradients, 0)?)?).f_sum(None::<Kind>)?;
-        run_backward(match extra {
-            Some(extra) => through.f_add(&extra)?,
-            None => through,
-        })
+        // Frozen weights below the head leave nothing to differentiate.
+        let through = match hidden.requires_grad() {
+            true => Some(hidden.f_mul(&Tensor::f_cat(&gradients, 0)?)?.f_sum(None::<Kind>)?),
+            false => None,
+        };
+        match (through, extra) {
+            (Some(through), Some(extra)) => run_backward(through.f_add(&extra)?),
+            (Some(loss), None) | (None, Some(loss)) => run_backward(loss),
+            (None, None) => Ok(()),
+        }
     }
 
     /// ∂L/∂logp, `[N]`.

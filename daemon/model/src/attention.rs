@@ -34,6 +34,8 @@ struct Padding {
     token: Tensor,
     /// Padded place of each of the band's own tokens.
     place: Tensor,
+    /// Some token has several places.
+    shares: bool,
 }
 
 /// Places that a band may hold beyond [`BAND_PLACES_PER_TOKEN`] times its tokens: below, one more launch of kernels costs more than padding.
@@ -93,7 +95,8 @@ impl Band {
             for (start, span) in (0..).step_by(padded as usize).zip(spans) {
                 place.extend(start + span.prefix_length()..start + span.length());
             }
-            Some(Padding { token: on_device(&token)?, place: on_device(&place)? })
+            let shares = spans.iter().any(|span| !span.prefix.is_empty());
+            Some(Padding { token: on_device(&token)?, place: on_device(&place)?, shares })
         };
         let fused = (device != Device::Cpu || longest > FUSED_MIN_TOKENS) && kind != Kind::Double;
         let mask = match invariant || fused {
@@ -109,7 +112,13 @@ impl Band {
         let packed = packed.f_narrow(0, self.tokens.start, self.tokens.end - self.tokens.start)?;
         let rows = match &self.padding {
             None => packed.f_reshape([-1, heads * width])?,
-            Some(padding) => gather_rows(&packed.f_reshape([-1, heads * width])?, &padding.token)?,
+            Some(padding) => {
+                let rows = packed.f_reshape([-1, heads * width])?;
+                // Gradients of a shared token are summed one by one, on the CPU in the dtype at hand.
+                let narrow = padding.shares && rows.kind() == Kind::BFloat16 && rows.device() == Device::Cpu;
+                let wide = if narrow { rows.f_to_kind(Kind::Float)? } else { rows.shallow_clone() };
+                gather_rows(&wide, &padding.token)?.f_to_kind(rows.kind())?
+            }
         };
         Ok(rows.f_view([-1, self.padded, heads, width])?.f_transpose(1, 2)?)
     }

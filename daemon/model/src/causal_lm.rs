@@ -6,7 +6,8 @@ use crate::checkpoint::shards;
 use crate::config::{Config, Summary};
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
-use crate::init::{Random, Unfilled};
+use crate::init::{Random, Shared, Unfilled};
+use crate::lora::Lora;
 use crate::packed::{Forward, Output, Packed, Span};
 use crate::pass::{Pass, Routing, View};
 use crate::products::Products;
@@ -14,7 +15,7 @@ use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
-use crate::weights::{Builder, Initial, Source, Weight};
+use crate::weights::{self, Builder, Initial, Source, Weight};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -30,6 +31,7 @@ pub struct CausalLm {
     /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied.
     lm_head: Tensor,
     rope: Rope,
+    lora: Option<Lora>,
 }
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -91,7 +93,7 @@ impl CausalLm {
         let Parts { embed_tokens, decoder, norm, lm_head } = build_parts(&config, &mut weights)?;
         let weights = weights.weights;
         let rope = Rope::new(&config.rope, config.blueprint.rotary_dims(), device);
-        Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope })
+        Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope, lora: None })
     }
 
     /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
@@ -112,25 +114,25 @@ impl CausalLm {
         CausalLm::assemble(config, &mut random, device, kind)
     }
 
-    /// A model of its own storage with the same weights, not trained until asked for.
+    /// A model of its own storage with the same weights, not trained until asked for. Where the model has adapters they alone are copied: what
+    /// they adapt is frozen, and shared.
     pub fn deep_copy(&self) -> Result<CausalLm> {
-        let copy = CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
-        copy.copy_from(self)?;
+        let Some(lora) = &self.lora else {
+            let copy = CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
+            copy.copy_from(self)?;
+            return Ok(copy);
+        };
+        let mut copy = CausalLm::assemble(self.config.clone(), &mut Shared(self.weights.iter()), self.device, self.kind)?;
+        copy.lora = Some(lora.copy()?);
         Ok(copy)
     }
 
-    /// Weights and buffers of `other`, a model of the same shape, into this model's own storage.
+    /// Weights and buffers of `other`, a model of the same shape, into this model's own storage: the adapters where it has some.
     pub fn copy_from(&self, other: &CausalLm) -> Result<()> {
-        let same = |a: &Weight, b: &Weight| a.name == b.name && a.shape == b.shape;
-        if self.weights.len() != other.weights.len() || !self.weights.iter().zip(&other.weights).all(|(a, b)| same(a, b)) {
-            return Err(ModelError::Input("weights can only be copied between models of the same shape".into()));
+        match (&self.lora, &other.lora) {
+            (Some(own), Some(others)) => weights::copy(own.weights(), others.weights()),
+            _ => weights::copy(&self.weights, &other.weights),
         }
-        tch::no_grad(|| {
-            for (to, from) in self.weights.iter().zip(&other.weights) {
-                to.tensor.shallow_clone().f_copy_(&from.tensor)?;
-            }
-            Ok(())
-        })
     }
 
     pub fn kind(&self) -> Kind {
@@ -145,10 +147,11 @@ impl CausalLm {
         summary_of(&self.config, &self.weights)
     }
 
-    /// What is trained, in a fixed order, as it lies in memory: projections of one input fused, experts stacked. [`Self::save`] takes it
-    /// apart again.
+    /// What is trained, in a fixed order, as it lies in memory: projections of one input fused, experts stacked; [`Self::save`] takes it apart
+    /// again. The adapters alone where the model has some.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        self.named(true)
+        let named = |weights: &[Weight]| weights.iter().map(|w| (w.name.clone(), w.tensor.shallow_clone())).collect();
+        self.lora.as_ref().map_or_else(|| self.named(true), |lora| named(lora.weights()))
     }
 
     /// What is not trained: the routers' correction biases, float32.
@@ -166,15 +169,26 @@ impl CausalLm {
     }
 
     /// The matrices that rows are multiplied with, the experts' aside.
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Tensor> {
+    pub(crate) fn matrix_weights(&self) -> impl Iterator<Item = &Weight> {
         let only_looked_up = |w: &Weight| w.name == EMBEDDING && !self.config.tie_word_embeddings;
-        self.weights.iter().filter(move |w| w.trained && w.shape.len() == 2 && !only_looked_up(w)).map(|w| &w.tensor)
+        self.weights.iter().filter(move |w| w.trained && w.shape.len() == 2 && !only_looked_up(w))
     }
 
     pub fn set_requires_grad(&self, on: bool) {
         for weight in self.weights.iter().filter(|w| w.trained) {
+            let _ = weight.tensor.set_requires_grad(on && self.lora.is_none());
+        }
+        for weight in self.lora.iter().flat_map(Lora::weights) {
             let _ = weight.tensor.set_requires_grad(on);
         }
+    }
+
+    pub(crate) fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
+    }
+
+    pub(crate) fn set_lora(&mut self, lora: Option<Lora>) {
+        self.lora = lora;
     }
 
     /// Whole sequences, side by side.
@@ -215,11 +229,15 @@ impl CausalLm {
             forced: padded.forced.as_ref(),
             record: options.record_experts,
             count: training,
+            counted: if training { every_token(batch, self.device)? } else { None },
             balance: options.aux_loss.then(|| batch.lengths.clone()),
             tokens,
             ..Routing::default()
         };
-        self.run(&padded.ids, Pass { products: Products::of(options), rotation, view: View::Packed { packed, cached }, routing })
+        self.run(
+            &padded.ids,
+            Pass { products: Products::of(options, self.lora.as_ref()), rotation, view: View::Packed { packed, cached }, routing },
+        )
     }
 
     /// One token for each of `slots`: `ids`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
@@ -257,7 +275,7 @@ impl CausalLm {
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
         let routing = Routing { forced: forced.as_ref(), record: options.record_experts, tokens, ..Routing::default() };
         let view = View::Step { seen: cached.seen(self.kind)?, cached };
-        self.run(&ids, Pass { products: Products::of(options), rotation, view, routing })
+        self.run(&ids, Pass { products: Products::of(options, self.lora.as_ref()), rotation, view, routing })
     }
 
     fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
@@ -276,7 +294,7 @@ impl CausalLm {
 
     /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that made the hidden states.
     pub fn logits(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
-        let logits = Products::of(options).linear(hidden, &self.lm_head, None)?;
+        let logits = Products::of(options, self.lora.as_ref()).linear(hidden, &self.lm_head, None)?;
         Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 
@@ -301,10 +319,15 @@ impl CausalLm {
         Ok(())
     }
 
-    /// Writes config.json and the weights into `dir`, which exists: model.safetensors, or shards of at most `shard_bytes` (a larger
+    /// Writes config.json and the weights, with the adapters merged into them, into `dir`, which exists: model.safetensors, or shards of at most `shard_bytes` (a larger
     /// tensor gets one of its own) with their index. transformers 4 and 5 read it.
     pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
-        crate::checkpoint::export::save(self, dir, shard_bytes)
+        self.save_as(dir, self.kind, shard_bytes)
+    }
+
+    /// As [`Self::save`], with the trained weights in another dtype.
+    pub fn save_as(&self, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
+        crate::checkpoint::export::save(self, dir, kind, shard_bytes)
     }
 
     fn check_forced(&self, tokens: i64, options: &Forward) -> Result<()> {
@@ -319,6 +342,15 @@ impl CausalLm {
         }
         Ok(())
     }
+}
+
+/// Tokens of all sequences, where some share a beginning.
+fn every_token(batch: &Packed, device: Device) -> Result<Option<Tensor>> {
+    if batch.prefixes.is_empty() {
+        return Ok(None);
+    }
+    let tokens: Vec<i64> = batch.spans().iter().flat_map(Span::tokens).collect();
+    Ok(Some(Tensor::f_from_slice(&tokens)?.f_to_device(device)?))
 }
 
 fn check_cache(cache: &Cache, options: &Forward) -> Result<()> {

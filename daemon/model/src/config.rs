@@ -2,7 +2,7 @@
 
 use crate::architecture::{self, Blueprint};
 use crate::causal_lm::{EMBEDDING, HEAD, summary_of, weights_of};
-use crate::checkpoint::fp8::{BLOCK_SIZE, BlockSize};
+use crate::checkpoint::fp8::{BLOCK_SIZE, BlockSize, scale_name};
 use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
 use crate::rope::RopeSpec;
@@ -80,6 +80,11 @@ impl Config {
         let (vocab_size, hidden_size) = (read.size("vocab_size")?, read.size("hidden_size")?);
         let max_position_embeddings = read.max_position_embeddings(registered.max_position_embeddings)?;
         let num_hidden_layers = read.size("num_hidden_layers")?;
+        for key in ["num_hidden_layers", "n_routed_experts", "num_experts", "num_local_experts", "num_attention_heads"] {
+            if let Some(count) = read.optional_count(key)?.filter(|&count| count > COUNT_MAX) {
+                return Err(contradiction(format!("`{key}` is {count}, expected at most {COUNT_MAX}")));
+            }
+        }
         let blueprint = (registered.parse)(&read)?;
         let moe_layers = blueprint.expert_layers().count() as i64;
         let (experts, experts_per_token) =
@@ -117,7 +122,8 @@ impl Config {
     /// A tensor on disk that the model has no use for.
     pub(crate) fn ignores(&self, tensor: &str) -> bool {
         let tied_copy = self.tie_word_embeddings && tensor == HEAD;
-        tied_copy || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
+        let tied_scale = self.tie_word_embeddings && tensor == scale_name(HEAD);
+        tied_copy || tied_scale || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
     }
 
     pub(crate) fn weights(&self) -> Result<Vec<Weight>> {
@@ -157,6 +163,11 @@ impl Config {
         text
     }
 }
+
+/// Above every size of a model; products of a few of them stay within 64 bits.
+const SIZE_MAX: i64 = 1 << 31;
+/// Layers, and experts of one: lists of that length are made before any weight is looked for.
+const COUNT_MAX: i64 = 1 << 16;
 
 /// Typed access to a JSON object. A field that is absent and one that is `null` are the same.
 pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
@@ -200,7 +211,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn optional_size(&self, key: &str) -> Result<Option<i64>> {
-        self.typed(key, "a whole number of at least 1", |v| v.as_i64().filter(|&n| n >= 1))
+        self.typed(key, "a whole number of at least 1, and not astronomical", |v| v.as_i64().filter(|n| (1..=SIZE_MAX).contains(n)))
     }
 
     /// A whole number of at least 0.
@@ -210,7 +221,7 @@ impl<'a> Fields<'a> {
 
     /// A whole number of at least 0.
     pub fn optional_count(&self, key: &str) -> Result<Option<i64>> {
-        self.typed(key, "a whole number of at least 0", |v| v.as_i64().filter(|&n| n >= 0))
+        self.typed(key, "a whole number of at least 0, and not astronomical", |v| v.as_i64().filter(|n| (0..=SIZE_MAX).contains(n)))
     }
 
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
@@ -223,6 +234,11 @@ impl<'a> Fields<'a> {
 
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    /// True where the key is absent; `null` is false, as in transformers.
+    pub fn flag_unless_absent(&self, key: &str) -> Result<bool> {
+        self.flag_or(key, self.is_absent(key))
     }
 
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
@@ -255,6 +271,9 @@ impl<'a> Fields<'a> {
             Some([rows, columns]) => Some((rows.as_i64().filter(|&n| n >= 1)?, columns.as_i64().filter(|&n| n >= 1)?)),
             _ => None,
         };
+        if !quantisation.is_absent("weight_block_size") && quantisation.get("weight_block_size").is_none() {
+            return Err(unsupported("weight_block_size", "null (one scale per tensor)", "two numbers, the size of a block, are"));
+        }
         let block = quantisation.typed("weight_block_size", wanted, pair)?;
         Ok(block.map_or(BLOCK_SIZE, |(rows, columns)| BlockSize { rows, columns }))
     }

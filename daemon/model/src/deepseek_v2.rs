@@ -3,7 +3,7 @@
 
 use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes};
 use crate::config::{Fields, unsupported};
-use crate::deepseek_v3::{latent_attention, refuse_sparse_frequency};
+use crate::deepseek_v3::{experts, latent_attention, refuse_sparse_frequency};
 use crate::error::Result;
 use crate::router::{RouterRule, Scoring};
 
@@ -19,10 +19,10 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     let layers = fields.size("num_hidden_layers")?;
     let intermediate = fields.optional_size("moe_intermediate_size")?.unwrap_or(1407);
     let shared = fields.count_or("n_shared_experts", if fields.is_absent("n_shared_experts") { 2 } else { 0 })?;
-    let experts = ExpertSizes { intermediate, shared_intermediate: shared * intermediate, rule: router(fields)? };
+    let sizes = ExpertSizes { intermediate, shared_intermediate: shared * intermediate, rule: router(fields)? };
     let attention = AttentionSizes::Latent(latent_attention(fields, MAX_POSITION_EMBEDDINGS, true)?);
     let dense = fields.count_or("first_k_dense_replace", 0)?.min(layers);
-    Ok(Blueprint::dense_then_experts(attention, dense, fields.size("intermediate_size")?, layers, experts))
+    Ok(Blueprint::dense_then_experts(attention, dense, fields.size("intermediate_size")?, layers, sizes))
 }
 
 /// Gates are scores times the scaling factor. `norm_topk_prob` is not listened to, as in transformers; the published models say false.
@@ -39,7 +39,11 @@ fn router(fields: &Fields) -> Result<RouterRule> {
         }
     };
     let rule = RouterRule {
-        experts: fields.optional_size("n_routed_experts")?.unwrap_or(64),
+        experts: if fields.is_absent("n_routed_experts") && fields.is_absent("num_experts") {
+            64
+        } else {
+            experts(fields, &["n_routed_experts", "num_experts"])?
+        },
         experts_per_token: fields.size("num_experts_per_tok")?,
         scoring: Scoring::Softmax { wide: true },
         correction_bias: false,

@@ -19,7 +19,7 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     let intermediate = fields.size("moe_intermediate_size")?;
     let shared = fields.count_or("n_shared_experts", if fields.is_absent("n_shared_experts") { 1 } else { 0 })?;
     let experts = ExpertSizes { intermediate, shared_intermediate: shared * intermediate, rule: router(fields)? };
-    let interleave = fields.flag_or("rope_interleave", true)?;
+    let interleave = fields.flag_unless_absent("rope_interleave")?;
     let attention = AttentionSizes::Latent(latent_attention(fields, MAX_POSITION_EMBEDDINGS, interleave)?);
     // Above the number of layers all are dense.
     let dense = fields.count_or("first_k_dense_replace", 3)?.min(layers);
@@ -56,8 +56,8 @@ pub(crate) fn latent_attention(fields: &Fields, max_position_embeddings: i64, ro
     if sizes.qk_rope_head_dim % 2 != 0 {
         return Err(contradiction(format!("`qk_rope_head_dim` is {}, expected an even number", sizes.qk_rope_head_dim)));
     }
-    for (key, expected) in [("qk_head_dim", sizes.qk_nope_head_dim + sizes.qk_rope_head_dim), ("head_dim", sizes.qk_rope_head_dim)]
-    {
+    let given = [("qk_head_dim", sizes.qk_nope_head_dim + sizes.qk_rope_head_dim), ("head_dim", sizes.qk_rope_head_dim)];
+    for (key, expected) in given {
         if fields.optional_size(key)?.is_some_and(|found| found != expected) {
             return Err(contradiction(format!("`{key}` must be {expected} with these `qk_nope_head_dim` and `qk_rope_head_dim`")));
         }
@@ -65,16 +65,22 @@ pub(crate) fn latent_attention(fields: &Fields, max_position_embeddings: i64, ro
     Ok(sizes)
 }
 
+/// The count of routed experts, by the first of its names that is there; transformers knows some models by several.
+pub(crate) fn experts(fields: &Fields, keys: &[&str]) -> Result<i64> {
+    let key = keys.iter().find(|key| !fields.is_absent(key)).unwrap_or(&keys[0]);
+    fields.size(key)
+}
+
 fn router(fields: &Fields) -> Result<RouterRule> {
     let rule = RouterRule {
-        experts: fields.size("n_routed_experts")?,
+        experts: experts(fields, &["n_routed_experts", "num_local_experts"])?,
         experts_per_token: fields.size("num_experts_per_tok")?,
         scoring: Scoring::Sigmoid,
         correction_bias: true,
         groups: fields.optional_size("n_group")?.unwrap_or(if fields.is_absent("n_group") { 8 } else { 1 }),
         groups_per_token: fields.optional_size("topk_group")?.unwrap_or(if fields.is_absent("topk_group") { 4 } else { 1 }),
         best_of_group: 2,
-        normalise: fields.flag_or("norm_topk_prob", true)?,
+        normalise: fields.flag_unless_absent("norm_topk_prob")?,
         scaling_factor: fields.positive_or("routed_scaling_factor", 2.5)?,
     };
     rule.check("n_routed_experts", "n_group", "topk_group")?;

@@ -1,7 +1,7 @@
 //! Random first weights, and storage that is filled later.
 
 use crate::error::Result;
-use crate::weights::{Initial, Piece, Source};
+use crate::weights::{Initial, Piece, Source, Weight};
 use std::f64::consts::TAU;
 use tch::Tensor;
 
@@ -17,6 +17,7 @@ impl Source for Random {
         let values = match piece.initial {
             Initial::Ones => vec![1f32; count],
             Initial::Zeros => vec![0f32; count],
+            Initial::KaimingUniform => uniforms(stream(self.seed, &piece.name), count, (piece.shape[1] as f64).powf(-0.5)),
             Initial::Normal => normals(stream(self.seed, &piece.name), count, self.standard_deviation),
         };
         piece.write(memory, &Tensor::f_from_slice(&values)?.f_view(&piece.shape[..])?)
@@ -27,6 +28,19 @@ impl Source for Random {
 pub(crate) struct Unfilled;
 
 impl Source for Unfilled {
+    fn fill(&mut self, _: &Piece, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The storage of a model that is there, weight by weight in the order in which they are built.
+pub(crate) struct Shared<'a>(pub std::slice::Iter<'a, Weight>);
+
+impl Source for Shared<'_> {
+    fn ready(&mut self) -> Option<Tensor> {
+        self.0.next().map(|weight| weight.tensor.shallow_clone())
+    }
+
     fn fill(&mut self, _: &Piece, _: &Tensor) -> Result<()> {
         Ok(())
     }
@@ -44,6 +58,12 @@ fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// In (−bound, bound].
+fn uniforms(stream: u64, count: usize, bound: f64) -> Vec<f32> {
+    let uniform = |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    (0..count as u64).map(|counter| (bound * (2.0 * uniform(counter) - 1.0)) as f32).collect()
 }
 
 /// Box–Muller over a counter.

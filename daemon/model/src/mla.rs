@@ -145,7 +145,7 @@ impl Mla {
             }
             View::Step { seen, cached } => {
                 cached.store(layer, &[&latent.joined()?])?;
-                self.absorbed(&query, &cached.read(layer, 0)?, scale, seen)?
+                self.absorbed(&query, &cached.read(layer, 0)?, scale, seen, pass.products)?
             }
         };
         pass.products.linear(&attended, &self.o_proj, self.o_bias.as_ref())
@@ -186,9 +186,9 @@ impl Mla {
 
     /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half into the output. `rows`
     /// `[B, 1, L, r + dr]` are read as they lie in the cache, by all heads (DeepSeek-V2 appendix C).
-    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
+    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, seen: &Seen, products: Products) -> Result<Tensor> {
         let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, v_head_dim, .. } = self.sizes;
-        let kv_b = self.kv_b_proj.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
+        let kv_b = products.matrix(&self.kv_b_proj)?.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
         let [w_k, w_v] = split_rows(&kv_b, [qk_nope_head_dim, v_head_dim])?;
         let by_head = |t: &Tensor| t.f_transpose(0, 1);
         let q_latent = by_head(&by_head(&query.nope)?.f_bmm(&w_k)?)?;

@@ -29,6 +29,8 @@ pub(crate) struct Routing<'a> {
     pub forced: Option<&'a Tensor>,
     pub record: bool,
     pub count: bool,
+    /// int64: every token of every sequence, those of a shared beginning once for each; absent where nothing is shared.
+    pub counted: Option<Tensor>,
     /// Lengths of the packed sequences, where the balance loss is asked for.
     pub balance: Option<Vec<i64>>,
     /// Tokens that are real: a batch-invariant pass may carry a few more behind them.
@@ -59,7 +61,11 @@ impl Routing<'_> {
             self.noted.experts.push(real(experts)?);
         }
         if self.count {
-            self.noted.load.push(real(experts)?.f_flatten(0, -1)?.f_bincount(None::<&Tensor>, count)?);
+            let experts = match &self.counted {
+                Some(tokens) => experts.f_index_select(0, tokens)?,
+                None => real(experts)?,
+            };
+            self.noted.load.push(experts.f_flatten(0, -1)?.f_bincount(None::<&Tensor>, count)?);
         }
         if let Some(lengths) = &self.balance {
             let loss = router::balance_loss(&real(scores)?, experts.size()[1], lengths)?;

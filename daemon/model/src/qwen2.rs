@@ -20,7 +20,14 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
 /// `use_sliding_window` only bites from layer `max_window_layers` on; `layer_types` says the same layer by layer.
 pub(crate) fn refuse_sliding_windows(fields: &Fields) -> Result<()> {
     let sliding = match fields.get("layer_types") {
-        Some(Value::Array(types)) => types.iter().any(|t| t != "full_attention"),
+        Some(Value::Array(types)) => {
+            return match types.iter().find(|t| *t != "full_attention") {
+                Some(other) => {
+                    Err(unsupported("layer_types", other, "\"full_attention\" in every layer is (sliding_window is not computed)"))
+                }
+                None => Ok(()),
+            };
+        }
         Some(other) => return Err(contradiction(format!("`layer_types` is {other}, expected a list"))),
         None => {
             fields.flag_or("use_sliding_window", false)?

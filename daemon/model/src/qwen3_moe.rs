@@ -20,10 +20,10 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     }
     let attention = qwen3::attention(fields, Absent { key_value_heads: Some(KEY_VALUE_HEADS), head_dim: None })?;
     let layers = fields.size("num_hidden_layers")?;
-    // transformers writes either name.
-    let experts = match fields.optional_count("num_experts")? {
+    // transformers knows it by both names, and listens to this one first.
+    let experts = match fields.optional_count("num_local_experts")? {
         Some(experts) => experts,
-        None => fields.optional_count("num_local_experts")?.unwrap_or(128),
+        None => fields.optional_count("num_experts")?.unwrap_or(128),
     };
     let intermediate = fields.optional_size("intermediate_size")?.unwrap_or(6144);
     let dense_layers = dense_layers(fields)?;

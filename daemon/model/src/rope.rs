@@ -106,6 +106,10 @@ impl RopeSpec {
             }
             object.positive_or(key, 1.0)
         };
+        let sharpened = object.optional_number("mscale_all_dim")?.is_some_and(|mscale| mscale != 0.0);
+        if sharpened && !matches!(rope_type, "default" | "yarn") {
+            return Err(unsupported("mscale_all_dim", format!("there with rope type \"{rope_type}\""), "it is with \"yarn\""));
+        }
         let scaling = match rope_type {
             "default" => None,
             "linear" => Some(Scaling::Linear { factor: required("factor")? }),
@@ -131,7 +135,7 @@ impl RopeSpec {
                     mscale: object.optional_number("mscale")?.filter(|&m| m != 0.0),
                     mscale_all_dim: object.optional_number("mscale_all_dim")?.filter(|&m| m != 0.0),
                     attention_factor: object.optional_number("attention_factor")?,
-                    truncate: object.flag_or("truncate", true)?,
+                    truncate: object.flag_unless_absent("truncate")?,
                 }))
             }
             other => {

@@ -4,7 +4,7 @@
 //! other, the experts of a layer lie in one stack. Loading, saving, initialising and counting all walk the same list, which an
 //! architecture's `build` makes.
 
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use tch::{Device, Kind, Tensor};
 
 /// What a fresh model starts from.
@@ -14,6 +14,8 @@ pub(crate) enum Initial {
     Normal,
     Ones,
     Zeros,
+    /// Uniform(−1/√columns, 1/√columns), as peft starts an adapter's A (He et al. 2015 with a = √5).
+    KaimingUniform,
 }
 
 /// A tensor on disk and its place in memory: `shape[0]` rows from `start`, within `expert`'s layer of the stack if any.
@@ -39,6 +41,19 @@ pub(crate) struct Weight {
 }
 
 impl Weight {
+    /// The same, in storage of its own.
+    pub fn copy(&self) -> Result<Weight> {
+        let tensor = Tensor::f_empty(&self.shape, (self.tensor.kind(), self.tensor.device()))?;
+        tch::no_grad(|| tensor.shallow_clone().f_copy_(&self.tensor))?;
+        Ok(Weight {
+            name: self.name.clone(),
+            tensor,
+            shape: self.shape.clone(),
+            pieces: self.pieces.clone(),
+            trained: self.trained,
+        })
+    }
+
     pub fn count(&self) -> i64 {
         self.shape.iter().product()
     }
@@ -49,6 +64,16 @@ impl Weight {
 }
 
 impl Piece {
+    /// First row in memory.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
+    /// Row i in memory is row `order[i]` on disk.
+    pub fn order(&self) -> Option<&[i64]> {
+        self.order.as_deref()
+    }
+
     /// The part of `memory` that this piece fills, as a view.
     fn place(&self, memory: &Tensor) -> Result<Tensor> {
         let rows = match self.expert {
@@ -80,8 +105,27 @@ impl Piece {
     }
 }
 
+/// Weights of `from` into the storage of `to`, lists of the same names and shapes.
+pub(crate) fn copy(to: &[Weight], from: &[Weight]) -> Result<()> {
+    let same = |a: &Weight, b: &Weight| a.name == b.name && a.shape == b.shape;
+    if to.len() != from.len() || !to.iter().zip(from).all(|(a, b)| same(a, b)) {
+        return Err(ModelError::Input("weights can only be copied between models of the same shape".into()));
+    }
+    tch::no_grad(|| {
+        for (to, from) in to.iter().zip(from) {
+            to.tensor.shallow_clone().f_copy_(&from.tensor)?;
+        }
+        Ok(())
+    })
+}
+
 /// Where tensors come from while a model is built.
 pub(crate) trait Source {
+    /// A tensor that is there already, to be taken as it is.
+    fn ready(&mut self) -> Option<Tensor> {
+        None
+    }
+
     /// Fills `memory`'s part of `piece`.
     fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()>;
 }
@@ -123,13 +167,16 @@ impl<'a> Builder<'a> {
 
     fn add(&mut self, name: String, shape: Vec<i64>, pieces: Vec<Piece>, trained: bool) -> Result<Tensor> {
         let tensor = match &mut self.source {
-            Some(source) => {
-                let tensor = Tensor::f_empty(&shape, (if trained { self.kind } else { Kind::Float }, self.device))?;
-                for piece in &pieces {
-                    tch::no_grad(|| source.fill(piece, &tensor))?;
+            Some(source) => match source.ready() {
+                Some(tensor) => tensor,
+                None => {
+                    let tensor = Tensor::f_empty(&shape, (if trained { self.kind } else { Kind::Float }, self.device))?;
+                    for piece in &pieces {
+                        tch::no_grad(|| source.fill(piece, &tensor))?;
+                    }
+                    tensor
                 }
-                tensor
-            }
+            },
             None => Tensor::new(),
         };
         self.weights.push(Weight { name, tensor: tensor.shallow_clone(), shape, pieces, trained });
@@ -170,6 +217,15 @@ impl<'a> Builder<'a> {
             start += count;
         }
         self.add(name, shape(start), pieces, true)
+    }
+
+    /// The matrix `{prefix}{rows.name}.weight`, zero at first.
+    pub fn zero_rows(&mut self, prefix: &str, rows: Rows, columns: i64) -> Result<Tensor> {
+        let Rows { name, count, order } = rows;
+        let name = format!("{prefix}{name}.weight");
+        let shape = vec![count, columns];
+        let piece = Piece { name: name.clone(), shape: shape.clone(), initial: Initial::Zeros, expert: None, start: 0, order };
+        self.add(name, shape, vec![piece], true)
     }
 
     /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}` `[experts, rows, columns]`.

@@ -143,7 +143,7 @@ fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
         assert!(reshaped.contains(part), "{reshaped}");
     }
     let whole_numbers = changed(&|tensors| tensors[0].1 = tensors[0].1.to_kind(Kind::Int64));
-    assert!(whole_numbers.contains("Int64") && whole_numbers.contains("BF16"), "{whole_numbers}");
+    assert!(whole_numbers.contains("I64") && whole_numbers.contains("BF16"), "{whole_numbers}");
 }
 
 #[test]

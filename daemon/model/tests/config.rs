@@ -122,7 +122,7 @@ fn unsupported_values_are_named_with_what_is_supported() {
         (TINY, "moe_layer_freq", json!(2), "only 1"),
         (TINY, "rope_scaling", json!({"type": "longrope", "factor": 8.0}), "yarn"),
         (TINY, "rope_parameters", json!({"rope_type": "dynamic", "factor": 8.0}), "yarn"),
-        (TINY, "quantization_config", json!({"quant_method": "fp8"}), "bfloat16"),
+        (TINY, "quantization_config", json!({"quant_method": "gptq"}), "bfloat16"),
         (QWEN2, "use_sliding_window", json!(true), "false"),
     ];
     for (json, key, value, supported) in cases {

@@ -58,7 +58,8 @@ fn sequences_may_share_their_beginning() {
         // Rows of the shared pass that make up the four sequences.
         let rows: Vec<i64> = (0..19).chain(0..9).chain(19..20).chain(0..9).chain(20..32).collect();
         let run = |batch: &Packed, rows: Option<&[i64]>| {
-            let hidden = model.forward(batch, &Forward::default()).unwrap().hidden;
+            let output = model.forward(batch, &Forward::default()).unwrap();
+            let (hidden, load) = (output.hidden, output.load);
             let hidden = rows.map_or(hidden.shallow_clone(), |rows| hidden.index_select(0, &Tensor::from_slice(rows)));
             let weights = Tensor::arange(hidden.numel() as i64, (Kind::Double, hidden.device())).sin().view_as(&hidden);
             (&hidden * weights).sum(Kind::Double).backward();
@@ -70,11 +71,13 @@ fn sequences_may_share_their_beginning() {
                     gradient
                 })
                 .collect();
-            (hidden.detach(), gradients)
+            (hidden.detach(), gradients, load)
         };
-        let ((of_shared, shared_gradients), (of_apart, gradients)) = (run(&shared, Some(&rows)), run(&apart, None));
+        let ((of_shared, shared_gradients, shared_load), (of_apart, gradients, load)) =
+            (run(&shared, Some(&rows)), run(&apart, None));
         assert!(difference(&of_shared, &of_apart) < 1e-12, "{name}: {:e}", difference(&of_shared, &of_apart));
         assert!(gradients.len() > 10);
+        assert_eq!(shared_load, load, "{name}: a shared token counts for each sequence that has it");
         for ((of, shared), (_, apart)) in shared_gradients.iter().zip(&gradients) {
             let largest = f64::try_from(apart.abs().max()).unwrap();
             assert!(difference(shared, apart) <= 1e-11 * largest.max(1.0), "{name} {of}: {:e}", difference(shared, apart));

@@ -100,6 +100,17 @@ pub struct Optimiser {
     pub max_grad_norm: f64,
 }
 
+/// Low-rank adapters (Hu et al. 2022) that are trained while the weights stay as they are; peft's names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    /// Rank.
+    pub r: u32,
+    /// The adapter's part is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Linear layers by the last parts of their names, or `all-linear`.
+    pub target_modules: Vec<String>,
+}
+
 /// Balancing of mixture-of-experts layers while training (DeepSeek-V3 2.1.2, Auxiliary-loss-free).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouterTraining {

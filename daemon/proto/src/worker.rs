@@ -4,7 +4,7 @@
 //! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. Requests are carried out in
 //! order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
 
-use crate::recipe::{Objective, Optimiser, RouterTraining, Sampling};
+use crate::recipe::{Lora, Objective, Optimiser, RouterTraining, Sampling};
 use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -128,6 +128,8 @@ pub struct Open {
     /// Absent for stages that only sample.
     pub optimiser: Option<Optimiser>,
     pub router: RouterTraining,
+    /// Train fresh adapters instead of the weights.
+    pub lora: Option<Lora>,
     /// Absent where the stage samples nothing.
     pub sampler: Option<Slots>,
     /// Micro-batches are packed to this many tokens.

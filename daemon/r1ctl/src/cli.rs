@@ -172,6 +172,9 @@ pub enum Model {
         /// decoding through the cache is compared too
         #[arg(long, value_name = "FILE")]
         golden: PathBuf,
+        /// Adapter in peft's layout (adapter_config.json, adapter_model.safetensors) for the model
+        #[arg(long, value_name = "DIR")]
+        lora: Option<PathBuf>,
         /// Tolerance, in units of max(1, standard deviation of the golden logits)
         #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
         atol: f64,
@@ -210,6 +213,9 @@ pub enum Model {
         /// Leave out multi-token prediction modules, which this release does not run
         #[arg(long)]
         drop_mtp: bool,
+        /// Merge an adapter in peft's layout; the whole model then stands in memory, in float32
+        #[arg(long, value_name = "DIR")]
+        lora: Option<PathBuf>,
     },
     /// Continue a prompt
     Generate {

@@ -36,9 +36,10 @@ fn sibling() -> PathBuf {
 fn arguments(command: Model, output: Output) -> Vec<OsString> {
     let mut words = Vec::new();
     match command {
-        Model::Verify { dir, golden, atol, prompt_len } => {
+        Model::Verify { dir, golden, lora, atol, prompt_len } => {
             words.extend(["verify".into(), dir.into()]);
             words.push(option("golden", golden));
+            words.extend(lora.map(|dir| option("lora", dir)));
             words.push(option("atol", atol.to_string()));
             words.push(option("prompt-len", prompt_len.to_string()));
         }
@@ -48,7 +49,7 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.extend(length.map(|n| option("length", n.to_string())));
             words.extend(check.then(|| "--check".into()));
         }
-        Model::Convert { from, to, dtype, shard_size, drop_mtp } => {
+        Model::Convert { from, to, dtype, shard_size, drop_mtp, lora } => {
             words.extend(["convert".into(), from.into(), to.into()]);
             let dtype = match dtype {
                 ConvertDtype::Float32 => "float32",
@@ -58,6 +59,7 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.push(option("dtype", dtype));
             words.push(option("shard-size", shard_size));
             words.extend(drop_mtp.then(|| "--drop-mtp".into()));
+            words.extend(lora.map(|dir| option("lora", dir)));
         }
         Model::Generate { dir, prompt, sampling, seed, n } => {
             words.extend(["generate".into(), dir.into()]);

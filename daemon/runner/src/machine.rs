@@ -259,7 +259,7 @@ impl Machine {
         };
         let mut open = self.plan.open(settings, facts, model);
         if work == Work::Export {
-            (open.optimiser, open.reference) = (None, false);
+            (open.optimiser, open.reference, open.lora) = (None, false, None);
         }
         Ok((State::Opening(work), to_worker(Request::Open(Box::new(open)))))
     }

@@ -112,6 +112,7 @@ impl Plan {
             reference: stage.grpo().is_some_and(Grpo::needs_reference),
             optimiser: Some(stage.optimiser(facts.steps)),
             router: stage.router,
+            lora: stage.adapters().cloned(),
             sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
             max_tokens_per_device: stage.max_tokens_per_device,
             seed: self.job.seed,

@@ -1,11 +1,11 @@
 //! `r1d-worker convert`: writes a model directory anew, with another dtype or shards of another size, a shard in memory at a time.
 
 use crate::verify::Format;
-use r1d_model::{ModelError, checkpoint};
+use r1d_model::{CausalLm, ModelError, checkpoint};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tch::Kind;
+use tch::{Device, Kind};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Leave out multi-token prediction modules, which this release does not run.
     #[arg(long)]
     pub drop_mtp: bool,
+    /// Merge an adapter in peft's layout (adapter_config.json, adapter_model.safetensors); the whole model then stands in memory, in float32.
+    #[arg(long, value_name = "DIR")]
+    pub lora: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
@@ -77,7 +80,14 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     };
     let manifest = checkpoint::write_directory_atomically(&arguments.to, |dir| {
         checkpoint::carry_files(&arguments.from, dir)?;
-        checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size)
+        match &arguments.lora {
+            None => checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size),
+            Some(adapter) => {
+                let mut model = CausalLm::load(&arguments.from, Device::Cpu, Kind::Float)?;
+                model.load_adapter(adapter)?;
+                model.save_as(dir, kind, arguments.shard_size)
+            }
+        }
     })?;
     Ok(Report {
         directory: arguments.to.clone(),

@@ -74,7 +74,7 @@ fn report(arguments: &Arguments) -> Result<Report, ModelError> {
     let length = arguments.length.unwrap_or(config.max_position_embeddings as u64);
     let Contents { shards, bytes, dtypes, left_out } = contents;
     let memory = |value_bytes: u64, master_bytes: u64| {
-        memory(&config, summary.parameters, value_bytes, master_bytes, arguments.batch * length)
+        memory(&config, summary.parameters, value_bytes, master_bytes, arguments.batch.saturating_mul(length))
     };
     Ok(Report {
         architecture: summary.architecture.clone(),
@@ -101,7 +101,7 @@ fn memory(config: &Config, parameters: u64, value_bytes: u64, master_bytes: u64,
     let cache_bytes_per_token = config.cache_values_per_token() * value_bytes;
     Memory {
         cache_bytes_per_token,
-        sample: weights + tokens * cache_bytes_per_token,
+        sample: weights.saturating_add(tokens.saturating_mul(cache_bytes_per_token)),
         train: 2 * weights + parameters * (2 * 4 + master_bytes),
     }
 }
@@ -132,7 +132,10 @@ impl fmt::Display for Report {
             line(&format!("{dtype}, to sample"), sampled)?;
             line(&format!("{dtype}, to train"), bytes(memory.train))?;
         }
-        writeln!(f, "Memory is of weights, cache and optimiser; activations come on top.")
+        writeln!(
+            f,
+            "Memory is of weights, cache and optimiser. Activations come on top; sampling on the CPU keeps the matrices once more, rearranged."
+        )
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Arguments {
     /// A safetensors file with `input_ids` [B, T] int64, `logits` [B, T, V] float32 and, where decoding is to be compared, `greedy` [1, N] int64.
     #[arg(long, value_name = "FILE")]
     pub golden: PathBuf,
+    /// An adapter in peft's layout (adapter_config.json, adapter_model.safetensors) for the model.
+    #[arg(long, value_name = "DIR")]
+    pub lora: Option<PathBuf>,
     /// The logits may differ by this times max(1, standard deviation of the golden logits).
     #[arg(long, default_value_t = 2e-5)]
     pub atol: f64,
@@ -96,7 +99,10 @@ pub fn verify(arguments: &Arguments) -> Result<Report, VerifyError> {
     {
         return Err(VerifyError::PromptLen { prompt_len: *prompt_len, ids: ids.len() });
     }
-    let model = CausalLm::load(&arguments.dir, Device::Cpu, Kind::Float)?;
+    let mut model = CausalLm::load(&arguments.dir, Device::Cpu, Kind::Float)?;
+    if let Some(adapter) = &arguments.lora {
+        model.load_adapter(adapter)?;
+    }
     golden.fits(&arguments.golden, model.config.vocab_size)?;
 
     let logits_std = f64::try_from(golden.logits.f_std(true)?)?;
@@ -250,7 +256,7 @@ mod tests {
     }
 
     fn arguments(model: &str, golden: PathBuf) -> Arguments {
-        Arguments { dir: fixture(model), golden, atol: 2e-5, prompt_len: 16, output: Format::Json }
+        Arguments { dir: fixture(model), golden, lora: None, atol: 2e-5, prompt_len: 16, output: Format::Json }
     }
 
     /// qwen2 against its golden file with something changed.

@@ -98,6 +98,7 @@ fn open(reference: bool) -> Request {
             max_grad_norm: 1.0,
         }),
         router: RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 1e-4 },
+        lora: None,
         sampler: Some(Slots { count: 4, capacity: 32 }),
         max_tokens_per_device: 256,
         seed: 3,

@@ -230,6 +230,25 @@ const SCHEDULE: &[Key] = &[
     ),
 ];
 
+/// TRL's names.
+const LORA: &[Key] = &[
+    key(
+        "lora_r",
+        count(0),
+        Value("0"),
+        "",
+        "Rank of low-rank adapters (LoRA) that are trained while the weights stay as they are; 0: the weights are trained. What the stage leaves is merged, with the adapter beside it in peft's format.",
+    ),
+    key("lora_alpha", above(0.0), Value("32.0"), "", "The adapters' part is scaled by lora_alpha / lora_r."),
+    key(
+        "lora_target_modules",
+        Texts,
+        Value("[\"all-linear\"]"),
+        "",
+        "Linear layers that get an adapter, by the last parts of their names (\"q_proj\", \"self_attn.o_proj\"); \"all-linear\": all but the output head. In mixture-of-experts models attention alone gets some.",
+    ),
+];
+
 const fn learning_rate(default: &'static str) -> Key {
     key("learning_rate", at_least(0.0), Value(default), "", "AdamW's rate after the warm-up.")
 }
@@ -284,6 +303,7 @@ static SFT: &Table = &Table {
             learning_rate("2e-5"),
         ],
         SCHEDULE,
+        LORA,
         &[bias_update_speed("0.0"), aux_loss_alpha("0.0")],
     ],
 };
@@ -400,6 +420,7 @@ static GRPO: &Table = &Table {
             learning_rate("1e-6"),
         ],
         SCHEDULE,
+        LORA,
         &[
             bias_update_speed("0.0"),
             aux_loss_alpha("0.0"),

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::error::{ModelError, Result};
+use crate::lora::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -21,6 +22,7 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 /// What stands beside a model's weights.
 const CARRIED_FILES: &[&str] = &[
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -69,7 +71,7 @@ pub fn write_directory_atomically(dir: &Path, fill: impl FnOnce(&Path) -> Result
     std::fs::create_dir_all(&partial).map_err(ModelError::io(&partial))?;
     let written = fill(&partial).and_then(|()| seal(&partial)).and_then(|manifest| {
         std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
-        sync(dir.parent().unwrap_or(Path::new(".")))?;
+        sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         Ok(manifest)
     });
     if written.is_err() {
@@ -134,7 +136,16 @@ pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
 
 /// Copies tokenizer, templates and generation settings that `from` has.
 pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
-    for name in CARRIED_FILES {
+    carry(CARRIED_FILES, from, to)
+}
+
+/// Copies an adapter in peft's layout.
+pub fn carry_adapter(from: &Path, to: &Path) -> Result<()> {
+    carry(&[ADAPTER_CONFIG_FILE, ADAPTER_FILE], from, to)
+}
+
+fn carry(names: &[&str], from: &Path, to: &Path) -> Result<()> {
+    for name in names {
         let source = from.join(name);
         if source.is_file() {
             std::fs::copy(&source, to.join(name)).map_err(ModelError::io(&source))?;

@@ -20,9 +20,17 @@ struct Part<'a> {
 /// Where the tensors come from.
 pub(super) type Read<'a> = &'a dyn Fn(&Weight, &Piece) -> Result<Tensor>;
 
-pub(crate) fn save(model: &CausalLm, dir: &Path, shard_bytes: u64) -> Result<()> {
-    let read = |weight: &Weight, piece: &Piece| tch::no_grad(|| piece.read(&weight.tensor));
-    write_directory(&model.config, model.weights(), model.kind(), dir, shard_bytes, &read)
+pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
+    let read = |weight: &Weight, piece: &Piece| {
+        tch::no_grad(|| {
+            let tensor = match model.lora() {
+                Some(lora) => lora.merged(&weight.tensor)?,
+                None => weight.tensor.shallow_clone(),
+            };
+            Ok(piece.read(&tensor)?.f_to_kind(if weight.trained { kind } else { Kind::Float })?)
+        })
+    };
+    write_directory(&model.config, model.weights(), kind, dir, shard_bytes, &read)
 }
 
 /// config.json, and the weights with the trained ones in `kind`: one file, or shards and their index.

@@ -5,7 +5,7 @@ use crate::error::Result;
 use tch::{Kind, Tensor};
 
 /// The scale of tensor `name`.
-pub(super) fn scale_name(name: &str) -> String {
+pub(crate) fn scale_name(name: &str) -> String {
     format!("{name}_scale_inv")
 }
 

@@ -9,7 +9,7 @@ pub(crate) mod shards;
 mod tensors;
 
 pub use convert::{Contents, convert, inspect};
-pub use directory::{Manifest, ManifestEntry, carry_files, verify_manifest, write_directory_atomically};
+pub use directory::{Manifest, ManifestEntry, carry_adapter, carry_files, verify_manifest, write_directory_atomically};
 pub use tensors::{load_tensors, save_tensors};
 
 use crate::error::ModelError;

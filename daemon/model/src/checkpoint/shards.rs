@@ -1,7 +1,7 @@
 //! Weights of a Hugging Face directory: one model.safetensors, or shards under model.safetensors.index.json.
 
 use super::convert::Contents;
-use super::fp8::{BlockSize, scale_name};
+use super::fp8::{BLOCK_SIZE, BlockSize, scale_name};
 use super::tensors::{MappedFile, kind_of};
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Source};
@@ -44,10 +44,35 @@ impl Shards {
         Ok(Shards { dir: dir.to_owned(), files, places, taken: BTreeSet::new(), block })
     }
 
+    /// One safetensors file of any name.
+    pub fn open_file(dir: &Path, file: &str) -> Result<Shards> {
+        let file = MappedFile::open(&dir.join(file))?;
+        let places = file.names().into_iter().map(|name| (name, 0)).collect();
+        Ok(Shards { dir: dir.to_owned(), files: vec![file], places, taken: BTreeSet::new(), block: BLOCK_SIZE })
+    }
+
+    pub fn holds(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
     /// Whether both tensors are there and not equal.
     pub fn differ(&self, a: &str, b: &str) -> Result<bool> {
-        let (Some(&in_a), Some(&in_b)) = (self.places.get(a), self.places.get(b)) else { return Ok(false) };
-        self.files[in_a].with(a, |a| self.files[in_b].with(b, |b| Ok(a.size() != b.size() || !a.f_equal(&b.f_to_kind(a.kind())?)?)))
+        if !self.holds(a) || !self.holds(b) {
+            return Ok(false);
+        }
+        self.with(a, |a| self.with(b, |b| Ok(a.size() != b.size() || !a.f_equal(&b.f_to_kind(a.kind())?)?)))
+    }
+
+    /// A tensor as it lies in its file, FP8 dequantised to float32.
+    fn with<T>(&self, name: &str, use_it: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
+        self.place(name)?.1.with(name, |disk| {
+            if disk.kind() != Kind::Float8e4m3fn {
+                return use_it(disk);
+            }
+            let scale = scale_name(name);
+            let dequantised = self.place(&scale)?.1.with(&scale, |scales| self.block.dequantise(disk, scales))?;
+            use_it(&dequantised)
+        })
     }
 
     fn is_empty(&self, name: &str) -> bool {
@@ -66,18 +91,10 @@ impl Shards {
         Ok(())
     }
 
-    /// A tensor as it lies in its file, FP8 dequantised to float32.
+    /// A tensor of the right shape.
     pub fn read<T>(&mut self, piece: &Piece, use_it: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
         self.find(piece)?;
-        let (_, file) = self.place(&piece.name)?;
-        file.with(&piece.name, |disk| {
-            if disk.kind() != Kind::Float8e4m3fn {
-                return use_it(disk);
-            }
-            let scale = scale_name(&piece.name);
-            let dequantised = self.place(&scale)?.1.with(&scale, |scales| self.block.dequantise(disk, scales))?;
-            use_it(&dequantised)
-        })
+        self.with(&piece.name, use_it)
     }
 
     fn place(&self, name: &str) -> Result<(usize, &MappedFile)> {

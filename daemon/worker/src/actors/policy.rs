@@ -1,14 +1,15 @@
 //! The policy actor: opens a stage's model, saves and restores it, and writes it out.
 //!
 //! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors` (optimiser moments and counters) and,
-//! where the stage has a reference, `reference/`, a Hugging Face directory of its own. It appears whole or not at all (`CKP-1`).
+//! where the stage has a reference, `reference/`, a Hugging Face directory of its own; where it trains adapters, `adapter/`. It appears whole or
+//! not at all (`CKP-1`).
 
 use crate::device::{Bench, DeviceThread, Opened};
 use crate::failure::{classify, invalid};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
-use r1d_model::{CausalLm, ModelError, checkpoint};
+use r1d_model::{CausalLm, LoraSpec, ModelError, checkpoint};
 use r1d_proto::worker::{self, Dtype, Failure, FailureKind, ModelSource};
 use r1d_proto::world::SharedClock;
 use r1d_sampler::Sampler;
@@ -19,6 +20,8 @@ use tch::{Device, Kind};
 const SHARD_MAX_BYTES: u64 = 5_000_000_000;
 const TRAINER_FILE: &str = "trainer.safetensors";
 const REFERENCE_DIRECTORY: &str = "reference";
+/// The adapters of a stage that trains some, in peft's layout, beside the weights that they are merged into.
+const ADAPTER_DIRECTORY: &str = "adapter";
 
 /// Where this worker's tensors live, and the clock that its libraries are given.
 #[derive(Clone)]
@@ -89,11 +92,15 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     let threads = if request.batch_invariant { 1 } else { placement.threads };
     r1d_torch::runtime::set_threads(threads).map_err(internal)?;
     r1d_torch::runtime::set_deterministic(true).map_err(internal)?;
-    let policy = match &request.model {
+    let mut policy = match &request.model {
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
         ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
     }
     .map_err(of_the_model)?;
+    if let Some(lora) = &request.lora {
+        let spec = LoraSpec { r: lora.r.into(), lora_alpha: lora.lora_alpha, target_modules: lora.target_modules.clone() };
+        policy.adapt(&spec, request.seed).map_err(of_the_model)?;
+    }
     let reference = match request.reference {
         true => Some(policy.deep_copy().map_err(internal)?),
         false => None,
@@ -132,19 +139,55 @@ fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
     from.map_or(Ok(()), |from| checkpoint::carry_files(from, dir))
 }
 
+/// The weights, with adapters merged into them and beside them too.
+fn save_policy(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+    opened.policy.save(into, SHARD_MAX_BYTES)?;
+    match opened.policy.adapter() {
+        Some(_) => opened.policy.save_adapter(&created(into, ADAPTER_DIRECTORY)?, &base_model(&opened.request)),
+        None => Ok(()),
+    }
+}
+
+fn created(within: &Path, name: &str) -> Result<PathBuf, ModelError> {
+    let dir = within.join(name);
+    std::fs::create_dir(&dir).map_err(|source| checkpoint::io_error(&dir, source))?;
+    Ok(dir)
+}
+
+/// What an adapter's configuration says that it adapts.
+fn base_model(request: &worker::Open) -> String {
+    match &request.model {
+        ModelSource::Directory(dir) => dir.display().to_string(),
+        ModelSource::Init { .. } => String::new(),
+    }
+}
+
+/// A last checkpoint's adapter, which is merged into its weights.
+fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> {
+    match &request.model {
+        ModelSource::Directory(from) if request.lora.is_none() => {
+            let from = from.join(ADAPTER_DIRECTORY);
+            if from.is_dir() { checkpoint::carry_adapter(&from, &created(into, ADAPTER_DIRECTORY)?) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    }
+}
+
 fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
     let opened = bench.opened()?;
     let manifest = checkpoint::write_directory_atomically(dir, |into| {
         // The carried files come first, so that what the model itself writes (config.json) wins.
         carry_files(&opened.request, into)?;
-        opened.policy.save(into, SHARD_MAX_BYTES)?;
+        save_policy(opened, into)?;
         if let Some(trainer) = &opened.trainer {
             checkpoint::save_tensors(&into.join(TRAINER_FILE), &trainer.state())?;
         }
         if let Some(reference) = &opened.reference {
-            let into = into.join(REFERENCE_DIRECTORY);
-            std::fs::create_dir(&into).map_err(|source| checkpoint::io_error(&into, source))?;
-            reference.save(&into, SHARD_MAX_BYTES)?;
+            let into = created(into, REFERENCE_DIRECTORY)?;
+            match reference.adapter() {
+                Some(_) => reference.save_adapter(&into, &base_model(&opened.request))?,
+                None => reference.save(&into, SHARD_MAX_BYTES)?,
+            }
         }
         Ok(())
     })
@@ -156,9 +199,17 @@ fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), F
     let opened = bench.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_the_model)?;
     let load = |dir: &Path| CausalLm::load(dir, placement.device, opened.policy.kind()).map_err(of_the_model);
-    opened.policy.copy_from(&load(dir)?).map_err(internal)?;
+    match opened.policy.adapter() {
+        // What they adapt is as the stage found it, and is there already.
+        Some(_) => opened.policy.restore_adapter(&dir.join(ADAPTER_DIRECTORY)).map_err(of_the_model)?,
+        None => opened.policy.copy_from(&load(dir)?).map_err(internal)?,
+    }
     if let Some(reference) = opened.reference.as_mut() {
-        reference.copy_from(&load(&dir.join(REFERENCE_DIRECTORY))?).map_err(internal)?;
+        let dir = dir.join(REFERENCE_DIRECTORY);
+        match reference.adapter() {
+            Some(_) => reference.restore_adapter(&dir).map_err(of_the_model)?,
+            None => reference.copy_from(&load(&dir)?).map_err(internal)?,
+        }
     }
     if let Some(trainer) = opened.trainer.as_mut() {
         let state = checkpoint::load_tensors(&dir.join(TRAINER_FILE), placement.device).map_err(of_the_model)?;
@@ -171,7 +222,8 @@ fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
     let opened = bench.opened()?;
     checkpoint::write_directory_atomically(dir, |into| {
         carry_files(&opened.request, into)?;
-        opened.policy.save(into, SHARD_MAX_BYTES)
+        save_policy(opened, into)?;
+        carry_adapter(&opened.request, into)
     })
     .map_err(internal)?;
     Ok(())

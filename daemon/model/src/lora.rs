@@ -1,0 +1,315 @@
+//! Low-rank adaptation (Hu et al. 2022): a frozen W x becomes W x + s · B A x, s = α / r, and A and B alone are trained. On disk in peft's layout.
+
+use crate::causal_lm::CausalLm;
+use crate::checkpoint::shards::Shards;
+use crate::error::{ModelError, Result};
+use crate::init::Random;
+use crate::products::Products;
+use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
+pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+/// What peft puts before a module's name.
+const PREFIX: &str = "base_model.model.";
+/// peft's word for every linear layer but the output head.
+pub const ALL_LINEAR: &str = "all-linear";
+const HEAD_MODULE: &str = "lm_head";
+
+/// What an adapter is made of; peft's names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraSpec {
+    /// Rank.
+    pub r: i64,
+    /// The adapter's part is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Linear layers by the last parts of their names (`q_proj`, `self_attn.o_proj`), or `all-linear`.
+    pub target_modules: Vec<String>,
+}
+
+/// adapter_config.json, as far as it is listened to.
+#[derive(Deserialize)]
+struct AdapterConfig {
+    peft_type: String,
+    r: i64,
+    lora_alpha: f64,
+    #[serde(default)]
+    target_modules: Value,
+    #[serde(default)]
+    bias: Option<String>,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    alpha_pattern: Map<String, Value>,
+    #[serde(default)]
+    modules_to_save: Option<Vec<String>>,
+}
+
+/// Of one linear layer: places in the list of weights.
+#[derive(Clone)]
+struct Adapter {
+    /// `[r, K]`.
+    a: usize,
+    /// `[N, r]`, its rows as they lie in the adapted weight.
+    b: usize,
+    /// First row of the adapted weight, which may hold several layers.
+    start: i64,
+}
+
+/// The adapters of a model.
+pub(crate) struct Lora {
+    pub spec: LoraSpec,
+    scale: f64,
+    weights: Vec<Weight>,
+    /// By where the adapted weight lies in memory.
+    adapters: HashMap<usize, Vec<Adapter>>,
+}
+
+/// A linear layer that can be adapted.
+struct Module<'a> {
+    name: &'a str,
+    weight: &'a Weight,
+    piece: &'a Piece,
+}
+
+impl Module<'_> {
+    /// As peft matches a list.
+    fn is_target(&self, targets: &[String]) -> bool {
+        targets.iter().any(|target| {
+            (target == ALL_LINEAR && self.name != HEAD_MODULE)
+                || self.name == target
+                || self.name.strip_suffix(target.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        })
+    }
+}
+
+fn modules(model: &CausalLm) -> Vec<Module<'_>> {
+    let pieces = model.matrix_weights().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+    // A router's matrix is no linear layer to transformers, and so not to peft; and where some layers have routed experts, peft takes the names of
+    // feed-forward matrices for the experts' alone.
+    let mixture = model.config.moe_layers > 0;
+    pieces
+        .filter_map(|(weight, piece)| {
+            let name = piece.name.strip_suffix(".weight")?;
+            let linear = !name.ends_with("embed_tokens") && !(mixture && name.contains(".mlp."));
+            linear.then_some(Module { name, weight, piece })
+        })
+        .collect()
+}
+
+impl Lora {
+    /// Adapters of `chosen` modules (with their ranks), filled by `source`.
+    fn build(model: &CausalLm, chosen: &[&Module<'_>], spec: LoraSpec, scale: f64, source: &mut dyn Source) -> Result<Lora> {
+        let mut builder = Builder::new(source, model.device(), model.kind());
+        let mut adapters: HashMap<usize, Vec<Adapter>> = HashMap::new();
+        let rank = spec.r;
+        for Module { name, weight, piece } in chosen {
+            let prefix = format!("{PREFIX}{name}.");
+            let a = builder.weights.len();
+            let _ = builder.tensor(&format!("{prefix}lora_A.weight"), &[rank, piece.shape[1]], Initial::KaimingUniform)?;
+            // The rows of B follow those of the weight.
+            let rows = Rows::reordered("lora_B", piece.shape[0], piece.order().map(<[i64]>::to_vec));
+            let _ = builder.zero_rows(&prefix, rows, rank)?;
+            let of_weight = adapters.entry(weight.tensor.data_ptr().addr()).or_default();
+            of_weight.push(Adapter { a, b: a + 1, start: piece.start() });
+        }
+        Ok(Lora { spec, scale, weights: builder.weights, adapters })
+    }
+
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    fn module_names(&self) -> impl Iterator<Item = &str> {
+        let pieces = self.weights.iter().flat_map(|weight| &weight.pieces);
+        pieces.filter_map(|piece| piece.name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight"))
+    }
+
+    /// The same adapters of the same weights, in storage of their own.
+    pub fn copy(&self) -> Result<Lora> {
+        let weights = self.weights.iter().map(Weight::copy).collect::<Result<_>>()?;
+        Ok(Lora { spec: self.spec.clone(), scale: self.scale, weights, adapters: self.adapters.clone() })
+    }
+
+    fn of(&self, weight: &Tensor) -> impl Iterator<Item = (&Tensor, &Tensor, i64)> {
+        let adapters = self.adapters.get(&weight.data_ptr().addr()).into_iter().flatten();
+        adapters.map(|adapter| (&self.weights[adapter.a].tensor, &self.weights[adapter.b].tensor, adapter.start))
+    }
+
+    /// Adds s · B A x to `y` = W x, `[T, N]`, in place.
+    pub fn add(&self, products: Products, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
+        for (a, b, start) in self.of(weight) {
+            let low = products.base_linear(x, a, None)?.f_mul_scalar(self.scale)?;
+            let delta = products.base_linear(&low, b, None)?;
+            let _ = y.f_narrow(1, start, b.size()[0])?.f_add_(&delta)?;
+        }
+        Ok(())
+    }
+
+    pub fn adapts(&self, weight: &Tensor) -> bool {
+        self.adapters.contains_key(&weight.data_ptr().addr())
+    }
+
+    /// W + s · B A, summed in float32 at least, in W's dtype; no gradients.
+    pub fn merged(&self, weight: &Tensor) -> Result<Tensor> {
+        if !self.adapts(weight) {
+            return Ok(weight.shallow_clone());
+        }
+        let wide = if weight.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let sum = own(&weight.f_detach()?, wide)?;
+        for (a, b, start) in self.of(weight) {
+            let delta = b.f_to_kind(wide)?.f_matmul(&a.f_to_kind(wide)?)?.f_mul_scalar(self.scale)?;
+            let _ = sum.f_narrow(0, start, b.size()[0])?.f_add_(&delta)?;
+        }
+        Ok(sum.f_to_kind(weight.kind())?)
+    }
+}
+
+/// In storage of its own.
+fn own(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
+    let own = Tensor::f_empty(tensor.size(), (kind, tensor.device()))?;
+    own.shallow_clone().f_copy_(tensor)?;
+    Ok(own)
+}
+
+impl CausalLm {
+    /// Fresh adapters, B = 0, so that the model computes what it did; from now on they alone are its parameters. A is a function of the seed.
+    pub fn adapt(&mut self, spec: &LoraSpec, seed: u64) -> Result<()> {
+        if spec.r < 1 || !(spec.lora_alpha.is_finite() && spec.lora_alpha > 0.0) {
+            return Err(ModelError::Input(format!(
+                "an adapter of rank {} and alpha {}: both must be above 0",
+                spec.r, spec.lora_alpha
+            )));
+        }
+        let all = modules(self);
+        for target in &spec.target_modules {
+            if !all.iter().any(|module| module.is_target(std::slice::from_ref(target))) {
+                return Err(ModelError::Input(format!("no linear layer is named `{target}`: this model has {}", known(&all))));
+            }
+        }
+        let chosen: Vec<_> = all.iter().filter(|module| module.is_target(&spec.target_modules)).collect();
+        if chosen.is_empty() {
+            return Err(ModelError::Input(format!("the adapter has no target: name some of {}", known(&all))));
+        }
+        let mut random = Random { seed, standard_deviation: 0.0 };
+        let lora = Lora::build(self, &chosen, spec.clone(), spec.lora_alpha / spec.r as f64, &mut random)?;
+        self.set_lora(Some(lora));
+        Ok(())
+    }
+
+    /// Adapters from a directory of peft's. An error names what this release does not compute.
+    pub fn load_adapter(&mut self, dir: &Path) -> Result<()> {
+        let lora = self.read_adapter(dir)?;
+        self.set_lora(Some(lora));
+        Ok(())
+    }
+
+    /// As [`Self::load_adapter`], into the storage of adapters of the same shape.
+    pub fn restore_adapter(&self, dir: &Path) -> Result<()> {
+        let own = self.lora().map(Lora::weights).unwrap_or_default();
+        crate::weights::copy(own, self.read_adapter(dir)?.weights())
+    }
+
+    fn read_adapter(&self, dir: &Path) -> Result<Lora> {
+        let (config, scale) = read_config(dir)?;
+        let mut shards = Shards::open_file(dir, ADAPTER_FILE)?;
+        let all = modules(self);
+        let has = |module: &&Module<'_>| shards.holds(&format!("{PREFIX}{}.lora_A.weight", module.name));
+        let chosen: Vec<_> = all.iter().filter(has).collect();
+        // A rank of a module's own (`rank_pattern`) shows as a wrong shape.
+        let lora = Lora::build(self, &chosen, config, scale, &mut shards)?;
+        // With an adapted head peft saves the frozen head too.
+        shards.refuse_leftovers(|name| name.ends_with(".base_layer.weight"))?;
+        Ok(lora)
+    }
+
+    pub fn adapter(&self) -> Option<&LoraSpec> {
+        self.lora().map(|lora| &lora.spec)
+    }
+
+    /// Writes the adapters into `dir`, which exists, as peft reads them.
+    pub fn save_adapter(&self, dir: &Path, base_model: &str) -> Result<()> {
+        let Some(lora) = self.lora() else { return Err(ModelError::Input("the model has no adapter to save".into())) };
+        let path = dir.join(ADAPTER_CONFIG_FILE);
+        let text = serde_json::to_string_pretty(&Written::new(lora, base_model)).unwrap_or_default();
+        std::fs::write(&path, text + "\n").map_err(ModelError::io(&path))?;
+        let pieces = lora.weights.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+        let tensors = pieces.map(|(weight, piece)| Ok((piece.name.clone(), tch::no_grad(|| piece.read(&weight.tensor))?)));
+        crate::checkpoint::save_tensors(&dir.join(ADAPTER_FILE), &tensors.collect::<Result<Vec<_>>>()?)
+    }
+}
+
+fn known(modules: &[Module<'_>]) -> String {
+    let last: BTreeSet<&str> = modules.iter().filter_map(|module| module.name.rsplit('.').next()).collect();
+    last.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn read_config(dir: &Path) -> Result<(LoraSpec, f64)> {
+    let path = dir.join(ADAPTER_CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+    let bad = |message: String| ModelError::BadFile { path: path.clone(), message };
+    let config: AdapterConfig = serde_json::from_str(&text).map_err(|e| bad(format!("not an adapter's configuration: {e}")))?;
+    let refused = [
+        ("peft_type", config.peft_type != "LORA", config.peft_type.clone()),
+        ("bias", config.bias.as_deref().is_some_and(|bias| bias != "none"), config.bias.clone().unwrap_or_default()),
+        ("fan_in_fan_out", config.fan_in_fan_out, "true".into()),
+        ("use_dora", config.use_dora, "true".into()),
+        ("alpha_pattern", !config.alpha_pattern.is_empty(), "not empty".into()),
+        ("modules_to_save", config.modules_to_save.is_some_and(|modules| !modules.is_empty()), "not empty".into()),
+    ];
+    if let Some((key, _, found)) = refused.iter().find(|(_, refused, _)| *refused) {
+        return Err(bad(format!("`{key}` is {found}, which is not supported: plain LoRA adapters of linear layers are")));
+    }
+    if config.r < 1 {
+        return Err(bad(format!("`r` is {}, expected a whole number of at least 1", config.r)));
+    }
+    let target_modules = match config.target_modules {
+        Value::Array(targets) => targets.iter().filter_map(|target| target.as_str().map(str::to_owned)).collect(),
+        Value::String(target) => vec![target],
+        _ => Vec::new(),
+    };
+    let rank = config.r as f64;
+    let scale = config.lora_alpha / if config.use_rslora { rank.sqrt() } else { rank };
+    Ok((LoraSpec { r: config.r, lora_alpha: scale * rank, target_modules }, scale))
+}
+
+/// adapter_config.json as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    peft_type: &'static str,
+    task_type: &'static str,
+    base_model_name_or_path: &'a str,
+    r: i64,
+    lora_alpha: f64,
+    lora_dropout: f64,
+    bias: &'static str,
+    /// Whole names.
+    target_modules: Vec<&'a str>,
+    fan_in_fan_out: bool,
+    inference_mode: bool,
+}
+
+impl<'a> Written<'a> {
+    fn new(lora: &'a Lora, base_model_name_or_path: &'a str) -> Written<'a> {
+        Written {
+            peft_type: "LORA",
+            task_type: "CAUSAL_LM",
+            base_model_name_or_path,
+            r: lora.spec.r,
+            lora_alpha: lora.spec.lora_alpha,
+            lora_dropout: 0.0,
+            bias: "none",
+            target_modules: lora.module_names().collect(),
+            fan_in_fan_out: false,
+            inference_mode: true,
+        }
+    }
+}
