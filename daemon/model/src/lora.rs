@@ -99,8 +99,8 @@ fn modules(model: &CausalLm) -> Vec<Module<'_>> {
     pieces
         .filter_map(|(weight, piece)| {
             let name = piece.name.strip_suffix(".weight")?;
-            let linear = !name.ends_with("embed_tokens") && !(mixture && name.contains(".mlp."));
-            linear.then_some(Module { name, weight, piece })
+            let excluded = name.ends_with("embed_tokens") || (mixture && name.contains(".mlp."));
+            (!excluded).then_some(Module { name, weight, piece })
         })
         .collect()
 }
