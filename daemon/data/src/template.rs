@@ -113,10 +113,6 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |_format: String| -> Result<Value, minijinja::Error> {
-        let problem = "the template asks for today's date (strftime_now), and a prompt must be the same each time: use a template file without it";
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem))
-    });
     environment.add_filter("tojson", |value: Value, options: minijinja::value::Kwargs| -> Result<Value, minijinja::Error> {
         let indent: Option<usize> = options.get("indent")?;
         options.get::<Option<bool>>("ensure_ascii")?;
@@ -206,6 +202,9 @@ fn without_generation_marks(text: &str) -> String {
 
 /// What went wrong and in which line, without minijinja's own name for the template.
 fn describe(error: &minijinja::Error) -> String {
+    if error.kind() == ErrorKind::UnknownFunction && error.detail().is_some_and(|detail| detail.contains("strftime_now")) {
+        return "the template asks for today's date (strftime_now), and a prompt must be the same each time: use a template file without it".into();
+    }
     let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     match error.line() {
         Some(line) => format!("line {line}: {what}"),

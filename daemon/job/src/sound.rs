@@ -85,6 +85,18 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             format!("raise `max_tokens_per_device` to at least {}, or lower `{}`", longest.1, longest.0),
         );
     }
+    if stage.mtp_loss_weight > 0.0 && job.batch_invariant {
+        let problem = format!("mtp_loss_weight = {} with batch_invariant = true", stage.mtp_loss_weight);
+        return refuse(
+            place,
+            problem,
+            "multi-token prediction is trained outside the reference mode: set one of them to 0 or false",
+        );
+    }
+    if stage.mtp_loss_weight > 0.0 && stage.adapters().is_some() {
+        let problem = format!("mtp_loss_weight = {} with lora_r above 0", stage.mtp_loss_weight);
+        return refuse(place, problem, "adapters train no prediction module: set one of them to 0");
+    }
     if let Some(lora) = stage.adapters() {
         if stage.router.bias_update_speed > 0.0 {
             let problem = format!(

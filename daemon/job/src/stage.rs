@@ -17,6 +17,8 @@ pub struct Stage {
     pub length: Length,
     pub schedule: Schedule,
     pub router: RouterTraining,
+    /// λ of multi-token prediction; 0 where the stage trains no prediction module.
+    pub mtp_loss_weight: f64,
     /// Of a stage that may train adapters; see [`Stage::adapters`].
     pub lora: Option<Lora>,
     /// Micro-batches are packed to this many tokens.
@@ -236,8 +238,10 @@ impl Stage {
             router: RouterTraining {
                 bias_update_speed: stage.get("bias_update_speed")?,
                 aux_loss_alpha: stage.get("aux_loss_alpha")?,
+                device_loss_alpha: stage.get("device_loss_alpha")?,
             },
             lora: read_lora(stage, &kind)?,
+            mtp_loss_weight: if matches!(kind, StageKind::Grpo(_)) { 0.0 } else { stage.get("mtp_loss_weight")? },
             max_tokens_per_device: stage.get("max_tokens_per_device")?,
             kind,
         })

@@ -123,8 +123,12 @@ fn stage(stage: &Stage) -> toml::Table {
         set(&mut table, "lora_alpha", lora.lora_alpha);
         set(&mut table, "lora_target_modules", lora.target_modules.clone());
     }
+    if stage.grpo().is_none() {
+        set(&mut table, "mtp_loss_weight", stage.mtp_loss_weight);
+    }
     set(&mut table, "bias_update_speed", stage.router.bias_update_speed);
     set(&mut table, "aux_loss_alpha", stage.router.aux_loss_alpha);
+    set(&mut table, "device_loss_alpha", stage.router.device_loss_alpha);
     table
 }
 

@@ -94,6 +94,43 @@ impl MicroBatch {
     }
 }
 
+/// What multi-token prediction (DeepSeek-V3 2.2) reads and predicts, beside a [`MicroBatch`] of the same sequences.
+pub struct Further {
+    /// int64 `[T']`: rows of the micro-batch's pass, the tokens tᵢ that have two behind them.
+    pub rows: Tensor,
+    /// The tokens tᵢ₊₁.
+    pub next: Packed,
+    /// int64 `[N']`: rows of that whose tᵢ₊₂ are trained …
+    pub predicting: Tensor,
+    /// … and those, int64 `[N']`.
+    pub targets: Tensor,
+}
+
+impl Further {
+    /// `None` where no sequence has a trained token behind two others.
+    pub fn of_supervised(sequences: &[&SupervisedSequence], device: Device) -> Result<Option<Further>, LearnError> {
+        let (mut rows, mut next) = (Vec::new(), Builder::default());
+        let mut start = 0;
+        for sequence in sequences {
+            let ids = &sequence.ids;
+            let count = ids.len().saturating_sub(2);
+            rows.extend((0..count).map(|i| start + i as i64));
+            let first = next.ids.len() as i64;
+            next.feed(ids.iter().skip(1).take(count), 0..0);
+            let trained = ids.iter().zip(&sequence.trained).skip(2);
+            next.predict((first..).zip(trained).filter(|(_, (_, trained))| **trained).map(|(row, (id, _))| (row, id)));
+            start += ids.len().saturating_sub(1) as i64;
+        }
+        if next.targets.is_empty() {
+            return Ok(None);
+        }
+        let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
+        let predicting = tensor(&next.rows)?;
+        let micro = next.finish(device)?;
+        Ok(Some(Further { rows: tensor(&rows)?, next: micro.packed, predicting, targets: micro.targets }))
+    }
+}
+
 /// Tokens that the forward pass of a rollout reads.
 pub fn fed(sequence: &TrainSequence) -> usize {
     (sequence.prompt_ids.len() + sequence.completion_ids.len()).saturating_sub(1)

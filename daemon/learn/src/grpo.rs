@@ -6,7 +6,7 @@ use crate::metrics::{Difference, Progress, Sums, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, minibatch, packing, router};
-use r1d_model::CausalLm;
+use r1d_model::{AuxLoss, CausalLm};
 use r1d_proto::recipe::Objective;
 use r1d_proto::worker::{Metrics, Train};
 use tch::{Device, Tensor};
@@ -47,7 +47,7 @@ impl Trainer {
     ) -> Result<Metrics, LearnError> {
         let mut clock = self.now();
         let mut metrics = completions(batch);
-        let mut run = Run::new(model, batch, self.invariant, !self.wants_aux_loss(model), progress)?;
+        let mut run = Run::new(model, batch, self.invariant, !self.aux_loss(model).wanted(), progress)?;
         if run.objective.beta != 0.0 {
             let reference = reference.ok_or_else(|| LearnError::Request("beta > 0 needs a reference model".to_owned()))?;
             self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
@@ -84,7 +84,7 @@ impl Trainer {
         for group in self.pack(run, &run.trained()) {
             let micro = run.micro_batch(&group)?;
             let logp = tch::no_grad(|| {
-                let (hidden, _) = self.forward(model, &micro, false)?;
+                let (hidden, _) = self.forward(model, &micro, AuxLoss::NONE)?;
                 Head::new(model, run.objective.temperature as f64, self.invariant).logprobs(&hidden, &micro.targets)
             })?;
             let lengths: Vec<i64> = group.iter().map(|&index| run.length(index) as i64).collect();
@@ -122,8 +122,8 @@ impl Trainer {
         let mut load = None;
         for group in self.pack(run, &chosen) {
             let micro = run.micro_batch(&group)?;
-            let (hidden, output) = self.forward(model, &micro, self.wants_aux_loss(model))?;
-            add_load(&mut load, &output)?;
+            let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
+            add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             let aux = self.aux_share(&output, &micro, chosen.len())?;
             drop(output);
             run.backward(model, &group, &micro, share, &hidden, aux, &mut sums)?;

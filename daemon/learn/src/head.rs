@@ -92,6 +92,36 @@ impl<'a> Head<'a> {
             });
         }
         let slopes = if whole { Some(self.slopes(hidden, targets, loss)?) } else { None };
+        let through = self.through(hidden, targets, slopes, loss, observe)?;
+        match (through, extra) {
+            (Some(through), Some(extra)) => run_backward(through.f_add(&extra)?),
+            (Some(loss), None) | (None, Some(loss)) => run_backward(loss),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// As [`Self::backward`], for the head alone: a scalar is left whose gradients are those of `loss` in all that `hidden` depends on, or nothing
+    /// where that is nothing. For a second loss over the same pass.
+    pub fn surrogate(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        loss: &mut ChunkLoss,
+        observe: &mut Observe,
+    ) -> Result<Option<Tensor>, LearnError> {
+        self.through(hidden, targets, None, loss, observe)
+    }
+
+    /// Chunk by chunk: the head's gradients are added, those of `hidden` are gathered.
+    fn through(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        slopes: Option<Tensor>,
+        loss: &mut ChunkLoss,
+        observe: &mut Observe,
+    ) -> Result<Option<Tensor>, LearnError> {
+        let tokens = targets.size()[0];
         let mut gradients = Vec::new();
         for (start, n) in self.chunks(tokens) {
             // A leaf of its own: what lies before the head is differentiated once, at the end.
@@ -105,15 +135,10 @@ impl<'a> Head<'a> {
             gradients.push(leaf.f_grad()?);
         }
         // Frozen weights below the head leave nothing to differentiate.
-        let through = match hidden.requires_grad() {
+        Ok(match hidden.requires_grad() {
             true => Some(hidden.f_mul(&Tensor::f_cat(&gradients, 0)?)?.f_sum(None::<Kind>)?),
             false => None,
-        };
-        match (through, extra) {
-            (Some(through), Some(extra)) => run_backward(through.f_add(&extra)?),
-            (Some(loss), None) | (None, Some(loss)) => run_backward(loss),
-            (None, None) => Ok(()),
-        }
+        })
     }
 
     /// ∂L/∂logp, `[N]`.

@@ -1,18 +1,19 @@
 //! Next-token prediction on given text: pretraining and supervised fine-tuning.
 
-use crate::batch::{self, MicroBatch};
+use crate::batch::{self, Further, MicroBatch};
 use crate::head::{Chunk, Head};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, packing, router};
-use r1d_model::CausalLm;
-use r1d_proto::worker::{Metrics, Supervise};
+use r1d_model::{CausalLm, Forward};
+use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
 use tch::{Kind, Tensor};
 
 impl Trainer {
     /// One update on the batch.
     ///
     /// L = −1/N Σ log π_θ(id | ids before it) over the N trained ids of the whole batch: each token weighs the same, however sequences
-    /// are packed. `batch.step` is the place in the learning-rate schedule.
+    /// are packed. `batch.step` is the place in the learning-rate schedule. With [`Trainer::with_prediction`] λ times the like mean of the module's
+    /// predictions, each of the token after the next one, is added (DeepSeek-V3 (24)–(25)).
     pub fn supervise(&mut self, model: &CausalLm, batch: &Supervise) -> Result<Metrics, LearnError> {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
@@ -26,13 +27,24 @@ impl Trainer {
         self.optimiser.clear_gradients()?;
         // [2] float64: loss, ids predicted right.
         let mut sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
+        // The same of the prediction module.
+        let mut further_sums = sums.f_zeros_like()?;
+        let further_tokens: usize = chosen.iter().map(|&index| further_targets(&batch.sequences[index])).sum();
         let mut load = None;
         for group in self.pack_supervised(batch, &chosen) {
             let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
             let micro = MicroBatch::of_supervised(&sequences, model.device())?;
-            let (hidden, output) = self.forward(model, &micro, self.wants_aux_loss(model))?;
-            add_load(&mut load, &output)?;
-            let aux = self.aux_share(&output, &micro, chosen.len())?;
+            let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
+            let mut aux = self.aux_share(&output, &micro, chosen.len())?;
+            let mut loads = output.load.as_ref().map(Tensor::shallow_clone);
+            if self.mtp_loss_weight > 0.0 {
+                let share = micro.packed.lengths.len() as f64 / chosen.len().max(1) as f64;
+                let predicted = self.predict_further(model, &sequences, &output.hidden, further_tokens, share)?;
+                further_sums = further_sums.f_add(&predicted.sums)?;
+                loads = loads.map(|own| predicted.behind(own)).transpose()?;
+                aux = plus(aux, predicted.loss)?;
+            }
+            add_load(&mut load, loads)?;
             drop(output);
             sums = sums.f_add(&predict(model, self.invariant, &micro, &hidden, aux, tokens)?)?;
             self.optimiser.accumulate()?;
@@ -48,6 +60,10 @@ impl Trainer {
         put("loss", loss);
         put("mean_token_accuracy", sums.f_double_value(&[1])? / tokens as f64);
         put("num_tokens", self.tokens_seen as f64);
+        if further_tokens > 0 && self.mtp_loss_weight > 0.0 {
+            put("mtp_loss", further_sums.f_double_value(&[0])?);
+            put("mtp_mean_token_accuracy", further_sums.f_double_value(&[1])? / further_tokens as f64);
+        }
         put("grad_norm", updated.norm);
         put("learning_rate", updated.learning_rate);
         if let Some(load) = updated.load_max_over_mean {
@@ -58,11 +74,84 @@ impl Trainer {
         Ok(metrics)
     }
 
+    /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`; `tokens` are its targets in the whole update, `share` the
+    /// micro-batch's of the update's sequences.
+    fn predict_further(
+        &self,
+        model: &CausalLm,
+        sequences: &[&SupervisedSequence],
+        hidden: &Tensor,
+        tokens: usize,
+        share: f64,
+    ) -> Result<Predicted, LearnError> {
+        let nothing = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
+        let Some(further) = Further::of_supervised(sequences, model.device())? else {
+            return Ok(Predicted { loss: None, sums: nothing, load: None });
+        };
+        let options = Forward { aux_loss: self.aux_loss(model), ..Forward::default() };
+        let output = model.predict(&hidden.f_index_select(0, &further.rows)?, &further.next, &options)?;
+        let predicting = output.hidden.f_index_select(0, &further.predicting)?;
+        let (mut losses, mut right) = (Vec::new(), Vec::new());
+        let mut loss = |logp: &Tensor, _start: i64| {
+            let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;
+            losses.push(loss.f_detach()?);
+            Ok(loss.f_mul_scalar(self.mtp_loss_weight)?)
+        };
+        let mut observe = |chunk: Chunk| right_ones(&chunk, &further.targets, &mut right);
+        let surrogate = Head::new(model, 1.0, false).surrogate(&predicting, &further.targets, &mut loss, &mut observe)?;
+        let balance = output.aux_loss.map(|aux| aux.f_mul_scalar(share)).transpose()?;
+        Ok(Predicted { loss: plus(surrogate, balance)?, sums: totals(&losses, &right)?, load: output.load })
+    }
+
     fn pack_supervised(&self, batch: &Supervise, chosen: &[usize]) -> Vec<Vec<usize>> {
         let lengths: Vec<usize> = chosen.iter().map(|&index| batch.sequences[index].ids.len() - 1).collect();
         let bins = packing::best_fit(&lengths, self.budget);
         bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
     }
+}
+
+/// What the prediction module made of a micro-batch.
+struct Predicted {
+    /// Of a scalar whose gradients are the loss's, in all but the head.
+    loss: Option<Tensor>,
+    /// Its loss without λ, and how many ids it predicted right: `[2]` float64.
+    sums: Tensor,
+    /// `[1, E]` where the module has experts.
+    load: Option<Tensor>,
+}
+
+impl Predicted {
+    /// The module's load as a row behind the other layers'.
+    fn behind(&self, others: Tensor) -> Result<Tensor, LearnError> {
+        Ok(match &self.load {
+            Some(own) => Tensor::f_cat(&[&others, own], 0)?,
+            None => others,
+        })
+    }
+}
+
+/// Trained ids that have two others before them.
+fn further_targets(sequence: &SupervisedSequence) -> usize {
+    sequence.trained.iter().take(sequence.ids.len()).skip(2).filter(|&&trained| trained).count()
+}
+
+fn plus(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, LearnError> {
+    Ok(match (a, b) {
+        (Some(a), Some(b)) => Some(a.f_add(&b)?),
+        (a, b) => a.or(b),
+    })
+}
+
+/// Counts the ids that the likeliest prediction was right about.
+fn right_ones(chunk: &Chunk, targets: &Tensor, right: &mut Vec<Tensor>) -> Result<(), LearnError> {
+    let targets = targets.f_narrow(0, chunk.start, chunk.logp.size1()?)?;
+    right.push(chunk.logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?.f_sum(Kind::Double)?);
+    Ok(())
+}
+
+fn totals(losses: &[Tensor], right: &[Tensor]) -> Result<Tensor, LearnError> {
+    let total = |parts: &[Tensor]| Tensor::f_stack(parts, 0)?.f_sum(Kind::Double);
+    Ok(Tensor::f_stack(&[total(losses)?, total(right)?], 0)?)
 }
 
 /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction was right about, `[2]` float64.
@@ -80,12 +169,7 @@ fn predict(
         losses.push(loss.f_detach()?);
         Ok(loss)
     };
-    let mut observe = |chunk: Chunk| {
-        let targets = micro.targets.f_narrow(0, chunk.start, chunk.logp.size1()?)?;
-        right.push(chunk.logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?.f_sum(Kind::Double)?);
-        Ok(())
-    };
+    let mut observe = |chunk: Chunk| right_ones(&chunk, &micro.targets, &mut right);
     Head::new(model, 1.0, invariant).backward(hidden, &micro.targets, aux, false, &mut loss, &mut observe)?;
-    let total = |parts: &[Tensor]| Tensor::f_stack(parts, 0)?.f_sum(Kind::Double);
-    Ok(Tensor::f_stack(&[total(&losses)?, total(&right)?], 0)?)
+    totals(&losses, &right)
 }

@@ -3,7 +3,7 @@
 use crate::batch::MicroBatch;
 use crate::optimiser::Optimiser;
 use crate::{LearnError, router, schedule};
-use r1d_model::{CausalLm, Forward, Output};
+use r1d_model::{AuxLoss, CausalLm, Forward, Output};
 use r1d_proto::recipe::{self, RouterTraining};
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
@@ -17,6 +17,8 @@ pub struct Trainer {
     /// Tokens of a micro-batch.
     pub(crate) budget: usize,
     pub(crate) invariant: bool,
+    /// λ of multi-token prediction; 0: none.
+    pub(crate) mtp_loss_weight: f64,
     /// Prompt and completion tokens trained on since the stage began.
     pub(crate) tokens_seen: i64,
     clock: Option<SharedClock>,
@@ -48,9 +50,15 @@ impl Trainer {
             router,
             budget: max_tokens_per_device.max(1) as usize,
             invariant,
+            mtp_loss_weight: 0.0,
             tokens_seen: 0,
             clock: None,
         })
+    }
+
+    /// Trains the model's multi-token prediction module too, in supervised updates, with this weight (λ of DeepSeek-V3 (25)).
+    pub fn with_prediction(self, mtp_loss_weight: f64) -> Trainer {
+        Trainer { mtp_loss_weight, ..self }
     }
 
     /// Reports `timing_s/…` metrics by this clock.
@@ -77,7 +85,7 @@ impl Trainer {
     }
 
     /// One packed forward pass: hidden states `[N, D]` of the rows that predict targets, and the rest of the output.
-    pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch, aux_loss: bool) -> Result<(Tensor, Output), LearnError> {
+    pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch, aux_loss: AuxLoss) -> Result<(Tensor, Output), LearnError> {
         let forced_experts = batch.forced_experts.as_ref();
         let options = Forward { invariant: self.invariant, forced_experts, aux_loss, ..Forward::default() };
         let output = model.forward(&batch.packed, &options)?;
@@ -88,14 +96,18 @@ impl Trainer {
         Ok((hidden, output))
     }
 
-    pub(crate) fn wants_aux_loss(&self, model: &CausalLm) -> bool {
-        self.router.aux_loss_alpha != 0.0 && model.config.moe_layers > 0
+    /// What an update adds to its loss.
+    pub(crate) fn aux_loss(&self, model: &CausalLm) -> AuxLoss {
+        match model.config.moe_layers {
+            0 => AuxLoss::NONE,
+            _ => AuxLoss { expert_alpha: self.router.aux_loss_alpha, device_alpha: self.router.device_loss_alpha },
+        }
     }
 
     /// The micro-batch's share of the balance loss of an update over `sequences` sequences.
     pub(crate) fn aux_share(&self, output: &Output, batch: &MicroBatch, sequences: usize) -> Result<Option<Tensor>, LearnError> {
         let share = batch.packed.lengths.len() as f64 / sequences.max(1) as f64;
-        output.aux_loss.as_ref().map(|aux| Ok(aux.f_mul_scalar(self.router.aux_loss_alpha * share)?)).transpose()
+        output.aux_loss.as_ref().map(|aux| Ok(aux.f_mul_scalar(share)?)).transpose()
     }
 
     /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the router. `step` and `update` name it in
@@ -136,11 +148,18 @@ impl Trainer {
     }
 }
 
+/// A micro-batch that gave a prediction module nothing to do has no row for it.
+fn sum_of_uneven(a: &Tensor, b: &Tensor) -> Result<Tensor, LearnError> {
+    let (long, short) = if a.size()[0] > b.size()[0] { (a, b) } else { (b, a) };
+    Ok(long.f_add(&short.f_constant_pad_nd([0, 0, 0, long.size()[0] - short.size()[0]])?)?)
+}
+
 /// Adds a micro-batch's expert load to its update's.
-pub(crate) fn add_load(load: &mut Load, output: &Output) -> Result<(), LearnError> {
-    if let Some(more) = &output.load {
+pub(crate) fn add_load(load: &mut Load, more: Load) -> Result<(), LearnError> {
+    if let Some(more) = more {
         *load = Some(match load.take() {
-            Some(sum) => sum.f_add(more)?,
+            Some(sum) if sum.size() != more.size() => sum_of_uneven(&sum, &more)?,
+            Some(sum) => sum.f_add(&more)?,
             None => more.f_to_kind(Kind::Int64)?,
         });
     }

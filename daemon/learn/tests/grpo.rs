@@ -91,7 +91,7 @@ fn packing_changes_nothing_but_rounding() {
                 let reference = model.deep_copy().unwrap();
                 let objective = Objective { loss_type, importance_sampling_level: level, beta: 0.04, epsilon: 0.01, ..objective() };
                 let objective = Objective { num_iterations: 2, num_minibatches: 2, mask_truncated_completions: true, ..objective };
-                let router = RouterTraining { bias_update_speed: 0.0, aux_loss_alpha: 0.01 };
+                let router = RouterTraining { bias_update_speed: 0.0, aux_loss_alpha: 0.01, device_loss_alpha: 0.0 };
                 let mut trainer = Trainer::new(&model, &optimiser(1e-4), router, budget, false).unwrap();
                 train(&mut trainer, &model, Some(&reference), &rollouts(&reference, objective, 0))
             };
@@ -169,7 +169,7 @@ fn a_resumed_run_has_the_same_bits() {
         let objective = Objective { num_minibatches: 2, beta: 0.01, ..objective() };
         let reference = make();
         let batches: Vec<Train> = (0..4).map(|step| rollouts(&reference, objective.clone(), step)).collect();
-        let router = RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 0.0 };
+        let router = RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 0.0, device_loss_alpha: 0.0 };
         let new = |model: &CausalLm| Trainer::new(model, &optimiser(1e-3), router, 24, false).unwrap();
         let straight = make();
         let mut learner = new(&straight);

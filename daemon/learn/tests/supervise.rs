@@ -4,7 +4,7 @@ mod tiny;
 
 use r1d_learn::{LearnError, Trainer};
 use r1d_model::CausalLm;
-use r1d_proto::recipe::RouterTraining;
+use r1d_proto::recipe::{Optimiser, RouterTraining};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
 use tch::Kind;
 use tiny::*;
@@ -56,12 +56,15 @@ fn loss_is_the_mean_over_trained_ids_of_the_batch() {
 
 #[test]
 fn packing_changes_nothing_but_rounding() {
-    for make in [(|| qwen2(Kind::Float)) as fn() -> CausalLm, deepseek_v3] {
-        let router = RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 0.01 };
+    let models = [((|| qwen2(Kind::Float)) as fn() -> CausalLm, 0.0), (deepseek_v3, 0.0), (deepseek_v3_predicting, 0.3)];
+    for (make, mtp_loss_weight) in models {
+        let router = RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 0.01, device_loss_alpha: 0.02 };
         let run = |budget: u32| {
             let model = make();
-            let mut trainer = Trainer::new(&model, &optimiser(1e-3), router, budget, false).unwrap();
+            let mut trainer =
+                Trainer::new(&model, &optimiser(1e-3), router, budget, false).unwrap().with_prediction(mtp_loss_weight);
             let metrics = trainer.supervise(&model, &batch(0)).unwrap();
+            assert_eq!(metrics.contains_key("mtp_loss"), mtp_loss_weight > 0.0);
             // AdamW's first step is lr · sign(g): only where the gradient is well above rounding is the weight comparable.
             let gradients: Vec<_> = trainer.state().into_iter().filter(|(name, _)| name.starts_with("exp_avg.")).collect();
             (metrics, gradients.into_iter().map(|(name, moment)| (name, moment.copy())).collect::<Vec<_>>(), snapshot(&model))
@@ -69,7 +72,8 @@ fn packing_changes_nothing_but_rounding() {
         let (whole, whole_moments, whole_weights) = run(4096);
         for budget in [1, 14, 25] {
             let (cut, moments, weights) = run(budget);
-            for name in ["loss", "grad_norm", "mean_token_accuracy"] {
+            let predicted: &[_] = if mtp_loss_weight > 0.0 { &["mtp_loss", "mtp_mean_token_accuracy"] } else { &[] };
+            for name in ["loss", "grad_norm", "mean_token_accuracy"].iter().chain(predicted).copied() {
                 assert!((cut[name] - whole[name]).abs() < 2e-6 * whole[name].max(1.0), "{name} {} {}", cut[name], whole[name]);
             }
             assert!(distance(&moments, &whole_moments) < 1e-7);
@@ -81,10 +85,32 @@ fn packing_changes_nothing_but_rounding() {
     }
 }
 
+/// λ times the module's loss is what is added: its gradients are twice as large at twice λ, those of the rest are not the module's alone.
+#[test]
+fn the_prediction_module_learns_and_its_loss_is_weighted() {
+    let gradients = |mtp_loss_weight: f64| {
+        let model = deepseek_v3_predicting();
+        let settings = Optimiser { max_grad_norm: 0.0, ..optimiser(1e-3) };
+        let mut trainer =
+            Trainer::new(&model, &settings, NO_ROUTER_TRAINING, 4096, false).unwrap().with_prediction(mtp_loss_weight);
+        trainer.supervise(&model, &batch(0)).unwrap();
+        let moment = |name: &str| trainer.state().into_iter().find(|(of, _)| of == &format!("exp_avg.{name}")).unwrap().1.copy();
+        (moment("model.layers.3.eh_proj.weight"), moment("model.layers.0.self_attn.o_proj.weight"))
+    };
+    let ((one, trunk), (two, other_trunk)) = (gradients(0.2), gradients(0.4));
+    assert!(f64::try_from((&one * 2.0 - &two).abs().max()).unwrap() < 1e-8 && f64::try_from(one.abs().max()).unwrap() > 1e-6);
+    assert!(!trunk.equal(&other_trunk), "the trunk hears of it too");
+
+    let model = deepseek_v3_predicting();
+    let mut trainer = Trainer::new(&model, &optimiser(3e-3), NO_ROUTER_TRAINING, 4096, false).unwrap().with_prediction(0.3);
+    let losses: Vec<f64> = (0..30).map(|_| trainer.supervise(&model, &batch(0)).unwrap()["mtp_loss"]).collect();
+    assert!(losses[29] < 0.7 * losses[0], "{losses:?}");
+}
+
 #[test]
 fn a_resumed_run_has_the_same_bits() {
     for make in [(|| qwen2(Kind::Float)) as fn() -> CausalLm, || qwen2(Kind::BFloat16), deepseek_v3] {
-        let router = RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 1e-3 };
+        let router = RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 1e-3, device_loss_alpha: 0.0 };
         let new = |model: &CausalLm| Trainer::new(model, &optimiser(1e-3), router, 24, false).unwrap();
         let straight = make();
         let mut trainer = new(&straight);
@@ -111,7 +137,7 @@ fn a_resumed_run_has_the_same_bits() {
 #[test]
 fn the_router_bias_follows_the_load() {
     let model = deepseek_v3();
-    let router = RouterTraining { bias_update_speed: 0.05, aux_loss_alpha: 0.0 };
+    let router = RouterTraining { bias_update_speed: 0.05, aux_loss_alpha: 0.0, device_loss_alpha: 0.0 };
     let mut trainer = Trainer::new(&model, &optimiser(0.0), router, 4096, false).unwrap();
     let mut loads = Vec::new();
     for _ in 0..40 {

@@ -10,6 +10,7 @@ use crate::init::{Random, Shared, Unfilled};
 use crate::lora::Lora;
 use crate::packed::{Forward, Output, Packed, Span};
 use crate::pass::{Pass, Routing, View};
+use crate::prediction::PredictionModule;
 use crate::products::Products;
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
@@ -32,6 +33,8 @@ pub struct CausalLm {
     lm_head: Tensor,
     rope: Rope,
     lora: Option<Lora>,
+    /// Where it was asked for.
+    prediction: Option<PredictionModule>,
 }
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -43,6 +46,7 @@ struct Parts {
     decoder: Decoder,
     norm: RmsNorm,
     lm_head: Tensor,
+    prediction: Option<PredictionModule>,
 }
 
 fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
@@ -54,7 +58,11 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
         true => embed_tokens.shallow_clone(),
         false => weights.tensor(HEAD, &shape, Initial::Normal)?,
     };
-    Ok(Parts { embed_tokens, decoder, norm, lm_head })
+    let prediction = match config.runs_prediction_module {
+        true => Some(PredictionModule::build(config, weights)?),
+        false => None,
+    };
+    Ok(Parts { embed_tokens, decoder, norm, lm_head, prediction })
 }
 
 /// Names and shapes; nothing is allocated.
@@ -90,16 +98,24 @@ struct Padded {
 impl CausalLm {
     fn assemble(config: Config, source: &mut dyn Source, device: Device, kind: Kind) -> Result<CausalLm> {
         let mut weights = Builder::new(source, device, kind);
-        let Parts { embed_tokens, decoder, norm, lm_head } = build_parts(&config, &mut weights)?;
+        let Parts { embed_tokens, decoder, norm, lm_head, prediction } = build_parts(&config, &mut weights)?;
         let weights = weights.weights;
         let rope = Rope::new(&config.rope, config.blueprint.rotary_dims(), device);
-        Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope, lora: None })
+        Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope, lora: None, prediction })
     }
 
     /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
     /// files to `device` as `kind`. Tensors that are missing, left over, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
-        let mut config = Config::read(dir)?;
+        CausalLm::load_config(dir, Config::read(dir)?, device, kind)
+    }
+
+    /// As [`Self::load`], with the multi-token prediction module, which must be there.
+    pub fn load_with_prediction(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
+        CausalLm::load_config(dir, Config::read(dir)?.with_prediction()?, device, kind)
+    }
+
+    fn load_config(dir: &Path, mut config: Config, device: Device, kind: Kind) -> Result<CausalLm> {
         let mut shards = shards::Shards::open(dir, config.fp8_block)?;
         config.untie_unless_equal(&shards)?;
         let model = CausalLm::assemble(config, &mut shards, device, kind)?;
@@ -109,7 +125,15 @@ impl CausalLm {
 
     /// Random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a function of seed and config alone.
     pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
-        let config = Config::parse(config_json)?;
+        CausalLm::init_config(Config::parse(config_json)?, seed, device, kind)
+    }
+
+    /// As [`Self::init`], with the multi-token prediction module.
+    pub fn init_with_prediction(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
+        CausalLm::init_config(Config::parse(config_json)?.with_prediction()?, seed, device, kind)
+    }
+
+    fn init_config(config: Config, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
         let mut random = Random { seed, standard_deviation: config.initializer_range };
         CausalLm::assemble(config, &mut random, device, kind)
     }
@@ -205,7 +229,7 @@ impl CausalLm {
 
     fn packed(&self, batch: &Packed, cache: Option<(&mut Cache, &[Vec<i64>])>, options: &Forward) -> Result<Output> {
         let tokens = batch.check()?;
-        if !batch.prefixes.is_empty() && (cache.is_some() || options.aux_loss) {
+        if !batch.prefixes.is_empty() && (cache.is_some() || options.aux_loss.wanted()) {
             let message = "a pass that fills a cache or wants the balance loss reads every sequence whole: leave out the prefixes";
             return Err(ModelError::Input(message.into()));
         }
@@ -230,7 +254,7 @@ impl CausalLm {
             record: options.record_experts,
             count: training,
             counted: if training { every_token(batch, self.device)? } else { None },
-            balance: options.aux_loss.then(|| batch.lengths.clone()),
+            balance: options.aux_loss.wanted().then(|| (batch.lengths.clone(), options.aux_loss)),
             tokens,
             ..Routing::default()
         };
@@ -238,6 +262,38 @@ impl CausalLm {
             &padded.ids,
             Pass { products: Products::of(options, self.lora.as_ref()), rotation, view: View::Packed { packed, cached }, routing },
         )
+    }
+
+    /// Multi-token prediction, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's hidden states of tokens tᵢ, `next` the tokens tᵢ₊₁ behind
+    /// them, as many. The output's logits are of the tokens tᵢ₊₂. For whole sequences, of models that have the module.
+    pub fn predict(&self, hidden: &Tensor, next: &Packed, options: &Forward) -> Result<Output> {
+        let Some(module) = &self.prediction else {
+            return Err(ModelError::Input("the model was opened without its multi-token prediction module".into()));
+        };
+        let tokens = next.check()?;
+        if hidden.size() != [tokens, self.config.hidden_size] {
+            let message = format!("hidden states {:?} for {tokens} tokens of width {}", hidden.size(), self.config.hidden_size);
+            return Err(ModelError::Input(message));
+        }
+        if options.invariant || !next.prefixes.is_empty() {
+            return Err(ModelError::Input(
+                "multi-token prediction is trained on whole sequences outside the batch-invariant mode".into(),
+            ));
+        }
+        let packed = PackedView::new(&next.spans(), false, self.kind, self.device)?;
+        let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
+        let balance = options.aux_loss.wanted().then(|| (next.lengths.clone(), options.aux_loss));
+        let routing = Routing { count: true, balance, tokens, ..Routing::default() };
+        let products = Products::of(options, self.lora.as_ref());
+        let mut pass = Pass { products, rotation, view: View::Packed { packed, cached: None }, routing };
+        let embedded = self.embed(&next.ids)?;
+        let hidden = module.forward(&embedded, hidden, self.config.num_hidden_layers as usize, &mut pass)?;
+        let routing = &mut pass.routing;
+        Ok(Output { hidden, experts: None, load: routing.load()?, aux_loss: routing.balance_loss() })
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::f_embedding(&self.embed_tokens, ids, self.config.padding_index.unwrap_or(-1), false, false)?)
     }
 
     /// One token for each of `slots`: `ids`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
@@ -279,7 +335,7 @@ impl CausalLm {
     }
 
     fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
-        let mut hidden = Tensor::f_embedding(&self.embed_tokens, ids, self.config.padding_index.unwrap_or(-1), false, false)?;
+        let mut hidden = self.embed(ids)?;
         for layer in 0..self.config.num_hidden_layers as usize {
             hidden = self.decoder.block(layer, hidden, &mut pass)?;
         }
@@ -306,10 +362,13 @@ impl CausalLm {
     }
 
     /// Aux-loss-free balancing: `load` `[moe_layers, E]` are the tokens that each expert got over an optimiser step's whole batch
-    /// ([`Output::load`], summed), `gamma` the step of the correction biases.
+    /// ([`Output::load`], summed; that of [`Self::predict`] behind the others), `gamma` the step of the correction biases.
     pub fn update_router_bias(&self, load: &Tensor, gamma: f64) -> Result<()> {
-        let biases = self.decoder.router_biases();
-        let expected = [self.config.moe_layers, self.config.experts];
+        let mut biases = self.decoder.router_biases();
+        let of_module = self.prediction.as_ref().and_then(PredictionModule::router_bias);
+        biases.extend(of_module.filter(|_| load.size().first() == Some(&(self.config.moe_layers + 1))));
+        let rows = if biases.is_empty() { self.config.moe_layers } else { biases.len() as i64 };
+        let expected = [rows, self.config.experts];
         if load.size() != expected {
             return Err(ModelError::Input(format!("expert load of shape {:?}, expected {expected:?}", load.size())));
         }

@@ -37,6 +37,8 @@ pub struct Config {
     pub(crate) blueprint: Blueprint,
     /// Layers from here on, in a checkpoint, are multi-token prediction modules.
     pub(crate) prediction_modules: bool,
+    /// The first of them is part of the model.
+    pub(crate) runs_prediction_module: bool,
     /// Of weights that are stored in FP8.
     pub(crate) fp8_block: BlockSize,
     /// The file's own fields: those that this release does not read are written back as they came.
@@ -105,6 +107,7 @@ impl Config {
             rope: RopeSpec::parse(&read, max_position_embeddings)?,
             blueprint,
             prediction_modules: registered.prediction_modules,
+            runs_prediction_module: false,
             fp8_block,
             fields,
         })
@@ -130,10 +133,26 @@ impl Config {
         weights_of(self)
     }
 
-    /// A tensor on disk that belongs to a part of the architecture that this release does not run.
+    /// The same model with the multi-token prediction module that config.json announces.
+    pub(crate) fn with_prediction(mut self) -> Result<Config> {
+        let announced = Fields(&self.fields).count_or("num_nextn_predict_layers", 0)?;
+        if !self.prediction_modules || announced < 1 {
+            let message = "the model has no multi-token prediction module: `num_nextn_predict_layers` of a DeepSeek-V3 must be 1";
+            return Err(contradiction(message));
+        }
+        if announced > 1 {
+            return Err(unsupported("num_nextn_predict_layers", announced, "one is"));
+        }
+        self.runs_prediction_module = true;
+        Ok(self)
+    }
+
+    /// A tensor on disk that belongs to a multi-token prediction module that is not run, or repeats the embedding or the head for one.
     pub(crate) fn leaves_out(&self, tensor: &str) -> bool {
-        let layer = tensor.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-        self.prediction_modules && layer.and_then(|n| n.parse::<i64>().ok()).is_some_and(|n| n >= self.num_hidden_layers)
+        let Some((layer, name)) = tensor.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else { return false };
+        let behind = layer.parse::<i64>().is_ok_and(|layer| layer >= self.num_hidden_layers);
+        let shared = ["embed_tokens.weight", "shared_head.head.weight"].contains(&name);
+        self.prediction_modules && behind && (!self.runs_prediction_module || shared)
     }
 
     /// Parameter counts, from the shapes alone: no tensor is allocated.

@@ -17,7 +17,7 @@ pub(crate) struct Decoder {
 }
 
 /// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
-struct Block {
+pub(crate) struct Block {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
@@ -43,31 +43,18 @@ impl Decoder {
 
     /// One block: `hidden` `[T, hidden_size]` → the same shape.
     pub fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let block = &self.blocks[layer];
-        let normed = block.input_layernorm.forward(&hidden)?;
-        let hidden = hidden.f_add(&match &block.self_attn {
-            Attention::Grouped(attention) => attention.forward(&normed, layer, pass)?,
-            Attention::Latent(attention) => attention.forward(&normed, layer, pass)?,
-        })?;
-        let normed = block.post_attention_layernorm.forward(&hidden)?;
-        Ok(hidden.f_add(&match &block.mlp {
-            FeedForward::Dense(dense) => dense.forward(&normed, pass.products)?,
-            FeedForward::Experts(experts) => experts.forward(&normed, pass)?,
-        })?)
+        self.blocks[layer].forward(hidden, layer, pass)
     }
 
     /// The correction biases of the routers that have one, first MoE layer first (float32 `[E]` each).
     pub fn router_biases(&self) -> Vec<&Tensor> {
-        let experts = self.blocks.iter().filter_map(|block| match &block.mlp {
-            FeedForward::Experts(experts) => experts.router.correction_bias.as_ref(),
-            FeedForward::Dense(_) => None,
-        });
-        experts.collect()
+        self.blocks.iter().filter_map(Block::router_bias).collect()
     }
 }
 
 impl Block {
-    fn build(config: &Config, weights: &mut Builder, layer: i64, sizes: &FeedForwardSizes) -> Result<Block> {
+    /// `layer` names the tensors.
+    pub fn build(config: &Config, weights: &mut Builder, layer: i64, sizes: &FeedForwardSizes) -> Result<Block> {
         let prefix = format!("model.layers.{layer}.");
         let (attention, mlp) = (format!("{prefix}self_attn."), format!("{prefix}mlp."));
         let hidden = config.hidden_size;
@@ -87,5 +74,26 @@ impl Block {
                 FeedForwardSizes::Experts(sizes) => FeedForward::Experts(Moe::build(weights, &mlp, hidden, sizes)?),
             },
         })
+    }
+
+    /// `layer` is the block's place in a cache.
+    pub fn forward(&self, hidden: Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+        let normed = self.input_layernorm.forward(&hidden)?;
+        let hidden = hidden.f_add(&match &self.self_attn {
+            Attention::Grouped(attention) => attention.forward(&normed, layer, pass)?,
+            Attention::Latent(attention) => attention.forward(&normed, layer, pass)?,
+        })?;
+        let normed = self.post_attention_layernorm.forward(&hidden)?;
+        Ok(hidden.f_add(&match &self.mlp {
+            FeedForward::Dense(dense) => dense.forward(&normed, pass.products)?,
+            FeedForward::Experts(experts) => experts.forward(&normed, pass)?,
+        })?)
+    }
+
+    pub fn router_bias(&self) -> Option<&Tensor> {
+        match &self.mlp {
+            FeedForward::Experts(experts) => experts.router.correction_bias.as_ref(),
+            FeedForward::Dense(_) => None,
+        }
     }
 }

@@ -36,7 +36,7 @@ impl Moe {
             None => self.router.choose(&scores)?,
         };
         let gates = self.router.rule.gates(&scores, &chosen)?;
-        pass.routing.note(&scores, &chosen)?;
+        pass.routing.note(&self.router.rule, &scores, &chosen)?;
         let routed = self.experts.forward(x, &chosen, &gates, pass.products.tiled())?;
         match &self.shared {
             Some(shared) => Ok(routed.f_add(&shared.forward(x, pass.products)?)?),

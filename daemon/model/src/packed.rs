@@ -99,8 +99,25 @@ pub struct Forward<'a> {
     pub forced_experts: Option<&'a Tensor>,
     /// Return [`Output::experts`].
     pub record_experts: bool,
-    /// Return [`Output::aux_loss`].
-    pub aux_loss: bool,
+    /// Return [`Output::aux_loss`], unless both weights are 0.
+    pub aux_loss: AuxLoss,
+}
+
+/// Weights of the losses that keep the experts' load even.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AuxLoss {
+    /// α of the sequence-wise loss of DeepSeek-V3 (17)–(20), which is DeepSeek-V2's expert-level loss (23)–(25) with a softmax router.
+    pub expert_alpha: f64,
+    /// α of DeepSeek-V2's device-level loss (26)–(28); a device holds a group of the router's.
+    pub device_alpha: f64,
+}
+
+impl AuxLoss {
+    pub const NONE: AuxLoss = AuxLoss { expert_alpha: 0.0, device_alpha: 0.0 };
+
+    pub fn wanted(self) -> bool {
+        self != AuxLoss::NONE
+    }
 }
 
 /// What a forward pass returns; T is B for [`crate::CausalLm::decode`].
@@ -111,7 +128,7 @@ pub struct Output {
     pub experts: Option<Tensor>,
     /// int64 `[moe_layers, E]`, tokens that each expert got; where the model has MoE layers and gradients are on.
     pub load: Option<Tensor>,
-    /// Scalar float32, where asked for and the model has MoE layers: sequence-wise balance loss (DeepSeek-V3 (17)–(20)) without its α,
-    /// mean over the sequences, summed over the MoE layers.
+    /// Scalar float32, where asked for and the model has MoE layers: the weighted balance losses, mean over the sequences, summed over the MoE
+    /// layers.
     pub aux_loss: Option<Tensor>,
 }

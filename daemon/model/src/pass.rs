@@ -3,9 +3,10 @@
 use crate::attention::{PackedView, Seen};
 use crate::cache::Cached;
 use crate::error::Result;
+use crate::packed::AuxLoss;
 use crate::products::Products;
 use crate::rope::Rotation;
-use crate::router;
+use crate::router::RouterRule;
 use tch::{Kind, Tensor};
 
 pub(crate) struct Pass<'a> {
@@ -31,8 +32,8 @@ pub(crate) struct Routing<'a> {
     pub count: bool,
     /// int64: every token of every sequence, those of a shared beginning once for each; absent where nothing is shared.
     pub counted: Option<Tensor>,
-    /// Lengths of the packed sequences, where the balance loss is asked for.
-    pub balance: Option<Vec<i64>>,
+    /// Lengths of the packed sequences, where balance losses are asked for, and the losses' weights.
+    pub balance: Option<(Vec<i64>, AuxLoss)>,
     /// Tokens that are real: a batch-invariant pass may carry a few more behind them.
     pub tokens: i64,
     pub noted: Noted,
@@ -54,7 +55,7 @@ impl Routing<'_> {
     }
 
     /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`.
-    pub fn note(&mut self, scores: &Tensor, experts: &Tensor) -> Result<()> {
+    pub fn note(&mut self, rule: &RouterRule, scores: &Tensor, experts: &Tensor) -> Result<()> {
         let real = |t: &Tensor| t.f_narrow(0, 0, self.tokens);
         let count = scores.size()[1];
         if self.record {
@@ -67,8 +68,8 @@ impl Routing<'_> {
             };
             self.noted.load.push(experts.f_flatten(0, -1)?.f_bincount(None::<&Tensor>, count)?);
         }
-        if let Some(lengths) = &self.balance {
-            let loss = router::balance_loss(&real(scores)?, experts.size()[1], lengths)?;
+        if let Some((lengths, weights)) = &self.balance {
+            let loss = rule.balance_loss(&real(scores)?, &real(experts)?, lengths, *weights)?;
             self.noted.balance_loss = Some(match self.noted.balance_loss.take() {
                 Some(sum) => sum.f_add(&loss)?,
                 None => loss,

@@ -2,6 +2,7 @@
 
 use crate::config::contradiction;
 use crate::error::Result;
+use crate::packed::AuxLoss;
 use crate::products::Products;
 use crate::weights::{Builder, Initial};
 use tch::{Kind, Tensor};
@@ -127,19 +128,35 @@ impl RouterRule {
     }
 }
 
-/// Sequence-wise balance loss without its α, DeepSeek-V3 (17)–(20): mean over the sequences of Σᵢ fᵢ Pᵢ, with
-/// fᵢ = E/(K·T) · tokens that have expert i among their K highest scores (no bias, no groups), Pᵢ = mean over tokens of sᵢ / Σⱼ sⱼ.
-pub(crate) fn balance_loss(scores: &Tensor, experts_per_token: i64, lengths: &[i64]) -> Result<Tensor> {
-    let experts = scores.size()[1];
-    let lengths = Tensor::f_from_slice(lengths)?.f_to_device(scores.device())?;
-    let mean = |rows: &Tensor| Tensor::f_segment_reduce(rows, "mean", Some(&lengths), None, None, 0, false, 0.0);
-    let frequency = tch::no_grad(|| -> Result<Tensor> {
-        let top = scores.f_topk(experts_per_token, -1, true, false)?.1;
-        let chosen = scores.f_zeros_like()?.f_scatter_value(1, &top, 1.0)?;
-        Ok(mean(&chosen)?.f_mul_scalar(experts as f64 / experts_per_token as f64)?)
-    })?;
-    let affinity = scores.f_div(&scores.f_sum_dim_intlist(-1, true, None)?)?;
-    Ok(frequency.f_mul(&mean(&affinity)?)?.f_sum_dim_intlist(-1, false, None)?.f_mean(None)?)
+impl RouterRule {
+    /// Balance losses of the sequences of `lengths`, mean over them: `scores` `[T, E]`, `chosen` int64 `[T, K]`.
+    ///
+    /// fᵢ = E/(K·T) · tokens that have expert i among their K, Pᵢ = mean over tokens of sᵢ / Σⱼ sⱼ. DeepSeek-V3 (17)–(20) means the K highest
+    /// scores, without bias and groups; DeepSeek-V2 (23)–(25) those that were chosen. The expert-level loss is Σᵢ fᵢ Pᵢ; the device-level one,
+    /// V2 (26)–(28), Σ over the groups of the mean of their f times the sum of their P.
+    pub fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &[i64], weights: AuxLoss) -> Result<Tensor> {
+        let lengths = Tensor::f_from_slice(lengths)?.f_to_device(scores.device())?;
+        let mean = |rows: &Tensor| Tensor::f_segment_reduce(rows, "mean", Some(&lengths), None, None, 0, false, 0.0);
+        let frequency = tch::no_grad(|| -> Result<Tensor> {
+            let top = match self.scoring {
+                Scoring::Sigmoid => scores.f_topk(self.experts_per_token, -1, true, false)?.1,
+                Scoring::Softmax { .. } => chosen.shallow_clone(),
+            };
+            let among = scores.f_zeros_like()?.f_scatter_value(1, &top, 1.0)?;
+            Ok(mean(&among)?.f_mul_scalar(self.experts as f64 / self.experts_per_token as f64)?)
+        })?;
+        let affinity = mean(&scores.f_div(&scores.f_sum_dim_intlist(-1, true, None)?)?)?;
+        let total =
+            |f: &Tensor, p: &Tensor| -> Result<Tensor> { Ok(f.f_mul(p)?.f_sum_dim_intlist(-1, false, None)?.f_mean(None)?) };
+        let expert = total(&frequency, &affinity)?.f_mul_scalar(weights.expert_alpha)?;
+        if weights.device_alpha == 0.0 {
+            return Ok(expert);
+        }
+        let by_group = |t: &Tensor| t.f_view([-1, self.groups, self.experts / self.groups]);
+        let frequency = by_group(&frequency)?.f_mean_dim(-1, false, None)?;
+        let affinity = by_group(&affinity)?.f_sum_dim_intlist(-1, false, None)?;
+        Ok(expert.f_add(&total(&frequency, &affinity)?.f_mul_scalar(weights.device_alpha)?)?)
+    }
 }
 
 /// Auxiliary-loss-free balancing (DeepSeek-V3 2.1.2; Wang et al. 2024, algorithm 1): bᵢ += γ · sign(mean(c) − cᵢ), with c the tokens that
@@ -208,24 +225,60 @@ mod tests {
         assert_eq!(Vec::<f64>::try_from(gates.view([-1])).unwrap(), [0.625, 1.25]);
     }
 
-    #[test]
-    fn balance_loss_matches_the_papers_equations() {
-        let rows = [[0.9, 0.8, 0.1, 0.2], [0.7, 0.2, 0.6, 0.1], [0.9, 0.3, 0.2, 0.8f64]];
-        let scores = Tensor::from_slice(rows.as_flattened()).view([3, 4]);
-        let loss = f64::try_from(balance_loss(&scores, 2, &[3]).unwrap()).unwrap();
-        assert!((loss - 1.2429292929292928).abs() < 1e-12, "{loss}");
-        // A second sequence of its own: one token, f = 4/(2·1)·[1, 1, 0, 0], P = [.45, .4, .05, .1] → 1.7; the mean of both.
-        let scores = Tensor::cat(&[scores, Tensor::from_slice(&[0.9f64, 0.8, 0.1, 0.2]).view([1, 4])], 0);
-        let loss = f64::try_from(balance_loss(&scores, 2, &[3, 1]).unwrap()).unwrap();
-        assert!((loss - (1.2429292929292928 + 1.7) / 2.0).abs() < 1e-12, "{loss}");
+    const EXPERT: AuxLoss = AuxLoss { expert_alpha: 1.0, device_alpha: 0.0 };
+    const DEVICE: AuxLoss = AuxLoss { expert_alpha: 0.0, device_alpha: 1.0 };
+
+    fn balance(rule: RouterRule, scores: &Tensor, chosen: &[i64], lengths: &[i64], weights: AuxLoss) -> f64 {
+        let chosen = Tensor::from_slice(chosen).view([-1, rule.experts_per_token]);
+        f64::try_from(rule.balance_loss(scores, &chosen, lengths, weights).unwrap()).unwrap()
     }
 
     #[test]
-    fn balance_loss_pushes_the_loaded_expert_down() {
-        let scores = Tensor::from_slice(&[0.9f64, 0.1, 0.1, 0.8, 0.2, 0.1]).view([2, 3]).set_requires_grad(true);
-        balance_loss(&scores, 1, &[2]).unwrap().backward();
-        let gradient = Vec::<f64>::try_from(scores.grad().view([-1])).unwrap();
-        assert!(gradient[0] > 0.0 && gradient[1] < 0.0 && gradient[3] > 0.0, "{gradient:?}");
+    fn balance_loss_matches_the_papers_equations() {
+        let rule = RouterRule { experts: 4, groups: 1, groups_per_token: 1, ..RULE };
+        let rows = [[0.9, 0.8, 0.1, 0.2], [0.7, 0.2, 0.6, 0.1], [0.9, 0.3, 0.2, 0.8f64]];
+        let scores = Tensor::from_slice(rows.as_flattened()).view([3, 4]);
+        // Which experts were chosen does not matter to DeepSeek-V3's loss.
+        let loss = balance(rule, &scores, &[3, 3, 3, 3, 3, 3], &[3], EXPERT);
+        assert!((loss - 1.2429292929292928).abs() < 1e-12, "{loss}");
+        // A second sequence of its own: one token, f = 4/(2·1)·[1, 1, 0, 0], P = [.45, .4, .05, .1] → 1.7; the mean of both.
+        let scores = Tensor::cat(&[scores, Tensor::from_slice(&[0.9f64, 0.8, 0.1, 0.2]).view([1, 4])], 0);
+        let loss = balance(rule, &scores, &[0; 8], &[3, 1], EXPERT);
+        assert!((loss - (1.2429292929292928 + 1.7) / 2.0).abs() < 1e-12, "{loss}");
+        assert!((balance(rule, &scores, &[0; 8], &[3, 1], AuxLoss { expert_alpha: 0.5, ..EXPERT }) - loss / 2.0).abs() < 1e-12);
+    }
+
+    /// Worked by hand: 2 tokens, 4 experts in 2 groups, K = 2.
+    #[test]
+    fn deepseek_v2_balances_what_was_chosen_by_expert_and_by_device() {
+        let rule = RouterRule { experts: 4, groups: 2, groups_per_token: 1, scoring: Scoring::Softmax { wide: true }, ..RULE };
+        let scores = Tensor::from_slice(&[0.4f64, 0.3, 0.2, 0.1, 0.1, 0.2, 0.3, 0.4]).view([2, 4]);
+        // f = 4/(2·2) · [1, 1, 1, 1] for these choices, P = 1/4 each: 1, and by device 2 · (1 · 1/2) = 1.
+        assert!((balance(rule, &scores, &[0, 1, 3, 2], &[2], EXPERT) - 1.0).abs() < 1e-12);
+        assert!((balance(rule, &scores, &[0, 1, 3, 2], &[2], DEVICE) - 1.0).abs() < 1e-12);
+        // All on the first device: f = [2, 2, 0, 0]; P of the tokens [.25 …]: 1; by device f' = [2, 0], P' = [.5, .5]: 1.
+        // One token: P = [.4, .3, .2, .1], f = 4/2 · [1, 1, 0, 0]: 1.4; f' = [2, 0], P' = [.7, .3]: 1.4.
+        let one = scores.narrow(0, 0, 1);
+        assert!((balance(rule, &one, &[0, 1], &[1], EXPERT) - 1.4).abs() < 1e-12);
+        assert!((balance(rule, &one, &[0, 1], &[1], DEVICE) - 1.4).abs() < 1e-12);
+        // Chosen against the scores: f = 2 · [0, 0, 1, 1]: .6; f' = [0, 2], P' = [.7, .3]: .6. Unevenly within a device: f = 2 · [1, 0, 0, 1].
+        assert!((balance(rule, &one, &[2, 3], &[1], EXPERT) - 0.6).abs() < 1e-12);
+        assert!((balance(rule, &one, &[0, 3], &[1], EXPERT) - 1.0).abs() < 1e-12);
+        assert!((balance(rule, &one, &[0, 3], &[1], DEVICE) - 1.0).abs() < 1e-12);
+        let both = AuxLoss { expert_alpha: 0.003, device_alpha: 0.05 };
+        assert!((balance(rule, &one, &[2, 3], &[1], both) - 0.6 * 0.053).abs() < 1e-12);
+    }
+
+    #[test]
+    fn balance_losses_push_the_loaded_down() {
+        let scores = || Tensor::from_slice(&[0.9f64, 0.1, 0.1, 0.8, 0.2, 0.1]).view([2, 3]).set_requires_grad(true);
+        let rule = RouterRule { experts: 3, experts_per_token: 1, groups: 3, groups_per_token: 1, ..RULE };
+        for weights in [EXPERT, DEVICE] {
+            let scores = scores();
+            rule.balance_loss(&scores, &Tensor::from_slice(&[0i64, 0]).view([2, 1]), &[2], weights).unwrap().backward();
+            let gradient = Vec::<f64>::try_from(scores.grad().view([-1])).unwrap();
+            assert!(gradient[0] > 0.0 && gradient[1] < 0.0 && gradient[3] > 0.0, "{gradient:?}");
+        }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 mod fixture;
 
 use fixture::{load, prompt, sequence};
-use r1d_model::{CausalLm, Forward, ModelError, Packed, token_logprobs};
+use r1d_model::{AuxLoss, CausalLm, Forward, ModelError, Packed, token_logprobs};
 use tch::{Device, Kind, Tensor};
 
-const INVARIANT: Forward = Forward { invariant: true, packed: None, forced_experts: None, record_experts: false, aux_loss: false };
+const INVARIANT: Forward =
+    Forward { invariant: true, packed: None, forced_experts: None, record_experts: false, aux_loss: AuxLoss::NONE };
 
 fn models() -> Vec<(&'static str, CausalLm)> {
     let mut models: Vec<_> = fixture::ALL.into_iter().map(|name| (name, load(name, Kind::Float))).collect();

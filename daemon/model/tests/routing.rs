@@ -3,10 +3,12 @@
 mod fixture;
 
 use fixture::{DEEPSEEK, difference, ids, load, packed, prompt, sequence, tensors};
-use r1d_model::{Forward, Packed};
+use r1d_model::{AuxLoss, Forward, Packed};
 use tch::{Kind, Tensor};
 
-const RECORD: Forward = Forward { invariant: false, packed: None, forced_experts: None, record_experts: true, aux_loss: false };
+const EXPERT: AuxLoss = AuxLoss { expert_alpha: 1.0, device_alpha: 0.0 };
+const RECORD: Forward =
+    Forward { invariant: false, packed: None, forced_experts: None, record_experts: true, aux_loss: AuxLoss::NONE };
 
 #[test]
 fn decoding_and_prefill_record_the_experts_of_the_full_forward() {
@@ -92,7 +94,7 @@ fn load_counts_every_choice_once() {
         }
     }
     let dense = load("qwen2", Kind::Float);
-    let out = tch::no_grad(|| dense.forward(&sequence(&[1, 2, 3]), &Forward { aux_loss: true, ..RECORD }).unwrap());
+    let out = tch::no_grad(|| dense.forward(&sequence(&[1, 2, 3]), &Forward { aux_loss: EXPERT, ..RECORD }).unwrap());
     assert!(out.load.is_none() && out.experts.is_none() && out.aux_loss.is_none());
 }
 
@@ -102,7 +104,7 @@ fn balance_loss_is_the_mean_over_packed_sequences() {
         let model = load(name, Kind::Double);
         let (a, b) = (prompt(1, 9), prompt(2, 14));
         let loss = |batch: &Packed| {
-            let options = Forward { aux_loss: true, ..Forward::default() };
+            let options = Forward { aux_loss: EXPERT, ..Forward::default() };
             f64::try_from(tch::no_grad(|| model.forward(batch, &options).unwrap().aux_loss.unwrap())).unwrap()
         };
         let together = loss(&Packed::new(Tensor::from_slice(&[&a[..], &b[..]].concat()), vec![9, 14]));

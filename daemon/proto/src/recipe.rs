@@ -116,6 +116,8 @@ pub struct Lora {
 pub struct RouterTraining {
     /// Step of the correction bias per update, `b += gamma · sign(mean load − load)`; 0 freezes it.
     pub bias_update_speed: f64,
-    /// Weight of the sequence-wise balance loss; 0 is off.
+    /// Weight of the sequence-wise balance loss (with a softmax router DeepSeek-V2's expert-level one); 0 is off.
     pub aux_loss_alpha: f64,
+    /// Weight of DeepSeek-V2's device-level balance loss; 0 is off.
+    pub device_loss_alpha: f64,
 }

@@ -130,6 +130,8 @@ pub struct Open {
     pub router: RouterTraining,
     /// Train fresh adapters instead of the weights.
     pub lora: Option<Lora>,
+    /// λ of multi-token prediction (DeepSeek-V3 2.2); above 0 the model is opened with its prediction module.
+    pub mtp_loss_weight: f64,
     /// Absent where the stage samples nothing.
     pub sampler: Option<Slots>,
     /// Micro-batches are packed to this many tokens.

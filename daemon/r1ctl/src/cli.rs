@@ -210,7 +210,7 @@ pub enum Model {
         /// Largest file, for example 5GB or 500MB (powers of 1000)
         #[arg(long, value_name = "SIZE", default_value = "5GB")]
         shard_size: String,
-        /// Leave out multi-token prediction modules, which this release does not run
+        /// Leave out the multi-token prediction module
         #[arg(long)]
         drop_mtp: bool,
         /// Merge an adapter in peft's layout; the whole model then stands in memory, in float32

@@ -113,6 +113,7 @@ impl Plan {
             optimiser: Some(stage.optimiser(facts.steps)),
             router: stage.router,
             lora: stage.adapters().cloned(),
+            mtp_loss_weight: stage.mtp_loss_weight,
             sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
             max_tokens_per_device: stage.max_tokens_per_device,
             seed: self.job.seed,

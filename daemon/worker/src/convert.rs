@@ -19,7 +19,7 @@ pub struct Arguments {
     /// Largest file, for example 5GB or 500MB (powers of 1000).
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub shard_size: u64,
-    /// Leave out multi-token prediction modules, which this release does not run.
+    /// Leave out the multi-token prediction module.
     #[arg(long)]
     pub drop_mtp: bool,
     /// Merge an adapter in peft's layout (adapter_config.json, adapter_model.safetensors); the whole model then stands in memory, in float32.
@@ -48,11 +48,8 @@ struct Report {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    #[error(
-        "{}: {count} tensors belong to multi-token prediction modules, which this release does not run: leave them out with --drop-mtp",
-        dir.display()
-    )]
-    PredictionModules { dir: PathBuf, count: usize },
+    #[error("{}: {count} tensors belong to a multi-token prediction module; leave them out with --drop-mtp ({problem})", dir.display())]
+    PredictionModule { dir: PathBuf, count: usize, problem: String },
     #[error(transparent)]
     Model(#[from] ModelError),
 }
@@ -70,8 +67,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 
 fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     let (_, contents) = checkpoint::inspect(&arguments.from, false)?;
-    if contents.left_out > 0 && !arguments.drop_mtp {
-        return Err(ConvertError::PredictionModules { dir: arguments.from.clone(), count: contents.left_out });
+    let prediction = contents.left_out > 0 && !arguments.drop_mtp;
+    let of_module =
+        |problem: String| ConvertError::PredictionModule { dir: arguments.from.clone(), count: contents.left_out, problem };
+    if prediction && arguments.lora.is_some() {
+        return Err(of_module("an adapter is merged without it".into()));
     }
     let kind = match arguments.dtype {
         Dtype::Float32 => Kind::Float,
@@ -81,14 +81,15 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     let manifest = checkpoint::write_directory_atomically(&arguments.to, |dir| {
         checkpoint::carry_files(&arguments.from, dir)?;
         match &arguments.lora {
-            None => checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size),
+            None => checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size, prediction),
             Some(adapter) => {
                 let mut model = CausalLm::load(&arguments.from, Device::Cpu, Kind::Float)?;
                 model.load_adapter(adapter)?;
                 model.save_as(dir, kind, arguments.shard_size)
             }
         }
-    })?;
+    })
+    .map_err(|error| if prediction { of_module(error.to_string()) } else { error.into() })?;
     Ok(Report {
         directory: arguments.to.clone(),
         files: manifest.files.len(),

@@ -41,7 +41,7 @@ pub struct Report {
     pub weight_bytes: u64,
     /// Tensors in the files, by dtype in the words of safetensors.
     pub dtypes: BTreeMap<String, usize>,
-    /// Tensors of multi-token prediction modules, which this release does not run.
+    /// Tensors of the multi-token prediction module, which is not counted above.
     pub left_out: usize,
     pub batch: u64,
     pub length: u64,
@@ -121,7 +121,7 @@ impl fmt::Display for Report {
         let dtypes: Vec<String> = self.dtypes.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect();
         line("weights", format!("{} in {} file(s): {} tensors", bytes(self.weight_bytes), self.shards, dtypes.join(", ")))?;
         if self.left_out > 0 {
-            line("not run", format!("{} tensors of multi-token prediction modules", self.left_out))?;
+            line("beside it", format!("{} tensors of a multi-token prediction module", self.left_out))?;
         }
         if self.finite == Some(true) {
             line("checked", "every weight is finite".to_owned())?;

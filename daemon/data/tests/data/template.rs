@@ -59,6 +59,40 @@ fn chat_templates_render_as_in_transformers() {
     assert_eq!(template.render(&row(" What is 2+2? ")).unwrap(), cases["conversations"][0]["text"].as_str().unwrap());
 }
 
+/// The ways of Qwen2.5's, Qwen3's, Llama 3's and R1's templates: history without its reasoning, tool results, dates with a fallback.
+#[test]
+fn templates_in_the_manner_of_each_family_render_as_in_transformers() {
+    let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden("chat_styles.json")).unwrap()).unwrap();
+    let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
+    for name in ["tokenizer_config.json", "generation_config.json"] {
+        std::fs::copy(golden("plain").join(name), directory.path().join(name)).unwrap();
+    }
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() >= 20);
+    for case in cases {
+        std::fs::write(directory.path().join("chat_template.jinja"), case["template"].as_str().unwrap()).unwrap();
+        let template = Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).unwrap();
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let row = Row { prompt: Some("unused".into()), messages, ..Row::default() };
+        assert_eq!(template.render(&row).unwrap(), case["text"].as_str().unwrap(), "{}", case["style"]);
+    }
+}
+
+/// A prompt must be the same each time: a template that can do without today's date does, one that cannot says what it lacks.
+#[test]
+fn a_chat_template_does_not_learn_the_date() {
+    let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
+    std::fs::copy(golden("plain/generation_config.json"), directory.path().join("generation_config.json")).unwrap();
+    let rendered = |text: &str| {
+        std::fs::write(directory.path().join("chat_template.jinja"), text).unwrap();
+        Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).unwrap().render(&row("x"))
+    };
+    let guarded = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}fixed{% endif %}";
+    assert_eq!(rendered(guarded).unwrap(), "fixed");
+    let message = rendered("{{ strftime_now('%Y') }}").unwrap_err().to_string();
+    assert!(message.contains("strftime_now") && message.contains("the same each time"), "{message}");
+}
+
 #[test]
 fn a_chat_template_may_refuse_and_says_why() {
     let template = Template::open(&TemplateSource::Chat, &tokenizer()).unwrap();

@@ -259,7 +259,7 @@ const fn bias_update_speed(default: &'static str) -> Key {
         at_least(0.0),
         Value(default),
         "",
-        "Step of the router's correction bias per update (auxiliary-loss-free balancing, gamma of DeepSeek-V3 2.1.2); 0 freezes it. No effect on dense models.",
+        "Step of the router's correction bias per update (auxiliary-loss-free balancing, gamma of DeepSeek-V3 2.1.2); 0 freezes it. No effect on models whose routers have none.",
     )
 }
 
@@ -269,9 +269,25 @@ const fn aux_loss_alpha(default: &'static str) -> Key {
         at_least(0.0),
         Value(default),
         "",
-        "Weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17); 0: none. No effect on dense models.",
+        "Weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17; with a softmax router the expert-level loss of DeepSeek-V2, which used 0.003); 0: none. No effect on dense models.",
     )
 }
+
+const DEVICE_LOSS_ALPHA: Key = key(
+    "device_loss_alpha",
+    at_least(0.0),
+    Value("0.0"),
+    "",
+    "Weight of the device-level balance loss (DeepSeek-V2 2.2.3, which used 0.05), with the router's groups as devices; 0: none. No effect on dense models.",
+);
+
+const MTP_LOSS_WEIGHT: Key = key(
+    "mtp_loss_weight",
+    at_least(0.0),
+    Value("0.0"),
+    "",
+    "Weight of multi-token prediction (lambda of DeepSeek-V3 2.2, which used 0.3, then 0.1); the model's config.json must have num_nextn_predict_layers = 1. 0: its prediction module is left out.",
+);
 
 const fn max_length(meaning: &'static str) -> Key {
     key("max_length", count(2), Value("1024"), "tokens", meaning)
@@ -288,7 +304,7 @@ static PRETRAIN: &Table = &Table {
             learning_rate("3e-4"),
         ],
         SCHEDULE,
-        &[bias_update_speed("0.001"), aux_loss_alpha("0.0001")],
+        &[bias_update_speed("0.001"), aux_loss_alpha("0.0001"), DEVICE_LOSS_ALPHA, MTP_LOSS_WEIGHT],
     ],
 };
 
@@ -304,7 +320,7 @@ static SFT: &Table = &Table {
         ],
         SCHEDULE,
         LORA,
-        &[bias_update_speed("0.0"), aux_loss_alpha("0.0")],
+        &[bias_update_speed("0.0"), aux_loss_alpha("0.0"), DEVICE_LOSS_ALPHA, MTP_LOSS_WEIGHT],
     ],
 };
 
@@ -424,6 +440,7 @@ static GRPO: &Table = &Table {
         &[
             bias_update_speed("0.0"),
             aux_loss_alpha("0.0"),
+            DEVICE_LOSS_ALPHA,
             key(
                 "reward",
                 Tables(REWARD),

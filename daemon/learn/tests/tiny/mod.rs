@@ -33,6 +33,13 @@ pub fn deepseek_v3() -> CausalLm {
     init(DEEPSEEK_V3, Kind::Float)
 }
 
+/// With its multi-token prediction module.
+pub fn deepseek_v3_predicting() -> CausalLm {
+    r1d_torch::runtime::set_threads(1).unwrap();
+    let config = DEEPSEEK_V3.replacen("\"vocab_size\"", "\"num_nextn_predict_layers\": 1, \"vocab_size\"", 1);
+    CausalLm::init_with_prediction(&config, 1, Device::Cpu, Kind::Float).unwrap()
+}
+
 fn init(config: &str, kind: Kind) -> CausalLm {
     // Tests of one binary run side by side; batch-invariant mode needs it besides.
     r1d_torch::runtime::set_threads(1).unwrap();
@@ -58,7 +65,8 @@ pub fn optimiser(learning_rate: f64) -> Optimiser {
     }
 }
 
-pub const NO_ROUTER_TRAINING: RouterTraining = RouterTraining { bias_update_speed: 0.0, aux_loss_alpha: 0.0 };
+pub const NO_ROUTER_TRAINING: RouterTraining =
+    RouterTraining { bias_update_speed: 0.0, aux_loss_alpha: 0.0, device_loss_alpha: 0.0 };
 
 pub fn objective() -> Objective {
     Objective {

@@ -40,9 +40,10 @@ pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
 }
 
 /// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or float16; routers' correction biases stay float32)
-/// in shards of at most `shard_bytes`. FP8 weights are dequantised; what this release does not run is left out.
-pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
+/// in shards of at most `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module goes along where `prediction` says so.
+pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction: bool) -> Result<()> {
     let (config, mut shards) = open(from)?;
+    let config = if prediction { config.with_prediction()? } else { config };
     let weights = config.weights()?;
     let shards_ref = std::cell::RefCell::new(&mut shards);
     export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {

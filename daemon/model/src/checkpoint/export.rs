@@ -2,7 +2,7 @@
 
 use super::shards::{INDEX_FILE, SINGLE_FILE};
 use super::tensors::{byte_count, write};
-use crate::causal_lm::CausalLm;
+use crate::causal_lm::{CausalLm, EMBEDDING, HEAD};
 use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Weight};
@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 
 /// A tensor on disk, not yet taken out of the one that holds it.
 struct Part<'a> {
+    name: String,
     weight: &'a Weight,
     piece: &'a Piece,
     bytes: u64,
@@ -45,9 +46,9 @@ pub(super) fn write_directory(
     let path = dir.join("config.json");
     std::fs::write(&path, config.to_json(dtype_name(kind)?)).map_err(ModelError::io(&path))?;
     let taken_out = |shard: &[Part]| -> Result<Vec<(String, Tensor)>> {
-        shard.iter().map(|part| Ok((part.piece.name.clone(), read(part.weight, part.piece)?))).collect()
+        shard.iter().map(|part| Ok((part.name.clone(), read(part.weight, part.piece)?))).collect()
     };
-    let shards = divide(weights, kind, shard_bytes);
+    let shards = divide(config, weights, kind, shard_bytes);
     if let [only] = &shards[..] {
         return write(&dir.join(SINGLE_FILE), &taken_out(only)?);
     }
@@ -55,7 +56,7 @@ pub(super) fn write_directory(
     for (number, shard) in (1..).zip(&shards) {
         let file = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
         write(&dir.join(&file), &taken_out(shard)?)?;
-        weight_map.extend(shard.iter().map(|part| (part.piece.name.clone(), Value::from(file.as_str()))));
+        weight_map.extend(shard.iter().map(|part| (part.name.clone(), Value::from(file.as_str()))));
     }
     let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
@@ -63,11 +64,26 @@ pub(super) fn write_directory(
     std::fs::write(&path, format!("{index:#}\n")).map_err(ModelError::io(&path))
 }
 
+/// As DeepSeek's files have it, a multi-token prediction module comes with the embedding and the head that it shares.
+fn repeated<'a>(config: &Config, weights: &'a [Weight]) -> Vec<(String, &'a Weight, &'a Piece)> {
+    if !config.runs_prediction_module {
+        return Vec::new();
+    }
+    let head = if config.tie_word_embeddings { EMBEDDING } else { HEAD };
+    let shared = [(EMBEDDING, "embed_tokens.weight"), (head, "shared_head.head.weight")];
+    let piece = |(of, name): (&str, &str)| {
+        let weight = weights.iter().find(|weight| weight.name == of)?;
+        Some((format!("model.layers.{}.{name}", config.num_hidden_layers), weight, weight.pieces.first()?))
+    };
+    shared.into_iter().filter_map(piece).collect()
+}
+
 /// Fills shard after shard, in the model's order.
-fn divide(weights: &[Weight], kind: Kind, shard_bytes: u64) -> Vec<Vec<Part<'_>>> {
+fn divide<'a>(config: &Config, weights: &'a [Weight], kind: Kind, shard_bytes: u64) -> Vec<Vec<Part<'a>>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
-    for (weight, piece) in weights.iter().flat_map(|w| w.pieces.iter().map(move |p| (w, p))) {
+    let pieces = weights.iter().flat_map(|w| w.pieces.iter().map(move |p| (p.name.clone(), w, p)));
+    for (name, weight, piece) in pieces.chain(repeated(config, weights)) {
         let bytes = byte_count(&piece.shape, if weight.trained { kind } else { Kind::Float });
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(Vec::new());
@@ -75,7 +91,7 @@ fn divide(weights: &[Weight], kind: Kind, shard_bytes: u64) -> Vec<Vec<Part<'_>>
         }
         filled += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push(Part { weight, piece, bytes });
+            shard.push(Part { name, weight, piece, bytes });
         }
     }
     shards

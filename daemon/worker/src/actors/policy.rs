@@ -92,8 +92,13 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     let threads = if request.batch_invariant { 1 } else { placement.threads };
     r1d_torch::runtime::set_threads(threads).map_err(internal)?;
     r1d_torch::runtime::set_deterministic(true).map_err(internal)?;
+    let predicts = request.mtp_loss_weight > 0.0;
     let mut policy = match &request.model {
+        ModelSource::Directory(dir) if predicts => CausalLm::load_with_prediction(dir, placement.device, kind),
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
+        ModelSource::Init { config, .. } if predicts => {
+            CausalLm::init_with_prediction(config, request.seed, placement.device, kind)
+        }
         ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
     }
     .map_err(of_the_model)?;
@@ -109,7 +114,7 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         Some(optimiser) => {
             let trainer = Trainer::new(&policy, optimiser, request.router, request.max_tokens_per_device, request.batch_invariant)
                 .map_err(internal)?;
-            Some(trainer.with_clock(placement.clock.clone()))
+            Some(trainer.with_prediction(request.mtp_loss_weight).with_clock(placement.clock.clone()))
         }
         None => None,
     };
@@ -198,7 +203,11 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
 fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), Failure> {
     let opened = bench.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_the_model)?;
-    let load = |dir: &Path| CausalLm::load(dir, placement.device, opened.policy.kind()).map_err(of_the_model);
+    let predicts = opened.request.mtp_loss_weight > 0.0;
+    let load = |dir: &Path| {
+        let load = if predicts { CausalLm::load_with_prediction } else { CausalLm::load };
+        load(dir, placement.device, opened.policy.kind()).map_err(of_the_model)
+    };
     match opened.policy.adapter() {
         // What they adapt is as the stage found it, and is there already.
         Some(_) => opened.policy.restore_adapter(&dir.join(ADAPTER_DIRECTORY)).map_err(of_the_model)?,

@@ -1,0 +1,33 @@
+//! Loads a Hugging Face directory onto the CPU: `load DIR float32|bfloat16`. Prints seconds and the process's peak memory as JSON, for
+//! tests/bench/load_cpu.
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use r1d_model::{CausalLm, ModelError};
+use std::path::PathBuf;
+use std::time::Instant;
+use tch::{Device, Kind};
+
+fn main() -> Result<(), ModelError> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(dir), Some(dtype)) = (arguments.next().map(PathBuf::from), arguments.next()) else {
+        return Err(ModelError::Input("usage: load DIR float32|bfloat16".into()));
+    };
+    let kind = if dtype == "bfloat16" { Kind::BFloat16 } else { Kind::Float };
+    let started = Instant::now();
+    let model = CausalLm::load(&dir, Device::Cpu, kind)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+    };
+    // Pages of the mapped files are the system's to take back; what the process itself holds is RssAnon.
+    let (peak, own) = (kilobytes("VmHWM:"), kilobytes("RssAnon:"));
+    println!(
+        r#"{{"seconds": {seconds}, "peak_bytes": {}, "own_bytes": {}, "parameters": {}}}"#,
+        peak * 1024,
+        own * 1024,
+        model.summary().parameters
+    );
+    Ok(())
+}
