@@ -32,7 +32,7 @@
 //! adds the component's exports (`wit/reward.wit`). The result may import nothing, so a reward has no clock, no randomness, no
 //! files: only its configuration and the completion. A panic is a fault and scores the declared minimum.
 //!
-//! [`boxed`], [`tags`] and [`number`] read what models write; [`golden`] runs a file of cases with known verdicts.
+//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write; [`golden`] runs a file of cases with known verdicts.
 
 pub mod boxed;
 pub mod golden;
@@ -43,6 +43,7 @@ pub mod number;
 pub mod rational;
 pub mod tags;
 mod units;
+pub mod words;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

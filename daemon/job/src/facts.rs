@@ -16,6 +16,10 @@ pub struct ModelFacts {
     pub max_position_embeddings: u64,
     /// Values (not bytes) that the sampler's cache keeps per token.
     pub cache_values_per_token: u64,
+    /// Of the multi-token prediction module, where the model has one that can be trained.
+    pub prediction_parameters: Option<u64>,
+    /// Last parts of the names of the layers that adapters can be put on.
+    pub linear_layers: Vec<&'static str>,
 }
 
 impl ModelFacts {
@@ -76,6 +80,18 @@ fn gated_mlp(hidden: u64, intermediate: u64) -> u64 {
 fn ends(config: &Config<'_>, hidden: u64) -> Result<u64, JobError> {
     let tables = if config.is("tie_word_embeddings") { 1 } else { 2 };
     Ok(tables * config.get("vocab_size")? * hidden + hidden)
+}
+
+/// Attention's layers, the feed-forward ones where no layer has experts, and the head where it is not the embedding.
+fn linear_layers(config: &Config<'_>, attention: &[&'static str], experts: bool) -> Vec<&'static str> {
+    let mut names = attention.to_vec();
+    if !experts {
+        names.extend(["gate_proj", "up_proj", "down_proj"]);
+    }
+    if !config.is("tie_word_embeddings") {
+        names.push("lm_head");
+    }
+    names
 }
 
 /// An architecture with grouped-query attention: what config.json need not say, and which parts it has.
@@ -160,6 +176,8 @@ fn grouped(config: &Config<'_>, of: &Grouped) -> Result<ModelFacts, JobError> {
         vocab_size: config.get("vocab_size")?,
         max_position_embeddings: config.get_or("max_position_embeddings", of.max_position_embeddings)?,
         cache_values_per_token: layers * 2 * keys,
+        prediction_parameters: None,
+        linear_layers: linear_layers(config, &["q_proj", "k_proj", "v_proj", "o_proj"], expert_layers > 0),
     })
 }
 
@@ -186,6 +204,10 @@ struct Latent {
     first_k_dense_replace: u64,
     moe_intermediate_size: Option<u64>,
     experts: Option<u64>,
+    /// Another name of `n_routed_experts`.
+    experts_alias: &'static str,
+    /// It may have a multi-token prediction module.
+    prediction_module: bool,
 }
 
 const DEEPSEEK_V3: Latent = Latent {
@@ -195,6 +217,8 @@ const DEEPSEEK_V3: Latent = Latent {
     first_k_dense_replace: 3,
     moe_intermediate_size: None,
     experts: None,
+    experts_alias: "num_local_experts",
+    prediction_module: true,
 };
 const DEEPSEEK_V2: Latent = Latent {
     architecture: "DeepseekV2ForCausalLM",
@@ -203,6 +227,8 @@ const DEEPSEEK_V2: Latent = Latent {
     first_k_dense_replace: 0,
     moe_intermediate_size: Some(1407),
     experts: Some(64),
+    experts_alias: "num_experts",
+    prediction_module: false,
 };
 const QUERY_LATENT: u64 = 1536;
 
@@ -222,7 +248,10 @@ fn latent(config: &Config<'_>, of: &Latent) -> Result<ModelFacts, JobError> {
     let output = heads * value * hidden + bias * hidden;
     let attention = query + key_value + output + 2 * hidden;
 
-    let experts = or("n_routed_experts", of.experts)?;
+    let experts = match config.0.get(of.experts_alias) {
+        Some(_) if config.0.get("n_routed_experts").is_none() => config.get(of.experts_alias)?,
+        _ => or("n_routed_experts", of.experts)?,
+    };
     let intermediate = or("moe_intermediate_size", of.moe_intermediate_size)?;
     let expert = gated_mlp(hidden, intermediate);
     let shared = gated_mlp(hidden, intermediate * config.get_absent("n_shared_experts", of.shared_experts, 0)?);
@@ -232,6 +261,14 @@ fn latent(config: &Config<'_>, of: &Latent) -> Result<ModelFacts, JobError> {
         + dense_layers * gated_mlp(hidden, config.get("intermediate_size")?)
         + moe_layers * (experts * hidden + shared)
         + ends(config, hidden)?;
+    // A block as the last one is, three norms, and what mixes its two inputs.
+    let last =
+        if moe_layers > 0 { experts * (hidden + expert) + shared } else { gated_mlp(hidden, config.get("intermediate_size")?) };
+    let module = attention + last + 3 * hidden + 2 * hidden * hidden;
+    let attention_layers: &[_] = match config.get_absent("q_lora_rank", QUERY_LATENT, 0)? {
+        0 => &["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
+        _ => &["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
+    };
     Ok(ModelFacts {
         architecture: of.architecture.into(),
         parameters: always + moe_layers * experts * expert,
@@ -239,5 +276,7 @@ fn latent(config: &Config<'_>, of: &Latent) -> Result<ModelFacts, JobError> {
         vocab_size: config.get("vocab_size")?,
         max_position_embeddings: config.get_or("max_position_embeddings", of.max_position_embeddings)?,
         cache_values_per_token: layers * (latent + rope),
+        prediction_parameters: (of.prediction_module && config.get_or("num_nextn_predict_layers", 0)? == 1).then_some(module),
+        linear_layers: linear_layers(config, attention_layers, moe_layers > 0),
     })
 }

@@ -66,12 +66,14 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
         Dtype::Float32 => (4, 0),
         Dtype::Bfloat16 => (2, 4),
     };
-    let weights = facts.parameters * value_bytes;
+    let predicting = if stage.mtp_loss_weight > 0.0 { facts.prediction_parameters.unwrap_or(0) } else { 0 };
+    let parameters = facts.parameters + predicting;
+    let weights = parameters * value_bytes;
     let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
     // Adapters are small beside the weights, and the reference shares those.
     let trains_weights = stage.adapters().is_none();
     if trains_weights {
-        bytes.insert("optimiser".into(), weights + facts.parameters * (2 * 4 + master_bytes));
+        bytes.insert("optimiser".into(), weights + parameters * (2 * 4 + master_bytes));
     }
     if trains_weights && stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
         bytes.insert("reference".into(), weights);

@@ -2,6 +2,7 @@
 
 use crate::error::JobError;
 use crate::eval::Eval;
+use crate::facts::ModelFacts;
 use crate::job::{DataSource, Job};
 use crate::keys::nearest;
 use crate::reward::{Plugin, Reward};
@@ -31,6 +32,27 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
             format!("`batch_invariant` holds on the CPU alone, and the job's device is {device}"),
             "set batch_invariant = false, or run the job on a node with devices = [\"cpu\"]",
         );
+    }
+    Ok(())
+}
+
+/// What depends on the model's architecture.
+pub fn check_model(job: &Job, facts: &ModelFacts) -> Result<(), JobError> {
+    for stage in &job.stages {
+        let place = format!("[[stage]] {:?}", stage.name);
+        if stage.mtp_loss_weight > 0.0 && facts.prediction_parameters.is_none() {
+            let problem =
+                format!("mtp_loss_weight = {}, and the model has no multi-token prediction module", stage.mtp_loss_weight);
+            return refuse(place, problem, "set it to 0, or num_nextn_predict_layers = 1 in the config.json of a DeepSeek-V3");
+        }
+        let targets = stage.adapters().map(|lora| &lora.target_modules[..]).unwrap_or_default();
+        let known = |target: &str| {
+            target == "all-linear" || target.rsplit('.').next().is_some_and(|last| facts.linear_layers.contains(&last))
+        };
+        if let Some(target) = targets.iter().find(|target| !known(target)) {
+            let fix = format!("name some of {}, or \"all-linear\"", facts.linear_layers.join(", "));
+            return refuse(place, format!("lora_target_modules has {target:?}, which is no layer of {}", facts.architecture), fix);
+        }
     }
     Ok(())
 }
@@ -84,6 +106,14 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             ),
             format!("raise `max_tokens_per_device` to at least {}, or lower `{}`", longest.1, longest.0),
         );
+    }
+    if let Origin::Stage(before) = &stage.from
+        && stage.mtp_loss_weight > 0.0
+        && job.stage(before).is_some_and(|before| before.mtp_loss_weight == 0.0)
+    {
+        let problem =
+            format!("mtp_loss_weight = {} after stage {before:?}, which leaves the prediction module out", stage.mtp_loss_weight);
+        return refuse(place, problem, "give that stage a mtp_loss_weight above 0 too, or start from one that has it");
     }
     if stage.mtp_loss_weight > 0.0 && job.batch_invariant {
         let problem = format!("mtp_loss_weight = {} with batch_invariant = true", stage.mtp_loss_weight);

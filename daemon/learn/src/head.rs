@@ -82,6 +82,8 @@ impl<'a> Head<'a> {
         observe: &mut Observe,
     ) -> Result<(), LearnError> {
         let tokens = targets.size()[0];
+        // Of frozen weights alone it changes nothing.
+        let extra = extra.filter(Tensor::requires_grad);
         if tokens <= self.chunk {
             let (logits, logp) = self.chunk_logprobs(hidden, targets)?;
             observe(Chunk { start: 0, logits: &logits.detach(), logp: &logp.detach() })?;

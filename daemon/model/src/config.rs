@@ -148,9 +148,10 @@ impl Config {
     }
 
     /// A tensor on disk that belongs to a multi-token prediction module that is not run, or repeats the embedding or the head for one.
-    pub(crate) fn leaves_out(&self, tensor: &str) -> bool {
+    pub fn leaves_out(&self, tensor: &str) -> bool {
         let Some((layer, name)) = tensor.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else { return false };
         let behind = layer.parse::<i64>().is_ok_and(|layer| layer >= self.num_hidden_layers);
+        let name = name.strip_suffix("_scale_inv").unwrap_or(name);
         let shared = ["embed_tokens.weight", "shared_head.head.weight"].contains(&name);
         self.prediction_modules && behind && (!self.runs_prediction_module || shared)
     }
@@ -174,8 +175,11 @@ impl Config {
         for key in ["dtype", "torch_dtype"] {
             fields.insert(key.into(), Value::from(dtype));
         }
-        // What is written is not quantised.
+        // What is written is not quantised, and has the prediction module only where that is run.
         fields.remove("quantization_config");
+        if self.prediction_modules && !self.runs_prediction_module {
+            fields.insert("num_nextn_predict_layers".into(), 0.into());
+        }
         self.rope.write(&mut fields);
         let mut text = serde_json::to_string_pretty(&Value::Object(fields)).unwrap_or_default();
         text.push('\n');

@@ -47,10 +47,44 @@ struct AdapterConfig {
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
-    #[serde(default)]
-    alpha_pattern: Map<String, Value>,
-    #[serde(default)]
-    modules_to_save: Option<Vec<String>>,
+    /// All else: kinds of adapters that compute something of their own.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// Settings that must be absent, null, false or empty: each makes of the adapter, or of what it adapts, something else.
+const REFUSED: &[&str] = &[
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "lora_bias",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "target_parameters",
+    "trainable_token_indices",
+    "corda_config",
+    "eva_config",
+    "loftq_config",
+    "lora_ga_config",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+    "megatron_config",
+];
+
+/// Ways to start an adapter that leave the weights as they are; others change what it must be added to.
+const PLAIN_STARTS: &[&str] = &["gaussian", "orthogonal", "eva"];
+
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
 }
 
 /// Of one linear layer: places in the list of weights.
@@ -158,8 +192,13 @@ impl Lora {
         self.adapters.contains_key(&weight.data_ptr().addr())
     }
 
-    /// W + s · B A, summed in float32 at least, in W's dtype; no gradients.
+    /// W + s · B A in W's dtype; no gradients.
     pub fn merged(&self, weight: &Tensor) -> Result<Tensor> {
+        Ok(self.merged_wide(weight)?.f_to_kind(weight.kind())?)
+    }
+
+    /// The same in float32 at least, where W has adapters.
+    pub fn merged_wide(&self, weight: &Tensor) -> Result<Tensor> {
         if !self.adapts(weight) {
             return Ok(weight.shallow_clone());
         }
@@ -169,7 +208,7 @@ impl Lora {
             let delta = b.f_to_kind(wide)?.f_matmul(&a.f_to_kind(wide)?)?.f_mul_scalar(self.scale)?;
             let _ = sum.f_narrow(0, start, b.size()[0])?.f_add_(&delta)?;
         }
-        Ok(sum.f_to_kind(weight.kind())?)
+        Ok(sum)
     }
 }
 
@@ -224,7 +263,6 @@ impl CausalLm {
         let all = modules(self);
         let has = |module: &&Module<'_>| shards.holds(&format!("{PREFIX}{}.lora_A.weight", module.name));
         let chosen: Vec<_> = all.iter().filter(has).collect();
-        // A rank of a module's own (`rank_pattern`) shows as a wrong shape.
         let lora = Lora::build(self, &chosen, config, scale, &mut shards)?;
         // With an adapted head peft saves the frozen head too.
         shards.refuse_leftovers(|name| name.ends_with(".base_layer.weight"))?;
@@ -262,10 +300,14 @@ fn read_config(dir: &Path) -> Result<(LoraSpec, f64)> {
         ("bias", config.bias.as_deref().is_some_and(|bias| bias != "none"), config.bias.clone().unwrap_or_default()),
         ("fan_in_fan_out", config.fan_in_fan_out, "true".into()),
         ("use_dora", config.use_dora, "true".into()),
-        ("alpha_pattern", !config.alpha_pattern.is_empty(), "not empty".into()),
-        ("modules_to_save", config.modules_to_save.is_some_and(|modules| !modules.is_empty()), "not empty".into()),
     ];
-    if let Some((key, _, found)) = refused.iter().find(|(_, refused, _)| *refused) {
+    let of_another_kind =
+        REFUSED.iter().filter_map(|key| Some((*key, config.others.get(*key)?))).find(|(_, value)| says_something(value));
+    let start = config.others.get("init_lora_weights").and_then(Value::as_str).filter(|start| !PLAIN_STARTS.contains(start));
+    let found = refused.into_iter().find(|(_, refused, _)| *refused).map(|(key, _, found)| (key, found));
+    let found = found.or_else(|| of_another_kind.map(|(key, value)| (key, value.to_string())));
+    let found = found.or_else(|| start.map(|start| ("init_lora_weights", format!("\"{start}\""))));
+    if let Some((key, found)) = found {
         return Err(bad(format!("`{key}` is {found}, which is not supported: plain LoRA adapters of linear layers are")));
     }
     if config.r < 1 {

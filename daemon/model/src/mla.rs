@@ -191,10 +191,11 @@ impl Mla {
         let kv_b = products.matrix(&self.kv_b_proj)?.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
         let [w_k, w_v] = split_rows(&kv_b, [qk_nope_head_dim, v_head_dim])?;
         let by_head = |t: &Tensor| t.f_transpose(0, 1);
-        let q_latent = by_head(&by_head(&query.nope)?.f_bmm(&w_k)?)?;
+        let (kind, wide) = (query.nope.kind(), kv_b.kind());
+        let q_latent = by_head(&by_head(&query.nope.f_to_kind(wide)?)?.f_bmm(&w_k)?)?.f_to_kind(kind)?;
         let query = Tensor::f_cat(&[&q_latent, &query.rope], -1)?;
         let weighed = attention::single(&query, rows, &rows.f_narrow(3, 0, kv_lora_rank)?, scale, seen)?;
-        let attended = by_head(&by_head(&weighed)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?;
+        let attended = by_head(&by_head(&weighed.f_to_kind(wide)?)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?.f_to_kind(kind)?;
         Ok(attended.f_reshape([-1, heads * v_head_dim])?)
     }
 }

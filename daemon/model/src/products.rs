@@ -63,10 +63,10 @@ impl<'a> Products<'a> {
         Ok(x.f_linear(weight, bias)?)
     }
 
-    /// The matrix itself, with what its adapters add.
+    /// The matrix itself, with what its adapters add: in float32 at least where it has some, which a rounded sum would lose.
     pub fn matrix(self, weight: &Tensor) -> Result<Tensor> {
         match self.lora {
-            Some(lora) if lora.adapts(weight) => lora.merged(weight),
+            Some(lora) if lora.adapts(weight) => lora.merged_wide(weight),
             _ => Ok(weight.shallow_clone()),
         }
     }

@@ -64,7 +64,7 @@ fn gradients_of_both_losses_are_transformers_gradients() {
         assert!(difference(&found[name], expected) <= 1e-5 * largest.max(1e-3), "{name}: {:e}", difference(&found[name], expected));
         compared += 1;
     }
-    assert!(compared > 100, "{compared}");
+    assert!(compared > 90, "{compared}");
 }
 
 #[test]

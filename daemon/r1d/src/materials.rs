@@ -85,6 +85,7 @@ impl Materials {
         let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
         let facts = ModelFacts::from_config(&config)
             .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+        r1d_job::sound::check_model(&job, &facts)?;
         let tokenizer = Tokenizer::open(job.model.tokenizer())?;
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match &job.model.weights {

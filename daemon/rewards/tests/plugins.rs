@@ -39,9 +39,12 @@ fn differs(case: &Case, judged: &Judged) -> Option<String> {
 #[test]
 fn golden_cases_get_the_same_verdicts_as_natively() {
     let rewards = rewards(1);
-    for (name, cases) in [
-        ("accuracy", include_str!("../../../plugins/accuracy/golden.jsonl")),
-        ("format", include_str!("../../../plugins/format/golden.jsonl")),
+    for (name, cases, range) in [
+        ("accuracy", include_str!("../../../plugins/accuracy/golden.jsonl"), (0.0, 1.0)),
+        ("format", include_str!("../../../plugins/format/golden.jsonl"), (0.0, 1.0)),
+        ("language-consistency", include_str!("../../../plugins/language-consistency/golden.jsonl"), (0.0, 1.0)),
+        ("repetition", include_str!("../../../plugins/repetition/golden.jsonl"), (-1.0, 0.0)),
+        ("soft-overlong", include_str!("../../../plugins/soft-overlong/golden.jsonl"), (-1.0, 0.0)),
     ] {
         let cases = parse(cases).unwrap();
         // One load per configuration: it compiles.
@@ -56,8 +59,8 @@ fn golden_cases_get_the_same_verdicts_as_natively() {
             .filter_map(|case| differs(case, &judge(case)).map(|differs| format!("{}: {differs}", case.name)))
             .collect();
         assert!(wrong.is_empty(), "{name}, {} of {}: {}", wrong.len(), cases.len(), wrong.join("\n"));
-        let info = named(&rewards, name, "{}").info().clone();
-        assert_eq!((info.name.as_str(), info.min, info.max), (name, 0.0, 1.0));
+        let info = named(&rewards, name, &cases[0].config_json()).info().clone();
+        assert_eq!((info.name.as_str(), (info.min, info.max)), (name, range));
     }
 }
 
@@ -71,8 +74,46 @@ fn a_plugins_refusal_of_its_config_names_the_key() {
 /// What a model could write to stall its judge: scored like any wrong answer, within the default limits.
 #[test]
 fn poisoned_answers_are_only_wrong() {
+    let poisons = poisons();
+    let rewards = rewards(1);
+    for name in ["accuracy", "format"] {
+        let reward = named(&rewards, name, "{}");
+        for poison in &poisons {
+            let judged = reward.score(&completion(poison, Some("7"))).unwrap();
+            let start: String = poison.chars().take(40).collect();
+            assert_eq!(judged.outcome, Outcome::Score { value: 0.0, parts: vec![] }, "{name}: {start}");
+            assert!(judged.reason.is_some_and(|reason| reason.len() < 300), "{name}: {start}");
+        }
+    }
+    // A poisoned reference is the data's fault: no score, no fault.
+    let accuracy = named(&rewards, "accuracy", "{}");
+    for reference in poisons.iter().filter(|poison| !poison.contains("1e-4000") && !poison.contains("\u{0}7")) {
+        let outcome = accuracy.score(&completion("<answer>7</answer>", Some(reference))).unwrap().outcome;
+        assert!(matches!(outcome, Outcome::Abstain { .. }), "{outcome:?}");
+    }
+}
+
+/// Rewards of the text's form have a score for any text, within the default limits.
+#[test]
+fn poisoned_answers_have_a_form_too() {
+    let rewards = rewards(1);
+    let overlong = r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#;
+    for (name, config) in [("language-consistency", r#"{"language": "en"}"#), ("repetition", "{}"), ("soft-overlong", overlong)] {
+        let reward = named(&rewards, name, config);
+        for poison in poisons() {
+            let outcome = reward.score(&completion(&poison, None)).unwrap().outcome;
+            let start: String = poison.chars().take(40).collect();
+            assert!(
+                matches!(outcome, Outcome::Score { value, .. } if (-1.0..=1.0).contains(&value)),
+                "{name}: {start}: {outcome:?}"
+            );
+        }
+    }
+}
+
+fn poisons() -> Vec<String> {
     let megabyte = 1 << 20;
-    let poisons = [
+    vec![
         r"\boxed{9^{9^{9^{9}}}}".to_owned(),
         format!(r"\boxed{{{}1{}}}", r"\frac{1}{".repeat(10_000), "}".repeat(10_000)),
         r"\boxed{\frac{".repeat(megabyte / 13),
@@ -97,23 +138,7 @@ fn poisoned_answers_are_only_wrong() {
         "\0".repeat(megabyte),
         "é\u{202e}\u{0300}🦀".repeat(megabyte / 11),
         "<answer>\u{0}7\u{0}</answer>".into(),
-    ];
-    let rewards = rewards(1);
-    for name in ["accuracy", "format"] {
-        let reward = named(&rewards, name, "{}");
-        for poison in &poisons {
-            let judged = reward.score(&completion(poison, Some("7"))).unwrap();
-            let start: String = poison.chars().take(40).collect();
-            assert_eq!(judged.outcome, Outcome::Score { value: 0.0, parts: vec![] }, "{name}: {start}");
-            assert!(judged.reason.is_some_and(|reason| reason.len() < 300), "{name}: {start}");
-        }
-    }
-    // A poisoned reference is the data's fault: no score, no fault.
-    let accuracy = named(&rewards, "accuracy", "{}");
-    for reference in poisons.iter().filter(|poison| !poison.contains("1e-4000") && !poison.contains("\u{0}7")) {
-        let outcome = accuracy.score(&completion("<answer>7</answer>", Some(reference))).unwrap().outcome;
-        assert!(matches!(outcome, Outcome::Abstain { .. }), "{outcome:?}");
-    }
+    ]
 }
 
 #[test]

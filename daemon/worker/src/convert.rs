@@ -66,7 +66,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 }
 
 fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
-    let (_, contents) = checkpoint::inspect(&arguments.from, false)?;
+    let (config, contents) = checkpoint::inspect(&arguments.from, false)?;
     let prediction = contents.left_out > 0 && !arguments.drop_mtp;
     let of_module =
         |problem: String| ConvertError::PredictionModule { dir: arguments.from.clone(), count: contents.left_out, problem };
@@ -89,7 +89,11 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
             }
         }
     })
-    .map_err(|error| if prediction { of_module(error.to_string()) } else { error.into() })?;
+    .map_err(|error| match error {
+        ModelError::Config(problem) if prediction => of_module(problem),
+        ModelError::MissingTensor { ref name, .. } if prediction && config.leaves_out(name) => of_module(error.to_string()),
+        error => error.into(),
+    })?;
     Ok(Report {
         directory: arguments.to.clone(),
         files: manifest.files.len(),

@@ -234,10 +234,10 @@ const SCHEDULE: &[Key] = &[
 const LORA: &[Key] = &[
     key(
         "lora_r",
-        count(0),
+        Integer { min: 0, max: 65_536 },
         Value("0"),
         "",
-        "Rank of low-rank adapters (LoRA) that are trained while the weights stay as they are; 0: the weights are trained. What the stage leaves is merged, with the adapter beside it in peft's format.",
+        "Rank of low-rank adapters (LoRA) that are trained while the weights stay as they are; 0: the weights are trained. What the stage leaves is merged (in bfloat16 rounded once more), with the adapter beside it in peft's format.",
     ),
     key("lora_alpha", above(0.0), Value("32.0"), "", "The adapters' part is scaled by lora_alpha / lora_r."),
     key(

@@ -161,3 +161,34 @@ fn names_may_not_leave_the_jobs_directory() {
         assert!(parse(&JOB.replace("\"cold-start\"", &format!("{name:?}"))).is_err(), "{name:?}");
     }
 }
+
+#[test]
+fn a_prediction_module_is_trained_from_the_first_stage_on() {
+    let both = JOB.replace("kind = \"pretrain\"", "kind = \"pretrain\"\nmtp_loss_weight = 0.3");
+    let job = parse(&both.replace("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1")).unwrap();
+    assert_eq!((job.stages[0].mtp_loss_weight, job.stages[1].mtp_loss_weight, job.stages[2].mtp_loss_weight), (0.3, 0.1, 0.0));
+    assert_eq!(parse(&job.to_toml()).unwrap(), job);
+    let text = refusal("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1");
+    assert!(text.contains("after stage \"language\", which leaves the prediction module out"), "{text}");
+}
+
+#[test]
+fn what_the_model_lacks_is_refused_before_anything_is_trained() {
+    let facts = |more: &str| {
+        let config = r#"{"model_type": "deepseek_v3", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "n_routed_experts": 8, "kv_lora_rank": 16, "q_lora_rank": 12, "qk_rope_head_dim": 8,
+            "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 2, "first_k_dense_replace": 1 MORE}"#;
+        r1d_job::ModelFacts::from_config(&config.replace(" MORE", more)).unwrap()
+    };
+    let check = |job: &str, more: &str| r1d_job::sound::check_model(&parse(job).unwrap(), &facts(more));
+    let predicting = JOB.replace("kind = \"pretrain\"", "kind = \"pretrain\"\nmtp_loss_weight = 0.3");
+    check(&predicting, ", \"num_nextn_predict_layers\": 1").unwrap();
+    let text = check(&predicting, "").unwrap_err().to_string();
+    assert!(text.contains("mtp_loss_weight = 0.3") && text.contains("num_nextn_predict_layers"), "{text}");
+    let adapted =
+        |targets: &str| JOB.replace("kind = \"sft\"", &format!("kind = \"sft\"\nlora_r = 4\nlora_target_modules = {targets}"));
+    check(&adapted("[\"q_b_proj\", \"self_attn.o_proj\"]"), "").unwrap();
+    check(&adapted("[\"all-linear\"]"), "").unwrap();
+    let text = check(&adapted("[\"gate_proj\"]"), "").unwrap_err().to_string();
+    assert!(text.contains("\"gate_proj\"") && text.contains("kv_b_proj"), "{text}");
+}

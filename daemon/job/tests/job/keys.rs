@@ -100,6 +100,7 @@ const PAIRED: &[&str] = &[
     "checkpoint.to",
     "eval.metrics",
     "stage.sync_ref_steps",
+    "stage.mtp_loss_weight",
 ];
 
 #[test]

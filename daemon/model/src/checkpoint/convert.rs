@@ -51,10 +51,7 @@ pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction:
         shards_ref.borrow_mut().read(piece, |tensor| {
             let copy = Tensor::f_empty(tensor.size(), (kind, tensor.device()))?;
             copy.shallow_clone().f_copy_(tensor)?;
-            // Only float16 has a smaller range than what checkpoints hold.
-            if kind == Kind::Half && !bool::try_from(copy.f_isfinite()?.f_all()?)? {
-                return Err(ModelError::Input(format!("tensor `{}` does not fit into float16: use bfloat16", piece.name)));
-            }
+            export::fits(&piece.name, &copy)?;
             Ok(copy)
         })
     })?;

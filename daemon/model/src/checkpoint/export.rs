@@ -28,10 +28,22 @@ pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -
                 Some(lora) => lora.merged(&weight.tensor)?,
                 None => weight.tensor.shallow_clone(),
             };
-            Ok(piece.read(&tensor)?.f_to_kind(if weight.trained { kind } else { Kind::Float })?)
+            let read = piece.read(&tensor)?.f_to_kind(if weight.trained { kind } else { Kind::Float })?;
+            if kind != model.kind() {
+                fits(&piece.name, &read)?;
+            }
+            Ok(read)
         })
     };
     write_directory(&model.config, model.weights(), kind, dir, shard_bytes, &read)
+}
+
+/// Only float16 has a smaller range than what models hold.
+pub(super) fn fits(name: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.kind() == Kind::Half && !bool::try_from(tensor.f_isfinite()?.f_all()?)? {
+        return Err(ModelError::Input(format!("tensor `{name}` does not fit into float16: use bfloat16")));
+    }
+    Ok(())
 }
 
 /// config.json, and the weights with the trained ones in `kind`: one file, or shards and their index.

@@ -1,0 +1,108 @@
+//! `repetition`: a penalty for n-grams that come again ("Demystifying long chain-of-thought reasoning", appendix C.2; open-r1).
+//!
+//! (1 − distinct n-grams / n-grams) · `max_penalty`, of words without regard to case: runs of letters or digits, and each Chinese or Japanese
+//! character. 0 where there are fewer than `ngram_size` words.
+//!
+//! | key | default | |
+//! |---|---|---|
+//! | `ngram_size` | 3 | words of an n-gram, 1 to 64 |
+//! | `max_penalty` | −1.0 | what a text that only repeats itself comes near to, −1 to 0 |
+
+use reward_sdk::{Completion, Info, Result, Reward, Score};
+use std::collections::HashSet;
+
+#[derive(serde::Deserialize)]
+#[serde(try_from = "Raw")]
+pub struct Repetition {
+    ngram_size: usize,
+    max_penalty: f64,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Raw {
+    ngram_size: usize,
+    max_penalty: f64,
+}
+
+impl Default for Raw {
+    fn default() -> Raw {
+        Raw { ngram_size: 3, max_penalty: -1.0 }
+    }
+}
+
+const NGRAM_SIZE_MAX: usize = 64;
+/// Words that are looked at, the first ones: more than a completion of 32,768 tokens has.
+const WORDS_MAX: usize = 1 << 16;
+
+impl TryFrom<Raw> for Repetition {
+    type Error = String;
+
+    fn try_from(Raw { ngram_size, max_penalty }: Raw) -> std::result::Result<Self, String> {
+        if !(1..=NGRAM_SIZE_MAX).contains(&ngram_size) {
+            return Err(format!("`ngram_size` is {ngram_size}: write 1 to {NGRAM_SIZE_MAX}"));
+        }
+        if !(-1.0..=0.0).contains(&max_penalty) {
+            return Err(format!("`max_penalty` is {max_penalty}: write -1 to 0, and weigh the reward in the job"));
+        }
+        Ok(Repetition { ngram_size, max_penalty })
+    }
+}
+
+impl Reward for Repetition {
+    const INFO: Info = Info { min: -1.0, max: 0.0, ..Info::new("repetition", env!("CARGO_PKG_VERSION")) };
+
+    fn score(&self, completion: &Completion) -> Result<Score> {
+        let lower = completion.text.to_lowercase();
+        let words = units(&lower);
+        let words = &words[..words.len().min(WORDS_MAX)];
+        if words.len() < self.ngram_size {
+            return Ok(Score::from(0.0));
+        }
+        let distinct: HashSet<&[&str]> = words.windows(self.ngram_size).collect();
+        let total = words.len() - self.ngram_size + 1;
+        let repeated = 1.0 - distinct.len() as f64 / total as f64;
+        // A text without repetition scores 0, not minus 0.
+        Ok(Score::from(if repeated > 0.0 { (repeated * self.max_penalty) as f32 } else { 0.0 }))
+    }
+}
+
+/// Words, numbers, and single characters of writing systems that do not part words.
+fn units(text: &str) -> Vec<&str> {
+    let mut found: Vec<&str> = Vec::new();
+    let mut start = None;
+    for (at, character) in text.char_indices() {
+        let alone = matches!(character, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}');
+        if !alone && character.is_alphanumeric() {
+            start.get_or_insert(at);
+            continue;
+        }
+        if let Some(start) = start.take() {
+            found.push(&text[start..at]);
+        }
+        if alone {
+            found.push(&text[at..at + character.len_utf8()]);
+        }
+    }
+    found.extend(start.map(|start| &text[start..]));
+    found
+}
+
+reward_sdk::export!(Repetition);
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn golden_cases() {
+        reward_sdk::golden::check::<super::Repetition>(include_str!("../golden.jsonl"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let error = |json: &str| reward_sdk::configure::<super::Repetition>(json).err().unwrap();
+        assert!(error(r#"{"ngram": 2}"#).contains("ngram"));
+        assert!(error(r#"{"ngram_size": 0}"#).contains("ngram_size"));
+        assert!(error(r#"{"max_penalty": 0.5}"#).contains("max_penalty"));
+        assert!(error(r#"{"max_penalty": -2}"#).contains("weigh"));
+    }
+}

@@ -1,0 +1,212 @@
+//! Words by writing system, in what models write beside code and formulas.
+
+use std::collections::HashSet;
+use unicode_script::{Script, UnicodeScript};
+
+/// A word: a run of letters of one writing system, or one character of those that do not part words (Han, kana).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word<'a> {
+    pub text: &'a str,
+    pub script: Script,
+}
+
+/// Digits, punctuation and symbols part words and are none. An apostrophe within a word belongs to it.
+pub fn words(text: &str) -> Vec<Word<'_>> {
+    let mut found: Vec<Word<'_>> = Vec::new();
+    // Start and writing system of the word at hand.
+    let mut open: Option<(usize, Script)> = None;
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        let script = character.script();
+        let mark = matches!(script, Script::Inherited);
+        let apostrophe = matches!(character, '\'' | '’') && characters.peek().is_some_and(|(_, next)| next.is_alphabetic());
+        if let Some((start, own)) = open {
+            if mark || apostrophe || (character.is_alphabetic() && script == own && !stands_alone(own)) {
+                continue;
+            }
+            found.push(Word { text: &text[start..at], script: own });
+            open = None;
+        }
+        if character.is_alphabetic() && !mark && script != Script::Common {
+            open = Some((at, script));
+        }
+    }
+    if let Some((start, script)) = open {
+        found.push(Word { text: &text[start..], script });
+    }
+    found
+}
+
+fn stands_alone(script: Script) -> bool {
+    matches!(script, Script::Han | Script::Hiragana | Script::Katakana | Script::Bopomofo)
+}
+
+/// The text without what no language owns: fenced and quoted code, formulas between dollars or LaTeX's brackets, LaTeX's commands, tags.
+pub fn prose(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    // Looked for once: what does not close here does not close further on.
+    let mut never_closes = [false; BRACKETS.len()];
+    while let Some(at) = rest.find(['`', '$', '\\', '<']) {
+        kept.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let mut skipped = None;
+        for ((open, close), never) in BRACKETS.iter().zip(&mut never_closes) {
+            if skipped.is_none() && !*never && rest.starts_with(open) {
+                skipped = enclosed(rest, open, close);
+                *never = skipped.is_none();
+            }
+        }
+        let skipped = skipped.or_else(|| formula(rest)).or_else(|| command(rest)).or_else(|| tag(rest));
+        match skipped {
+            Some(length) => {
+                kept.push(' ');
+                rest = &rest[length..];
+            }
+            None => {
+                let length = rest.chars().next().map_or(rest.len(), char::len_utf8);
+                kept.push_str(&rest[..length]);
+                rest = &rest[length..];
+            }
+        }
+    }
+    kept.push_str(rest);
+    kept
+}
+
+const BRACKETS: [(&str, &str); 5] = [("```", "```"), ("`", "`"), ("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)")];
+/// Bytes of a formula between single dollars, and of a tag's name.
+const FORMULA_MAX: usize = 400;
+const TAG_MAX: usize = 32;
+
+/// At most so many bytes.
+fn head(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// Length of `open … close` at the start of `text`.
+fn enclosed(text: &str, open: &str, close: &str) -> Option<usize> {
+    let inside = text.strip_prefix(open)?;
+    Some(open.len() + inside.find(close)? + close.len())
+}
+
+/// `$…$` on one line, with no white space just inside and no digit behind: prices are no formulas.
+fn formula(text: &str) -> Option<usize> {
+    let inside = text.strip_prefix('$')?;
+    let line = head(inside, FORMULA_MAX).split('\n').next()?;
+    let end = line.find('$')?;
+    let (content, after) = (&line[..end], &inside[end + 1..]);
+    let tight = !content.is_empty() && !content.starts_with(char::is_whitespace) && !content.ends_with(char::is_whitespace);
+    (tight && !after.starts_with(|c: char| c.is_ascii_digit())).then_some(end + 2)
+}
+
+/// `\frac`, `\begin{align}`'s `\begin`, …
+fn command(text: &str) -> Option<usize> {
+    let name = head(text.strip_prefix('\\')?, TAG_MAX);
+    let letters = name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len());
+    (letters > 0).then_some(1 + letters)
+}
+
+/// `<think>`, `</answer>`, …
+fn tag(text: &str) -> Option<usize> {
+    let inside = head(text.strip_prefix('<')?, TAG_MAX + 2);
+    let end = inside.find('>')?;
+    let name = inside[..end].trim_start_matches('/').trim_end_matches('/');
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    is_name.then_some(end + 2)
+}
+
+/// Writing systems of a language by its ISO 639-1 code, or `None` for a code that is not known here.
+pub fn scripts_of(language: &str) -> Option<&'static [Script]> {
+    Some(match language {
+        "en" | "de" | "fr" | "es" | "it" | "pt" | "nl" | "sv" | "da" | "nb" | "no" | "fi" | "pl" | "cs" | "sk" | "hu" | "ro"
+        | "tr" | "vi" | "id" | "ms" => &[Script::Latin],
+        "zh" => &[Script::Han, Script::Bopomofo],
+        "ja" => &[Script::Han, Script::Hiragana, Script::Katakana],
+        "ko" => &[Script::Hangul, Script::Han],
+        "ru" | "uk" | "bg" | "sr" => &[Script::Cyrillic],
+        "ar" | "fa" | "ur" => &[Script::Arabic],
+        "he" => &[Script::Hebrew],
+        "el" => &[Script::Greek],
+        "hi" | "mr" | "ne" => &[Script::Devanagari],
+        "th" => &[Script::Thai],
+        _ => return None,
+    })
+}
+
+/// Share of the words that are of these writing systems; `None` where there is no word.
+pub fn share(text: &str, scripts: &[Script]) -> Option<f64> {
+    let words = words(text);
+    let own = words.iter().filter(|word| scripts.contains(&word.script)).count();
+    (!words.is_empty()).then(|| own as f64 / words.len() as f64)
+}
+
+/// The writing system of most words; of equals the one that comes first.
+pub fn dominant(text: &str) -> Option<Script> {
+    let words = words(text);
+    let count = |script: Script| words.iter().filter(|word| word.script == script).count();
+    let mut seen = HashSet::new();
+    let mut best: Option<(Script, usize)> = None;
+    for script in words.iter().map(|word| word.script).filter(|script| seen.insert(*script)) {
+        let count = count(script);
+        if best.is_none_or(|(_, most)| count > most) {
+            best = Some((script, count));
+        }
+    }
+    best.map(|(script, _)| script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(text: &str) -> Vec<&str> {
+        words(text).into_iter().map(|word| word.text).collect()
+    }
+
+    #[test]
+    fn runs_of_letters_are_words_and_so_is_each_ideograph() {
+        assert_eq!(texts("It's 42, don’t ask-me"), ["It's", "don’t", "ask", "me"]);
+        assert_eq!(texts("答案是 x 和y2"), ["答", "案", "是", "x", "和", "y"]);
+        assert_eq!(texts("Привет мир, naïve café"), ["Привет", "мир", "naïve", "café"]);
+        assert_eq!(texts("한국어 문장"), ["한국어", "문장"]);
+        assert_eq!(texts("cafe\u{301} e\u{301}"), ["cafe\u{301}", "e\u{301}"]);
+        assert_eq!(texts(" 1+2=3 ... "), Vec::<&str>::new());
+        assert_eq!(texts("смешаннаяmixed"), ["смешанная", "mixed"]);
+    }
+
+    #[test]
+    fn code_formulas_and_tags_are_no_prose() {
+        for (text, kept) in [
+            ("a ```python\nfor x in y: pass\n``` b", "a   b"),
+            ("use `let x` here", "use   here"),
+            ("so $x + y$ is \\(a\\) and \\[b\\] or $$c\nd$$.", "so   is   and   or  ."),
+            ("it costs $5 and then $6 more", "it costs $5 and then $6 more"),
+            ("<think>yes</think> 1 < 2 > 0", " yes  1 < 2 > 0"),
+            ("\\frac{a}{b} \\\\ end", " {a}{b} \\\\ end"),
+            ("an open ` and an open $ stay", "an open ` and an open $ stay"),
+        ] {
+            assert_eq!(prose(text), kept, "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_and_majorities() {
+        assert_eq!(share("我们 think 是", scripts_of("zh").unwrap()), Some(0.75));
+        assert_eq!(share("12 + 3", scripts_of("en").unwrap()), None);
+        assert_eq!(share("ひらがな漢字", scripts_of("ja").unwrap()), Some(1.0));
+        assert_eq!(
+            (dominant("ok 好"), dominant("好 ok"), dominant("好 ok yes"), dominant("7")),
+            (Some(Script::Latin), Some(Script::Han), Some(Script::Latin), None)
+        );
+        assert!(scripts_of("tlh").is_none());
+    }
+
+    #[test]
+    fn hostile_text_ends() {
+        for piece in ["`", "$", "<", "\\", "\\[", "\\(", "```", "$ ", "<a", "$x\n"] {
+            let text = piece.repeat(100_001);
+            assert!(prose(&text).len() <= 2 * text.len());
+        }
+    }
+}
