@@ -124,7 +124,7 @@ impl Trainer {
             let micro = run.micro_batch(&group)?;
             let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            let aux = self.aux_share(&output, &micro, chosen.len())?;
+            let aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, chosen.len())?;
             drop(output);
             run.backward(model, &group, &micro, share, &hidden, aux, &mut sums)?;
             self.optimiser.accumulate()?;

@@ -35,14 +35,14 @@ impl Trainer {
             let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
             let micro = MicroBatch::of_supervised(&sequences, model.device())?;
             let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
-            let mut aux = self.aux_share(&output, &micro, chosen.len())?;
+            let mut aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, chosen.len())?;
             let mut loads = output.load.as_ref().map(Tensor::shallow_clone);
             if self.mtp_loss_weight > 0.0 {
-                let share = micro.packed.lengths.len() as f64 / chosen.len().max(1) as f64;
-                let predicted = self.predict_further(model, &sequences, &output.hidden, further_tokens, share)?;
+                let mut predicted = self.predict_further(model, &sequences, &output.hidden, further_tokens)?;
+                let balance = self.aux_share(predicted.balance.take(), &micro, chosen.len())?;
                 further_sums = further_sums.f_add(&predicted.sums)?;
                 loads = loads.map(|own| predicted.behind(own)).transpose()?;
-                aux = plus(aux, predicted.loss)?;
+                aux = plus(aux, plus(predicted.loss, balance)?)?;
             }
             add_load(&mut load, loads)?;
             drop(output);
@@ -74,19 +74,17 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`; `tokens` are its targets in the whole update, `share` the
-    /// micro-batch's of the update's sequences.
+    /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`; `tokens` are its targets in the whole update.
     fn predict_further(
         &self,
         model: &CausalLm,
         sequences: &[&SupervisedSequence],
         hidden: &Tensor,
         tokens: usize,
-        share: f64,
     ) -> Result<Predicted, LearnError> {
         let nothing = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
         let Some(further) = Further::of_supervised(sequences, model.device())? else {
-            return Ok(Predicted { loss: None, sums: nothing, load: None });
+            return Ok(Predicted { loss: None, balance: None, sums: nothing, load: None });
         };
         let options = Forward { aux_loss: self.aux_loss(model), ..Forward::default() };
         let output = model.predict(&hidden.f_index_select(0, &further.rows)?, &further.next, &options)?;
@@ -99,8 +97,7 @@ impl Trainer {
         };
         let mut observe = |chunk: Chunk| right_ones(&chunk, &further.targets, &mut right);
         let surrogate = Head::new(model, 1.0, false).surrogate(&predicting, &further.targets, &mut loss, &mut observe)?;
-        let balance = output.aux_loss.map(|aux| aux.f_mul_scalar(share)).transpose()?;
-        Ok(Predicted { loss: plus(surrogate, balance)?, sums: totals(&losses, &right)?, load: output.load })
+        Ok(Predicted { loss: surrogate, balance: output.aux_loss, sums: totals(&losses, &right)?, load: output.load })
     }
 
     fn pack_supervised(&self, batch: &Supervise, chosen: &[usize]) -> Vec<Vec<usize>> {
@@ -114,6 +111,8 @@ impl Trainer {
 struct Predicted {
     /// Of a scalar whose gradients are the loss's, in all but the head.
     loss: Option<Tensor>,
+    /// Its balance losses.
+    balance: Option<Tensor>,
     /// Its loss without λ, and how many ids it predicted right: `[2]` float64.
     sums: Tensor,
     /// `[1, E]` where the module has experts.

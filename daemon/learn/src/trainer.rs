@@ -105,9 +105,14 @@ impl Trainer {
     }
 
     /// The micro-batch's share of the balance loss of an update over `sequences` sequences.
-    pub(crate) fn aux_share(&self, output: &Output, batch: &MicroBatch, sequences: usize) -> Result<Option<Tensor>, LearnError> {
+    pub(crate) fn aux_share(
+        &self,
+        aux_loss: Option<Tensor>,
+        batch: &MicroBatch,
+        sequences: usize,
+    ) -> Result<Option<Tensor>, LearnError> {
         let share = batch.packed.lengths.len() as f64 / sequences.max(1) as f64;
-        output.aux_loss.as_ref().map(|aux| Ok(aux.f_mul_scalar(share)?)).transpose()
+        aux_loss.map(|aux| Ok(aux.f_mul_scalar(share)?)).transpose()
     }
 
     /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the router. `step` and `update` name it in

@@ -2,7 +2,7 @@
 
 use crate::attention::PackedView;
 use crate::cache::{Cache, Cached, SlotSet};
-use crate::checkpoint::shards;
+use crate::checkpoint;
 use crate::config::{Config, Summary};
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
@@ -107,17 +107,17 @@ impl CausalLm {
     /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
     /// files to `device` as `kind`. Tensors that are missing, left over, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
-        CausalLm::load_config(dir, Config::read(dir)?, device, kind)
+        CausalLm::load_parts(dir, false, device, kind)
     }
 
     /// As [`Self::load`], with the multi-token prediction module, which must be there.
     pub fn load_with_prediction(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
-        CausalLm::load_config(dir, Config::read(dir)?.with_prediction()?, device, kind)
+        CausalLm::load_parts(dir, true, device, kind)
     }
 
-    fn load_config(dir: &Path, mut config: Config, device: Device, kind: Kind) -> Result<CausalLm> {
-        let mut shards = shards::Shards::open(dir, config.fp8_block)?;
-        config.untie_unless_equal(&shards)?;
+    fn load_parts(dir: &Path, prediction: bool, device: Device, kind: Kind) -> Result<CausalLm> {
+        let (config, mut shards) = checkpoint::convert::open(dir)?;
+        let config = if prediction { config.with_prediction()? } else { config };
         let model = CausalLm::assemble(config, &mut shards, device, kind)?;
         shards.refuse_leftovers(|name| model.config.ignores(name))?;
         Ok(model)

@@ -5,7 +5,7 @@ use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
 use crate::init::Random;
 use crate::products::Products;
-use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight};
+use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight, own};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -42,11 +42,7 @@ struct AdapterConfig {
     #[serde(default)]
     bias: Option<String>,
     #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
     use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
     /// All else: kinds of adapters that compute something of their own.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -54,6 +50,8 @@ struct AdapterConfig {
 
 /// Settings that must be absent, null, false or empty: each makes of the adapter, or of what it adapts, something else.
 const REFUSED: &[&str] = &[
+    "fan_in_fan_out",
+    "use_dora",
     "rank_pattern",
     "alpha_pattern",
     "modules_to_save",
@@ -140,7 +138,7 @@ fn modules(model: &CausalLm) -> Vec<Module<'_>> {
 }
 
 impl Lora {
-    /// Adapters of `chosen` modules (with their ranks), filled by `source`.
+    /// Adapters of `chosen` modules, filled by `source`.
     fn build(model: &CausalLm, chosen: &[&Module<'_>], spec: LoraSpec, scale: f64, source: &mut dyn Source) -> Result<Lora> {
         let mut builder = Builder::new(source, model.device(), model.kind());
         let mut adapters: HashMap<usize, Vec<Adapter>> = HashMap::new();
@@ -203,20 +201,13 @@ impl Lora {
             return Ok(weight.shallow_clone());
         }
         let wide = if weight.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        let sum = own(&weight.f_detach()?, wide)?;
+        let sum = own(weight, wide, weight.device())?;
         for (a, b, start) in self.of(weight) {
             let delta = b.f_to_kind(wide)?.f_matmul(&a.f_to_kind(wide)?)?.f_mul_scalar(self.scale)?;
             let _ = sum.f_narrow(0, start, b.size()[0])?.f_add_(&delta)?;
         }
         Ok(sum)
     }
-}
-
-/// In storage of its own.
-fn own(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
-    let own = Tensor::f_empty(tensor.size(), (kind, tensor.device()))?;
-    own.shallow_clone().f_copy_(tensor)?;
-    Ok(own)
 }
 
 impl CausalLm {
@@ -298,8 +289,6 @@ fn read_config(dir: &Path) -> Result<(LoraSpec, f64)> {
     let refused = [
         ("peft_type", config.peft_type != "LORA", config.peft_type.clone()),
         ("bias", config.bias.as_deref().is_some_and(|bias| bias != "none"), config.bias.clone().unwrap_or_default()),
-        ("fan_in_fan_out", config.fan_in_fan_out, "true".into()),
-        ("use_dora", config.use_dora, "true".into()),
     ];
     let of_another_kind =
         REFUSED.iter().filter_map(|key| Some((*key, config.others.get(*key)?))).find(|(_, value)| says_something(value));

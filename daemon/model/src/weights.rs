@@ -43,8 +43,7 @@ pub(crate) struct Weight {
 impl Weight {
     /// The same, in storage of its own.
     pub fn copy(&self) -> Result<Weight> {
-        let tensor = Tensor::f_empty(&self.shape, (self.tensor.kind(), self.tensor.device()))?;
-        tch::no_grad(|| tensor.shallow_clone().f_copy_(&self.tensor))?;
+        let tensor = own(&self.tensor, self.tensor.kind(), self.tensor.device())?;
         Ok(Weight {
             name: self.name.clone(),
             tensor,
@@ -103,6 +102,13 @@ impl Piece {
         }
         Ok(place.f_index_select(0, &Tensor::f_from_slice(&back)?.f_to_device(memory.device())?)?)
     }
+}
+
+/// A tensor's values in storage of their own, without its history.
+pub(crate) fn own(tensor: &Tensor, kind: Kind, device: Device) -> Result<Tensor> {
+    let own = Tensor::f_empty(tensor.size(), (kind, device))?;
+    tch::no_grad(|| own.shallow_clone().f_copy_(tensor))?;
+    Ok(own)
 }
 
 /// Weights of `from` into the storage of `to`, lists of the same names and shapes.

@@ -4,7 +4,7 @@ use super::export;
 use super::shards::Shards;
 use crate::config::Config;
 use crate::error::{ModelError, Result};
-use crate::weights::Weight;
+use crate::weights::{Weight, own};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -49,8 +49,7 @@ pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction:
     export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {
         let kind = if weight.trained { kind } else { Kind::Float };
         shards_ref.borrow_mut().read(piece, |tensor| {
-            let copy = Tensor::f_empty(tensor.size(), (kind, tensor.device()))?;
-            copy.shallow_clone().f_copy_(tensor)?;
+            let copy = own(tensor, kind, tensor.device())?;
             export::fits(&piece.name, &copy)?;
             Ok(copy)
         })
@@ -58,7 +57,8 @@ pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction:
     shards.refuse_leftovers(|name| config.ignores(name))
 }
 
-fn open(dir: &Path) -> Result<(Config, Shards)> {
+/// config.json and the files, agreed on whether the head is the embedding.
+pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
     let mut config = Config::read(dir)?;
     let shards = Shards::open(dir, config.fp8_block)?;
     config.untie_unless_equal(&shards)?;

@@ -1,7 +1,7 @@
 //! Model directories on disk: Hugging Face's layout in ([`shards`], its quantised weights [`fp8`]) and out ([`export`]), from one to another
 //! ([`convert`]), whole directories with hashes ([`directory`]), and named tensors of any kind ([`tensors`]).
 
-mod convert;
+pub(crate) mod convert;
 mod directory;
 pub(crate) mod export;
 pub(crate) mod fp8;

@@ -1,6 +1,7 @@
 //! safetensors files, mapped for reading and streamed for writing.
 
 use crate::error::{ModelError, Result};
+use crate::weights::own;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
 use std::borrow::Cow;
@@ -164,11 +165,7 @@ pub fn save_tensors(file: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 /// Reads them back onto `device`, sorted as the file has them.
 pub fn load_tensors(file: &Path, device: Device) -> Result<Vec<(String, Tensor)>> {
     let mapped = MappedFile::open(file)?;
-    let copy = |tensor: &Tensor| -> Result<Tensor> {
-        let own = Tensor::f_empty(tensor.size(), (tensor.kind(), device))?;
-        own.shallow_clone().f_copy_(tensor)?;
-        Ok(own)
-    };
+    let copy = |tensor: &Tensor| own(tensor, tensor.kind(), device);
     mapped.names().into_iter().map(|name| mapped.with(&name, copy).map(|tensor| (name, tensor))).collect()
 }
 
