@@ -20,7 +20,7 @@ fn main() {
         .flag("-fopenmp")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .files(["shim/shim.cpp", "shim/memory.cpp", "shim/attention.cpp", "shim/product.cpp"])
+        .files(["shim/shim.cpp", "shim/memory.cpp", "shim/attention.cpp", "shim/product.cpp", "shim/fp8.cpp"])
         .compile("r1d_shim");
     // The library that libtorch itself brings, so that one pool of threads serves both.
     match lib.join("libgomp.so.1").exists() {

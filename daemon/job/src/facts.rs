@@ -16,10 +16,17 @@ pub struct ModelFacts {
     pub max_position_embeddings: u64,
     /// Values (not bytes) that the sampler's cache keeps per token.
     pub cache_values_per_token: u64,
-    /// Of the multi-token prediction module, where the model has one that can be trained.
-    pub prediction_parameters: Option<u64>,
+    /// The multi-token prediction module, where the model has one that can be run.
+    pub prediction: Option<PredictionFacts>,
     /// Last parts of the names of the layers that adapters can be put on.
     pub linear_layers: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PredictionFacts {
+    pub parameters: u64,
+    /// As [`ModelFacts::cache_values_per_token`].
+    pub cache_values_per_token: u64,
 }
 
 impl ModelFacts {
@@ -176,7 +183,7 @@ fn grouped(config: &Config<'_>, of: &Grouped) -> Result<ModelFacts, JobError> {
         vocab_size: config.get("vocab_size")?,
         max_position_embeddings: config.get_or("max_position_embeddings", of.max_position_embeddings)?,
         cache_values_per_token: layers * 2 * keys,
-        prediction_parameters: None,
+        prediction: None,
         linear_layers: linear_layers(config, &["q_proj", "k_proj", "v_proj", "o_proj"], expert_layers > 0),
     })
 }
@@ -276,7 +283,8 @@ fn latent(config: &Config<'_>, of: &Latent) -> Result<ModelFacts, JobError> {
         vocab_size: config.get("vocab_size")?,
         max_position_embeddings: config.get_or("max_position_embeddings", of.max_position_embeddings)?,
         cache_values_per_token: layers * (latent + rope),
-        prediction_parameters: (of.prediction_module && config.get_or("num_nextn_predict_layers", 0)? == 1).then_some(module),
+        prediction: (of.prediction_module && config.get_or("num_nextn_predict_layers", 0)? == 1)
+            .then_some(PredictionFacts { parameters: module, cache_values_per_token: latent + rope }),
         linear_layers: linear_layers(config, attention_layers, moe_layers > 0),
     })
 }

@@ -33,6 +33,8 @@ pub struct Model {
     pub weights: Weights,
     /// What the weights and the forward are computed in.
     pub dtype: Dtype,
+    /// Linear layers multiply in FP8.
+    pub fp8: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +222,7 @@ impl Model {
                 return Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"));
             }
         };
-        Ok(Model { weights, dtype: model.get("dtype")? })
+        Ok(Model { weights, dtype: model.get("dtype")?, fp8: model.get("fp8")? })
     }
 }
 

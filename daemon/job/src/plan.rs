@@ -66,20 +66,22 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
         Dtype::Float32 => (4, 0),
         Dtype::Bfloat16 => (2, 4),
     };
-    let predicting = if stage.mtp_loss_weight > 0.0 { facts.prediction_parameters.unwrap_or(0) } else { 0 };
-    let parameters = facts.parameters + predicting;
-    let weights = parameters * value_bytes;
+    let module = facts.prediction.filter(|_| stage.opens_prediction());
+    let trained_module = module.filter(|_| stage.mtp_loss_weight > 0.0);
+    let parameters = facts.parameters + trained_module.map_or(0, |module| module.parameters);
+    let weights = (facts.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
     let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
     // Adapters are small beside the weights, and the reference shares those.
     let trains_weights = stage.adapters().is_none();
     if trains_weights {
-        bytes.insert("optimiser".into(), weights + parameters * (2 * 4 + master_bytes));
+        bytes.insert("optimiser".into(), parameters * (value_bytes + 2 * 4 + master_bytes));
     }
     if trains_weights && stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
         bytes.insert("reference".into(), weights);
     }
     if let Some(slots) = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max) {
-        bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * facts.cache_values_per_token * value_bytes);
+        let per_token = facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
+        bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * per_token * value_bytes);
     }
     bytes
 }

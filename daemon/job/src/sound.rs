@@ -15,6 +15,9 @@ pub fn check(job: &Job) -> Result<(), JobError> {
     if job.stages.is_empty() {
         return refuse("the top level", "the job has no stage", "add a [[stage]] with `name`, `kind` and `data`");
     }
+    if job.model.fp8 && job.model.dtype != Dtype::Bfloat16 {
+        return refuse("[model]", "fp8 = true rounds what bfloat16 layers multiply", "set dtype = \"bfloat16\", or fp8 = false");
+    }
     if job.batch_invariant && job.model.dtype != Dtype::Float32 {
         return refuse("the top level", "`batch_invariant` is exact in float32 alone", "set dtype = \"float32\" in [model]");
     }
@@ -33,6 +36,9 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
             "set batch_invariant = false, or run the job on a node with devices = [\"cpu\"]",
         );
     }
+    if job.model.fp8 && device == "cpu" {
+        return refuse("[model]", "fp8 = true needs a GPU, and the job's device is cpu", "set fp8 = false, or run the job on a node with one");
+    }
     Ok(())
 }
 
@@ -40,10 +46,11 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
 pub fn check_model(job: &Job, facts: &ModelFacts) -> Result<(), JobError> {
     for stage in &job.stages {
         let place = format!("[[stage]] {:?}", stage.name);
-        if stage.mtp_loss_weight > 0.0 && facts.prediction_parameters.is_none() {
-            let problem =
-                format!("mtp_loss_weight = {}, and the model has no multi-token prediction module", stage.mtp_loss_weight);
-            return refuse(place, problem, "set it to 0, or num_nextn_predict_layers = 1 in the config.json of a DeepSeek-V3");
+        if let Some(key) = stage.prediction_key()
+            && facts.prediction.is_none()
+        {
+            let problem = format!("{key}, and the model has no multi-token prediction module");
+            return refuse(place, problem, "leave it out, or set num_nextn_predict_layers = 1 in the config.json of a DeepSeek-V3");
         }
         let targets = stage.adapters().map(|lora| &lora.target_modules[..]).unwrap_or_default();
         let known = |target: &str| {
@@ -107,13 +114,12 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             format!("raise `max_tokens_per_device` to at least {}, or lower `{}`", longest.1, longest.0),
         );
     }
-    if let Origin::Stage(before) = &stage.from
-        && stage.mtp_loss_weight > 0.0
-        && job.stage(before).is_some_and(|before| before.mtp_loss_weight == 0.0)
+    if let (Origin::Stage(before), Some(key)) = (&stage.from, stage.prediction_key())
+        && job.stage(before).is_some_and(|before| !before.opens_prediction())
     {
-        let problem =
-            format!("mtp_loss_weight = {} after stage {before:?}, which leaves the prediction module out", stage.mtp_loss_weight);
-        return refuse(place, problem, "give that stage a mtp_loss_weight above 0 too, or start from one that has it");
+        let problem = format!("{key} after stage {before:?}, which leaves the prediction module out");
+        let fix = "give that stage a mtp_loss_weight above 0 (a grpo stage speculative_decoding = true), or start from one that has it";
+        return refuse(place, problem, fix);
     }
     if stage.mtp_loss_weight > 0.0 && job.batch_invariant {
         let problem = format!("mtp_loss_weight = {} with batch_invariant = true", stage.mtp_loss_weight);
@@ -123,9 +129,9 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             "multi-token prediction is trained outside the reference mode: set one of them to 0 or false",
         );
     }
-    if stage.mtp_loss_weight > 0.0 && stage.adapters().is_some() {
-        let problem = format!("mtp_loss_weight = {} with lora_r above 0", stage.mtp_loss_weight);
-        return refuse(place, problem, "adapters train no prediction module: set one of them to 0");
+    if let (Some(key), Some(lora)) = (stage.prediction_key(), stage.adapters()) {
+        let problem = format!("{key} with lora_r = {}", lora.r);
+        return refuse(place, problem, "adapters and the prediction module do not go together: leave one of them out");
     }
     if let Some(lora) = stage.adapters() {
         if stage.router.bias_update_speed > 0.0 {

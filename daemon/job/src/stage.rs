@@ -19,6 +19,8 @@ pub struct Stage {
     pub router: RouterTraining,
     /// λ of multi-token prediction; 0 where the stage trains no prediction module.
     pub mtp_loss_weight: f64,
+    /// Of a grpo stage: its completions are decoded with the prediction module's drafts.
+    pub speculative_decoding: bool,
     /// Of a stage that may train adapters; see [`Stage::adapters`].
     pub lora: Option<Lora>,
     /// Micro-batches are packed to this many tokens.
@@ -114,6 +116,19 @@ impl Stage {
     /// Adapters that are trained in the weights' place.
     pub fn adapters(&self) -> Option<&Lora> {
         self.lora.as_ref().filter(|lora| lora.r > 0)
+    }
+
+    /// Whether the model is opened with its multi-token prediction module, and written with it.
+    pub fn opens_prediction(&self) -> bool {
+        self.mtp_loss_weight > 0.0 || self.speculative_decoding
+    }
+
+    /// The key that asks for the module, with its value.
+    pub(crate) fn prediction_key(&self) -> Option<String> {
+        match self.mtp_loss_weight {
+            weight if weight > 0.0 => Some(format!("mtp_loss_weight = {weight}")),
+            _ => self.speculative_decoding.then(|| "speculative_decoding = true".into()),
+        }
     }
 
     /// `pretrain`, `sft`, `grpo`.
@@ -242,6 +257,7 @@ impl Stage {
             },
             lora: read_lora(stage, &kind)?,
             mtp_loss_weight: if matches!(kind, StageKind::Grpo(_)) { 0.0 } else { stage.get("mtp_loss_weight")? },
+            speculative_decoding: matches!(kind, StageKind::Grpo(_)) && stage.get("speculative_decoding")?,
             max_tokens_per_device: stage.get("max_tokens_per_device")?,
             kind,
         })

@@ -51,6 +51,7 @@ fn model(model: &Model) -> toml::Table {
         }
     }
     set(&mut table, "dtype", model.dtype);
+    set(&mut table, "fp8", model.fp8);
     table
 }
 
@@ -123,8 +124,9 @@ fn stage(stage: &Stage) -> toml::Table {
         set(&mut table, "lora_alpha", lora.lora_alpha);
         set(&mut table, "lora_target_modules", lora.target_modules.clone());
     }
-    if stage.grpo().is_none() {
-        set(&mut table, "mtp_loss_weight", stage.mtp_loss_weight);
+    match stage.grpo() {
+        Some(_) => set(&mut table, "speculative_decoding", stage.speculative_decoding),
+        None => set(&mut table, "mtp_loss_weight", stage.mtp_loss_weight),
     }
     set(&mut table, "bias_update_speed", stage.router.bias_update_speed);
     set(&mut table, "aux_loss_alpha", stage.router.aux_loss_alpha);

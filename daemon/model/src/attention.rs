@@ -238,8 +238,31 @@ pub(crate) enum Seen {
     MaskOfTiles(Tensor),
 }
 
+impl Seen {
+    /// Of some of the queries.
+    fn narrow(&self, start: i64, count: i64) -> Result<Seen> {
+        let narrow = |t: &Tensor| t.f_narrow(0, start, count);
+        Ok(match self {
+            Seen::UpTo(positions) => Seen::UpTo(narrow(positions)?),
+            Seen::Mask(mask) => Seen::Mask(narrow(mask)?),
+            Seen::MaskOfTiles(mask) => Seen::MaskOfTiles(narrow(mask)?),
+        })
+    }
+}
+
+/// Queries of a decoding step over the cached keys: `query` `[n · B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` → `[n · B, H, dv]`. Query
+/// i is of slot i mod B.
+pub(crate) fn step(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
+    let (queries, slots) = (query.size()[0], key.size()[0]);
+    if queries == slots {
+        return single(query, key, value, scale, seen);
+    }
+    let of_one = |start: usize| single(&query.f_narrow(0, start as i64, slots)?, key, value, scale, &seen.narrow(start as i64, slots)?);
+    joined((0..queries as usize).step_by(slots as usize).map(of_one).collect::<Result<_>>()?, 0)
+}
+
 /// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` → `[B, H, dv]`.
-pub(crate) fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
+fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
     let (mask, rows) = match seen {
         Seen::UpTo(positions) => return Ok(r1d_torch::attention::decode(query, key, value, positions, scale)?),
         Seen::Mask(mask) => (mask, 1),

@@ -107,6 +107,11 @@ impl SlotSet {
         Ok(SlotSet { index: self.index.f_index_select(0, rows)?, reads: Reads::Scattered })
     }
 
+    /// For a pass that decodes `times` tokens of each slot: all slots' first tokens, then all their second ones, and so on.
+    pub fn repeated(&self, times: i64) -> Result<SlotSet> {
+        Ok(SlotSet { index: self.index.f_repeat([times])?, reads: self.reads })
+    }
+
     pub(crate) fn same(&self) -> SlotSet {
         SlotSet { index: self.index.shallow_clone(), reads: self.reads }
     }
@@ -162,7 +167,7 @@ impl<'a> Cached<'a> {
         })
     }
 
-    /// For one token per slot at `positions` (int64 `[B]`), none above `max_position`.
+    /// For a token of each slot at `positions` (int64 `[B]`), none above `max_position`.
     pub fn step(cache: &'a mut Cache, slots: &SlotSet, positions: &Tensor, max_position: i64) -> Result<Cached<'a>> {
         if max_position >= cache.capacity {
             return Err(ModelError::Input(format!("position {max_position} does not fit a slot of {} tokens", cache.capacity)));
@@ -205,7 +210,8 @@ impl<'a> Cached<'a> {
         Ok(())
     }
 
-    /// What a step's slots hold: `[B, heads, length, width]`. A view where the slots are consecutive, a copy otherwise.
+    /// What a step's slots hold: `[B, heads, length, width]`, slots that are repeated once. A view where the slots are consecutive, a copy
+    /// otherwise.
     pub fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
         let held = self.cache.layers[layer][row].f_narrow(2, 0, self.length)?;
         Ok(match self.reads {

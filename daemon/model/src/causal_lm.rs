@@ -35,6 +35,10 @@ pub struct CausalLm {
     lora: Option<Lora>,
     /// Where it was asked for.
     prediction: Option<PredictionModule>,
+    /// The module only drafts ([`CausalLm::freeze_prediction`]).
+    prediction_frozen: bool,
+    /// Linear layers multiply in FP8 ([`CausalLm::set_fp8`]).
+    fp8: bool,
 }
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -101,7 +105,21 @@ impl CausalLm {
         let Parts { embed_tokens, decoder, norm, lm_head, prediction } = build_parts(&config, &mut weights)?;
         let weights = weights.weights;
         let rope = Rope::new(&config.rope, config.blueprint.rotary_dims(), device);
-        Ok(CausalLm { config, device, kind, weights, embed_tokens, decoder, norm, lm_head, rope, lora: None, prediction })
+        Ok(CausalLm {
+            config,
+            device,
+            kind,
+            weights,
+            embed_tokens,
+            decoder,
+            norm,
+            lm_head,
+            rope,
+            lora: None,
+            prediction,
+            prediction_frozen: false,
+            fp8: false,
+        })
     }
 
     /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
@@ -142,12 +160,14 @@ impl CausalLm {
     /// they adapt is frozen, and shared.
     pub fn deep_copy(&self) -> Result<CausalLm> {
         let Some(lora) = &self.lora else {
-            let copy = CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
+            let mut copy = CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
             copy.copy_from(self)?;
+            copy.fp8 = self.fp8;
             return Ok(copy);
         };
         let mut copy = CausalLm::assemble(self.config.clone(), &mut Shared(self.weights.iter()), self.device, self.kind)?;
         copy.lora = Some(lora.copy()?);
+        copy.fp8 = self.fp8;
         Ok(copy)
     }
 
@@ -167,6 +187,15 @@ impl CausalLm {
         self.device
     }
 
+    /// Whether the model was opened with its multi-token prediction module.
+    pub fn predicts(&self) -> bool {
+        self.prediction.is_some()
+    }
+
+    pub(crate) fn prediction(&self) -> Option<&PredictionModule> {
+        self.prediction.as_ref()
+    }
+
     pub fn summary(&self) -> Summary {
         summary_of(&self.config, &self.weights)
     }
@@ -184,7 +213,7 @@ impl CausalLm {
     }
 
     fn named(&self, trained: bool) -> Vec<(String, Tensor)> {
-        let chosen = self.weights.iter().filter(|w| w.trained == trained);
+        let chosen = self.weights.iter().filter(|w| w.trained == trained && !(trained && self.frozen(w)));
         chosen.map(|w| (w.name.clone(), w.tensor.shallow_clone())).collect()
     }
 
@@ -198,8 +227,23 @@ impl CausalLm {
         self.weights.iter().filter(move |w| w.trained && w.shape.len() == 2 && !only_looked_up(w))
     }
 
+    fn frozen(&self, weight: &Weight) -> bool {
+        self.prediction_frozen && self.config.of_prediction(&weight.name)
+    }
+
+    /// Leaves the multi-token prediction module out of what is trained: it only drafts.
+    pub fn freeze_prediction(&mut self) {
+        self.prediction_frozen = true;
+    }
+
+    /// Linear layers of bfloat16 models multiply in FP8 in every pass, where [`r1d_torch::fp8::takes`] their weights; gradients stay in bfloat16.
+    /// The head, the routers and MLA's up-projection of keys and values are left as they are.
+    pub fn set_fp8(&mut self, on: bool) {
+        self.fp8 = on;
+    }
+
     pub fn set_requires_grad(&self, on: bool) {
-        for weight in self.weights.iter().filter(|w| w.trained) {
+        for weight in self.weights.iter().filter(|w| w.trained && !self.frozen(w)) {
             let _ = weight.tensor.set_requires_grad(on && self.lora.is_none());
         }
         for weight in self.lora.iter().flat_map(Lora::weights) {
@@ -234,70 +278,48 @@ impl CausalLm {
             return Err(ModelError::Input(message.into()));
         }
         self.check_forced(tokens, options)?;
-        check_threads(options)?;
-        let padded = pad_packed(batch, tokens, options)?;
-        let packed = PackedView::new(&padded.spans, options.invariant, self.kind, self.device)?;
-        let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
         let training = cache.is_none();
+        let (ids, mut pass) = self.whole(batch, cache, options)?;
+        pass.routing.record = options.record_experts;
+        pass.routing.count = training;
+        pass.routing.counted = if training { every_token(batch, self.device)? } else { None };
+        pass.routing.balance = options.aux_loss.wanted().then(|| (batch.lengths.clone(), options.aux_loss));
+        self.run(&ids, pass)
+    }
+
+    /// A pass over whole sequences, which leaves them in the cache where there is one: its ids, some more than the batch has in batch-invariant
+    /// mode, and the pass. Nothing of its routing is asked for yet.
+    pub(crate) fn whole<'a>(
+        &'a self,
+        batch: &Packed,
+        cache: Option<(&'a mut Cache, &[Vec<i64>])>,
+        options: &Forward<'a>,
+    ) -> Result<(Tensor, Pass<'a>)> {
+        check_threads(options)?;
+        let tokens = batch.ids.size1()?;
+        let Padded { ids, spans, forced } = pad_packed(batch, tokens, options)?;
+        let packed = PackedView::new(&spans, options.invariant, self.kind, self.device)?;
+        let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
         let cached = match cache {
             Some((cache, slots)) => {
                 // Rows that only pad the batch go to no slot.
                 let mut slots = slots.to_vec();
-                slots.resize(slots.len() + padded.spans.len() - batch.lengths.len(), Vec::new());
-                let lengths: Vec<i64> = padded.spans.iter().map(Span::length).collect();
+                slots.resize(slots.len() + spans.len() - batch.lengths.len(), Vec::new());
+                let lengths: Vec<i64> = spans.iter().map(Span::length).collect();
                 Some(Cached::prefill(cache, &lengths, &slots, self.device)?)
             }
             None => None,
         };
-        let routing = Routing {
-            forced: padded.forced.as_ref(),
-            record: options.record_experts,
-            count: training,
-            counted: if training { every_token(batch, self.device)? } else { None },
-            balance: options.aux_loss.wanted().then(|| (batch.lengths.clone(), options.aux_loss)),
-            tokens,
-            ..Routing::default()
-        };
-        self.run(
-            &padded.ids,
-            Pass { products: Products::of(options, self.lora.as_ref()), rotation, view: View::Packed { packed, cached }, routing },
-        )
+        let routing = Routing { forced, tokens, ..Routing::default() };
+        Ok((ids, Pass { products: self.products(options), rotation, view: View::Packed { packed, cached }, routing }))
     }
 
-    /// Multi-token prediction, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's hidden states of tokens tᵢ, `next` the tokens tᵢ₊₁ behind
-    /// them, as many. The output's logits are of the tokens tᵢ₊₂. For whole sequences, of models that have the module.
-    pub fn predict(&self, hidden: &Tensor, next: &Packed, options: &Forward) -> Result<Output> {
-        let Some(module) = &self.prediction else {
-            return Err(ModelError::Input("the model was opened without its multi-token prediction module".into()));
-        };
-        let tokens = next.check()?;
-        if hidden.size() != [tokens, self.config.hidden_size] {
-            let message = format!("hidden states {:?} for {tokens} tokens of width {}", hidden.size(), self.config.hidden_size);
-            return Err(ModelError::Input(message));
-        }
-        if options.invariant || !next.prefixes.is_empty() {
-            return Err(ModelError::Input(
-                "multi-token prediction is trained on whole sequences outside the batch-invariant mode".into(),
-            ));
-        }
-        let packed = PackedView::new(&next.spans(), false, self.kind, self.device)?;
-        let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
-        let balance = options.aux_loss.wanted().then(|| (next.lengths.clone(), options.aux_loss));
-        let routing = Routing { count: true, balance, tokens, ..Routing::default() };
-        let products = Products::of(options, self.lora.as_ref());
-        let mut pass = Pass { products, rotation, view: View::Packed { packed, cached: None }, routing };
-        let embedded = self.embed(&next.ids)?;
-        let hidden = module.forward(&embedded, hidden, self.config.num_hidden_layers as usize, &mut pass)?;
-        let routing = &mut pass.routing;
-        Ok(Output { hidden, experts: None, load: routing.load()?, aux_loss: routing.balance_loss() })
-    }
-
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+    pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(Tensor::f_embedding(&self.embed_tokens, ids, self.config.padding_index.unwrap_or(-1), false, false)?)
     }
 
-    /// One token for each of `slots`: `ids`, `positions` int64 `[B]`, a position being the tokens that its slot already holds.
-    /// `max_position` is the largest of `positions`, or more.
+    /// One token for each of `slots`, or several where they are [`SlotSet::repeated`]: `ids`, `positions` int64 `[B]`, a position being the
+    /// tokens that its slot already holds, those of the same pass before it included. `max_position` is the largest of `positions`, or more.
     pub fn decode(
         &self,
         ids: &Tensor,
@@ -307,6 +329,22 @@ impl CausalLm {
         cache: &mut Cache,
         options: &Forward,
     ) -> Result<Output> {
+        self.check_forced(ids.size1()?, options)?;
+        let (ids, mut pass) = self.step(ids, slots, positions, max_position, cache, options)?;
+        pass.routing.record = options.record_experts;
+        self.run(&ids, pass)
+    }
+
+    /// A decoding pass and its ids, some more than were given in batch-invariant mode. Nothing of its routing is asked for yet.
+    pub(crate) fn step<'a>(
+        &'a self,
+        ids: &Tensor,
+        slots: &SlotSet,
+        positions: &Tensor,
+        max_position: i64,
+        cache: &'a mut Cache,
+        options: &Forward<'a>,
+    ) -> Result<(Tensor, Pass<'a>)> {
         check_cache(cache, options)?;
         check_threads(options)?;
         let tokens = ids.size1()?;
@@ -318,7 +356,6 @@ impl CausalLm {
             );
             return Err(ModelError::Input(message));
         }
-        self.check_forced(tokens, options)?;
         // The last row again: it writes the same bits to the same place.
         let rows = repeated_rows(tokens, options, self.device)?;
         let pad = |t: &Tensor| -> Result<Tensor> {
@@ -329,9 +366,13 @@ impl CausalLm {
         let forced = options.forced_experts.map(pad).transpose()?;
         let cached = Cached::step(cache, &slots, &positions, max_position)?;
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
-        let routing = Routing { forced: forced.as_ref(), record: options.record_experts, tokens, ..Routing::default() };
+        let routing = Routing { forced, tokens, ..Routing::default() };
         let view = View::Step { seen: cached.seen(self.kind)?, cached };
-        self.run(&ids, Pass { products: Products::of(options, self.lora.as_ref()), rotation, view, routing })
+        Ok((ids, Pass { products: self.products(options), rotation, view, routing }))
+    }
+
+    fn products<'a>(&'a self, options: &Forward<'a>) -> Products<'a> {
+        Products::of(options, self.lora.as_ref(), self.fp8)
     }
 
     fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
@@ -350,7 +391,7 @@ impl CausalLm {
 
     /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that made the hidden states.
     pub fn logits(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
-        let logits = Products::of(options, self.lora.as_ref()).linear(hidden, &self.lm_head, None)?;
+        let logits = self.products(options).wide().linear(hidden, &self.lm_head, None)?;
         Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 
@@ -358,7 +399,7 @@ impl CausalLm {
     /// only those.
     pub fn cache(&self, slots: i64, capacity: i64, invariant: bool) -> Result<Cache> {
         let rows = self.config.blueprint.cached_rows(invariant);
-        Cache::new(self.config.num_hidden_layers, &rows, slots, capacity, invariant, (self.kind, self.device))
+        Cache::new(self.config.cached_layers(), &rows, slots, capacity, invariant, (self.kind, self.device))
     }
 
     /// Aux-loss-free balancing: `load` `[moe_layers, E]` are the tokens that each expert got over an optimiser step's whole batch

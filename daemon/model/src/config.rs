@@ -147,13 +147,23 @@ impl Config {
         Ok(self)
     }
 
+    /// What stands in the layer of a name, where that layer is a multi-token prediction module.
+    fn within_prediction<'a>(&self, tensor: &'a str) -> Option<&'a str> {
+        let (layer, name) = tensor.strip_prefix("model.layers.")?.split_once('.')?;
+        let behind = layer.parse::<i64>().is_ok_and(|layer| layer >= self.num_hidden_layers);
+        (self.prediction_modules && behind).then_some(name)
+    }
+
+    pub(crate) fn of_prediction(&self, tensor: &str) -> bool {
+        self.within_prediction(tensor).is_some()
+    }
+
     /// A tensor on disk that belongs to a multi-token prediction module that is not run, or repeats the embedding or the head for one.
     pub fn leaves_out(&self, tensor: &str) -> bool {
-        let Some((layer, name)) = tensor.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else { return false };
-        let behind = layer.parse::<i64>().is_ok_and(|layer| layer >= self.num_hidden_layers);
+        let Some(name) = self.within_prediction(tensor) else { return false };
         let name = name.strip_suffix("_scale_inv").unwrap_or(name);
         let shared = ["embed_tokens.weight", "shared_head.head.weight"].contains(&name);
-        self.prediction_modules && behind && (!self.runs_prediction_module || shared)
+        !self.runs_prediction_module || shared
     }
 
     /// Parameter counts, from the shapes alone: no tensor is allocated.
@@ -164,7 +174,12 @@ impl Config {
     /// Numbers that the cache keeps of a token, in all layers together.
     pub fn cache_values_per_token(&self) -> u64 {
         let per_layer: i64 = self.blueprint.cached_rows(false).iter().map(|(heads, width)| heads * width).sum();
-        (self.num_hidden_layers * per_layer) as u64
+        (self.cached_layers() * per_layer) as u64
+    }
+
+    /// Layers that a cache has: the multi-token prediction module's, where that is run, behind the others.
+    pub(crate) fn cached_layers(&self) -> i64 {
+        self.num_hidden_layers + i64::from(self.runs_prediction_module)
     }
 
     /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the rope fields in the spellings of

@@ -122,7 +122,7 @@ impl Gqa {
             }
             View::Step { seen, cached } => {
                 cached.store(layer, &[key, value])?;
-                attention::single(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, seen)?.f_flatten(1, 2)?
+                attention::step(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, seen)?.f_flatten(1, 2)?
             }
         };
         pass.products.linear(&attended, &self.o_proj, self.o_bias.as_ref())

@@ -6,7 +6,7 @@
 use crate::attention::{self, Seen};
 use crate::error::Result;
 use crate::pass::{Pass, View};
-use crate::products::Products;
+use crate::products::{Products, plus};
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
 use crate::weights::{Builder, Initial, Rows};
@@ -141,7 +141,7 @@ impl Mla {
                 let (key, value) = self.expand(&latent, pass.products)?;
                 cached.store(layer, &[&key, &value])?;
                 let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
-                attention::single(&query.joined()?, &key, &value, scale, seen)?.f_flatten(1, 2)?
+                attention::step(&query.joined()?, &key, &value, scale, seen)?.f_flatten(1, 2)?
             }
             View::Step { seen, cached } => {
                 cached.store(layer, &[&latent.joined()?])?;
@@ -175,10 +175,10 @@ impl Mla {
         Ok((query, latent))
     }
 
-    /// [k_nope; v] = W_kvb c, and the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
+    /// [k_nope; v] = W_kvb c, in the weights' own dtype as [`Self::absorbed`] has it, and the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
     fn expand(&self, latent: &Latent, products: Products) -> Result<(Tensor, Tensor)> {
         let MlaSizes { heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = self.sizes;
-        let expanded = products.linear(&latent.c, &self.kv_b_proj, None)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
+        let expanded = products.wide().linear(&latent.c, &self.kv_b_proj, None)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
         let [k_nope, value] = split(&expanded, [qk_nope_head_dim, v_head_dim])?;
         let k_rope = latent.k_rope.f_expand([-1, heads, qk_rope_head_dim], false)?;
         Ok((Tensor::f_cat(&[k_nope, k_rope], -1)?, value))
@@ -194,7 +194,7 @@ impl Mla {
         let (kind, wide) = (query.nope.kind(), kv_b.kind());
         let q_latent = by_head(&by_head(&query.nope.f_to_kind(wide)?)?.f_bmm(&w_k)?)?.f_to_kind(kind)?;
         let query = Tensor::f_cat(&[&q_latent, &query.rope], -1)?;
-        let weighed = attention::single(&query, rows, &rows.f_narrow(3, 0, kv_lora_rank)?, scale, seen)?;
+        let weighed = attention::step(&query, rows, &rows.f_narrow(3, 0, kv_lora_rank)?, scale, seen)?;
         let attended = by_head(&by_head(&weighed.f_to_kind(wide)?)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?.f_to_kind(kind)?;
         Ok(attended.f_reshape([-1, heads * v_head_dim])?)
     }
@@ -211,13 +211,6 @@ impl Latent {
     fn joined(&self) -> Result<Tensor> {
         Ok(Tensor::f_cat(&[&self.c.f_unsqueeze(1)?, &self.k_rope], -1)?)
     }
-}
-
-fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    Ok(match bias {
-        Some(bias) => x.f_add(bias)?,
-        None => x,
-    })
 }
 
 /// Parts of the last dimension.

@@ -13,21 +13,21 @@ pub(crate) struct Pass<'a> {
     pub products: Products<'a>,
     pub rotation: Rotation,
     pub view: View<'a>,
-    pub routing: Routing<'a>,
+    pub routing: Routing,
 }
 
 /// How the tokens at hand see each other and the past.
 pub(crate) enum View<'a> {
     /// Whole sequences; a prefill leaves their keys in a cache.
     Packed { packed: PackedView, cached: Option<Cached<'a>> },
-    /// One token of each sequence, over the cache.
+    /// One token of each sequence or a few, over the cache.
     Step { seen: Seen, cached: Cached<'a> },
 }
 
 /// Which experts the tokens go to: what is forced on the routers, and what is learnt of their choices.
 #[derive(Default)]
-pub(crate) struct Routing<'a> {
-    pub forced: Option<&'a Tensor>,
+pub(crate) struct Routing {
+    pub forced: Option<Tensor>,
     pub record: bool,
     pub count: bool,
     /// int64: every token of every sequence, those of a shared beginning once for each; absent where nothing is shared.
@@ -48,10 +48,10 @@ pub(crate) struct Noted {
     balance_loss: Option<Tensor>,
 }
 
-impl Routing<'_> {
+impl Routing {
     /// The forced experts of the MoE layer at hand, `[T, K]`.
     pub fn forced(&self) -> Result<Option<Tensor>> {
-        Ok(self.forced.map(|forced| forced.f_select(1, self.noted.layers)).transpose()?)
+        Ok(self.forced.as_ref().map(|forced| forced.f_select(1, self.noted.layers)).transpose()?)
     }
 
     /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`.

@@ -1,9 +1,12 @@
 //! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a block of its own behind the last, which predicts the token after the next one.
 
 use crate::architecture::FeedForwardSizes;
+use crate::cache::{Cache, SlotSet};
+use crate::causal_lm::CausalLm;
 use crate::config::Config;
 use crate::decoder::Block;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
+use crate::packed::{Forward, Output, Packed};
 use crate::pass::Pass;
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial};
@@ -47,5 +50,75 @@ impl PredictionModule {
 
     pub fn router_bias(&self) -> Option<&Tensor> {
         self.block.router_bias()
+    }
+}
+
+impl CausalLm {
+    /// Multi-token prediction, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's hidden states of tokens tᵢ, `next` the tokens tᵢ₊₁ behind
+    /// them, as many. The output's logits are of the tokens tᵢ₊₂. For whole sequences, of models that have the module.
+    pub fn predict(&self, hidden: &Tensor, next: &Packed, options: &Forward) -> Result<Output> {
+        if options.invariant || !next.prefixes.is_empty() {
+            return Err(ModelError::Input(
+                "multi-token prediction is trained on whole sequences outside the batch-invariant mode".into(),
+            ));
+        }
+        next.check()?;
+        let (ids, mut pass) = self.whole(next, None, options)?;
+        pass.routing.count = true;
+        pass.routing.balance = options.aux_loss.wanted().then(|| (next.lengths.clone(), options.aux_loss));
+        let hidden = self.further(&ids, hidden, &mut pass)?;
+        let routing = &mut pass.routing;
+        Ok(Output { hidden, experts: None, load: routing.load()?, aux_loss: routing.balance_loss() })
+    }
+
+    /// As [`Self::predict`] after a [`Self::prefill`], for what the module's own attention must know of the prompts: leaves it in the cache, as
+    /// the prefill does.
+    pub fn prefill_prediction(
+        &self,
+        hidden: &Tensor,
+        next: &Packed,
+        slots: &[Vec<i64>],
+        cache: &mut Cache,
+        options: &Forward,
+    ) -> Result<()> {
+        next.check()?;
+        let (ids, mut pass) = self.whole(next, Some((cache, slots)), options)?;
+        let _ = self.further(&ids, hidden, &mut pass)?;
+        Ok(())
+    }
+
+    /// As [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are what that returned of the tokens at `positions`, `next` int64 `[B]` the tokens
+    /// behind them. Returns hidden states of which the logits draft the tokens behind those.
+    pub fn draft(
+        &self,
+        hidden: &Tensor,
+        next: &Tensor,
+        slots: &SlotSet,
+        positions: &Tensor,
+        max_position: i64,
+        cache: &mut Cache,
+        options: &Forward,
+    ) -> Result<Tensor> {
+        let (ids, mut pass) = self.step(next, slots, positions, max_position, cache, options)?;
+        self.further(&ids, hidden, &mut pass)
+    }
+
+    /// `ids` may be some more than the rows of `hidden`, which only pad the pass.
+    fn further(&self, ids: &Tensor, hidden: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let Some(module) = self.prediction() else {
+            return Err(ModelError::Input("the model was opened without its multi-token prediction module".into()));
+        };
+        let (tokens, padded) = (pass.routing.tokens, ids.size1()?);
+        if hidden.size() != [tokens, self.config.hidden_size] {
+            let message = format!("hidden states {:?} for {tokens} tokens of width {}", hidden.size(), self.config.hidden_size);
+            return Err(ModelError::Input(message));
+        }
+        let hidden = match padded - tokens {
+            0 => hidden.shallow_clone(),
+            // The last row again, as its id is.
+            missing => Tensor::f_cat(&[hidden.shallow_clone(), hidden.f_narrow(0, tokens - 1, 1)?.f_expand([missing, -1], false)?], 0)?,
+        };
+        let further = module.forward(&self.embed(ids)?, &hidden, self.config.num_hidden_layers as usize, pass)?;
+        Ok(further.f_narrow(0, 0, tokens)?)
     }
 }

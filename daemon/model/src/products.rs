@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::lora::Lora;
 use crate::packed::Forward;
 use crate::tile;
+use r1d_torch::fp8;
 use r1d_torch::product::PackedMatrix;
 use std::collections::HashMap;
 use tch::{Device, Tensor};
@@ -14,6 +15,7 @@ use tch::{Device, Tensor};
 pub(crate) struct Products<'a> {
     way: Way<'a>,
     lora: Option<&'a Lora>,
+    fp8: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -27,13 +29,18 @@ enum Way<'a> {
 }
 
 impl<'a> Products<'a> {
-    pub fn of(options: &Forward<'a>, lora: Option<&'a Lora>) -> Products<'a> {
+    pub fn of(options: &Forward<'a>, lora: Option<&'a Lora>, fp8: bool) -> Products<'a> {
         let way = match options.packed {
             _ if options.invariant => Way::Tiled,
             Some(packed) => Way::Packed(packed),
             None => Way::Plain,
         };
-        Products { way, lora }
+        Products { way, lora, fp8 }
+    }
+
+    /// In the weights' own dtype: for what FP8 would round too much (DeepSeek-V3 3.3.1 names head and gates).
+    pub fn wide(self) -> Products<'a> {
+        Products { fp8: false, ..self }
     }
 
     pub fn tiled(self) -> bool {
@@ -42,14 +49,25 @@ impl<'a> Products<'a> {
 
     /// `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
     pub fn linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let y = self.base_linear(x, weight, bias)?;
+        let y = match self.fp8 && fp8::takes(weight) {
+            true => plus(fp8::linear(x, weight)?, bias)?,
+            false => self.base_linear(x, weight, bias)?,
+        };
         if let Some(lora) = self.lora {
             lora.add(self, x, weight, &y)?;
         }
         Ok(y)
     }
 
-    /// Without adapters.
+    /// libtorch's grouped product of rows in the order of their experts: `[P, K]`, `[E, N, K]`, int32 `[E]` where each expert's rows end → `[P, N]`.
+    pub fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
+        if self.fp8 && fp8::takes(weight) {
+            return Ok(fp8::grouped(rows, weight, ends)?);
+        }
+        Ok(rows.f_internal_grouped_mm(&weight.f_transpose(1, 2)?, Some(ends), None, None)?)
+    }
+
+    /// In the weights' own dtype, without adapters.
     pub fn base_linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self.way {
             Way::Tiled => return tile::linear(x, weight, bias),
@@ -70,6 +88,14 @@ impl<'a> Products<'a> {
             _ => Ok(weight.shallow_clone()),
         }
     }
+}
+
+/// x + b.
+pub(crate) fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match bias {
+        Some(bias) => x.f_add(bias)?,
+        None => x,
+    })
 }
 
 /// Copies of a model's matrices, rearranged for products with few rows. Borrows the model: it is made anew when the weights have changed.

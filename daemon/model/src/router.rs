@@ -63,7 +63,7 @@ impl Router {
     pub fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let wide = if x.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let logits = match self.rule.scoring {
-            Scoring::Softmax { wide: false } => products.linear(x, &self.weight, None)?,
+            Scoring::Softmax { wide: false } => products.wide().linear(x, &self.weight, None)?,
             _ => products.linear(&x.f_to_kind(wide)?, &self.weight.f_to_kind(wide)?, None)?,
         };
         Ok(match self.rule.scoring {

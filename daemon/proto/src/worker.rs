@@ -121,6 +121,8 @@ pub enum FailureKind {
 pub struct Open {
     pub model: ModelSource,
     pub dtype: Dtype,
+    /// Linear layers of a bfloat16 model multiply in FP8.
+    pub fp8: bool,
     /// The reference mode: equal bits whatever the batch, slot or order (`ROLL-1`), trainer and sampler equal (`ROLL-2`).
     pub batch_invariant: bool,
     /// Keep a frozen copy of the stage's first weights, for the KL term.
@@ -132,6 +134,8 @@ pub struct Open {
     pub lora: Option<Lora>,
     /// λ of multi-token prediction (DeepSeek-V3 2.2); above 0 the model is opened with its prediction module.
     pub mtp_loss_weight: f64,
+    /// Decode with the prediction module's drafts, which opens the model with it too.
+    pub speculative_decoding: bool,
     /// Absent where the stage samples nothing.
     pub sampler: Option<Slots>,
     /// Micro-batches are packed to this many tokens.

@@ -162,7 +162,7 @@ pub struct Patience {
 
 #[derive(Debug, Subcommand)]
 pub enum Model {
-    /// Compare a model's logits with golden ones, in fp32 on the CPU
+    /// Compare a model's logits with golden ones
     ///
     /// Exit code 0 when they agree, 1 when not.
     Verify {
@@ -181,6 +181,8 @@ pub enum Model {
         /// How many ids of `greedy` are its prompt
         #[arg(long, default_value_t = 16, value_name = "N", allow_negative_numbers = true)]
         prompt_len: u32,
+        #[command(flatten)]
+        place: Place,
     },
     /// Describe a model: parameters, dtypes, memory to sample and to train
     ///
@@ -229,6 +231,11 @@ pub enum Model {
         /// The same seed gives the same completions
         #[arg(long, default_value_t = 0, value_name = "N")]
         seed: u64,
+        /// Draft with the model's multi-token prediction module: the same completions in fewer steps
+        #[arg(long)]
+        speculative: bool,
+        #[command(flatten)]
+        place: Place,
         /// Completions
         #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
         n: u32,
@@ -240,6 +247,26 @@ pub enum ConvertDtype {
     Float32,
     Bfloat16,
     Float16,
+}
+
+/// Where and in what dtype a command computes.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// `cpu` or `cuda:N`
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// What weights and activations are kept in
+    #[arg(long, value_enum, default_value_t = ComputeDtype::Float32)]
+    pub dtype: ComputeDtype,
+    /// Multiply linear layers in FP8: with bfloat16, on an H100 or H200
+    #[arg(long)]
+    pub fp8: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeDtype {
+    Float32,
+    Bfloat16,
 }
 
 /// What is not given comes from the model's generation_config.json.

@@ -1,6 +1,6 @@
 //! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code are passed through.
 
-use crate::cli::{ConvertDtype, Model, Output};
+use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place};
 use crate::error::{Ended, Error};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
@@ -36,12 +36,13 @@ fn sibling() -> PathBuf {
 fn arguments(command: Model, output: Output) -> Vec<OsString> {
     let mut words = Vec::new();
     match command {
-        Model::Verify { dir, golden, lora, atol, prompt_len } => {
+        Model::Verify { dir, golden, lora, atol, prompt_len, place } => {
             words.extend(["verify".into(), dir.into()]);
             words.push(option("golden", golden));
             words.extend(lora.map(|dir| option("lora", dir)));
             words.push(option("atol", atol.to_string()));
             words.push(option("prompt-len", prompt_len.to_string()));
+            words.extend(place_words(place));
         }
         Model::Info { dir, batch, length, check } => {
             words.extend(["info".into(), dir.into()]);
@@ -61,7 +62,7 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.extend(drop_mtp.then(|| "--drop-mtp".into()));
             words.extend(lora.map(|dir| option("lora", dir)));
         }
-        Model::Generate { dir, prompt, sampling, seed, n } => {
+        Model::Generate { dir, prompt, sampling, seed, speculative, place, n } => {
             words.extend(["generate".into(), dir.into()]);
             words.push(option("prompt", prompt));
             words.extend(sampling.max_new_tokens.map(|n| option("max-new-tokens", n.to_string())));
@@ -69,11 +70,21 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.extend(sampling.top_p.map(|x| option("top-p", x.to_string())));
             words.extend(sampling.top_k.map(|n| option("top-k", n.to_string())));
             words.push(option("seed", seed.to_string()));
+            words.extend(speculative.then(|| "--speculative".into()));
+            words.extend(place_words(place));
             words.extend(["-n".into(), n.to_string().into()]);
         }
     }
     words.push(option("output", if output == Output::Json { "json" } else { "text" }));
     words
+}
+
+fn place_words(Place { device, dtype, fp8 }: Place) -> impl Iterator<Item = OsString> {
+    let dtype = match dtype {
+        ComputeDtype::Float32 => "float32",
+        ComputeDtype::Bfloat16 => "bfloat16",
+    };
+    [option("device", device), option("dtype", dtype)].into_iter().chain(fp8.then(|| "--fp8".into()))
 }
 
 /// In one word, so that a value that starts with `-` stays a value.

@@ -9,6 +9,8 @@ pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
 pub enum SamplerError {
     #[error("the sampler needs at least 1 slot of at least 2 tokens, got {count} slots of {capacity}")]
     Slots { count: u32, capacity: u32 },
+    #[error("speculative decoding needs a model with its multi-token prediction module, and the policy was opened without one")]
+    NoPredictionModule,
     #[error("`{key}` is {value}: {expected}")]
     Sampling { key: &'static str, value: String, expected: &'static str },
     #[error("stop id {id} is outside the model's vocabulary of {vocab_size}: the tokenizer and the model do not belong together")]

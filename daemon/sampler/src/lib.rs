@@ -7,6 +7,7 @@
 //! | `schedule` | which sample decodes in which slot: pure bookkeeping |
 //! | `prompts` | prefill, once per group |
 //! | `draw` | temperature, top-k, top-p and the inverse CDF of one uniform per token |
+//! | `speculate` | two tokens a step, where the model drafts one ahead |
 //! | `row` | a completion while it decodes, and its record |
 //! | `sampler` | the loop |
 //!
@@ -27,6 +28,7 @@ mod request;
 mod row;
 mod sampler;
 mod schedule;
+mod speculate;
 
 pub use error::{Result, SamplerError};
 pub use sampler::Sampler;

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::row::narrow_expert;
 use crate::schedule::Changes;
+use crate::speculate;
 use r1d_model::{Cache, CausalLm, Forward, Packed};
 use r1d_proto::worker::Group;
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub struct Prompt {
     pub logits: Tensor,
     /// `[prompt tokens, moe_layers, K]`; empty for dense models.
     pub experts: Vec<u16>,
+    /// `[hidden_size]` of the last token, for the first draft.
+    pub hidden: Tensor,
 }
 
 /// Prompts by index of their group in the request.
@@ -30,6 +33,7 @@ pub fn bring(
     options: &Forward,
     groups: &[Group],
     changes: &Changes,
+    drafts: bool,
     prompts: &mut Prompts,
 ) -> Result<()> {
     for (group, from, to) in &changes.copies {
@@ -39,7 +43,7 @@ pub fn bring(
     let mut rest = changes.prefills.as_slice();
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(batch_size(rest, groups));
-        prefill(model, cache, options, groups, batch, prompts)?;
+        prefill(model, cache, options, groups, batch, drafts, prompts)?;
         rest = after;
     }
     Ok(())
@@ -61,6 +65,7 @@ fn prefill(
     options: &Forward,
     groups: &[Group],
     batch: &[(usize, Vec<usize>)],
+    drafts: bool,
     prompts: &mut Prompts,
 ) -> Result<()> {
     let prompt_ids = |group: &usize| &groups[*group].prompt_ids;
@@ -79,8 +84,12 @@ fn prefill(
 
     let packed = Packed::new(Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths);
     let output = model.prefill(&packed, &slots, cache, options)?;
+    if drafts {
+        speculate::prefill(model, cache, options, &packed, &output.hidden, &slots)?;
+    }
     let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
-    let logits = model.logits(&output.hidden.f_index_select(0, &last)?, options)?;
+    let hidden = output.hidden.f_index_select(0, &last)?;
+    let logits = model.logits(&hidden, options)?;
     let experts = match &output.experts {
         Some(experts) => Vec::<i64>::try_from(&experts.f_reshape([-1])?)?,
         None => vec![],
@@ -90,7 +99,7 @@ fn prefill(
     for (i, (group, _)) in batch.iter().enumerate() {
         let after = first + packed.lengths[i] as usize * per_token;
         let experts = experts[first..after].iter().map(|expert| narrow_expert(*expert)).collect::<Result<Vec<u16>>>()?;
-        prompts.insert(*group, Prompt { logits: logits.f_get(i as i64)?, experts });
+        prompts.insert(*group, Prompt { logits: logits.f_get(i as i64)?, experts, hidden: hidden.f_get(i as i64)? });
         first = after;
     }
     Ok(())

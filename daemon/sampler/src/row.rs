@@ -17,6 +17,8 @@ pub struct Row {
     /// Of the prompt, then of each completion id that was fed back.
     experts: Vec<u16>,
     finish: Option<FinishReason>,
+    /// A guess at the id behind the last one, where the sampler speculates.
+    pub draft: i64,
 }
 
 impl Row {
@@ -31,6 +33,7 @@ impl Row {
             behaviour_logprobs: vec![],
             experts,
             finish: None,
+            draft: 0,
         }
     }
 

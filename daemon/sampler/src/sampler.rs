@@ -23,30 +23,35 @@ pub struct Sampler {
     cache: Cache,
     slots: Slots,
     invariant: bool,
+    speculative: bool,
     look_every: usize,
     clock: SharedClock,
 }
 
 /// One request while it runs.
-struct Run<'a> {
-    model: &'a CausalLm,
-    request: &'a Generate,
+pub(crate) struct Run<'a> {
+    pub model: &'a CausalLm,
+    pub request: &'a Generate,
     draw: Draw,
-    options: Forward<'a>,
-    cache: &'a mut Cache,
-    look_every: usize,
+    pub options: Forward<'a>,
+    pub cache: &'a mut Cache,
+    speculative: bool,
+    pub look_every: usize,
     /// Row `i` decodes in slot `i`.
-    rows: Vec<Row>,
-    prompts: Prompts,
-    count: Count,
+    pub rows: Vec<Row>,
+    pub prompts: Prompts,
+    pub count: Count,
 }
 
 /// What a request came to.
 #[derive(Default)]
-struct Count {
-    tokens: u64,
-    decode_steps: u64,
-    decode_rows: u64,
+pub(crate) struct Count {
+    pub tokens: u64,
+    pub decode_steps: u64,
+    pub decode_rows: u64,
+    /// Ids that were drafted and compared with what was drawn, and those that were it.
+    pub drafts: u64,
+    pub accepted_drafts: u64,
 }
 
 impl Sampler {
@@ -58,14 +63,20 @@ impl Sampler {
         }
         let cache = model.cache(slots.count.into(), slots.capacity.into(), invariant)?;
         let look_every = if model.device() == Device::Cpu { LOOK_EVERY_STEPS_CPU } else { LOOK_EVERY_STEPS_CUDA };
-        Ok(Sampler { cache, slots, invariant, look_every, clock })
+        Ok(Sampler { cache, slots, invariant, speculative: false, look_every, clock })
+    }
+
+    /// Whether the model's multi-token prediction module drafts a token ahead, which decodes up to two tokens a step. What is drawn stays the
+    /// same.
+    pub fn with_speculation(self, speculative: bool) -> Sampler {
+        Sampler { speculative, ..self }
     }
 
     /// Runs the whole request: `completed` gets each completion as it ends, `progress` the tokens drawn and the most that the request
     /// may still come to.
     ///
-    /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second) and `perf/sampling_rows` (mean rows of a decode
-    /// step). An error leaves the sampler ready for another request.
+    /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second), `perf/sampling_rows` (mean rows of a decode
+    /// step), and `sampling/draft_acceptance_rate` where drafts were made. An error leaves the sampler ready for another request.
     pub fn generate(
         &mut self,
         model: &CausalLm,
@@ -74,6 +85,9 @@ impl Sampler {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Metrics> {
         request::check(request, Limits { vocab_size: model.config.vocab_size, capacity: self.slots.capacity })?;
+        if self.speculative && !model.predicts() {
+            return Err(SamplerError::NoPredictionModule);
+        }
         let started = self.clock.now();
         let packed = if self.invariant { None } else { Some(model.pack()?) };
         let record_experts = model.config.moe_layers > 0;
@@ -83,6 +97,7 @@ impl Sampler {
             draw: Draw::new(&request.sampling),
             options: Forward { invariant: self.invariant, packed: packed.as_ref(), record_experts, ..Forward::default() },
             cache: &mut self.cache,
+            speculative: self.speculative,
             look_every: self.look_every,
             rows: vec![],
             prompts: Prompts::new(),
@@ -97,11 +112,15 @@ impl Sampler {
 impl Count {
     fn metrics(&self, seconds: f64) -> Metrics {
         let share = |a: u64, b: f64| if b > 0.0 { a as f64 / b } else { 0.0 };
-        Metrics::from([
+        let mut metrics = Metrics::from([
             ("timing_s/sampling".into(), seconds),
             ("perf/sampling_throughput".into(), share(self.tokens, seconds)),
             ("perf/sampling_rows".into(), share(self.decode_rows, self.decode_steps as f64)),
-        ])
+        ]);
+        if self.drafts > 0 {
+            let _ = metrics.insert("sampling/draft_acceptance_rate".into(), share(self.accepted_drafts, self.drafts as f64));
+        }
+        metrics
     }
 }
 
@@ -116,10 +135,16 @@ impl Run<'_> {
                 return Ok(());
             }
             self.draw_first(&started)?;
+            if self.speculative {
+                self.draft_first(&started)?;
+            }
             self.prompts.retain(|group, _| schedule.waits(*group));
             // A completion of one token gives its slot away before the others go on.
             if !started.iter().any(|slot| self.rows[*slot].ended()) {
-                self.decode()?;
+                match self.speculative {
+                    true => self.decode_pairs()?,
+                    false => self.decode()?,
+                }
             }
             ended = (0..self.rows.len()).filter(|slot| self.rows[*slot].ended()).collect();
             for &slot in &ended {
@@ -135,7 +160,7 @@ impl Run<'_> {
     /// Gives the slots that ended to waiting samples; returns the slots that started.
     fn turn_over(&mut self, schedule: &mut Schedule, ended: &[usize]) -> Result<Vec<usize>> {
         let changes = schedule.turn_over(ended);
-        prompts::bring(self.model, self.cache, &self.options, &self.request.groups, &changes, &mut self.prompts)?;
+        prompts::bring(self.model, self.cache, &self.options, &self.request.groups, &changes, self.speculative, &mut self.prompts)?;
         for (slot, place) in &changes.started {
             let sample = self.request.groups[place.group].samples[place.sample];
             let row = Row::new(self.request, place.group, sample, self.prompts[&place.group].experts.clone());
@@ -227,9 +252,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// `logits` [B, V] float32, `uniforms` [B].
-    fn draw(&self, logits: &Tensor, uniforms: &Tensor, output: Option<Output>) -> Result<Drawn> {
-        let ids = self.draw.ids(logits, uniforms)?;
+    /// `logits` [B, V] float32, `uniforms` [B] → ids [B].
+    pub fn draw_ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor> {
+        Ok(self.draw.ids(logits, uniforms)?)
+    }
+
+    /// As [`Self::draw_ids`], with what is recorded of them.
+    pub fn draw(&self, logits: &Tensor, uniforms: &Tensor, output: Option<Output>) -> Result<Drawn> {
+        let ids = self.draw_ids(logits, uniforms)?;
         let logprobs = token_logprobs(logits, &ids, self.draw.logprob_temperature())?;
         Ok(Drawn { ids, logprobs, experts: output.and_then(|output| output.experts) })
     }
@@ -243,22 +273,22 @@ impl Run<'_> {
 }
 
 /// What one step drew, on the device.
-struct Drawn {
-    ids: Tensor,
+pub(crate) struct Drawn {
+    pub ids: Tensor,
     logprobs: Tensor,
     experts: Option<Tensor>,
 }
 
 /// The same, on the host.
-struct Looked {
-    ids: Vec<i64>,
-    logprobs: Vec<f32>,
+pub(crate) struct Looked {
+    pub ids: Vec<i64>,
+    pub logprobs: Vec<f32>,
     /// `[B, moe_layers, K]`
-    experts: Vec<i64>,
+    pub experts: Vec<i64>,
 }
 
 impl Drawn {
-    fn look(&self) -> Result<Looked> {
+    pub fn look(&self) -> Result<Looked> {
         let experts = match &self.experts {
             Some(experts) => Vec::try_from(&experts.f_reshape([-1])?)?,
             None => vec![],
@@ -274,10 +304,10 @@ mod tests {
     /// A block of steps that runs past the end of some rows leaves no trace in what is recorded.
     #[test]
     fn looking_less_often_changes_nothing() {
-        for config in BOTH {
+        for (config, speculative) in [(QWEN2, false), (DEEPSEEK_V3, false), (DEEPSEEK_V3_MTP, true)] {
             let model = model(config);
             let request = request(6, 4);
-            let mut sampler = sampler(&model, 5, true);
+            let mut sampler = sampler(&model, 5, true).with_speculation(speculative);
             let expected = generate(&mut sampler, &model, &request);
             for look_every in [3, 16] {
                 sampler.look_every = look_every;

@@ -1,4 +1,4 @@
-//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`product`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
+//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`product`], [`fp8`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
 //! run time ([`device`]), MKL's choice of kernels ([`mkl`]). Knows nothing of models.
 //!
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and hands its folder to dependents as
@@ -8,6 +8,7 @@ pub mod adamw;
 pub mod attention;
 pub mod device;
 pub mod foreach;
+pub mod fp8;
 pub mod memory;
 pub mod mkl;
 pub mod product;

@@ -65,6 +65,13 @@ unsafe extern "C" {
         bias: *const C_tensor,
         out: *const C_tensor,
     ) -> *mut c_char;
+    pub(crate) fn r1d_fp8_linear(x: *const C_tensor, weight: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
+    pub(crate) fn r1d_fp8_grouped(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        ends: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
     fn free(pointer: *mut c_void);
 }
 

@@ -1,5 +1,6 @@
-//! `r1d-worker generate`: continues a prompt with a model directory and its tokenizer. In float32 on the CPU.
+//! `r1d-worker generate`: continues a prompt with a model directory and its tokenizer.
 
+use crate::place::Place;
 use crate::verify::Format;
 use r1d_data::Tokenizer;
 use r1d_model::CausalLm;
@@ -11,7 +12,6 @@ use r1d_sampler::Sampler;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tch::{Device, Kind};
 
 const MAX_NEW_TOKENS_DEFAULT: u32 = 256;
 /// Completions decoded at a time (`LIM-1`).
@@ -43,6 +43,11 @@ pub struct Arguments {
     /// Completions.
     #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub n: u32,
+    /// Draft with the model's multi-token prediction module: the same completions in fewer steps.
+    #[arg(long)]
+    pub speculative: bool,
+    #[command(flatten)]
+    pub place: Place,
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
@@ -73,6 +78,9 @@ struct Generated {
     prompt: String,
     prompt_ids: Vec<u32>,
     completions: Vec<Completion>,
+    /// Share of the drafts that were what was drawn; of speculative decoding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_acceptance_rate: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -93,6 +101,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
                 }
                 println!("{}", completion.text);
             }
+            if let Some(rate) = generated.draft_acceptance_rate {
+                eprintln!("{:.1} % of the drafts were accepted", 100.0 * rate);
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -101,7 +112,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&arguments.dir)?;
     let config = GenerationConfig::read(&arguments.dir)?;
-    let model = CausalLm::load(&arguments.dir, Device::Cpu, Kind::Float)?;
+    let load = if arguments.speculative { CausalLm::load_with_prediction } else { CausalLm::load };
+    let (device, kind) = arguments.place.open()?;
+    let mut model = load(&arguments.dir, device, kind)?;
+    model.set_fp8(arguments.place.fp8);
     tokenizer.check_vocabulary(u32::try_from(model.config.vocab_size)?)?;
     let prompt_ids = tokenizer.encode(&arguments.prompt, true)?;
     let max_new_tokens = max_new_tokens(arguments, &config, prompt_ids.len(), model.config.max_position_embeddings)?;
@@ -111,18 +125,19 @@ fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Erro
     let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..arguments.n).collect() }];
     let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
     let mut rollouts: Vec<Rollout> = vec![];
-    Sampler::new(&model, slots, false, SystemClock::shared())?.generate(
-        &model,
-        &request,
-        &mut |rollout| rollouts.push(rollout),
-        &mut |_, _| {},
-    )?;
+    let mut sampler = Sampler::new(&model, slots, false, SystemClock::shared())?.with_speculation(arguments.speculative);
+    let metrics = sampler.generate(&model, &request, &mut |rollout| rollouts.push(rollout), &mut |_, _| {})?;
     rollouts.sort_by_key(|rollout| rollout.key.sample);
     let completions = rollouts.into_iter().map(|rollout| {
         let text = tokenizer.decode(&rollout.completion_ids, true)?;
         Ok::<_, r1d_data::DataError>(Completion { text, ids: rollout.completion_ids, finish: rollout.finish })
     });
-    Ok(Generated { prompt: arguments.prompt.clone(), prompt_ids, completions: completions.collect::<Result<_, _>>()? })
+    Ok(Generated {
+        prompt: arguments.prompt.clone(),
+        prompt_ids,
+        completions: completions.collect::<Result<_, _>>()?,
+        draft_acceptance_rate: metrics.get("sampling/draft_acceptance_rate").copied(),
+    })
 }
 
 impl GenerationConfig {

@@ -9,6 +9,7 @@ mod failure;
 mod generate;
 mod info;
 mod outbox;
+mod place;
 mod serve;
 mod verify;
 

@@ -1,6 +1,7 @@
 //! `r1d-worker verify`: is a model directory computed as transformers computes it? Compares logits, and greedy decoding through the
-//! cache, with golden values that `tests/` scripts or users made. In float32 on the CPU; needs no tokenizer and ignores end-of-sequence ids.
+//! cache, with golden values that `tests/` scripts or users made. Needs no tokenizer and ignores end-of-sequence ids.
 
+use crate::place::{Place, PlaceError};
 use clap::ValueEnum;
 use r1d_model::{CausalLm, Forward, ModelError, Packed, checkpoint};
 use r1d_proto::recipe::Sampling;
@@ -32,6 +33,8 @@ pub struct Arguments {
     /// The first so many ids of `greedy` are its prompt.
     #[arg(long, default_value_t = 16)]
     pub prompt_len: usize,
+    #[command(flatten)]
+    pub place: Place,
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
@@ -71,6 +74,8 @@ pub enum VerifyError {
     #[error("--atol is {0}: it must be a number greater than 0")]
     Atol(f64),
     #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
     Sampler(#[from] SamplerError),
@@ -99,7 +104,9 @@ pub fn verify(arguments: &Arguments) -> Result<Report, VerifyError> {
     {
         return Err(VerifyError::PromptLen { prompt_len: *prompt_len, ids: ids.len() });
     }
-    let mut model = CausalLm::load(&arguments.dir, Device::Cpu, Kind::Float)?;
+    let (device, kind) = arguments.place.open()?;
+    let mut model = CausalLm::load(&arguments.dir, device, kind)?;
+    model.set_fp8(arguments.place.fp8);
     if let Some(adapter) = &arguments.lora {
         model.load_adapter(adapter)?;
     }
@@ -186,7 +193,8 @@ impl Golden {
 /// Largest absolute difference of all logits; NaN where either side has one.
 fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError> {
     let (rows, tokens) = golden.input_ids.size2()?;
-    let batch = Packed::new(golden.input_ids.f_reshape([-1])?, vec![tokens; rows as usize]);
+    let input_ids = golden.input_ids.f_reshape([-1])?.f_to_device(model.device())?;
+    let batch = Packed::new(input_ids, vec![tokens; rows as usize]);
     let hidden = model.forward(&batch, &Forward::default())?.hidden;
     let expected = golden.logits.f_view([rows * tokens, -1])?;
     let mut largest = 0.0;
@@ -194,6 +202,7 @@ fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError>
         let count = COMPARE_ROWS_MAX.min(rows * tokens - first);
         let logits = model.logits(&hidden.f_narrow(0, first, count)?, &Forward::default())?;
         // `max` of a tensor with a NaN is NaN; `f64::max` would drop it.
+        let logits = logits.f_to_device(Device::Cpu)?;
         let difference: f64 = f64::try_from(logits.f_sub(&expected.f_narrow(0, first, count)?)?.f_abs()?.f_max()?)?;
         if difference.is_nan() {
             return Ok(difference);
@@ -255,8 +264,12 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(model)
     }
 
+    fn cpu() -> Place {
+        Place { device: "cpu".into(), dtype: crate::place::Dtype::Float32, fp8: false }
+    }
+
     fn arguments(model: &str, golden: PathBuf) -> Arguments {
-        Arguments { dir: fixture(model), golden, lora: None, atol: 2e-5, prompt_len: 16, output: Format::Json }
+        Arguments { dir: fixture(model), golden, lora: None, atol: 2e-5, prompt_len: 16, place: cpu(), output: Format::Json }
     }
 
     /// qwen2 against its golden file with something changed.

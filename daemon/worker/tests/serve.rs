@@ -83,6 +83,7 @@ fn open(reference: bool) -> Request {
     Request::Open(Box::new(Open {
         model: ModelSource::Init { config: config(), carry: None },
         dtype: Dtype::Float32,
+        fp8: false,
         batch_invariant: true,
         reference,
         optimiser: Some(Optimiser {
@@ -100,6 +101,7 @@ fn open(reference: bool) -> Request {
         router: RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 1e-4, device_loss_alpha: 0.0 },
         lora: None,
         mtp_loss_weight: 0.0,
+        speculative_decoding: false,
         sampler: Some(Slots { count: 4, capacity: 32 }),
         max_tokens_per_device: 256,
         seed: 3,

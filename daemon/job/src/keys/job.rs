@@ -99,6 +99,13 @@ static MODEL: &Table = &Table {
             "",
             "What weights and activations are kept in; the optimiser's state and the log-probabilities are float32 either way.",
         ),
+        key(
+            "fp8",
+            Bool,
+            Value("false"),
+            "",
+            "Linear layers multiply in FP8 (e4m3, a scale per row) in forward passes; gradients, routers and the head stay in bfloat16. Needs dtype = \"bfloat16\" and an H100 or H200.",
+        ),
     ]],
 };
 
@@ -432,6 +439,13 @@ static GRPO: &Table = &Table {
                 Value("true"),
                 "",
                 "The trainer takes the experts that the sampler took (Keep Routing, DeepSeek-V3.2 3.1). No effect on dense models.",
+            ),
+            key(
+                "speculative_decoding",
+                Bool,
+                Value("false"),
+                "",
+                "Decode with drafts of the model's multi-token prediction module, which is kept and not trained: the same completions in fewer steps, as `sampling/draft_acceptance_rate` tells.",
             ),
             learning_rate("1e-6"),
         ],

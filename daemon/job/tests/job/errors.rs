@@ -151,6 +151,12 @@ fn unsound_pairs_are_refused_with_the_fix() {
 fn batch_invariant_is_refused_where_it_does_not_hold() {
     let job = parse(&JOB.replace("name = \"all-stages\"", "name = \"exact\"\nbatch_invariant = true")).unwrap();
     r1d_job::sound::check_device(&job, "cpu").unwrap();
+    let eighth = parse(&JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true")).unwrap();
+    r1d_job::sound::check_device(&eighth, "cuda:0").unwrap();
+    let text = r1d_job::sound::check_device(&eighth, "cpu").unwrap_err().to_string();
+    assert!(text.contains("fp8 = true needs a GPU"), "{text}");
+    let text = refusal("[model]", "[model]\nfp8 = true");
+    assert!(text.contains("set dtype = \"bfloat16\""), "{text}");
     let text = r1d_job::sound::check_device(&job, "cuda:0").unwrap_err().to_string();
     assert!(text.contains("the job's device is cuda:0; set batch_invariant = false"), "{text}");
 }
@@ -170,6 +176,12 @@ fn a_prediction_module_is_trained_from_the_first_stage_on() {
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
     let text = refusal("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1");
     assert!(text.contains("after stage \"language\", which leaves the prediction module out"), "{text}");
+    let drafting = "kind = \"grpo\"\nspeculative_decoding = true";
+    let text = refusal("kind = \"grpo\"", drafting);
+    assert!(text.contains("speculative_decoding = true after stage") && text.contains("leaves the prediction module out"), "{text}");
+    let job = parse(&job.to_toml().replace("speculative_decoding = false", "speculative_decoding = true")).unwrap();
+    assert!(job.stages[2].speculative_decoding && job.stages[2].opens_prediction());
+    assert_eq!(parse(&job.to_toml()).unwrap(), job);
 }
 
 #[test]
@@ -185,6 +197,10 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
     check(&predicting, ", \"num_nextn_predict_layers\": 1").unwrap();
     let text = check(&predicting, "").unwrap_err().to_string();
     assert!(text.contains("mtp_loss_weight = 0.3") && text.contains("num_nextn_predict_layers"), "{text}");
+    let drafting = JOB.replace("kind = \"grpo\"", "kind = \"grpo\"\nfrom = \"base\"\nspeculative_decoding = true");
+    check(&drafting, ", \"num_nextn_predict_layers\": 1").unwrap();
+    let text = check(&drafting, "").unwrap_err().to_string();
+    assert!(text.contains("speculative_decoding = true") && text.contains("num_nextn_predict_layers"), "{text}");
     let adapted =
         |targets: &str| JOB.replace("kind = \"sft\"", &format!("kind = \"sft\"\nlora_r = 4\nlora_target_modules = {targets}"));
     check(&adapted("[\"q_b_proj\", \"self_attn.o_proj\"]"), "").unwrap();

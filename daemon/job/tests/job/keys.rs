@@ -92,6 +92,7 @@ fn other_values(key: &Key) -> Vec<Value> {
 /// Keys whose other values need more than one change.
 const PAIRED: &[&str] = &[
     "model.path",
+    "model.fp8",
     "stage.epochs",
     "stage.steps",
     "stage.kind",
@@ -101,6 +102,7 @@ const PAIRED: &[&str] = &[
     "eval.metrics",
     "stage.sync_ref_steps",
     "stage.mtp_loss_weight",
+    "stage.speculative_decoding",
 ];
 
 #[test]

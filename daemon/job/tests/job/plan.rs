@@ -37,7 +37,7 @@ fn facts() -> ModelFacts {
         vocab_size: 10,
         max_position_embeddings: 256,
         cache_values_per_token: 6,
-        prediction_parameters: None,
+        prediction: None,
         linear_layers: vec!["q_proj", "o_proj"],
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::error::{ModelError, Result};
 use crate::weights::own;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -66,9 +67,24 @@ impl MappedFile {
         // SAFETY: the header's own check made `bytes` as long as shape and dtype say, and the tensor does not outlive the map: `use_it`
         // gets a reference whose storage no other tensor of ours keeps.
         let tensor = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &shape, &strides, kind, Device::Cpu) }?;
-        use_it(&tensor)
+        let used = use_it(&tensor);
+        drop(tensor);
+        self.forget(start..end);
+        used
+    }
+
+    /// Takes the pages of what has been read out of the process; the system's cache of the file keeps them. Otherwise a model would stand in memory
+    /// twice while it is loaded. Best effort.
+    fn forget(&self, data: Range<usize>) {
+        if data.len() >= FORGET_MIN_BYTES {
+            // SAFETY: a shared mapping of a file that is only read: what is touched again is read again.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.data + data.start, data.len()) };
+        }
     }
 }
+
+/// Smaller tensors share their pages with others, and are not worth a call.
+const FORGET_MIN_BYTES: usize = 1 << 18;
 
 fn bad(path: &Path, error: &SafeTensorError) -> ModelError {
     use SafeTensorError::*;

@@ -26,8 +26,10 @@ fn verify_hands_its_words_to_the_worker() {
     let home = Home::new();
     let words = ["model", "verify", "DIR", "--golden", "g.safetensors", "-o", "json"];
     let ran = run(&home, Some(ECHO), &words, &[]).expect(0);
-    let expected = ["verify", "DIR", "--golden=g.safetensors", "--atol=0.00002", "--prompt-len=16", "--output=json"];
-    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(
+        ran.stdout.lines().collect::<Vec<_>>().join(" "),
+        "verify DIR --golden=g.safetensors --atol=0.00002 --prompt-len=16 --device=cpu --dtype=float32 --output=json"
+    );
     assert_eq!(ran.stderr, "talk\n");
 }
 
@@ -38,8 +40,12 @@ fn generate_hands_its_words_to_the_worker() {
     let ran = run(&home, Some(ECHO), &words, &[]).expect(0);
     assert_eq!(
         ran.stdout.lines().collect::<Vec<_>>().join(" "),
-        "generate DIR --prompt=- one two --temperature=0 --seed=7 -n 1 --output=text"
+        "generate DIR --prompt=- one two --temperature=0 --seed=7 --device=cpu --dtype=float32 -n 1 --output=text"
     );
+    let more = ["--speculative", "--device", "cuda:1", "--dtype", "bfloat16", "--fp8"];
+    let ran = run(&home, Some(ECHO), &[&words[..], &more].concat(), &[]).expect(0);
+    let words = ran.stdout.lines().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("--speculative --device=cuda:1 --dtype=bfloat16 --fp8"), "{words}");
 }
 
 #[test]

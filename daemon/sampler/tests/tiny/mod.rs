@@ -28,6 +28,9 @@ pub const DEEPSEEK_V3: &str = r#"{
     "initializer_range": 0.2
 }"#;
 
+/// [`DEEPSEEK_V3`] with its multi-token prediction module.
+pub const DEEPSEEK_V3_MTP: &str = "mtp";
+
 pub const BOTH: [&str; 2] = [QWEN2, DEEPSEEK_V3];
 /// Experts that one token's record holds in [`DEEPSEEK_V3`]: 2 MoE layers of 3.
 pub const DEEPSEEK_V3_EXPERTS_PER_TOKEN: usize = 6;
@@ -37,7 +40,13 @@ pub const CAPACITY: u32 = 48;
 /// float32 on the CPU, with one libtorch thread on the calling thread, as the batch-invariant mode needs.
 pub fn model(config: &str) -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
-    CausalLm::init(config, 11, Device::Cpu, Kind::Float).unwrap()
+    match config {
+        DEEPSEEK_V3_MTP => {
+            let config = DEEPSEEK_V3.replacen('{', r#"{"num_nextn_predict_layers": 1,"#, 1);
+            CausalLm::init_with_prediction(&config, 11, Device::Cpu, Kind::Float).unwrap()
+        }
+        config => CausalLm::init(config, 11, Device::Cpu, Kind::Float).unwrap(),
+    }
 }
 
 pub fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {

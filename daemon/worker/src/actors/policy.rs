@@ -83,6 +83,21 @@ fn of_the_model(error: impl std::error::Error + 'static) -> Failure {
     classify(FailureKind::Invalid, &error)
 }
 
+/// Whether the model has its multi-token prediction module in memory.
+fn opens_prediction(request: &worker::Open) -> bool {
+    request.mtp_loss_weight > 0.0 || request.speculative_decoding
+}
+
+/// An FP8 product, to see whether the device has any.
+fn check_fp8(device: Device) -> Result<(), Failure> {
+    let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(internal)?;
+    let product = r1d_torch::fp8::linear(&ones, &ones).map_err(|e| invalid(format!("fp8 = true, and the device cannot: {e}: set it to false")))?;
+    match f64::try_from(product.f_sum(Kind::Float).map_err(internal)?) {
+        Ok(4096.0) => Ok(()),
+        _ => Err(invalid("fp8 = true, and the device's FP8 product of ones is wrong: set it to false")),
+    }
+}
+
 fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker::Opened), Failure> {
     let kind = match request.dtype {
         Dtype::Float32 => Kind::Float,
@@ -92,7 +107,7 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     let threads = if request.batch_invariant { 1 } else { placement.threads };
     r1d_torch::runtime::set_threads(threads).map_err(internal)?;
     r1d_torch::runtime::set_deterministic(true).map_err(internal)?;
-    let predicts = request.mtp_loss_weight > 0.0;
+    let predicts = opens_prediction(&request);
     let mut policy = match &request.model {
         ModelSource::Directory(dir) if predicts => CausalLm::load_with_prediction(dir, placement.device, kind),
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
@@ -102,6 +117,13 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
     }
     .map_err(of_the_model)?;
+    if request.fp8 {
+        check_fp8(placement.device)?;
+        policy.set_fp8(true);
+    }
+    if request.mtp_loss_weight == 0.0 {
+        policy.freeze_prediction();
+    }
     if let Some(lora) = &request.lora {
         let spec = LoraSpec { r: lora.r.into(), lora_alpha: lora.lora_alpha, target_modules: lora.target_modules.clone() };
         policy.adapt(&spec, request.seed).map_err(of_the_model)?;
@@ -119,7 +141,7 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         None => None,
     };
     let sampler = request.sampler.map(|slots| Sampler::new(&policy, slots, request.batch_invariant, placement.clock.clone()));
-    let sampler = sampler.transpose().map_err(internal)?;
+    let sampler = sampler.transpose().map_err(internal)?.map(|sampler| sampler.with_speculation(request.speculative_decoding));
     if request.batch_invariant {
         policy.check_invariance().map_err(of_the_model)?;
     }
@@ -203,7 +225,7 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
 fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), Failure> {
     let opened = bench.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_the_model)?;
-    let predicts = opened.request.mtp_loss_weight > 0.0;
+    let predicts = opens_prediction(&opened.request);
     let load = |dir: &Path| {
         let load = if predicts { CausalLm::load_with_prediction } else { CausalLm::load };
         load(dir, placement.device, opened.policy.kind()).map_err(of_the_model)
