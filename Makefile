@@ -84,7 +84,7 @@ mutations: python
 bench: build python
 	tests/bench/decode_cpu/run
 	tests/bench/grpo_step_cpu/run
-	tests/bench/load_cpu/run
+	tests/bench/load/run
 
 lint:
 	cargo fmt --all --check

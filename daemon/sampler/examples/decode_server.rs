@@ -1,8 +1,9 @@
 //! r1d's side of `tests/bench/decode_cpu` and `decode_gpu`: loads a model once and decodes batches on request, so that a bench can alternate between it
 //! and a peer.
 //!
-//! `decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels]` reads one JSON object a line, `{"prompts": [[id, …], …], "new_tokens": N, "temperature": T,
-//! "invariant": false}`, and answers each with `{"seconds": wall, "cpu_seconds": user + system, "ids": [[id, …], …]}`.
+//! `decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels] [--prediction]` reads one JSON object a line, `{"prompts": [[id, …], …], "new_tokens": N,
+//! "temperature": T, "invariant": false, "speculative": false}`, and answers each with `{"seconds": wall, "cpu_seconds": user + system, "ids": [[id, …], …],
+//! "draft_acceptance_rate": share or null}`. With `--prediction` the model is loaded with its multi-token prediction module.
 
 use r1d_model::CausalLm;
 use r1d_proto::recipe::Sampling;
@@ -18,14 +19,14 @@ type Error = Box<dyn std::error::Error>;
 /// What does not change between the batches of a bench.
 struct Server {
     model: CausalLm,
-    /// By slots, capacity and mode.
-    samplers: BTreeMap<(u32, u32, bool), Sampler>,
+    /// By slots, capacity, and whether batch-invariant and speculative.
+    samplers: BTreeMap<(u32, u32, bool, bool), Sampler>,
 }
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [dir, dtype, threads, device, switches @ ..] = &arguments[..] else {
-        return Err("usage: decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels]".into());
+        return Err("usage: decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels] [--prediction]".into());
     };
     // As in the worker.
     r1d_torch::mkl::use_intel_kernels(switches.iter().any(|switch| switch == "--mkl-intel-kernels"));
@@ -38,7 +39,9 @@ fn main() -> Result<(), Error> {
         other => return Err(format!("unknown dtype {other}").into()),
     };
     r1d_torch::runtime::set_threads(threads.parse()?)?;
-    let mut server = Server { model: CausalLm::load(dir.as_ref(), device, kind)?, samplers: BTreeMap::new() };
+    let prediction = switches.iter().any(|switch| switch == "--prediction");
+    let load = if prediction { CausalLm::load_with_prediction } else { CausalLm::load };
+    let mut server = Server { model: load(dir.as_ref(), device, kind)?, samplers: BTreeMap::new() };
     for line in std::io::stdin().lock().lines() {
         let answer = server.answer(&serde_json::from_str(&line?)?)?;
         let mut out = std::io::stdout().lock();
@@ -64,17 +67,24 @@ impl Server {
             sampling: Sampling { temperature, top_p: 1.0, top_k: 0, max_completion_length: new_tokens, stop_ids: vec![], seed: 0 },
             groups: prompts.into_iter().enumerate().map(group).collect(),
         };
-        let key = (count, longest + new_tokens, invariant);
+        let speculative = batch["speculative"].as_bool().unwrap_or(false);
+        let key = (count, longest + new_tokens, invariant, speculative);
         if !self.samplers.contains_key(&key) {
             let slots = Slots { count: key.0, capacity: key.1 };
-            self.samplers.insert(key, Sampler::new(&self.model, slots, invariant, SystemClock::shared())?);
+            let sampler = Sampler::new(&self.model, slots, invariant, SystemClock::shared())?;
+            self.samplers.insert(key, sampler.with_speculation(speculative));
         }
         let sampler = self.samplers.get_mut(&key).ok_or("no sampler")?;
         let mut ids = vec![vec![]; count as usize];
         let before = cpu_seconds()?;
         let metrics =
             sampler.generate(&self.model, &request, &mut |r| ids[r.key.prompt as usize] = r.completion_ids, &mut |_, _| {})?;
-        Ok(serde_json::json!({ "seconds": metrics["timing_s/sampling"], "cpu_seconds": cpu_seconds()? - before, "ids": ids }))
+        Ok(serde_json::json!({
+            "seconds": metrics["timing_s/sampling"],
+            "cpu_seconds": cpu_seconds()? - before,
+            "ids": ids,
+            "draft_acceptance_rate": metrics.get("perf/draft_acceptance_rate"),
+        }))
     }
 }
 

@@ -76,7 +76,7 @@ impl Sampler {
     /// may still come to.
     ///
     /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second), `perf/sampling_rows` (mean rows of a decode
-    /// step), and `sampling/draft_acceptance_rate` where drafts were made. An error leaves the sampler ready for another request.
+    /// step), and `perf/draft_acceptance_rate` where drafts were made. An error leaves the sampler ready for another request.
     pub fn generate(
         &mut self,
         model: &CausalLm,
@@ -118,7 +118,7 @@ impl Count {
             ("perf/sampling_rows".into(), share(self.decode_rows, self.decode_steps as f64)),
         ]);
         if self.drafts > 0 {
-            let _ = metrics.insert("sampling/draft_acceptance_rate".into(), share(self.accepted_drafts, self.drafts as f64));
+            let _ = metrics.insert("perf/draft_acceptance_rate".into(), share(self.accepted_drafts, self.drafts as f64));
         }
         metrics
     }

@@ -48,9 +48,9 @@ fn outside_the_mode_ids_are_the_same_and_some_drafts_are_accepted() {
             assert!((logprob - expected).abs() < 1e-5, "{key:?}");
         }
     }
-    let rate = drafting.1["sampling/draft_acceptance_rate"];
+    let rate = drafting.1["perf/draft_acceptance_rate"];
     assert!(rate > 0.0 && rate < 0.9, "a random module guesses right now and then, not {rate} of the time");
-    assert!(!plain.1.contains_key("sampling/draft_acceptance_rate"));
+    assert!(!plain.1.contains_key("perf/draft_acceptance_rate"));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_module_that_agrees_is_always_accepted() {
         let mut request = request(3, 4);
         request.sampling = Sampling { temperature, ..sampling() };
         let (rollouts, metrics) = try_generate(&mut sampler(&model, 5, false).with_speculation(true), &model, &request).unwrap();
-        assert_eq!(metrics["sampling/draft_acceptance_rate"], 1.0, "temperature {temperature}");
+        assert_eq!(metrics["perf/draft_acceptance_rate"], 1.0, "temperature {temperature}");
         assert_eq!(rollouts, generate(&mut sampler(&model, 5, false), &model, &request));
     }
 }

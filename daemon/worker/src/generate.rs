@@ -136,7 +136,7 @@ fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Erro
         prompt: arguments.prompt.clone(),
         prompt_ids,
         completions: completions.collect::<Result<_, _>>()?,
-        draft_acceptance_rate: metrics.get("sampling/draft_acceptance_rate").copied(),
+        draft_acceptance_rate: metrics.get("perf/draft_acceptance_rate").copied(),
     })
 }
 

@@ -445,7 +445,7 @@ static GRPO: &Table = &Table {
                 Bool,
                 Value("false"),
                 "",
-                "Decode with drafts of the model's multi-token prediction module, which is kept and not trained: the same completions in fewer steps, as `sampling/draft_acceptance_rate` tells.",
+                "Decode with drafts of the model's multi-token prediction module, which is kept and not trained: the same completions in fewer steps, as `perf/draft_acceptance_rate` tells.",
             ),
             learning_rate("1e-6"),
         ],

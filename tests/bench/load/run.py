@@ -1,6 +1,6 @@
-"""Loading a model onto the CPU: r1d against transformers and against reading the files, taking turns in one run.
+"""Loading a model: r1d against transformers and against reading the files, taking turns in one run.
 
-    python tests/bench/load_cpu/run.py [--pairs 3]
+    python tests/bench/load/run.py [--pairs 3] [--device cuda:0]
 
 A Qwen2 of 0.5 B parameters in bfloat16, in shards of 300 MB, is loaded as bfloat16 and as float32. The files are in the page cache for all
 three. Prints one JSON line per dtype: medians in GB of file per second, and peak memory over the size of the loaded weights.
@@ -21,9 +21,14 @@ LOAD = ROOT / "target/release/examples/load"
 PEER = """
 import json, resource, sys, time, torch, transformers
 transformers.logging.set_verbosity_error()
+device = sys.argv[3]
+torch.zeros(1, device=device).item()
 started = time.perf_counter()
-model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
-for p in model.parameters(): p.sum()  # mapped weights are read when they are first touched
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]), device_map=device)
+if device == "cpu":
+    for p in model.parameters(): p.sum()  # mapped weights are read when they are first touched
+else:
+    torch.cuda.synchronize()
 print(json.dumps(dict(seconds=time.perf_counter() - started, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))
 """
 
@@ -54,17 +59,18 @@ def run(command):
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--pairs", type=int, default=3)
+parser.add_argument("--device", default="cpu")
 arguments = parser.parse_args()
 with tempfile.TemporaryDirectory() as folder:
     make(folder)
     files = sorted(pathlib.Path(folder).glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     for dtype, width in (("bfloat16", 2), ("float32", 4)):
-        rows = [(run([LOAD, folder, dtype]), run([sys.executable, "-c", PEER, folder, dtype]), read(files)) for _ in range(arguments.pairs)]
+        rows = [(run([LOAD, folder, dtype, arguments.device]), run([sys.executable, "-c", PEER, folder, dtype, arguments.device]), read(files)) for _ in range(arguments.pairs)]
         speed = lambda seconds: round(size / 1e9 / statistics.median(seconds), 3)
         weights = rows[0][0]["parameters"] * width
         print(json.dumps(dict(
-            bench="load", dtype=dtype, file_bytes=size, shards=len(files), pairs=arguments.pairs,
+            bench="load", device=arguments.device, dtype=dtype, file_bytes=size, shards=len(files), pairs=arguments.pairs,
             r1d_gb_per_s=speed([r["seconds"] for r, _, _ in rows]), transformers_gb_per_s=speed([p["seconds"] for _, p, _ in rows]),
             read_gb_per_s=speed([s for _, _, s in rows]),
             r1d_own_over_weights=round(rows[0][0]["own_bytes"] / weights, 3), r1d_peak_over_weights=round(rows[0][0]["peak_bytes"] / weights, 3),

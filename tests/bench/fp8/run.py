@@ -1,0 +1,62 @@
+"""FP8 products against bfloat16: the same job with `fp8 = false` and `true`, one after the other on a GPU. For an H100 or H200.
+
+    R1D_TEST_DATA=DIRECTORY sh examples/gsm8k/prepare
+    python tests/bench/fp8/run.py [--model FILE] [--steps 300]
+
+Prints a JSON line for each run (loss over the last quarter of the steps, seconds a step) and one with the relative difference of the losses. FILE is another
+config.json for the same tokenizer; of one without a prediction module none is trained.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+BIN = HERE.parents[2] / "target/release"
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model", type=pathlib.Path, default=HERE / "model.json")
+parser.add_argument("--steps", type=int, default=300)
+parser.add_argument("--keep", type=pathlib.Path, help="where the trained models go")
+arguments = parser.parse_args()
+
+
+def job(fp8):
+    text = (HERE / "job.toml").read_text().replace('"../../..', f'"{HERE.parents[2]}').replace('"model.json"', f'"{arguments.model.resolve()}"')
+    text = re.sub(r"steps = 300", f"steps = {arguments.steps}", text).replace('dtype = "bfloat16"', f'dtype = "bfloat16"\nfp8 = {str(fp8).lower()}')
+    if "num_nextn_predict_layers" not in json.loads(arguments.model.read_text()):
+        text = re.sub(r"mtp_loss_weight.*\n", "", text)
+    return text
+
+
+with tempfile.TemporaryDirectory() as scratch:
+    state = arguments.keep or pathlib.Path(scratch)
+    state.mkdir(parents=True, exist_ok=True)
+    daemon = subprocess.Popen([BIN / "r1d", "dev", "--state-dir", state], stderr=(state / "r1d.log").open("w"))
+    r1ctl = [BIN / "r1ctl", "--socket", state / "r1d.sock"]
+    try:
+        while not (state / "r1d.sock").exists():
+            time.sleep(0.1)
+        losses = []
+        for fp8 in (False, True):
+            (state / "job.toml").write_text(job(fp8))
+            done = subprocess.run([*r1ctl, "submit", state / "job.toml", "--wait", "-o", "json"], stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise SystemExit(f"the job with fp8 = {fp8} failed: {done.stdout[-2000:]}")
+            newest = max(state.glob("**/metrics.jsonl"), key=lambda file: file.stat().st_mtime)
+            rows = [json.loads(line) for line in newest.read_text().splitlines()]
+            last = rows[-arguments.steps // 4:]
+            losses.append(statistics.mean(row["loss"] for row in last))
+            seconds = statistics.median(row["timing_s/training"] for row in last)
+            print(json.dumps(dict(
+                bench="fp8", model=arguments.model.name, fp8=fp8, steps=len(rows), loss=round(losses[-1], 5), seconds_a_step=round(seconds, 4),
+                directory=str(newest.parent), mtp_loss=last[-1].get("mtp_loss"))), flush=True)
+        print(json.dumps(dict(bench="fp8", relative_loss_difference=round(abs(losses[1] - losses[0]) / losses[0], 5))), flush=True)
+    finally:
+        daemon.terminate()
+        daemon.wait()
