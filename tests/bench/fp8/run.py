@@ -3,7 +3,8 @@
     R1D_TEST_DATA=DIRECTORY sh examples/gsm8k/prepare
     python tests/bench/fp8/run.py [--model FILE] [--steps 300]
 
-Prints a JSON line for each run (loss over the last quarter of the steps, seconds a step) and one with the relative difference of the losses. FILE is another
+Prints a JSON line for each run (loss over the last quarter of the steps, seconds a step), one with the relative difference of the losses, and one with the
+loss of the first run's weights on the texts in float32, bfloat16 and FP8. FILE is another
 config.json for the same tokenizer; of one without a prediction module none is trained.
 """
 
@@ -22,13 +23,15 @@ BIN = HERE.parents[2] / "target/release"
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", type=pathlib.Path, default=HERE / "model.json")
 parser.add_argument("--steps", type=int, default=300)
+parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--keep", type=pathlib.Path, help="where the trained models go")
 arguments = parser.parse_args()
 
 
 def job(fp8):
     text = (HERE / "job.toml").read_text().replace('"../../..', f'"{HERE.parents[2]}').replace('"model.json"', f'"{arguments.model.resolve()}"')
-    text = re.sub(r"steps = 300", f"steps = {arguments.steps}", text).replace('dtype = "bfloat16"', f'dtype = "bfloat16"\nfp8 = {str(fp8).lower()}')
+    text = text.replace("steps = 300", f"steps = {arguments.steps}").replace("seed = 1", f"seed = {arguments.seed}")
+    text = text.replace('dtype = "bfloat16"', f'dtype = "bfloat16"\nfp8 = {str(fp8).lower()}')
     if "num_nextn_predict_layers" not in json.loads(arguments.model.read_text()):
         text = re.sub(r"mtp_loss_weight.*\n", "", text)
     return text
@@ -42,7 +45,7 @@ with tempfile.TemporaryDirectory() as scratch:
     try:
         while not (state / "r1d.sock").exists():
             time.sleep(0.1)
-        losses = []
+        losses, models = [], []
         for fp8 in (False, True):
             (state / "job.toml").write_text(job(fp8))
             done = subprocess.run([*r1ctl, "submit", state / "job.toml", "--wait", "-o", "json"], stdout=subprocess.PIPE, text=True)
@@ -53,10 +56,13 @@ with tempfile.TemporaryDirectory() as scratch:
             last = rows[-arguments.steps // 4:]
             losses.append(statistics.mean(row["loss"] for row in last))
             seconds = statistics.median(row["timing_s/training"] for row in last)
+            models.append(newest.parent / "final")
             print(json.dumps(dict(
-                bench="fp8", model=arguments.model.name, fp8=fp8, steps=len(rows), loss=round(losses[-1], 5), seconds_a_step=round(seconds, 4),
+                bench="fp8", model=arguments.model.name, seed=arguments.seed, fp8=fp8, steps=len(rows), loss=round(losses[-1], 5), seconds_a_step=round(seconds, 4),
                 directory=str(newest.parent), mtp_loss=last[-1].get("mtp_loss"))), flush=True)
-        print(json.dumps(dict(bench="fp8", relative_loss_difference=round(abs(losses[1] - losses[0]) / losses[0], 5))), flush=True)
+        print(json.dumps(dict(bench="fp8", relative_loss_difference=round((losses[1] - losses[0]) / losses[0], 5))), flush=True)
+        texts = HERE.parents[2] / "examples/gsm8k/data/text.jsonl"
+        subprocess.run([BIN / "examples/loss", models[0], texts, "cuda:0"], check=True)
     finally:
         daemon.terminate()
         daemon.wait()
