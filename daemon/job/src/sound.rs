@@ -37,7 +37,11 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
         );
     }
     if job.model.fp8 && device == "cpu" {
-        return refuse("[model]", "fp8 = true needs a GPU, and the job's device is cpu", "set fp8 = false, or run the job on a node with one");
+        return refuse(
+            "[model]",
+            "fp8 = true needs a GPU, and the job's device is cpu",
+            "set fp8 = false, or run the job on a node with one",
+        );
     }
     Ok(())
 }
@@ -118,7 +122,8 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         && job.stage(before).is_some_and(|before| !before.opens_prediction())
     {
         let problem = format!("{key} after stage {before:?}, which leaves the prediction module out");
-        let fix = "give that stage a mtp_loss_weight above 0 (a grpo stage speculative_decoding = true), or start from one that has it";
+        let fix =
+            "give that stage a mtp_loss_weight above 0 (a grpo stage speculative_decoding = true), or start from one that has it";
         return refuse(place, problem, fix);
     }
     if stage.mtp_loss_weight > 0.0 && job.batch_invariant {

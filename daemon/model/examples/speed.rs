@@ -2,7 +2,7 @@
 //! `cargo run --release -p r1d-model --example speed -- CONFIG.json [THREADS [decode|train]]`
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
-use r1d_model::{CausalLm, Forward, Packed, token_logprobs};
+use r1d_model::{CausalLm, Forward, Packed, Places, token_logprobs};
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -40,7 +40,9 @@ fn decode(model: &CausalLm, batch: i64, invariant: bool) -> [f64; 2] {
     let positions = Tensor::full([batch], PROMPT, (Kind::Int64, Device::Cpu));
     tch::no_grad(|| {
         median_ms(|| {
-            let out = model.decode(&ids, &slots, &positions, 2 * PROMPT, &mut cache, &options).unwrap();
+            let out = model
+                .decode(&ids, &Places { slots: &slots, positions: &positions, max_position: 2 * PROMPT }, &mut cache, &options)
+                .unwrap();
             let _ = model.logits(&out.hidden, &options).unwrap();
         })
     })

@@ -257,7 +257,8 @@ pub(crate) fn step(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, see
     if queries == slots {
         return single(query, key, value, scale, seen);
     }
-    let of_one = |start: usize| single(&query.f_narrow(0, start as i64, slots)?, key, value, scale, &seen.narrow(start as i64, slots)?);
+    let of_one =
+        |start: usize| single(&query.f_narrow(0, start as i64, slots)?, key, value, scale, &seen.narrow(start as i64, slots)?);
     joined((0..queries as usize).step_by(slots as usize).map(of_one).collect::<Result<_>>()?, 0)
 }
 

@@ -101,6 +101,15 @@ pub struct SlotSet {
     reads: Reads,
 }
 
+/// Where the tokens of a decoding step stand.
+pub struct Places<'a> {
+    pub slots: &'a SlotSet,
+    /// int64 `[B]`: tokens that each slot already holds, those of the same step before it included.
+    pub positions: &'a Tensor,
+    /// The largest of `positions`, or more.
+    pub max_position: i64,
+}
+
 impl SlotSet {
     /// Rows of it, some perhaps several times.
     pub(crate) fn rows(&self, rows: &Tensor) -> Result<SlotSet> {
@@ -167,8 +176,8 @@ impl<'a> Cached<'a> {
         })
     }
 
-    /// For a token of each slot at `positions` (int64 `[B]`), none above `max_position`.
-    pub fn step(cache: &'a mut Cache, slots: &SlotSet, positions: &Tensor, max_position: i64) -> Result<Cached<'a>> {
+    pub fn step(cache: &'a mut Cache, places: &Places) -> Result<Cached<'a>> {
+        let Places { slots, positions, max_position } = *places;
         if max_position >= cache.capacity {
             return Err(ModelError::Input(format!("position {max_position} does not fit a slot of {} tokens", cache.capacity)));
         }

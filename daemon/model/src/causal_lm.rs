@@ -1,7 +1,7 @@
 //! A causal language model of any supported architecture: embedding, blocks, final norm, head.
 
 use crate::attention::PackedView;
-use crate::cache::{Cache, Cached, SlotSet};
+use crate::cache::{Cache, Cached, Places};
 use crate::checkpoint;
 use crate::config::{Config, Summary};
 use crate::decoder::Decoder;
@@ -318,19 +318,12 @@ impl CausalLm {
         Ok(Tensor::f_embedding(&self.embed_tokens, ids, self.config.padding_index.unwrap_or(-1), false, false)?)
     }
 
-    /// One token for each of `slots`, or several where they are [`SlotSet::repeated`]: `ids`, `positions` int64 `[B]`, a position being the
-    /// tokens that its slot already holds, those of the same pass before it included. `max_position` is the largest of `positions`, or more.
-    pub fn decode(
-        &self,
-        ids: &Tensor,
-        slots: &SlotSet,
-        positions: &Tensor,
-        max_position: i64,
-        cache: &mut Cache,
-        options: &Forward,
-    ) -> Result<Output> {
+    /// One token for each slot, or several where the slots are [`SlotSet::repeated`]: `ids` int64 `[B]`.
+    ///
+    /// [`SlotSet::repeated`]: crate::SlotSet::repeated
+    pub fn decode(&self, ids: &Tensor, places: &Places, cache: &mut Cache, options: &Forward) -> Result<Output> {
         self.check_forced(ids.size1()?, options)?;
-        let (ids, mut pass) = self.step(ids, slots, positions, max_position, cache, options)?;
+        let (ids, mut pass) = self.step(ids, places, cache, options)?;
         pass.routing.record = options.record_experts;
         self.run(&ids, pass)
     }
@@ -339,12 +332,11 @@ impl CausalLm {
     pub(crate) fn step<'a>(
         &'a self,
         ids: &Tensor,
-        slots: &SlotSet,
-        positions: &Tensor,
-        max_position: i64,
+        places: &Places,
         cache: &'a mut Cache,
         options: &Forward<'a>,
     ) -> Result<(Tensor, Pass<'a>)> {
+        let Places { slots, positions, max_position } = *places;
         check_cache(cache, options)?;
         check_threads(options)?;
         let tokens = ids.size1()?;
@@ -364,7 +356,7 @@ impl CausalLm {
         let (ids, positions) = (pad(ids)?, pad(positions)?);
         let slots = rows.as_ref().map_or_else(|| Ok(slots.same()), |rows| slots.rows(rows))?;
         let forced = options.forced_experts.map(pad).transpose()?;
-        let cached = Cached::step(cache, &slots, &positions, max_position)?;
+        let cached = Cached::step(cache, &Places { slots: &slots, positions: &positions, max_position })?;
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
         let routing = Routing { forced, tokens, ..Routing::default() };
         let view = View::Step { seen: cached.seen(self.kind)?, cached };

@@ -1,5 +1,6 @@
 //! Whether the batch-invariant mode holds on the machine at hand: libtorch's kernels differ from one processor to the next.
 
+use crate::cache::Places;
 use crate::causal_lm::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::packed::{Forward, Packed};
@@ -32,7 +33,12 @@ impl CausalLm {
             let _ = self.prefill(&fed, &[vec![1]], &mut cache, &options)?;
             for position in prompt..LONG_TOKENS {
                 let (slot, at) = (cache.select(&[1])?, Tensor::f_from_slice(&[position])?.f_to_device(self.device())?);
-                let output = self.decode(&long.f_narrow(0, position, 1)?, &slot, &at, position, &mut cache, &options)?;
+                let output = self.decode(
+                    &long.f_narrow(0, position, 1)?,
+                    &Places { slots: &slot, positions: &at, max_position: position },
+                    &mut cache,
+                    &options,
+                )?;
                 let expected = together.f_narrow(0, position, 1)?;
                 self.same(&expected, &self.logits(&output.hidden, &options)?, "a token in its sequence and one that is decoded")?;
             }

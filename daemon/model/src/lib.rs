@@ -45,7 +45,7 @@ mod swiglu;
 mod tile;
 mod weights;
 
-pub use cache::{Cache, SlotSet};
+pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
 pub use config::{Config, Summary};
 pub use error::{ModelError, Result};

@@ -178,7 +178,8 @@ impl Mla {
     /// [k_nope; v] = W_kvb c, in the weights' own dtype as [`Self::absorbed`] has it, and the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
     fn expand(&self, latent: &Latent, products: Products) -> Result<(Tensor, Tensor)> {
         let MlaSizes { heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = self.sizes;
-        let expanded = products.wide().linear(&latent.c, &self.kv_b_proj, None)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
+        let expanded =
+            products.wide().linear(&latent.c, &self.kv_b_proj, None)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
         let [k_nope, value] = split(&expanded, [qk_nope_head_dim, v_head_dim])?;
         let k_rope = latent.k_rope.f_expand([-1, heads, qk_rope_head_dim], false)?;
         Ok((Tensor::f_cat(&[k_nope, k_rope], -1)?, value))

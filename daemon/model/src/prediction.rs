@@ -1,7 +1,7 @@
 //! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a block of its own behind the last, which predicts the token after the next one.
 
 use crate::architecture::FeedForwardSizes;
-use crate::cache::{Cache, SlotSet};
+use crate::cache::{Cache, Places};
 use crate::causal_lm::CausalLm;
 use crate::config::Config;
 use crate::decoder::Block;
@@ -87,19 +87,10 @@ impl CausalLm {
         Ok(())
     }
 
-    /// As [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are what that returned of the tokens at `positions`, `next` int64 `[B]` the tokens
+    /// As [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are what that returned of the tokens at `places`, `next` int64 `[B]` the tokens
     /// behind them. Returns hidden states of which the logits draft the tokens behind those.
-    pub fn draft(
-        &self,
-        hidden: &Tensor,
-        next: &Tensor,
-        slots: &SlotSet,
-        positions: &Tensor,
-        max_position: i64,
-        cache: &mut Cache,
-        options: &Forward,
-    ) -> Result<Tensor> {
-        let (ids, mut pass) = self.step(next, slots, positions, max_position, cache, options)?;
+    pub fn draft(&self, hidden: &Tensor, next: &Tensor, places: &Places, cache: &mut Cache, options: &Forward) -> Result<Tensor> {
+        let (ids, mut pass) = self.step(next, places, cache, options)?;
         self.further(&ids, hidden, &mut pass)
     }
 
@@ -116,7 +107,9 @@ impl CausalLm {
         let hidden = match padded - tokens {
             0 => hidden.shallow_clone(),
             // The last row again, as its id is.
-            missing => Tensor::f_cat(&[hidden.shallow_clone(), hidden.f_narrow(0, tokens - 1, 1)?.f_expand([missing, -1], false)?], 0)?,
+            missing => {
+                Tensor::f_cat(&[hidden.shallow_clone(), hidden.f_narrow(0, tokens - 1, 1)?.f_expand([missing, -1], false)?], 0)?
+            }
         };
         let further = module.forward(&self.embed(ids)?, &hidden, self.config.num_hidden_layers as usize, pass)?;
         Ok(further.f_narrow(0, 0, tokens)?)

@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{load, prompt, sequence};
-use r1d_model::{AuxLoss, CausalLm, Forward, ModelError, Packed, token_logprobs};
+use r1d_model::{AuxLoss, CausalLm, Forward, ModelError, Packed, Places, token_logprobs};
 use tch::{Device, Kind, Tensor};
 
 const INVARIANT: Forward =
@@ -97,7 +97,10 @@ fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, tem
             let max = *positions.iter().max().unwrap();
             let slots = cache.select(&slots).unwrap();
             let [ids, positions] = [ids, positions].map(|n| Tensor::from_slice(&n));
-            hidden = model.decode(&ids, &slots, &positions, max, &mut cache, &INVARIANT).unwrap().hidden;
+            hidden = model
+                .decode(&ids, &Places { slots: &slots, positions: &positions, max_position: max }, &mut cache, &INVARIANT)
+                .unwrap()
+                .hidden;
         }
     });
     found

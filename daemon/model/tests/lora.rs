@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{ALL, difference, forward_logits, load, prompt, sequence};
-use r1d_model::{CausalLm, Forward, LoraSpec};
+use r1d_model::{CausalLm, Forward, LoraSpec, Places};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tempfile::tempdir;
@@ -60,7 +60,14 @@ fn adapters_compute_what_merged_weights_do() {
             let decoded = tch::no_grad(|| {
                 let _ = single.prefill(&sequence(&ids[..19]), &[vec![0]], &mut cache, &options).unwrap();
                 let (slot, at) = (cache.select(&[0]).unwrap(), Tensor::from_slice(&[19i64]));
-                let output = single.decode(&Tensor::from_slice(&ids[19..]), &slot, &at, 19, &mut cache, &options).unwrap();
+                let output = single
+                    .decode(
+                        &Tensor::from_slice(&ids[19..]),
+                        &Places { slots: &slot, positions: &at, max_position: 19 },
+                        &mut cache,
+                        &options,
+                    )
+                    .unwrap();
                 single.logits(&output.hidden, &options).unwrap()
             });
             let found = difference(&decoded, &logits(&merged).narrow(0, 19, 1));

@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{ALL, DEEPSEEK, assert_close, difference, forward_logits, ids, load, packed, sequence, tensors};
-use r1d_model::{Cache, CausalLm, Forward, Packed, token_logprobs};
+use r1d_model::{Cache, CausalLm, Forward, Packed, Places, token_logprobs};
 use tch::{Kind, Tensor};
 
 const PROMPT: usize = 16;
@@ -15,7 +15,9 @@ fn through_cache(model: &CausalLm, cache: &mut Cache, ids: &[i64], prompt: usize
         for (position, id) in (0i64..).zip(ids).skip(prompt) {
             let [id, at] = [*id, position].map(|n| Tensor::from_slice(&[n]));
             let slot = cache.select(&[1]).unwrap();
-            hidden.push(model.decode(&id, &slot, &at, position, cache, options).unwrap().hidden);
+            hidden.push(
+                model.decode(&id, &Places { slots: &slot, positions: &at, max_position: position }, cache, options).unwrap().hidden,
+            );
         }
         Tensor::cat(&hidden, 0)
     })
@@ -130,7 +132,10 @@ fn greedy_decoding_gives_transformers_ids() {
                 let position = found.len() as i64;
                 found.extend(ids(&id));
                 let (slot, at) = (cache.select(&[0]).unwrap(), Tensor::from_slice(&[position]));
-                hidden = model.decode(&id, &slot, &at, position, &mut cache, &Forward::default()).unwrap().hidden;
+                hidden = model
+                    .decode(&id, &Places { slots: &slot, positions: &at, max_position: position }, &mut cache, &Forward::default())
+                    .unwrap()
+                    .hidden;
             }
         });
         assert_eq!(found, golden, "{name}");
@@ -176,7 +181,10 @@ fn a_group_shares_one_prefill() {
             model.prefill(&batch, &[vec![4, 0, 2], vec![3]], &mut cache, &options).unwrap();
             let [next, positions] = [[7, 8, 9, 10], [9, 6, 9, 9]].map(|n: [i64; 4]| Tensor::from_slice(&n));
             let slots = cache.select(&[0, 3, 2, 4]).unwrap();
-            model.decode(&next, &slots, &positions, 9, &mut cache, &options).unwrap().hidden
+            model
+                .decode(&next, &Places { slots: &slots, positions: &positions, max_position: 9 }, &mut cache, &options)
+                .unwrap()
+                .hidden
         });
         for (row, (prompt, next)) in [(&a, 7), (&b, 8), (&a, 9), (&a, 10)].into_iter().enumerate() {
             let whole = [&prompt[..], &[next]].concat();

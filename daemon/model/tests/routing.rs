@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{DEEPSEEK, difference, ids, load, packed, prompt, sequence, tensors};
-use r1d_model::{AuxLoss, Forward, Packed};
+use r1d_model::{AuxLoss, Forward, Packed, Places};
 use tch::{Kind, Tensor};
 
 const EXPERT: AuxLoss = AuxLoss { expert_alpha: 1.0, device_alpha: 0.0 };
@@ -23,7 +23,13 @@ fn decoding_and_prefill_record_the_experts_of_the_full_forward() {
         for (position, id) in (0i64..).zip(&ids).skip(10) {
             let [id, at] = [*id, position].map(|n| Tensor::from_slice(&[n]));
             let slot = cache.select(&[0]).unwrap();
-            recorded.push(tch::no_grad(|| model.decode(&id, &slot, &at, position, &mut cache, &RECORD).unwrap().experts.unwrap()));
+            recorded.push(tch::no_grad(|| {
+                model
+                    .decode(&id, &Places { slots: &slot, positions: &at, max_position: position }, &mut cache, &RECORD)
+                    .unwrap()
+                    .experts
+                    .unwrap()
+            }));
         }
         assert_eq!(fixture::ids(&Tensor::cat(&recorded, 0)), fixture::ids(&whole), "{name}");
     }
@@ -154,6 +160,10 @@ fn malformed_inputs_are_refused() {
     let one = |n: i64| Tensor::from_slice(&[n]);
     assert!(cache.select(&[0, -1]).err().unwrap().to_string().contains("slot -1 does not exist"));
     let slot = cache.select(&[0]).unwrap();
-    let refused = model.decode(&one(1), &slot, &one(4), 4, &mut cache, &options).err().unwrap().to_string();
+    let refused = model
+        .decode(&one(1), &Places { slots: &slot, positions: &one(4), max_position: 4 }, &mut cache, &options)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(refused.contains("position 4 does not fit"), "{refused}");
 }

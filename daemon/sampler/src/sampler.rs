@@ -6,7 +6,7 @@ use crate::prompts::{self, Prompts};
 use crate::request::{self, Limits};
 use crate::row::Row;
 use crate::schedule::{Changes, Schedule};
-use r1d_model::{Cache, CausalLm, Forward, Output, token_logprobs};
+use r1d_model::{Cache, CausalLm, Forward, Output, Places, token_logprobs};
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
@@ -227,7 +227,12 @@ impl Run<'_> {
             if step > 0 {
                 positions = positions.f_add_scalar(1)?;
             }
-            let output = self.model.decode(&ids, &slots, &positions, longest + step as i64, self.cache, &self.options)?;
+            let output = self.model.decode(
+                &ids,
+                &Places { slots: &slots, positions: &positions, max_position: longest + step as i64 },
+                self.cache,
+                &self.options,
+            )?;
             let drawn =
                 self.draw(&self.model.logits(&output.hidden, &self.options)?, &uniforms.f_get(step as i64)?, Some(output))?;
             ids = drawn.ids.shallow_clone();

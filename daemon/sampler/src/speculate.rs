@@ -11,7 +11,7 @@
 use crate::error::Result;
 use crate::row::Row;
 use crate::sampler::{Looked, Run};
-use r1d_model::{Cache, CausalLm, Forward, Packed};
+use r1d_model::{Cache, CausalLm, Forward, Packed, Places};
 use tch::{Kind, Tensor};
 
 /// Tokens that a step may draw for a row.
@@ -72,9 +72,7 @@ impl Run<'_> {
         let hidden = self.model.draft(
             &Tensor::f_stack(&hidden, 0)?,
             &on_device(&ids)?,
-            &slots,
-            &on_device(&positions)?,
-            longest,
+            &Places { slots: &slots, positions: &on_device(&positions)?, max_position: longest },
             self.cache,
             &self.options,
         )?;
@@ -116,9 +114,9 @@ impl Run<'_> {
         let mut block = Vec::with_capacity(steps);
         for step in 0..steps {
             let fed = Tensor::f_cat(&[&ids, &drafts], 0)?;
-            let places = Tensor::f_cat(&[&positions, &positions.f_add_scalar(1)?], 0)?;
-            let max_position = longest + (PAIR * step) as i64 + 1;
-            let output = self.model.decode(&fed, &slots, &places, max_position, self.cache, &self.options)?;
+            let of_pairs = Tensor::f_cat(&[&positions, &positions.f_add_scalar(1)?], 0)?;
+            let places = Places { slots: &slots, positions: &of_pairs, max_position: longest + (PAIR * step) as i64 + 1 };
+            let output = self.model.decode(&fed, &places, self.cache, &self.options)?;
             let of_pair = Tensor::f_stack(&[&taken, &taken.f_add_scalar(1)?], 1)?;
             let uniform = uniforms.f_gather(1, &of_pair, false)?.f_transpose(0, 1)?.f_reshape([-1])?;
             let hidden = output.hidden.shallow_clone();
@@ -127,7 +125,7 @@ impl Run<'_> {
 
             // The rows' last ids: the second ones where they hold.
             let last = row.f_add(&accepted.f_mul_scalar(rows as i64)?)?;
-            let further = self.model.draft(&hidden, &drawn.ids, &slots, &places, max_position, self.cache, &self.options)?;
+            let further = self.model.draft(&hidden, &drawn.ids, &places, self.cache, &self.options)?;
             let advance = accepted.f_add_scalar(1)?;
             taken = taken.f_add(&advance)?;
             positions = positions.f_add(&advance)?;

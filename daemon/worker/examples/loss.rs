@@ -49,7 +49,8 @@ fn main() -> Result<(), Error> {
         }
         Ok(sum / (rows.len() * (TOKENS - 1)) as f64)
     };
-    let [wide, half, eighth] = [(Kind::Float, false), (Kind::BFloat16, false), (Kind::BFloat16, true)].map(|(kind, fp8)| loss(kind, fp8));
+    let [wide, half, eighth] =
+        [(Kind::Float, false), (Kind::BFloat16, false), (Kind::BFloat16, true)].map(|(kind, fp8)| loss(kind, fp8));
     let (wide, half, eighth) = (wide?, half?, eighth?);
     println!(
         r#"{{"bench": "loss", "texts": {}, "float32": {wide:.6}, "bfloat16": {half:.6}, "fp8": {eighth:.6}, "fp8_over_bfloat16": {:.6}}}"#,

@@ -178,7 +178,10 @@ fn a_prediction_module_is_trained_from_the_first_stage_on() {
     assert!(text.contains("after stage \"language\", which leaves the prediction module out"), "{text}");
     let drafting = "kind = \"grpo\"\nspeculative_decoding = true";
     let text = refusal("kind = \"grpo\"", drafting);
-    assert!(text.contains("speculative_decoding = true after stage") && text.contains("leaves the prediction module out"), "{text}");
+    assert!(
+        text.contains("speculative_decoding = true after stage") && text.contains("leaves the prediction module out"),
+        "{text}"
+    );
     let job = parse(&job.to_toml().replace("speculative_decoding = false", "speculative_decoding = true")).unwrap();
     assert!(job.stages[2].speculative_decoding && job.stages[2].opens_prediction());
     assert_eq!(parse(&job.to_toml()).unwrap(), job);

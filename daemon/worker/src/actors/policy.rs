@@ -91,7 +91,8 @@ fn opens_prediction(request: &worker::Open) -> bool {
 /// An FP8 product, to see whether the device has any.
 fn check_fp8(device: Device) -> Result<(), Failure> {
     let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(internal)?;
-    let product = r1d_torch::fp8::linear(&ones, &ones).map_err(|e| invalid(format!("fp8 = true, and the device cannot: {e}: set it to false")))?;
+    let product = r1d_torch::fp8::linear(&ones, &ones)
+        .map_err(|e| invalid(format!("fp8 = true, and the device cannot: {e}: set it to false")))?;
     match f64::try_from(product.f_sum(Kind::Float).map_err(internal)?) {
         Ok(4096.0) => Ok(()),
         _ => Err(invalid("fp8 = true, and the device's FP8 product of ones is wrong: set it to false")),
