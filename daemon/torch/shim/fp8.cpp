@@ -1,4 +1,5 @@
-// x W^T with both sides rounded to FP8 (e4m3) on the way in; gradients are those of the product of what was not rounded.
+// x W^T with both sides rounded to FP8 (e4m3) on the way in. Gradients are those of the product of the rounded operands, computed in bfloat16, in
+// which an e4m3 number times a power of two is exact; the rounding itself is passed straight through.
 
 #include "guarded.h"
 
@@ -41,57 +42,60 @@ Rounded rounded(const at::Tensor& rows) {
   return {values, scale};
 }
 
-// The same numbers without the hardware.
-at::Tensor wide(const Rounded& of) { return of.values.to(at::kFloat).mul(of.scale); }
+// The same numbers in a wider dtype.
+at::Tensor wide(const at::Tensor& values, const at::Tensor& scale, at::ScalarType dtype) {
+  return values.to(dtype).mul(scale.to(dtype));
+}
 
-at::Tensor product(const at::Tensor& x, const at::Tensor& weight) {
-  const auto a = rounded(x), b = rounded(weight);
-  if (x.is_cuda()) {
-    return at::_scaled_mm(a.values, b.values.t(), a.scale, b.scale.t(), /*bias=*/{}, /*scale_result=*/{}, x.scalar_type(),
+at::Tensor product(const Rounded& x, const Rounded& weight, at::ScalarType dtype) {
+  if (x.values.is_cuda()) {
+    return at::_scaled_mm(x.values, weight.values.t(), x.scale, weight.scale.t(), /*bias=*/{}, /*scale_result=*/{}, dtype,
                           /*use_fast_accum=*/false);
   }
-  return wide(a).matmul(wide(b).t()).to(x.scalar_type());
+  return wide(x.values, x.scale, at::kFloat).matmul(wide(weight.values, weight.scale, at::kFloat).t()).to(dtype);
 }
 
 // Rows of x [P, K] up to ends[e], from ends[e - 1] on, times weight [e, N, K].
-at::Tensor grouped_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& ends) {
-  const auto a = rounded(x), b = rounded(weight);
-  if (x.is_cuda()) {
-    return at::_scaled_grouped_mm(a.values, b.values.transpose(1, 2), a.scale.squeeze(-1), b.scale.squeeze(-1), ends, /*bias=*/{},
-                                  /*scale_result=*/{}, x.scalar_type(), /*use_fast_accum=*/false);
+at::Tensor grouped_product(const Rounded& x, const Rounded& weight, const at::Tensor& ends, at::ScalarType dtype) {
+  if (x.values.is_cuda()) {
+    return at::_scaled_grouped_mm(x.values, weight.values.transpose(1, 2), x.scale.squeeze(-1), weight.scale.squeeze(-1), ends,
+                                  /*bias=*/{}, /*scale_result=*/{}, dtype, /*use_fast_accum=*/false);
   }
-  return at::_grouped_mm(wide(a), wide(b).transpose(1, 2), ends).to(x.scalar_type());
+  const auto columns = wide(weight.values, weight.scale, at::kFloat).transpose(1, 2);
+  return at::_grouped_mm(wide(x.values, x.scale, at::kFloat), columns, ends).to(dtype);
 }
 
 struct Linear : torch::autograd::Function<Linear> {
   static Variable forward(AutogradContext* context, const Variable& x, const Variable& weight) {
-    context->save_for_backward({x, weight});
-    return product(x, weight);
+    const auto a = rounded(x), b = rounded(weight);
+    context->save_for_backward({a.values, a.scale, b.values, b.scale});
+    return product(a, b, x.scalar_type());
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto &x = saved[0], &weight = saved[1], &gradient = gradients[0];
+    const auto& gradient = gradients[0];
     at::Tensor of_x, of_weight;
-    if (context->needs_input_grad(0)) of_x = gradient.matmul(weight);
-    if (context->needs_input_grad(1)) of_weight = gradient.t().matmul(x);
+    if (context->needs_input_grad(0)) of_x = gradient.matmul(wide(saved[2], saved[3], gradient.scalar_type()));
+    if (context->needs_input_grad(1)) of_weight = gradient.t().matmul(wide(saved[0], saved[1], gradient.scalar_type()));
     return {of_x, of_weight};
   }
 };
 
 struct Grouped : torch::autograd::Function<Grouped> {
   static Variable forward(AutogradContext* context, const Variable& x, const Variable& weight, const Variable& ends) {
-    context->save_for_backward({x, weight, ends});
-    return grouped_product(x, weight, ends);
+    const auto a = rounded(x), b = rounded(weight);
+    context->save_for_backward({a.values, a.scale, b.values, b.scale, ends});
+    return grouped_product(a, b, ends, x.scalar_type());
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto &x = saved[0], &weight = saved[1], &ends = saved[2];
     const auto gradient = gradients[0].contiguous();
+    const auto& ends = saved[4];
     at::Tensor of_x, of_weight;
-    if (context->needs_input_grad(0)) of_x = at::_grouped_mm(gradient, weight, ends);
-    if (context->needs_input_grad(1)) of_weight = at::_grouped_mm(gradient.t(), x, ends);
+    if (context->needs_input_grad(0)) of_x = at::_grouped_mm(gradient, wide(saved[2], saved[3], gradient.scalar_type()), ends);
+    if (context->needs_input_grad(1)) of_weight = at::_grouped_mm(gradient.t(), wide(saved[0], saved[1], gradient.scalar_type()), ends);
     return {of_x, of_weight, at::Tensor()};
   }
 };
