@@ -49,6 +49,8 @@ char* r1d_set_deterministic(bool on) {
     at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/true);
     // Filling fresh memory with NaN is a debugging aid that would cost a pass over every allocation.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
+    // Its backward pass is not; with warn_only libtorch would choose it all the same.
+    at::globalContext().setSDPUseCuDNN(!on);
   });
 }
 
