@@ -152,7 +152,7 @@ impl<'a> Head<'a> {
 }
 
 fn run_backward(loss: Tensor) -> Result<(), LearnError> {
-    Ok(loss.f_backward()?)
+    Ok(r1d_torch::runtime::backward(&loss)?)
 }
 
 /// Σ over tokens of the entropy of softmax(logits / temperature), nats, float64 scalar. `logp` are the log-probabilities of `targets`:

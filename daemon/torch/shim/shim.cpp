@@ -54,6 +54,20 @@ char* r1d_set_deterministic(bool on) {
   });
 }
 
+// Attention's backward pass on a GPU has a deterministic way, which libtorch takes only where it may also refuse an operation that has none.
+char* r1d_backward(tensor loss) {
+  return guarded([&] {
+    struct Setting {
+      at::Context& context = at::globalContext();
+      const bool on = context.deterministicAlgorithms();
+      const bool warn_only = context.deterministicAlgorithmsWarnOnly();
+      ~Setting() { context.setDeterministicAlgorithms(on, warn_only); }
+    } before;
+    if (loss->is_cuda()) before.context.setDeterministicAlgorithms(before.on, /*warn_only=*/false);
+    loss->backward();
+  });
+}
+
 // False where the processor cannot.
 bool r1d_set_flush_denormal(bool on) {
   try {

@@ -1,6 +1,7 @@
 //! Switches of the libtorch process: threads, determinism, denormals, inference mode.
 
 use crate::shim::{self, TorchError, check};
+use tch::Tensor;
 
 /// OpenMP threads inside one operation. `LIM-1`: the worker sets it once, at start.
 pub fn set_threads(count: u32) -> Result<(), TorchError> {
@@ -19,6 +20,12 @@ pub fn set_interop_threads(count: u32) -> Result<(), TorchError> {
 /// Operations that have a deterministic variant use it; libtorch warns once of those that have none.
 pub fn set_deterministic(on: bool) -> Result<(), TorchError> {
     check("set deterministic algorithms", unsafe { shim::r1d_set_deterministic(on) })
+}
+
+/// Gradients of a scalar, added to what the parameters hold. On a GPU with [`set_deterministic`] the same bits each time: an operation whose backward
+/// pass has no deterministic way is an error.
+pub fn backward(loss: &Tensor) -> Result<(), TorchError> {
+    check("backward pass", unsafe { shim::r1d_backward(loss.as_ptr()) })
 }
 
 /// Treat denormal floats as zero on this thread and those it starts; `false` where the processor cannot. AdamW's second
@@ -46,7 +53,6 @@ pub fn inference<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Tensor;
 
     #[test]
     fn threads_can_be_set() {

@@ -28,6 +28,7 @@ unsafe extern "C" {
     pub(crate) fn r1d_threads() -> c_int;
     pub(crate) fn r1d_set_interop_threads(count: c_int) -> *mut c_char;
     pub(crate) fn r1d_set_deterministic(on: bool) -> *mut c_char;
+    pub(crate) fn r1d_backward(loss: *const C_tensor) -> *mut c_char;
     pub(crate) fn r1d_set_flush_denormal(on: bool) -> bool;
     pub(crate) fn r1d_inference_enter(guard: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn r1d_inference_leave(guard: *mut c_void);
