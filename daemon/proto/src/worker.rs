@@ -4,7 +4,7 @@
 //! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. Requests are carried out in
 //! order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
 
-use crate::recipe::{Lora, Objective, Optimiser, RouterTraining, Sampling};
+use crate::recipe::{DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling};
 use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -232,4 +232,59 @@ pub struct Supervise {
 pub struct SupervisedSequence {
     pub ids: Vec<u32>,
     pub trained: Vec<bool>,
+}
+
+/// One update of a reward model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReward {
+    pub step: u64,
+    pub batch: RewardBatch,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RewardBatch {
+    /// The preferred completion shall score higher. `center_rewards_coefficient` holds the scores around 0; 0 is off.
+    Pairs { pairs: Vec<Pair>, center_rewards_coefficient: f64 },
+    /// A score shall be above 0 where the label is 1, below where it is 0.
+    Labelled(Vec<Labelled>),
+}
+
+/// Two completions of one prompt, of which one is preferred.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    pub prompt_ids: Vec<u32>,
+    pub chosen_ids: Vec<u32>,
+    pub rejected_ids: Vec<u32>,
+    /// By how much a reward model's scores shall differ at least, as far as that is known; 0 where it is not. Not for DPO.
+    pub margin: f32,
+}
+
+/// A whole text and its label, from 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Labelled {
+    pub ids: Vec<u32>,
+    pub label: f32,
+}
+
+/// One update of a policy on pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainDpo {
+    pub step: u64,
+    pub objective: DpoObjective,
+    pub pairs: Vec<Pair>,
+}
+
+/// One rollout batch of PPO: `num_ppo_epochs × num_mini_batches` updates of policy and value model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainPpo {
+    pub step: u64,
+    /// Number of optimiser updates before this request: position in the schedule.
+    pub first_update: u64,
+    pub objective: PpoObjective,
+    /// Seed of the split into minibatches.
+    pub seed: u64,
+    /// Their advantages are not read: the trainer estimates them.
+    pub sequences: Vec<TrainSequence>,
+    /// The score of each sequence.
+    pub scores: Vec<f32>,
 }
