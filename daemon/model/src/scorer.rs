@@ -83,6 +83,11 @@ impl Scorer {
         Ok(Scorer { model: self.model.deep_copy()?, invariant: self.invariant })
     }
 
+    /// The weights of `other`, of the same shape, into this one's own storage.
+    pub fn copy_from(&self, other: &Scorer) -> Result<()> {
+        self.model.copy_from(&other.model)
+    }
+
     /// Trunk and head: what a trainer updates and a checkpoint holds.
     pub fn model(&self) -> &CausalLm {
         &self.model

@@ -56,6 +56,16 @@ pub enum Request {
     },
     /// Let go of the model and its memory.
     Close,
+    /// One update of a reward model ([`Open::scores`]).
+    TrainReward(TrainReward),
+    /// One update of a policy on pairs; needs the reference.
+    TrainDpo(TrainDpo),
+    /// One rollout batch of PPO; needs [`Open::value_model`], and the reference where `kl_coef` is above 0.
+    TrainPpo(TrainPpo),
+    /// What a reward model thinks of whole texts, token ids each, without learning from them.
+    Score {
+        sequences: Vec<Vec<u32>>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +104,10 @@ pub enum Reply {
     Restored,
     Exported,
     Closed,
+    /// In the order of the request.
+    Scored {
+        scores: Vec<f32>,
+    },
 }
 
 /// Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`, speeds under `perf/`.
@@ -136,12 +150,24 @@ pub struct Open {
     pub mtp_loss_weight: f64,
     /// Decode with the prediction module's drafts, which opens the model with it too.
     pub speculative_decoding: bool,
+    /// The model is a reward model: it has a scalar head or gets a fresh one, and takes `TrainReward` and `Score` instead of what policies do. It is saved
+    /// and written out as policies are.
+    pub scores: bool,
+    /// A value model beside the policy, for PPO.
+    pub value_model: Option<ValueModel>,
     /// Absent where the stage samples nothing.
     pub sampler: Option<Slots>,
     /// Micro-batches are packed to this many tokens.
     pub max_tokens_per_device: u32,
     /// For random initial weights and nothing else.
     pub seed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValueModel {
+    /// Of a reward model, or of a language model, whose trunk gets a fresh head. Absent: the policy's first weights.
+    pub model: Option<ModelSource>,
+    pub optimiser: Optimiser,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
