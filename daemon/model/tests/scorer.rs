@@ -63,6 +63,10 @@ fn what_is_saved_scores_the_same_and_is_the_same_bytes_again() {
         let config: Value = serde_json::from_slice(&std::fs::read(saved.path().join("config.json")).unwrap()).unwrap();
         assert!(config["architectures"][0].as_str().unwrap().ends_with("ForSequenceClassification"));
         assert_eq!((&config["id2label"], &config["label2id"]), (&json!({"0": "LABEL_0"}), &json!({"LABEL_0": 0})));
+        let converted = tempfile::tempdir().unwrap();
+        r1d_model::checkpoint::convert(saved.path(), converted.path(), Kind::Float, u64::MAX, false).unwrap();
+        let bytes = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("model.safetensors")).unwrap();
+        assert_eq!(bytes(&saved), bytes(&converted), "{name}");
         let (looked_at, contents) = r1d_model::checkpoint::inspect(saved.path(), true).unwrap();
         assert!(looked_at.scores && contents.left_out == 0);
     }
