@@ -2,7 +2,7 @@
 
 use crate::LearnError;
 use r1d_model::{CausalLm, Packed};
-use r1d_proto::worker::{SupervisedSequence, TrainSequence};
+use r1d_proto::worker::{Labelled, Pair, SupervisedSequence, TrainSequence};
 use std::ops::Range;
 use tch::{Device, Tensor};
 
@@ -221,6 +221,41 @@ pub fn check_supervised(sequences: &[SupervisedSequence], vocab_size: i64) -> Re
             return refuse(format!("{} mask entries for {} ids", sequence.trained.len(), sequence.ids.len()));
         }
         if let Some(id) = beyond(sequence.ids.iter(), vocab_size) {
+            return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+        }
+    }
+    Ok(())
+}
+
+/// As [`check_rollouts`]; an index is the pair's.
+pub fn check_pairs(pairs: &[Pair], vocab_size: i64) -> Result<(), LearnError> {
+    for (index, Pair { prompt_ids, chosen_ids, rejected_ids, margin }) in pairs.iter().enumerate() {
+        let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
+        let lengths = [("prompt", prompt_ids.len()), ("chosen", chosen_ids.len()), ("rejected", rejected_ids.len())];
+        if let Some((name, _)) = lengths.into_iter().find(|(_, length)| *length == 0) {
+            return refuse(format!("no {name} ids; a pair needs at least one of each"));
+        }
+        if !margin.is_finite() {
+            return refuse(format!("its margin is {margin}"));
+        }
+        if let Some(id) = beyond(prompt_ids.iter().chain(chosen_ids).chain(rejected_ids), vocab_size) {
+            return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+        }
+    }
+    Ok(())
+}
+
+/// As [`check_rollouts`].
+pub fn check_labelled(items: &[Labelled], vocab_size: i64) -> Result<(), LearnError> {
+    for (index, Labelled { ids, label }) in items.iter().enumerate() {
+        let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
+        if ids.is_empty() {
+            return refuse("no ids to score".to_owned());
+        }
+        if !(0.0..=1.0).contains(label) {
+            return refuse(format!("its label is {label}, expected 0 to 1"));
+        }
+        if let Some(id) = beyond(ids.iter(), vocab_size) {
             return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
         }
     }

@@ -8,12 +8,13 @@ use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, minibatch, packing, router};
 use r1d_model::{AuxLoss, CausalLm};
 use r1d_proto::recipe::Objective;
-use r1d_proto::worker::{Metrics, Train};
+use r1d_proto::worker::{Metrics, Train, TrainSequence};
 use tch::{Device, Tensor};
 
 /// A rollout batch on its way through the updates.
-struct Run<'a> {
-    batch: &'a Train,
+pub(crate) struct Run<'a> {
+    step: u64,
+    pub sequences: &'a [TrainSequence],
     objective: &'a Objective,
     device: Device,
     invariant: bool,
@@ -23,13 +24,15 @@ struct Run<'a> {
     /// Experts are forced to those recorded.
     replay: Option<Replay>,
     /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first update, where there are several.
-    old: Vec<Option<Tensor>>,
+    pub old: Vec<Option<Tensor>>,
     /// Likewise the reference's, where β > 0.
-    reference: Vec<Option<Tensor>>,
+    pub reference: Vec<Option<Tensor>>,
+    /// Of each token of each sequence, where a sequence's tokens do not share its advantage.
+    pub advantages: Option<Vec<Vec<f32>>>,
     /// |trainer's − sampler's log-probability| at the weights that sampled (`ROLL-2`).
     difference: Difference,
     totals: Totals,
-    progress: Progress<'a>,
+    pub progress: Progress<'a>,
 }
 
 impl Trainer {
@@ -46,41 +49,51 @@ impl Trainer {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Metrics, LearnError> {
         let mut clock = self.now();
-        let mut metrics = completions(batch);
-        let mut run = Run::new(model, batch, self.invariant, !self.aux_loss(model).wanted(), progress)?;
+        let mut metrics = completions(&batch.sequences);
+        let Train { step, seed, objective, sequences, .. } = batch;
+        let mut run = Run::new(model, *step, sequences, objective, self, Progress::new(progress))?;
         if run.objective.beta != 0.0 {
             let reference = reference.ok_or_else(|| LearnError::Request("beta > 0 needs a reference model".to_owned()))?;
             self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
             clock = self.time(&mut metrics, "reference", clock);
         }
         if run.keeps_old() {
-            self.score(model, &mut run, |run, index, logp| run.old[index] = Some(logp))?;
-            for index in run.trained() {
-                run.measure(index)?;
-            }
+            self.score_old(model, &mut run)?;
             clock = self.time(&mut metrics, "old_logprobs", clock);
         }
         let mut update = batch.first_update;
         for pass in 0..run.objective.num_iterations.max(1) {
             let parts = run.objective.num_minibatches.max(1) as usize;
-            for minibatch in minibatch::split(batch.seed, batch.step, pass, batch.sequences.len(), parts) {
+            for minibatch in minibatch::split(*seed, *step, pass, sequences.len(), parts) {
                 self.update(model, &mut run, &minibatch, update)?;
                 update += 1;
             }
         }
         self.time(&mut metrics, "update", clock);
-        self.tokens_seen += batch.sequences.iter().map(|s| (s.prompt_ids.len() + s.completion_ids.len()) as i64).sum::<i64>();
-        metrics.insert("num_tokens".to_owned(), self.tokens_seen as f64);
-        run.totals.report(run.objective, &mut metrics);
-        run.difference.report(&mut metrics)?;
-        if model.config.moe_layers > 0 {
-            metrics.insert("moe/bias_abs_max".to_owned(), router::bias_abs_max(model)?);
-        }
+        self.report(model, &run, &mut metrics)?;
         Ok(metrics)
     }
 
+    /// What all updates of a rollout batch report.
+    pub(crate) fn report(&mut self, model: &CausalLm, run: &Run, metrics: &mut Metrics) -> Result<(), LearnError> {
+        self.tokens_seen += run.sequences.iter().map(|s| (s.prompt_ids.len() + s.completion_ids.len()) as i64).sum::<i64>();
+        metrics.insert("num_tokens".to_owned(), self.tokens_seen as f64);
+        run.totals.report(run.objective, metrics);
+        run.difference.report(metrics)?;
+        if model.config.moe_layers > 0 {
+            metrics.insert("moe/bias_abs_max".to_owned(), router::bias_abs_max(model)?);
+        }
+        Ok(())
+    }
+
+    /// The policy's own log-probabilities, before it moves.
+    pub(crate) fn score_old(&self, model: &CausalLm, run: &mut Run) -> Result<(), LearnError> {
+        self.score(model, run, |run, index, logp| run.old[index] = Some(logp))?;
+        run.trained().into_iter().try_for_each(|index| run.measure(index))
+    }
+
     /// Log-probabilities of every completion that trains, without gradients.
-    fn score(&self, model: &CausalLm, run: &mut Run, keep: impl Fn(&mut Run, usize, Tensor)) -> Result<(), LearnError> {
+    pub(crate) fn score(&self, model: &CausalLm, run: &mut Run, keep: impl Fn(&mut Run, usize, Tensor)) -> Result<(), LearnError> {
         for group in self.pack(run, &run.trained()) {
             let micro = run.micro_batch(&group)?;
             let logp = tch::no_grad(|| {
@@ -98,20 +111,11 @@ impl Trainer {
 
     /// Micro-batches of these sequences; a group's sequences stay together, to share their prompt.
     fn pack(&self, run: &Run, chosen: &[usize]) -> Vec<Vec<usize>> {
-        let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&run.batch.sequences[i])).collect();
-        let bins = match run.shares_prompts {
-            true => {
-                let prompts: Vec<_> =
-                    chosen.iter().map(|&i| &run.batch.sequences[i].prompt_ids).map(|ids| (ids, ids.len())).collect();
-                packing::best_fit_shared(&lengths, &prompts, self.budget)
-            }
-            false => packing::best_fit(&lengths, self.budget),
-        };
-        bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
+        packing::rollouts(run.sequences, chosen, run.shares_prompts, self.budget)
     }
 
     /// One update on a minibatch.
-    fn update(&mut self, model: &CausalLm, run: &mut Run, minibatch: &[usize], update: u64) -> Result<(), LearnError> {
+    pub(crate) fn update(&mut self, model: &CausalLm, run: &mut Run, minibatch: &[usize], update: u64) -> Result<(), LearnError> {
         let share = run.share(minibatch);
         let chosen: Vec<usize> = minibatch.iter().copied().filter(|&index| run.trains(index)).collect();
         if chosen.is_empty() {
@@ -131,7 +135,7 @@ impl Trainer {
             run.progress.add(&micro);
         }
         let sums = sums.read()?;
-        let updated = self.finish_update(model, run.batch.step, update, sums.loss, load)?;
+        let updated = self.finish_update(model, run.step, update, sums.loss, load)?;
         let tokens = chosen.iter().map(|&index| run.length(index)).sum();
         run.totals.add(&sums, tokens, chosen.len(), &updated);
         Ok(())
@@ -139,33 +143,35 @@ impl Trainer {
 }
 
 impl<'a> Run<'a> {
-    fn new(
+    pub(crate) fn new(
         model: &CausalLm,
-        batch: &'a Train,
-        invariant: bool,
-        shares_prompts: bool,
-        progress: &'a mut dyn FnMut(u64, u64),
+        step: u64,
+        sequences: &'a [TrainSequence],
+        objective: &'a Objective,
+        trainer: &Trainer,
+        progress: Progress<'a>,
     ) -> Result<Run<'a>, LearnError> {
-        let objective = &batch.objective;
         if objective.temperature.is_nan() || objective.temperature <= 0.0 {
             let message = format!("temperature = {}: log-probabilities need one above 0", objective.temperature);
             return Err(LearnError::Request(message));
         }
         let replay = Replay::of(model).filter(|_| objective.routing_replay);
-        batch::check_rollouts(&batch.sequences, replay, model.config.vocab_size)?;
-        let none = || batch.sequences.iter().map(|_| None).collect();
+        batch::check_rollouts(sequences, replay, model.config.vocab_size)?;
+        let none = || sequences.iter().map(|_| None).collect();
         let mut run = Run {
-            batch,
+            step,
+            sequences,
             objective,
             device: model.device(),
-            invariant,
-            shares_prompts,
+            invariant: trainer.invariant,
+            shares_prompts: !trainer.aux_loss(model).wanted(),
             replay,
             old: none(),
             reference: none(),
+            advantages: None,
             difference: Difference::new(model.device())?,
             totals: Totals::default(),
-            progress: Progress::new(progress),
+            progress,
         };
         let tokens: usize = run.trained().iter().map(|&index| run.length(index)).sum();
         let passes = objective.num_iterations.max(1) as u64 + run.keeps_old() as u64 + (objective.beta != 0.0) as u64;
@@ -175,37 +181,40 @@ impl<'a> Run<'a> {
 
     /// With a single update π_old is the policy of that update itself.
     fn keeps_old(&self) -> bool {
-        self.objective.num_iterations.max(1) * self.objective.num_minibatches.max(1) > 1
+        self.advantages.is_some() || self.objective.num_iterations.max(1) * self.objective.num_minibatches.max(1) > 1
     }
 
     fn trains(&self, index: usize) -> bool {
-        !(self.objective.mask_truncated_completions && self.batch.sequences[index].truncated)
+        !(self.objective.mask_truncated_completions && self.sequences[index].truncated)
     }
 
-    fn trained(&self) -> Vec<usize> {
-        (0..self.batch.sequences.len()).filter(|&index| self.trains(index)).collect()
+    pub(crate) fn trained(&self) -> Vec<usize> {
+        (0..self.sequences.len()).filter(|&index| self.trains(index)).collect()
     }
 
     /// Completion tokens of a sequence.
-    fn length(&self, index: usize) -> usize {
-        self.batch.sequences[index].completion_ids.len()
+    pub(crate) fn length(&self, index: usize) -> usize {
+        self.sequences[index].completion_ids.len()
     }
 
     fn share(&self, minibatch: &[usize]) -> Share {
+        if self.advantages.is_some() {
+            let tokens: usize = minibatch.iter().map(|&index| self.length(index)).sum();
+            return Share { sequences: minibatch.len() as f64, tokens: tokens as f64 };
+        }
         let tokens: usize = self.trained().iter().map(|&index| self.length(index)).sum();
-        let part = minibatch.len() as f64 / self.batch.sequences.len() as f64;
+        let part = minibatch.len() as f64 / self.sequences.len() as f64;
         Share { sequences: minibatch.len() as f64, tokens: tokens as f64 * part }
     }
 
     fn micro_batch(&self, group: &[usize]) -> Result<MicroBatch, LearnError> {
-        let sequences: Vec<_> = group.iter().map(|&index| &self.batch.sequences[index]).collect();
+        let sequences: Vec<_> = group.iter().map(|&index| &self.sequences[index]).collect();
         MicroBatch::of_rollouts(&sequences, self.shares_prompts, self.replay, self.device)
     }
 
     /// What the sampler recorded, float32 `[N]`.
     fn behaviour(&self, group: &[usize]) -> Result<Tensor, LearnError> {
-        let flat: Vec<f32> =
-            group.iter().flat_map(|&index| self.batch.sequences[index].behaviour_logprobs.iter().copied()).collect();
+        let flat: Vec<f32> = group.iter().flat_map(|&index| self.sequences[index].behaviour_logprobs.iter().copied()).collect();
         Ok(Tensor::f_from_slice(&flat)?.f_to_device(self.device)?)
     }
 
@@ -230,8 +239,15 @@ impl<'a> Run<'a> {
             Ok(parts.map(|parts| Tensor::f_cat(&parts, 0)).transpose()?)
         };
         let sequences = objective::is_sequence_level(self.objective).then(|| Sequences::of(&lengths, self.device)).transpose()?;
+        let advantage = match &self.advantages {
+            Some(advantages) => {
+                let flat: Vec<f32> = group.iter().flat_map(|&index| advantages[index].iter().copied()).collect();
+                Tensor::f_from_slice(&flat)?.f_to_device(self.device)?
+            }
+            None => each(&|index| self.sequences[index].advantage)?,
+        };
         Ok(Tokens {
-            advantage: each(&|index| self.batch.sequences[index].advantage)?,
+            advantage,
             weight: each(&|index| token_weight(self.objective, self.length(index), share) as f32)?,
             old: gather(&self.old)?,
             reference: gather(&self.reference)?,

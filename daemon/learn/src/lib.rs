@@ -4,6 +4,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`objective`] | the GRPO family of losses, a function of per-token log-probabilities |
+//! | [`preference`] | losses of reward models and of DPO |
+//! | [`estimate`], [`value`] | PPO's advantages and returns, plain arithmetic; its value loss |
 //! | [`minibatch`] | the random split of a rollout batch |
 //! | [`packing`] | sequences into micro-batches by token budget |
 //! | [`batch`] | sequences as the tensors of a packed forward pass |
@@ -11,13 +13,17 @@
 //! | [`optimiser`] | AdamW over the model's parameters, with exact state |
 //! | [`schedule`] | the learning rate of each update |
 //! | [`router`] | balance of the experts |
-//! | [`trainer`] | [`Trainer`]: `train` (in `grpo`) and `supervise` |
+//! | [`trainer`] | [`Trainer`]: `train` (in `grpo`), `supervise`, `train_reward`, `train_dpo`, `train_ppo` |
+//! | [`reward`] | how well a reward model separates |
 //!
 //! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks, but for rounding: every token
 //! carries its final weight from the start.
 
 pub mod batch;
+mod dpo;
+mod ends;
 mod error;
+pub mod estimate;
 mod grpo;
 pub mod head;
 mod metrics;
@@ -25,10 +31,15 @@ pub mod minibatch;
 pub mod objective;
 pub mod optimiser;
 pub mod packing;
+mod ppo;
+pub mod preference;
+pub mod reward;
 pub mod router;
 pub mod schedule;
 mod supervise;
 pub mod trainer;
+pub mod value;
 
 pub use error::LearnError;
+pub use ppo::Critic;
 pub use trainer::Trainer;

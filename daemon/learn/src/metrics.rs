@@ -5,14 +5,14 @@ use crate::batch::MicroBatch;
 use crate::objective;
 use crate::trainer::Updated;
 use r1d_proto::recipe::Objective;
-use r1d_proto::worker::{Metrics, Train};
+use r1d_proto::worker::{Metrics, TrainSequence};
 use tch::{Device, Kind, Tensor};
 
 /// Lengths of the batch's completions, and how many hit the limit.
-pub(crate) fn completions(batch: &Train) -> Metrics {
-    let lengths = || batch.sequences.iter().map(|sequence| sequence.completion_ids.len());
-    let count = batch.sequences.len().max(1) as f64;
-    let truncated = batch.sequences.iter().filter(|sequence| sequence.truncated).count();
+pub(crate) fn completions(sequences: &[TrainSequence]) -> Metrics {
+    let lengths = || sequences.iter().map(|sequence| sequence.completion_ids.len());
+    let count = sequences.len().max(1) as f64;
+    let truncated = sequences.iter().filter(|sequence| sequence.truncated).count();
     let values = [
         ("completions/mean_length", lengths().sum::<usize>() as f64 / count),
         ("completions/min_length", lengths().min().unwrap_or(0) as f64),

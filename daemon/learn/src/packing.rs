@@ -1,5 +1,7 @@
 //! Sequences into micro-batches by token budget, without padding.
 
+use crate::batch;
+use r1d_proto::worker::TrainSequence;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
@@ -61,6 +63,19 @@ pub fn best_fit_shared<Name: Eq + Hash>(lengths: &[usize], shared: &[(Name, usiz
     let costs: Vec<usize> = parts.iter().map(|(_, cost)| *cost).collect();
     let together = |bin: Vec<usize>| bin.into_iter().flat_map(|part| parts[part].0.iter().copied()).collect();
     best_fit(&costs, budget).into_iter().map(together).collect()
+}
+
+/// Micro-batches of the `chosen` sequences; where prompts are shared, those of one prompt stay together.
+pub fn rollouts(sequences: &[TrainSequence], chosen: &[usize], shares_prompts: bool, budget: usize) -> Vec<Vec<usize>> {
+    let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&sequences[i])).collect();
+    let bins = match shares_prompts {
+        true => {
+            let prompts: Vec<_> = chosen.iter().map(|&i| &sequences[i].prompt_ids).map(|ids| (ids, ids.len())).collect();
+            best_fit_shared(&lengths, &prompts, budget)
+        }
+        false => best_fit(&lengths, budget),
+    };
+    bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
 }
 
 fn further(length: usize, shared: usize) -> usize {

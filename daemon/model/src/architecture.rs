@@ -117,12 +117,22 @@ const REGISTERED: &[Registered] = &[
     registered!(mistral, "MistralForCausalLM", "mistral", false),
 ];
 
-/// By `architectures[0]`, or by `model_type` where that is absent.
-pub(crate) fn find(fields: &Fields) -> Result<&'static Registered> {
+/// What transformers calls the class of an architecture with another head.
+const GENERATES: &str = "ForCausalLM";
+const SCORES: &str = "ForSequenceClassification";
+
+/// The class with a scalar head, of one with an output head.
+pub(crate) fn scoring(name: &str) -> String {
+    name.replace(GENERATES, SCORES)
+}
+
+/// By `architectures[0]`, or by `model_type` where that is absent; and whether it is the class with a scalar head.
+pub(crate) fn find(fields: &Fields) -> Result<(&'static Registered, bool)> {
     let named = fields.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let model_type = fields.text("model_type")?;
+    let scores = named.is_some_and(|name| name.ends_with(SCORES));
     let found = match (named, model_type) {
-        (Some(name), _) => REGISTERED.iter().find(|r| r.name == name),
+        (Some(name), _) => REGISTERED.iter().find(|r| r.name == name || (scores && scoring(r.name) == name)),
         (None, Some(model_type)) => REGISTERED.iter().find(|r| r.model_type == model_type),
         (None, None) => None,
     };
@@ -131,8 +141,9 @@ pub(crate) fn find(fields: &Fields) -> Result<&'static Registered> {
         (Some(name), _) => ("architectures", format!("\"{name}\"")),
         (None, None) => ("architectures", "missing".to_owned()),
     };
-    found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         let names: Vec<_> = REGISTERED.iter().map(|r| r.name).collect();
-        unsupported(field, value, format!("supported are {}", names.join(", ")))
-    })
+        unsupported(field, value, format!("supported are {}, and each with {SCORES} and one label", names.join(", ")))
+    });
+    Ok((found?, scores))
 }

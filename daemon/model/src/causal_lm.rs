@@ -29,7 +29,7 @@ pub struct CausalLm {
     embed_tokens: Tensor,
     decoder: Decoder,
     norm: RmsNorm,
-    /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied.
+    /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied. The scalar head of a [`crate::Scorer`].
     lm_head: Tensor,
     rope: Rope,
     lora: Option<Lora>,
@@ -43,6 +43,8 @@ pub struct CausalLm {
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
+/// `[1, hidden_size]`, in the head's place of models that [`Config::scores`].
+pub(crate) const SCORE: &str = "score.weight";
 
 /// The model's parts, from the builder's tensors.
 struct Parts {
@@ -59,6 +61,7 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     let decoder = Decoder::build(config, weights)?;
     let norm = RmsNorm::build(weights, "model.norm", config.hidden_size, config.rms_norm_eps)?;
     let lm_head = match config.tie_word_embeddings {
+        _ if config.scores => weights.tensor(SCORE, &[1, config.hidden_size], Initial::Normal)?,
         true => embed_tokens.shallow_clone(),
         false => weights.tensor(HEAD, &shape, Initial::Normal)?,
     };
@@ -100,7 +103,7 @@ struct Padded {
 }
 
 impl CausalLm {
-    fn assemble(config: Config, source: &mut dyn Source, device: Device, kind: Kind) -> Result<CausalLm> {
+    pub(crate) fn assemble(config: Config, source: &mut dyn Source, device: Device, kind: Kind) -> Result<CausalLm> {
         let mut weights = Builder::new(source, device, kind);
         let Parts { embed_tokens, decoder, norm, lm_head, prediction } = build_parts(&config, &mut weights)?;
         let weights = weights.weights;
@@ -135,6 +138,7 @@ impl CausalLm {
 
     fn load_parts(dir: &Path, prediction: bool, device: Device, kind: Kind) -> Result<CausalLm> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
+        config.refuse_scores()?;
         let config = if prediction { config.with_prediction()? } else { config };
         let model = CausalLm::assemble(config, &mut shards, device, kind)?;
         shards.refuse_leftovers(|name| model.config.ignores(name))?;
@@ -152,6 +156,7 @@ impl CausalLm {
     }
 
     fn init_config(config: Config, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
+        config.refuse_scores()?;
         let mut random = Random { seed, standard_deviation: config.initializer_range };
         CausalLm::assemble(config, &mut random, device, kind)
     }

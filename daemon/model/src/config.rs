@@ -7,7 +7,7 @@ use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
 use crate::rope::RopeSpec;
 use crate::weights::Weight;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// A model's shape: what config.json says, checked as a whole before any tensor is touched.
@@ -15,6 +15,8 @@ use std::path::Path;
 pub struct Config {
     /// `architectures[0]`, for example `DeepseekV3ForCausalLM`.
     pub architecture: String,
+    /// A reward or value model: the head gives one number (`…ForSequenceClassification` with one label).
+    pub scores: bool,
     pub vocab_size: i64,
     /// `pad_token_id`: the id whose embedding gets no gradient from being read.
     pub padding_index: Option<i64>,
@@ -23,7 +25,7 @@ pub struct Config {
     pub max_position_embeddings: i64,
     /// ε of the block norms.
     pub rms_norm_eps: f64,
-    /// The output head is the embedding.
+    /// The output head is the embedding; never of a model that [`scores`](Self::scores).
     pub tie_word_embeddings: bool,
     /// Standard deviation of freshly initialised matrices.
     pub initializer_range: f64,
@@ -73,7 +75,10 @@ impl Config {
             Err(error) => return Err(ModelError::Config(format!("not JSON: {error}"))),
         };
         let read = Fields(&fields);
-        let registered = architecture::find(&read)?;
+        let (registered, scores) = architecture::find(&read)?;
+        if scores {
+            read.one_label()?;
+        }
         let fp8_block = read.fp8_block()?;
         // "swish" is transformers' other name of it. `attention_dropout` says how a model was trained; r1d trains without.
         if read.text("hidden_act")? != Some("swish") {
@@ -92,14 +97,15 @@ impl Config {
         let (experts, experts_per_token) =
             blueprint.expert_layers().next().map_or((0, 0), |sizes| (sizes.rule.experts, sizes.rule.experts_per_token));
         Ok(Config {
-            architecture: registered.name.to_owned(),
+            architecture: if scores { architecture::scoring(registered.name) } else { registered.name.to_owned() },
+            scores,
             vocab_size,
             padding_index: read.padding_index(vocab_size)?,
             hidden_size,
             num_hidden_layers,
             max_position_embeddings,
             rms_norm_eps: read.positive_or("rms_norm_eps", 1e-6)?,
-            tie_word_embeddings: read.flag_or("tie_word_embeddings", false)?,
+            tie_word_embeddings: read.flag_or("tie_word_embeddings", false)? && !scores,
             initializer_range: read.positive_or("initializer_range", 0.02)?,
             moe_layers,
             experts,
@@ -124,17 +130,45 @@ impl Config {
 
     /// A tensor on disk that the model has no use for.
     pub(crate) fn ignores(&self, tensor: &str) -> bool {
-        let tied_copy = self.tie_word_embeddings && tensor == HEAD;
-        let tied_scale = self.tie_word_embeddings && tensor == scale_name(HEAD);
-        tied_copy || tied_scale || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
+        let no_head = self.tie_word_embeddings || self.scores;
+        let unused_head = no_head && (tensor == HEAD || tensor == scale_name(HEAD));
+        unused_head || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
     }
 
     pub(crate) fn weights(&self) -> Result<Vec<Weight>> {
         weights_of(self)
     }
 
+    /// The same model with a scalar head in the output head's place.
+    pub(crate) fn with_score(mut self) -> Config {
+        if !self.scores {
+            self.scores = true;
+            self.architecture = architecture::scoring(&self.architecture);
+            self.tie_word_embeddings = false;
+            self.runs_prediction_module = false;
+            for (key, value) in [("id2label", json!({ "0": "LABEL_0" })), ("label2id", json!({ "LABEL_0": 0 }))] {
+                self.fields.insert(key.into(), value);
+            }
+            for key in ["num_labels", "problem_type"] {
+                self.fields.remove(key);
+            }
+        }
+        self
+    }
+
+    /// An error for models that give scores where one that gives logits is wanted.
+    pub(crate) fn refuse_scores(&self) -> Result<()> {
+        match self.scores {
+            true => {
+                Err(contradiction(format!("`architectures` is \"{}\", a reward model, which generates nothing", self.architecture)))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// The same model with the multi-token prediction module that config.json announces.
     pub(crate) fn with_prediction(mut self) -> Result<Config> {
+        self.refuse_scores()?;
         let announced = Fields(&self.fields).count_or("num_nextn_predict_layers", 0)?;
         if !self.prediction_modules || announced < 1 {
             let message = "the model has no multi-token prediction module: `num_nextn_predict_layers` of a DeepSeek-V3 must be 1";
@@ -292,6 +326,15 @@ impl<'a> Fields<'a> {
         match self.text(key)? {
             Some(found) if found != supported => Err(unsupported(key, format!("\"{found}\""), format!("only \"{supported}\" is"))),
             _ => Ok(()),
+        }
+    }
+
+    /// One label, where transformers supposes two.
+    fn one_label(&self) -> Result<()> {
+        let named = self.object("id2label")?.map(|labels| labels.0.len() as i64);
+        match self.optional_count("num_labels")?.or(named).unwrap_or(2) {
+            1 => Ok(()),
+            other => Err(unsupported("num_labels", other, "a reward model has 1, so `id2label` has one entry")),
         }
     }
 

@@ -10,6 +10,8 @@
 //! | [`CausalLm::prefill`] | the same, and leaves what later tokens need in a [`Cache`] | the same |
 //! | [`CausalLm::decode`] | one token per slot | over the cache; MLA in its latent space |
 //!
+//! [`Scorer`] is the same trunk under a scalar head: reward models and value models.
+//!
 //! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone, and the three ways give the same ones.
 
 mod architecture;
@@ -41,6 +43,7 @@ mod qwen3_moe;
 mod rms_norm;
 mod rope;
 mod router;
+mod scorer;
 mod swiglu;
 mod tile;
 mod weights;
@@ -53,3 +56,4 @@ pub use logprobs::token_logprobs;
 pub use lora::{ADAPTER_CONFIG_FILE, LoraSpec};
 pub use packed::{AuxLoss, Forward, Output, Packed};
 pub use products::PackedWeights;
+pub use scorer::Scorer;

@@ -74,6 +74,52 @@ pub struct Objective {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub enum DpoLossType {
+    /// Bradley–Terry (Rafailov et al. 2023); smoothed labels as in conservative DPO.
+    Sigmoid,
+    /// The unbiased loss where a share `label_smoothing` of the labels is flipped (Chowdhury et al. 2024).
+    Robust,
+    /// Squared distance of the mean log-ratios' difference to 1/2β (Azar et al. 2023).
+    Ipo,
+}
+
+/// Direct preference optimisation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DpoObjective {
+    pub loss_type: DpoLossType,
+    /// How strongly the policy is held to the reference, above 0; τ of IPO.
+    pub beta: f64,
+    /// Share of the labels that are taken to be flipped, 0 to below 0.5; not for IPO.
+    pub label_smoothing: f64,
+}
+
+/// Proximal policy optimisation with a value model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PpoObjective {
+    /// Passes over a rollout batch.
+    pub num_ppo_epochs: u32,
+    /// Updates per pass.
+    pub num_mini_batches: u32,
+    /// ε of the policy's ratio.
+    pub cliprange: f64,
+    /// How far a value may move from the one before the first update.
+    pub cliprange_value: f64,
+    /// Weight of the value loss.
+    pub vf_coef: f64,
+    /// Discount of each token.
+    pub gamma: f64,
+    /// λ of generalised advantage estimation: 0 trusts the values alone, 1 the rewards alone.
+    pub lam: f64,
+    /// Weight of the k1 estimate of KL(policy ‖ reference) in each token's reward; 0 needs no reference.
+    pub kl_coef: f64,
+    /// Temperature that the completions were drawn with.
+    pub temperature: f32,
+    /// Force the experts recorded while sampling, in the policy.
+    pub routing_replay: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LrSchedule {
     Constant,
     Linear,

@@ -4,7 +4,7 @@
 //! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. Requests are carried out in
 //! order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
 
-use crate::recipe::{Lora, Objective, Optimiser, RouterTraining, Sampling};
+use crate::recipe::{DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling};
 use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,6 +56,16 @@ pub enum Request {
     },
     /// Let go of the model and its memory.
     Close,
+    /// One update of a reward model ([`Open::scores`]).
+    TrainReward(TrainReward),
+    /// One update of a policy on pairs; needs the reference.
+    TrainDpo(TrainDpo),
+    /// One rollout batch of PPO; needs [`Open::value_model`], and the reference where `kl_coef` is above 0.
+    TrainPpo(TrainPpo),
+    /// What a reward model thinks of whole texts, token ids each, without learning from them.
+    Score {
+        sequences: Vec<Vec<u32>>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +104,10 @@ pub enum Reply {
     Restored,
     Exported,
     Closed,
+    /// In the order of the request.
+    Scored {
+        scores: Vec<f32>,
+    },
 }
 
 /// Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`, speeds under `perf/`.
@@ -136,12 +150,24 @@ pub struct Open {
     pub mtp_loss_weight: f64,
     /// Decode with the prediction module's drafts, which opens the model with it too.
     pub speculative_decoding: bool,
+    /// The model is a reward model: it has a scalar head or gets a fresh one, and takes `TrainReward` and `Score` instead of what policies do. It is saved
+    /// and written out as policies are.
+    pub scores: bool,
+    /// A value model beside the policy, for PPO.
+    pub value_model: Option<ValueModel>,
     /// Absent where the stage samples nothing.
     pub sampler: Option<Slots>,
     /// Micro-batches are packed to this many tokens.
     pub max_tokens_per_device: u32,
     /// For random initial weights and nothing else.
     pub seed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValueModel {
+    /// Of a reward model, or of a language model, whose trunk gets a fresh head. Absent: the policy's first weights.
+    pub model: Option<ModelSource>,
+    pub optimiser: Optimiser,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,4 +258,59 @@ pub struct Supervise {
 pub struct SupervisedSequence {
     pub ids: Vec<u32>,
     pub trained: Vec<bool>,
+}
+
+/// One update of a reward model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReward {
+    pub step: u64,
+    pub batch: RewardBatch,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RewardBatch {
+    /// The preferred completion shall score higher. `center_rewards_coefficient` holds the scores around 0; 0 is off.
+    Pairs { pairs: Vec<Pair>, center_rewards_coefficient: f64 },
+    /// A score shall be above 0 where the label is 1, below where it is 0.
+    Labelled(Vec<Labelled>),
+}
+
+/// Two completions of one prompt, of which one is preferred.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    pub prompt_ids: Vec<u32>,
+    pub chosen_ids: Vec<u32>,
+    pub rejected_ids: Vec<u32>,
+    /// By how much a reward model's scores shall differ at least, as far as that is known; 0 where it is not. Not for DPO.
+    pub margin: f32,
+}
+
+/// A whole text and its label, from 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Labelled {
+    pub ids: Vec<u32>,
+    pub label: f32,
+}
+
+/// One update of a policy on pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainDpo {
+    pub step: u64,
+    pub objective: DpoObjective,
+    pub pairs: Vec<Pair>,
+}
+
+/// One rollout batch of PPO: `num_ppo_epochs × num_mini_batches` updates of policy and value model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainPpo {
+    pub step: u64,
+    /// Number of optimiser updates before this request: position in the schedule.
+    pub first_update: u64,
+    pub objective: PpoObjective,
+    /// Seed of the split into minibatches.
+    pub seed: u64,
+    /// Their advantages are not read: the trainer estimates them.
+    pub sequences: Vec<TrainSequence>,
+    /// The score of each sequence.
+    pub scores: Vec<f32>,
 }

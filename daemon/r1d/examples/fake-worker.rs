@@ -179,6 +179,9 @@ impl Worker {
                 Ok(Reply::Exported)
             }
             Request::Close => Ok(Reply::Closed),
+            Request::TrainReward(_) | Request::TrainDpo(_) | Request::TrainPpo(_) | Request::Score { .. } => {
+                Err(invalid("this worker has no models that learn from preferences"))
+            }
         }
     }
 

@@ -116,6 +116,8 @@ impl Plan {
             lora: stage.adapters().cloned(),
             mtp_loss_weight: stage.mtp_loss_weight,
             speculative_decoding: stage.speculative_decoding,
+            scores: false,
+            value_model: None,
             sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
             max_tokens_per_device: stage.max_tokens_per_device,
             seed: self.job.seed,

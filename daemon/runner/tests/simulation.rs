@@ -333,6 +333,7 @@ impl World {
                 vec![done(Reply::Exported)]
             }
             Request::Close => vec![done(Reply::Closed)],
+            other => unreachable!("no stage of these jobs asks for {other:?}"),
         }
     }
 

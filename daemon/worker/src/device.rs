@@ -3,8 +3,9 @@
 //! Actors never compute in a handler: they hand a closure to this thread and await its answer. The thread runs one closure at a time,
 //! in the order of arrival, so everything that the closures touch ([`Bench`]) needs no lock.
 
+use crate::failure::invalid;
 use r1d_learn::Trainer;
-use r1d_model::CausalLm;
+use r1d_model::{CausalLm, Scorer};
 use r1d_proto::worker::{Failure, FailureKind, Open};
 use r1d_sampler::Sampler;
 use std::sync::mpsc;
@@ -19,11 +20,48 @@ pub struct Bench {
     pub open: Option<Opened>,
 }
 
-/// A stage's actors' tensors. Sampler and trainer share the policy's storage: a weight update costs no copy.
+/// What a stage trains or samples from.
+pub enum Model {
+    Policy(CausalLm),
+    Reward(Scorer),
+}
+
+impl Model {
+    /// Whichever head it has.
+    pub fn weights(&self) -> &CausalLm {
+        match self {
+            Model::Policy(policy) => policy,
+            Model::Reward(scorer) => scorer.model(),
+        }
+    }
+
+    pub fn policy(&self) -> Result<&CausalLm, Failure> {
+        match self {
+            Model::Policy(policy) => Ok(policy),
+            Model::Reward(_) => Err(invalid("the stage was opened with a reward model, which has no policy")),
+        }
+    }
+
+    pub fn scorer(&self) -> Result<&Scorer, Failure> {
+        match self {
+            Model::Reward(scorer) => Ok(scorer),
+            Model::Policy(_) => Err(invalid("the stage was opened with a policy, which gives no scores: open it with `scores`")),
+        }
+    }
+}
+
+/// PPO's value model.
+pub struct Critic {
+    pub model: Scorer,
+    pub trainer: Trainer,
+}
+
+/// A stage's actors' tensors. Sampler and trainer share the model's storage: a weight update costs no copy.
 pub struct Opened {
     pub request: Open,
-    pub policy: CausalLm,
+    pub model: Model,
     pub reference: Option<CausalLm>,
+    pub critic: Option<Critic>,
     pub trainer: Option<Trainer>,
     pub sampler: Option<Sampler>,
 }

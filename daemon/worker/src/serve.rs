@@ -3,7 +3,7 @@
 //! One task reads requests, one writes messages, one carries requests out in order. When `r1d` closes the socket, or dies, the process
 //! ends at once, even in the middle of a computation: what matters is durable elsewhere.
 
-use crate::actors::{Actors, policy, reference, sampler, trainer};
+use crate::actors::{Actors, policy, reference, sampler, scorer, trainer};
 use crate::device::DeviceThread;
 use crate::outbox::{OUTBOX_MAX_MESSAGES, Outbox};
 use actix::Message;
@@ -137,6 +137,12 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
         Request::Generate(request) => Reply::Generated { metrics: ask(&actors.sampler, sampler::Draw { request, outbox }).await? },
         Request::Train(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Reinforce { batch, outbox }).await? },
         Request::Supervise(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Imitate { batch, outbox }).await? },
+        Request::TrainReward(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Judge { batch, outbox }).await? },
+        Request::TrainDpo(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Prefer { batch, outbox }).await? },
+        Request::TrainPpo(batch) => {
+            Reply::Trained { metrics: ask(&actors.trainer, trainer::ReinforceWithValues { batch, outbox }).await? }
+        }
+        Request::Score { sequences } => Reply::Scored { scores: ask(&actors.scorer, scorer::Score { sequences, outbox }).await? },
         Request::SyncReference => {
             ask(&actors.reference, reference::Sync).await?;
             Reply::ReferenceSynced

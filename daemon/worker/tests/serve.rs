@@ -1,125 +1,11 @@
 //! The worker as a real process over a real socket: the conversation that `r1d` holds with it.
 
-use r1d_proto::frame::{Format, read_blocking, write_blocking};
+mod process;
+
+use process::*;
 use r1d_proto::recipe::*;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::*;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-const CONFIG: &str = include_str!("../../../configs/models/tiny-deepseek-v3.json");
-const VOCAB: u32 = 64;
-
-struct Worker {
-    process: Child,
-    socket: UnixStream,
-    id: u64,
-    events: Vec<Event>,
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Worker {
-    fn start() -> Worker {
-        let (socket, theirs) = UnixStream::pair().unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_r1d-worker"))
-            .args(["serve", "--device", "cpu"])
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .unwrap();
-        let mut worker = Worker { process, socket, id: 0, events: Vec::new() };
-        let first: FromWorker = read_blocking(&mut worker.socket, Format::Postcard).unwrap();
-        assert!(matches!(first.body, Body::Event(Event::Started { .. })), "{first:?}");
-        worker
-    }
-
-    fn try_ask(&mut self, request: Request) -> Result<Reply, Failure> {
-        self.id += 1;
-        self.events.clear();
-        write_blocking(&mut self.socket, Format::Postcard, &ToWorker { id: self.id, request }).unwrap();
-        loop {
-            let message: FromWorker = read_blocking(&mut self.socket, Format::Postcard).unwrap();
-            assert_eq!(message.id, self.id);
-            match message.body {
-                Body::Event(event) => self.events.push(event),
-                Body::Done(reply) => return Ok(reply),
-                Body::Failed(failure) => return Err(failure),
-            }
-        }
-    }
-
-    fn ask(&mut self, request: Request) -> Reply {
-        self.try_ask(request).unwrap_or_else(|failure| panic!("{failure:?}"))
-    }
-
-    fn rollouts(&self) -> Vec<Rollout> {
-        let mut rollouts: Vec<Rollout> = self
-            .events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Completed(rollout) => Some(rollout.clone()),
-                _ => None,
-            })
-            .collect();
-        rollouts.sort_by_key(|r| r.key);
-        rollouts
-    }
-}
-
-fn config() -> String {
-    let mut config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
-    config["vocab_size"] = VOCAB.into();
-    config.to_string()
-}
-
-fn open(reference: bool) -> Request {
-    Request::Open(Box::new(Open {
-        model: ModelSource::Init { config: config(), carry: None },
-        dtype: Dtype::Float32,
-        fp8: false,
-        batch_invariant: true,
-        reference,
-        optimiser: Some(Optimiser {
-            learning_rate: 1e-3,
-            lr_scheduler_type: LrSchedule::Constant,
-            warmup_steps: 0,
-            total_steps: 10,
-            min_lr_ratio: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.95,
-            adam_epsilon: 1e-8,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-        }),
-        router: RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 1e-4, device_loss_alpha: 0.0 },
-        lora: None,
-        mtp_loss_weight: 0.0,
-        speculative_decoding: false,
-        sampler: Some(Slots { count: 4, capacity: 32 }),
-        max_tokens_per_device: 256,
-        seed: 3,
-    }))
-}
-
-fn generate(step: u64) -> Request {
-    let groups = (0..2)
-        .map(|prompt| Group {
-            prompt,
-            row: prompt as u64,
-            prompt_ids: (5..12).map(|i| i + prompt).collect(),
-            samples: vec![0, 1, 2],
-        })
-        .collect();
-    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_completion_length: 12, stop_ids: vec![1], seed: 9 };
-    Request::Generate(Generate { stage: 0, step, policy_version: step, sampling, groups })
-}
 
 fn train(step: u64, rollouts: &[Rollout]) -> Request {
     let sequences = rollouts
@@ -157,10 +43,6 @@ fn step(worker: &mut Worker, at: u64) -> (Vec<Rollout>, Metrics) {
     let Reply::Trained { mut metrics } = worker.ask(train(at, &rollouts)) else { panic!("not Trained") };
     metrics.retain(|name, _| !name.starts_with("timing_s/") && !name.starts_with("perf/"));
     (rollouts, metrics)
-}
-
-fn weights(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("model.safetensors")).unwrap()
 }
 
 #[test]

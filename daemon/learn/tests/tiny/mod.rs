@@ -1,10 +1,11 @@
 //! Models of a few thousand parameters, and batches for them.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use r1d_learn::Trainer;
 use r1d_learn::head::Head;
-use r1d_model::{CausalLm, Forward, Packed};
+use r1d_model::{CausalLm, Forward, Packed, Scorer};
 use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining};
-use r1d_proto::worker::{SupervisedSequence, Train, TrainSequence};
+use r1d_proto::worker::{Pair, SupervisedSequence, Train, TrainSequence};
 use r1d_proto::world::counter_hash;
 use tch::{Device, Kind, Tensor};
 
@@ -38,6 +39,75 @@ pub fn deepseek_v3_predicting() -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     let config = DEEPSEEK_V3.replacen("\"vocab_size\"", "\"num_nextn_predict_layers\": 1, \"vocab_size\"", 1);
     CausalLm::init_with_prediction(&config, 1, Device::Cpu, Kind::Float).unwrap()
+}
+
+/// Reward or value models with the trunks of [`qwen2`] and [`deepseek_v3`]; id 0 is padding.
+pub fn qwen2_scorer(kind: Kind) -> Scorer {
+    scorer(QWEN2, kind)
+}
+
+pub fn deepseek_v3_scorer() -> Scorer {
+    scorer(DEEPSEEK_V3, Kind::Float)
+}
+
+fn scorer(config: &str, kind: Kind) -> Scorer {
+    r1d_torch::runtime::set_threads(1).unwrap();
+    let config = config.replacen("\"vocab_size\"", "\"pad_token_id\": 0, \"vocab_size\"", 1);
+    Scorer::init(&config, 2, Device::Cpu, kind).unwrap()
+}
+
+/// Pairs of various lengths, none of which ends in id 0.
+pub fn pairs(seed: u64) -> Vec<Pair> {
+    let text = |stream: u64, length: usize| ids(1000 * seed + stream, length).into_iter().map(|id| id.max(1)).collect::<Vec<_>>();
+    let pair = |i: u64| Pair {
+        prompt_ids: text(10 * i, 2 + i as usize % 3),
+        chosen_ids: text(10 * i + 1, 1 + (i as usize * 5) % 9),
+        rejected_ids: text(10 * i + 2, 1 + (i as usize * 7) % 6),
+        margin: 0.1 * i as f32,
+    };
+    (0..6).map(pair).collect()
+}
+
+/// The gradient of a trainer's first update, which was not clipped: AdamW's first moment is (1 − β₁) of it.
+pub fn first_gradients(trainer: &Trainer) -> Vec<(String, Tensor)> {
+    let state = trainer.state().into_iter();
+    state.filter_map(|(name, moment)| Some((name.strip_prefix("exp_avg.")?.to_owned(), moment / 0.1))).collect()
+}
+
+/// The gradients that `loss` leaves in the model's parameters by one plain backward pass.
+pub fn plain_gradients(model: &CausalLm, loss: &Tensor) -> Vec<(String, Tensor)> {
+    loss.backward();
+    let gradients = model.parameters().into_iter().map(|(name, parameter)| (name, parameter.grad().copy()));
+    let gradients = gradients.collect();
+    model.parameters().into_iter().for_each(|(_, mut parameter)| parameter.zero_grad());
+    gradients
+}
+
+/// Each tensor's largest difference, as a share of its largest value.
+pub fn assert_close_gradients(found: &[(String, Tensor)], expected: &[(String, Tensor)], tolerance: f64) {
+    assert_eq!(found.len(), expected.len());
+    for ((name, a), (other, b)) in found.iter().zip(expected) {
+        assert_eq!(name, other);
+        let most = |t: &Tensor| f64::try_from(t.abs().max().to_kind(Kind::Double)).unwrap();
+        assert!(most(b) > 1e-7, "{name}: nothing reaches it");
+        assert!(most(&(a - b)) < tolerance * most(b), "{name}: {} of {}", most(&(a - b)), most(b));
+    }
+}
+
+/// The hidden states of a text by itself, with gradients.
+pub fn hidden(model: &CausalLm, ids: &[u32]) -> Tensor {
+    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let packed = Packed::new(Tensor::from_slice(&ids), vec![ids.len() as i64]);
+    model.forward(&packed, &Forward::default()).unwrap().hidden
+}
+
+/// log-probabilities of a completion by itself, with gradients.
+pub fn completion_logprobs(model: &CausalLm, prompt: &[u32], completion: &[u32]) -> Tensor {
+    let all = [prompt, completion].concat();
+    let rows = hidden(model, &all[..all.len() - 1]).narrow(0, prompt.len() as i64 - 1, completion.len() as i64);
+    let targets: Vec<i64> = completion.iter().map(|&id| i64::from(id)).collect();
+    let logits = model.logits(&rows, &Forward::default()).unwrap();
+    r1d_model::token_logprobs(&logits, &Tensor::from_slice(&targets), 1.0).unwrap()
 }
 
 fn init(config: &str, kind: Kind) -> CausalLm {

@@ -4,6 +4,7 @@
 pub mod policy;
 pub mod reference;
 pub mod sampler;
+pub mod scorer;
 pub mod trainer;
 
 use crate::device::DeviceThread;
@@ -18,6 +19,7 @@ pub struct Actors {
     pub policy: Addr<policy::Policy>,
     pub reference: Addr<reference::Reference>,
     pub sampler: Addr<sampler::SamplerActor>,
+    pub scorer: Addr<scorer::ScorerActor>,
     pub trainer: Addr<trainer::TrainerActor>,
 }
 
@@ -28,6 +30,7 @@ impl Actors {
             policy: start(policy::Policy { device: device.clone(), placement }),
             reference: start(reference::Reference { device: device.clone() }),
             sampler: start(sampler::SamplerActor { device: device.clone() }),
+            scorer: start(scorer::ScorerActor { device: device.clone() }),
             trainer: start(trainer::TrainerActor { device: device.clone() }),
         }
     }

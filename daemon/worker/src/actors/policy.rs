@@ -1,10 +1,11 @@
 //! The policy actor: opens a stage's model, saves and restores it, and writes it out.
 //!
 //! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors` (optimiser moments and counters) and,
-//! where the stage has a reference, `reference/`, a Hugging Face directory of its own; where it trains adapters, `adapter/`. It appears whole or
-//! not at all (`CKP-1`).
+//! where the stage has a reference, `reference/`, a Hugging Face directory of its own; where it trains adapters, `adapter/`; where it has a value model,
+//! `value/`, with an optimiser's file of its own. A reward model takes the policy's place. It appears whole or not at all (`CKP-1`).
 
-use crate::device::{Bench, DeviceThread, Opened};
+use crate::actors::scorer;
+use crate::device::{Bench, DeviceThread, Model, Opened};
 use crate::failure::{classify, invalid};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
 /// Largest file of a saved model; transformers' default.
-const SHARD_MAX_BYTES: u64 = 5_000_000_000;
-const TRAINER_FILE: &str = "trainer.safetensors";
+pub(super) const SHARD_MAX_BYTES: u64 = 5_000_000_000;
+pub(super) const TRAINER_FILE: &str = "trainer.safetensors";
 const REFERENCE_DIRECTORY: &str = "reference";
 /// The adapters of a stage that trains some, in peft's layout, beside the weights that they are merged into.
 const ADAPTER_DIRECTORY: &str = "adapter";
@@ -74,12 +75,12 @@ impl Actor for Policy {
     type Context = Context<Self>;
 }
 
-fn internal(error: impl std::error::Error + 'static) -> Failure {
+pub(super) fn internal(error: impl std::error::Error + 'static) -> Failure {
     classify(FailureKind::Internal, &error)
 }
 
 /// Errors of a model or a directory that a user named: another try cannot help, unless the disk was at fault.
-fn of_the_model(error: impl std::error::Error + 'static) -> Failure {
+pub(super) fn of_the_model(error: impl std::error::Error + 'static) -> Failure {
     classify(FailureKind::Invalid, &error)
 }
 
@@ -108,6 +109,9 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     let threads = if request.batch_invariant { 1 } else { placement.threads };
     r1d_torch::runtime::set_threads(threads).map_err(internal)?;
     r1d_torch::runtime::set_deterministic(true).map_err(internal)?;
+    if request.scores {
+        return scorer::build(request, kind, placement);
+    }
     let predicts = opens_prediction(&request);
     let mut policy = match &request.model {
         ModelSource::Directory(dir) if predicts => CausalLm::load_with_prediction(dir, placement.device, kind),
@@ -141,21 +145,26 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         }
         None => None,
     };
+    let critic = scorer::critic(&request, &policy, kind, placement)?;
     let sampler = request.sampler.map(|slots| Sampler::new(&policy, slots, request.batch_invariant, placement.clock.clone()));
     let sampler = sampler.transpose().map_err(internal)?.map(|sampler| sampler.with_speculation(request.speculative_decoding));
     if request.batch_invariant {
         policy.check_invariance().map_err(of_the_model)?;
     }
-    let summary = policy.summary();
-    let opened = worker::Opened {
+    let sizes = sizes(&policy);
+    Ok((Opened { request, model: Model::Policy(policy), reference, critic, trainer, sampler }, sizes))
+}
+
+pub(super) fn sizes(model: &CausalLm) -> worker::Opened {
+    let summary = model.summary();
+    worker::Opened {
         architecture: summary.architecture,
         parameters: summary.parameters,
         active_parameters: summary.active_parameters,
         vocab_size: summary.vocab_size,
         moe_layers: summary.moe_layers,
         experts_per_token: summary.experts_per_token,
-    };
-    Ok((Opened { request, policy, reference, trainer, sampler }, opened))
+    }
 }
 
 /// The tokenizer and its kin travel with the weights, through checkpoints too: a later stage knows only the checkpoint it came from.
@@ -168,15 +177,16 @@ fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
 }
 
 /// The weights, with adapters merged into them and beside them too.
-fn save_policy(opened: &Opened, into: &Path) -> Result<(), ModelError> {
-    opened.policy.save(into, SHARD_MAX_BYTES)?;
-    match opened.policy.adapter() {
-        Some(_) => opened.policy.save_adapter(&created(into, ADAPTER_DIRECTORY)?, &base_model(&opened.request)),
+fn save_model(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+    let model = opened.model.weights();
+    model.save(into, SHARD_MAX_BYTES)?;
+    match model.adapter() {
+        Some(_) => model.save_adapter(&created(into, ADAPTER_DIRECTORY)?, &base_model(&opened.request)),
         None => Ok(()),
     }
 }
 
-fn created(within: &Path, name: &str) -> Result<PathBuf, ModelError> {
+pub(super) fn created(within: &Path, name: &str) -> Result<PathBuf, ModelError> {
     let dir = within.join(name);
     std::fs::create_dir(&dir).map_err(|source| checkpoint::io_error(&dir, source))?;
     Ok(dir)
@@ -206,7 +216,7 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
     let manifest = checkpoint::write_directory_atomically(dir, |into| {
         // The carried files come first, so that what the model itself writes (config.json) wins.
         carry_files(&opened.request, into)?;
-        save_policy(opened, into)?;
+        save_model(opened, into)?;
         if let Some(trainer) = &opened.trainer {
             checkpoint::save_tensors(&into.join(TRAINER_FILE), &trainer.state())?;
         }
@@ -217,7 +227,7 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
                 None => reference.save(&into, SHARD_MAX_BYTES)?,
             }
         }
-        Ok(())
+        scorer::save_critic(opened, into)
     })
     .map_err(internal)?;
     Ok(manifest.sha256)
@@ -227,14 +237,21 @@ fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), F
     let opened = bench.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_the_model)?;
     let predicts = opens_prediction(&opened.request);
+    let kind = opened.model.weights().kind();
     let load = |dir: &Path| {
         let load = if predicts { CausalLm::load_with_prediction } else { CausalLm::load };
-        load(dir, placement.device, opened.policy.kind()).map_err(of_the_model)
+        load(dir, placement.device, kind).map_err(of_the_model)
     };
-    match opened.policy.adapter() {
-        // What they adapt is as the stage found it, and is there already.
-        Some(_) => opened.policy.restore_adapter(&dir.join(ADAPTER_DIRECTORY)).map_err(of_the_model)?,
-        None => opened.policy.copy_from(&load(dir)?).map_err(internal)?,
+    match &mut opened.model {
+        Model::Reward(scorer) => scorer::restore(scorer, dir)?,
+        Model::Policy(policy) => match policy.adapter() {
+            // What they adapt is as the stage found it, and is there already.
+            Some(_) => policy.restore_adapter(&dir.join(ADAPTER_DIRECTORY)).map_err(of_the_model)?,
+            None => policy.copy_from(&load(dir)?).map_err(internal)?,
+        },
+    }
+    if let Some(critic) = opened.critic.as_mut() {
+        scorer::restore_critic(critic, dir)?;
     }
     if let Some(reference) = opened.reference.as_mut() {
         let dir = dir.join(REFERENCE_DIRECTORY);
@@ -254,7 +271,7 @@ fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
     let opened = bench.opened()?;
     checkpoint::write_directory_atomically(dir, |into| {
         carry_files(&opened.request, into)?;
-        save_policy(opened, into)?;
+        save_model(opened, into)?;
         carry_adapter(&opened.request, into)
     })
     .map_err(internal)?;

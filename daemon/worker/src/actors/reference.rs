@@ -29,7 +29,7 @@ impl Handler<Sync> for Reference {
                     let opened = bench.opened()?;
                     let reference =
                         opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
-                    reference.copy_from(&opened.policy).map_err(|e| classify(FailureKind::Internal, &e))
+                    reference.copy_from(opened.model.policy()?).map_err(|e| classify(FailureKind::Internal, &e))
                 })
                 .await
         })

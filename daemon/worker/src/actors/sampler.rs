@@ -35,7 +35,7 @@ impl Handler<Draw> for SamplerActor {
                     let sampler =
                         opened.sampler.as_mut().ok_or_else(|| invalid("the stage was opened without slots: it cannot sample"))?;
                     sampler
-                        .generate(&opened.policy, &request, &mut completed, &mut progress)
+                        .generate(opened.model.policy()?, &request, &mut completed, &mut progress)
                         .map_err(|e| classify(FailureKind::Internal, &e))
                 })
                 .await

@@ -1,0 +1,184 @@
+//! A model that gives numbers instead of text: the trunk of any architecture under a scalar head, transformers' `…ForSequenceClassification` with one
+//! label. As a reward model it scores a sequence by its last token, as PPO's value model every token.
+
+use crate::causal_lm::{CausalLm, SCORE};
+use crate::checkpoint;
+use crate::checkpoint::shards::Shards;
+use crate::config::Config;
+use crate::error::{ModelError, Result};
+use crate::init::Random;
+use crate::packed::{Forward, Packed};
+use crate::weights::{Piece, Source};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Tokens of one pass of [`Scorer::score`]; a longer sequence gets a pass to itself.
+const PASS_TOKENS: usize = 1 << 14;
+
+pub struct Scorer {
+    /// Its output head is the scalar one.
+    model: CausalLm,
+    /// [`Self::score`] runs in batch-invariant mode: a score depends on its own sequence alone. Needs one libtorch thread.
+    pub invariant: bool,
+}
+
+impl Scorer {
+    /// Reads a directory that [`Self::save`] or transformers wrote, as [`CausalLm::load`] does.
+    pub fn open(dir: &Path, device: Device, kind: Kind) -> Result<Scorer> {
+        let (config, mut shards) = checkpoint::convert::open(dir)?;
+        if !config.scores {
+            let message = format!(
+                "`architectures` is \"{}\", which gives no score: name the directory of a reward model",
+                config.architecture
+            );
+            let problem = Box::new(ModelError::Config(message));
+            return Err(ModelError::InDirectory { dir: dir.to_owned(), problem });
+        }
+        Scorer::read(config, &mut shards, None, device, kind)
+    }
+
+    /// As [`Self::open`]; over the trunk of a directory without a scalar head a fresh one is put, Normal(0, `initializer_range`²) by `seed`.
+    pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<Scorer> {
+        let (config, mut shards) = checkpoint::convert::open(dir)?;
+        let fresh = (!config.scores).then_some(seed);
+        Scorer::read(config.with_score(), &mut shards, fresh, device, kind)
+    }
+
+    fn read(config: Config, shards: &mut Shards, fresh: Option<u64>, device: Device, kind: Kind) -> Result<Scorer> {
+        let fresh = fresh.map(|seed| Random { seed, standard_deviation: config.initializer_range });
+        let mut source = Started { trunk: shards, fresh };
+        let model = CausalLm::assemble(config, &mut source, device, kind)?;
+        shards.refuse_leftovers(|name| model.config.ignores(name))?;
+        Ok(Scorer::of(model))
+    }
+
+    /// Random weights, as [`CausalLm::init`], from a config.json of either kind.
+    pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<Scorer> {
+        let config = Config::parse(config_json)?.with_score();
+        let mut random = Random { seed, standard_deviation: config.initializer_range };
+        Ok(Scorer::of(CausalLm::assemble(config, &mut random, device, kind)?))
+    }
+
+    /// A fresh head over a copy of a model's trunk, without its adapters.
+    pub fn over(model: &CausalLm, seed: u64) -> Result<Scorer> {
+        let config = model.config.clone().with_score();
+        let mut source = HeadAlone(Random { seed, standard_deviation: config.initializer_range });
+        let scorer = CausalLm::assemble(config, &mut source, model.device(), model.kind())?;
+        tch::no_grad(|| {
+            for weight in scorer.weights().iter().filter(|weight| weight.name != SCORE) {
+                let from = model.weights().iter().find(|other| other.name == weight.name && other.shape == weight.shape);
+                let from = from.ok_or_else(|| ModelError::Input(format!("the model has no tensor `{}`", weight.name)))?;
+                weight.tensor.shallow_clone().f_copy_(&from.tensor)?;
+            }
+            Ok(Scorer::of(scorer))
+        })
+    }
+
+    fn of(model: CausalLm) -> Scorer {
+        Scorer { model, invariant: false }
+    }
+
+    /// A scorer of its own storage with the same weights.
+    pub fn deep_copy(&self) -> Result<Scorer> {
+        Ok(Scorer { model: self.model.deep_copy()?, invariant: self.invariant })
+    }
+
+    /// The weights of `other`, of the same shape, into this one's own storage.
+    pub fn copy_from(&self, other: &Scorer) -> Result<()> {
+        self.model.copy_from(&other.model)
+    }
+
+    /// Trunk and head: what a trainer updates and a checkpoint holds.
+    pub fn model(&self) -> &CausalLm {
+        &self.model
+    }
+
+    /// As [`CausalLm::save`]: transformers' `AutoModelForSequenceClassification` reads it.
+    pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
+        self.model.save(dir, shard_bytes)
+    }
+
+    /// The head: hidden states `[N, hidden_size]` of a pass with `options` → float32 `[N]` (float64 in a model of that).
+    pub fn values(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
+        Ok(self.model.logits(hidden, options)?.f_squeeze_dim(1)?)
+    }
+
+    /// Tokens up to the one that a sequence is scored at, as transformers chooses it: the last that is not `pad_token_id`, or the first of all.
+    pub fn scored_length(&self, ids: &[u32]) -> usize {
+        let padding = self.model.config.padding_index;
+        let last = ids.iter().rposition(|&id| Some(i64::from(id)) != padding);
+        last.map_or(1, |last| last + 1).min(ids.len())
+    }
+
+    /// The score of each sequence, in order, without gradients.
+    pub fn score<Ids: AsRef<[u32]>>(&self, sequences: &[Ids]) -> Result<Vec<f32>> {
+        let ids: Vec<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
+        for (index, ids) in ids.iter().enumerate() {
+            let vocab_size = self.model.config.vocab_size;
+            match ids.iter().find(|&&id| i64::from(id) >= vocab_size) {
+                Some(id) => {
+                    let message = format!("sequence {index}: id {id} is beyond the model's vocabulary of {vocab_size}");
+                    return Err(ModelError::Input(message));
+                }
+                None if ids.is_empty() => return Err(ModelError::Input(format!("sequence {index} has no ids to score"))),
+                None => {}
+            }
+        }
+        // Neighbours of like length, which attention pads least.
+        let mut order: Vec<(usize, &[u32])> = ids.iter().map(|ids| &ids[..self.scored_length(ids)]).enumerate().collect();
+        order.sort_by_key(|(index, ids)| (std::cmp::Reverse(ids.len()), *index));
+        let mut scores = vec![0.0; sequences.len()];
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = |(_, ids): &&(usize, &[u32])| {
+                tokens += ids.len();
+                tokens <= PASS_TOKENS
+            };
+            let (pass, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            let found = tch::no_grad(|| self.pass(pass))?;
+            pass.iter().zip(found).for_each(|((index, _), score)| scores[*index] = score);
+            rest = later;
+        }
+        Ok(scores)
+    }
+
+    fn pass(&self, sequences: &[(usize, &[u32])]) -> Result<Vec<f32>> {
+        let ids: Vec<i64> = sequences.iter().flat_map(|(_, ids)| ids.iter().map(|&id| i64::from(id))).collect();
+        let lengths: Vec<i64> = sequences.iter().map(|(_, ids)| ids.len() as i64).collect();
+        let ends = lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end - 1)
+        });
+        let ends: Vec<i64> = ends.collect();
+        let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(self.model.device());
+        let options = Forward { invariant: self.invariant, ..Forward::default() };
+        let hidden = self.model.forward(&Packed::new(tensor(&ids)?, lengths), &options)?.hidden;
+        let scores = self.values(&hidden.f_index_select(0, &tensor(&ends)?)?, &options)?;
+        Ok(Vec::try_from(scores.f_to_kind(Kind::Float)?)?)
+    }
+}
+
+/// A directory's tensors, and a head that may be fresh.
+struct Started<'a> {
+    trunk: &'a mut Shards,
+    fresh: Option<Random>,
+}
+
+impl Source for Started<'_> {
+    fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()> {
+        match &mut self.fresh {
+            Some(random) if piece.name == SCORE => random.fill(piece, memory),
+            _ => self.trunk.fill(piece, memory),
+        }
+    }
+}
+
+/// Leaves the trunk as it comes.
+struct HeadAlone(Random);
+
+impl Source for HeadAlone {
+    fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()> {
+        if piece.name == SCORE { self.0.fill(piece, memory) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,123 @@
+//! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head are opened, saved and restored.
+
+use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, created, internal, of_the_model, sizes};
+use crate::device::{Critic, DeviceThread, Model, Opened};
+use crate::failure::{classify, invalid};
+use crate::outbox::Outbox;
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use r1d_learn::Trainer;
+use r1d_model::{CausalLm, ModelError, Scorer, checkpoint};
+use r1d_proto::recipe::Optimiser;
+use r1d_proto::worker::{self, Failure, FailureKind, ModelSource, Open, ValueModel};
+use std::path::Path;
+use tch::Kind;
+
+const VALUE_DIRECTORY: &str = "value";
+
+#[derive(Message)]
+#[rtype(result = "Result<Vec<f32>, Failure>")]
+pub struct Score {
+    pub sequences: Vec<Vec<u32>>,
+    pub outbox: Outbox,
+}
+
+pub struct ScorerActor {
+    pub device: DeviceThread,
+}
+
+impl Actor for ScorerActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Score> for ScorerActor {
+    type Result = ResponseFuture<Result<Vec<f32>, Failure>>;
+
+    fn handle(&mut self, Score { sequences, outbox }: Score, _: &mut Self::Context) -> Self::Result {
+        let device = self.device.clone();
+        Box::pin(async move {
+            device
+                .run(move |bench| {
+                    let opened = bench.opened()?;
+                    outbox.progress("scoring", "texts")(0, sequences.len() as u64);
+                    opened.model.scorer()?.score(&sequences).map_err(|e| classify(FailureKind::Internal, &e))
+                })
+                .await
+        })
+    }
+}
+
+/// A stage's reward model.
+pub fn build(request: Open, kind: Kind, placement: &Placement) -> Result<(Opened, worker::Opened), Failure> {
+    let unfit = [
+        ("a reference", request.reference),
+        ("slots", request.sampler.is_some()),
+        ("adapters", request.lora.is_some()),
+        ("a value model", request.value_model.is_some()),
+        ("a prediction module", request.mtp_loss_weight > 0.0 || request.speculative_decoding),
+        ("FP8 products", request.fp8),
+    ];
+    if let Some((what, _)) = unfit.into_iter().find(|(_, asked)| *asked) {
+        return Err(invalid(format!("a reward model is opened without {what}")));
+    }
+    let scorer = open(&request.model, &request, kind, placement)?;
+    let trainer = request.optimiser.as_ref().map(|optimiser| trainer(&scorer, optimiser, &request, placement)).transpose()?;
+    let sizes = sizes(scorer.model());
+    Ok((Opened { request, model: Model::Reward(scorer), reference: None, critic: None, trainer, sampler: None }, sizes))
+}
+
+/// The value model that stands beside `policy`, where the stage asks for one.
+pub fn critic(request: &Open, policy: &CausalLm, kind: Kind, placement: &Placement) -> Result<Option<Critic>, Failure> {
+    let Some(ValueModel { model, optimiser }) = &request.value_model else { return Ok(None) };
+    let model = match model {
+        Some(source) => open(source, request, kind, placement)?,
+        None => finish(Scorer::over(policy, request.seed).map_err(internal)?, request)?,
+    };
+    if model.model().config.vocab_size < policy.config.vocab_size {
+        let sizes = (model.model().config.vocab_size, policy.config.vocab_size);
+        return Err(invalid(format!("the value model knows {} ids, the policy {}: they must share a tokenizer", sizes.0, sizes.1)));
+    }
+    let trainer = trainer(&model, optimiser, request, placement)?;
+    Ok(Some(Critic { model, trainer }))
+}
+
+fn open(source: &ModelSource, request: &Open, kind: Kind, placement: &Placement) -> Result<Scorer, Failure> {
+    let scorer = match source {
+        ModelSource::Directory(dir) => Scorer::start(dir, request.seed, placement.device, kind),
+        ModelSource::Init { config, .. } => Scorer::init(config, request.seed, placement.device, kind),
+    };
+    finish(scorer.map_err(of_the_model)?, request)
+}
+
+fn finish(mut scorer: Scorer, request: &Open) -> Result<Scorer, Failure> {
+    scorer.invariant = request.batch_invariant;
+    if request.batch_invariant {
+        scorer.model().check_invariance().map_err(of_the_model)?;
+    }
+    Ok(scorer)
+}
+
+fn trainer(scorer: &Scorer, optimiser: &Optimiser, request: &Open, placement: &Placement) -> Result<Trainer, Failure> {
+    let trainer = Trainer::new(scorer.model(), optimiser, request.router, request.max_tokens_per_device, request.batch_invariant);
+    Ok(trainer.map_err(internal)?.with_clock(placement.clock.clone()))
+}
+
+/// The weights that a checkpoint has of a scorer.
+pub fn restore(scorer: &Scorer, dir: &Path) -> Result<(), Failure> {
+    let model = scorer.model();
+    let saved = Scorer::open(dir, model.device(), model.kind()).map_err(of_the_model)?;
+    scorer.copy_from(&saved).map_err(internal)
+}
+
+pub fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
+    let dir = dir.join(VALUE_DIRECTORY);
+    restore(&critic.model, &dir)?;
+    let state = checkpoint::load_tensors(&dir.join(TRAINER_FILE), critic.model.model().device()).map_err(of_the_model)?;
+    critic.trainer.restore(&state).map_err(internal)
+}
+
+pub fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+    let Some(critic) = &opened.critic else { return Ok(()) };
+    let into = created(into, VALUE_DIRECTORY)?;
+    critic.model.save(&into, SHARD_MAX_BYTES)?;
+    checkpoint::save_tensors(&into.join(TRAINER_FILE), &critic.trainer.state())
+}
