@@ -169,7 +169,7 @@ impl Critic<'_> {
             sums.push(Tensor::f_stack(&[found.loss.f_detach()?.f_to_kind(Kind::Double)?, found.held], 0)?);
             let loss = found.loss.f_mul_scalar(settings.vf_coef)?;
             let loss = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
-            loss.f_backward()?;
+            r1d_torch::runtime::backward(&loss)?;
             self.trainer.optimiser.accumulate()?;
             run.progress.add(&micro);
         }

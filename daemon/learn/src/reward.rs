@@ -39,7 +39,7 @@ impl Trainer {
             scores.push(values.f_detach()?.f_to_kind(Kind::Double)?);
             order.extend(group);
             let whole = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
-            whole.f_backward()?;
+            r1d_torch::runtime::backward(&whole)?;
             self.optimiser.accumulate()?;
         }
         let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?;
