@@ -45,6 +45,10 @@ pub mod tags;
 mod units;
 pub mod words;
 
+pub use reward_sdk_macros::reward;
+#[doc(hidden)]
+pub use serde;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -142,15 +146,99 @@ pub trait Reward: DeserializeOwned {
     fn score(&self, completion: &Completion) -> Result<Score>;
 }
 
+/// A reward that sees all samples of one prompt together: diversity, length beside the others'.
+///
+/// Contract: as many results as completions, in their order, and a function of `self` and the group alone.
+pub trait GroupReward: DeserializeOwned {
+    const INFO: Info;
+
+    fn score_group(&self, group: &[Completion]) -> Vec<Result<Score>>;
+}
+
+/// A question to a reward model or judge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// The job's name for it.
+    pub model: String,
+    pub prompt: String,
+    pub max_tokens: u32,
+}
+
+/// A reward that a model helps, in two phases: what to ask it, and what its answers mean. A fresh instance runs each phase, so nothing is
+/// carried over but the completion.
+///
+/// Contract: both are functions of their arguments alone; what is asked, then, can be answered again from a record.
+pub trait JudgedReward: DeserializeOwned {
+    const INFO: Info;
+
+    fn plan(&self, completion: &Completion) -> Vec<Ask>;
+
+    /// `answers` has, for each ask of [`JudgedReward::plan`], what the model wrote, or why there is no answer.
+    fn conclude(&self, completion: &Completion, answers: &[std::result::Result<String, String>]) -> Result<Score>;
+}
+
+/// What a function under [`macro@reward`] may return: a number, a [`Score`], or a [`Result`] of either.
+pub trait IntoVerdict {
+    fn into_verdict(self) -> Result<Score>;
+}
+
+impl IntoVerdict for f32 {
+    fn into_verdict(self) -> Result<Score> {
+        Ok(self.into())
+    }
+}
+
+impl IntoVerdict for bool {
+    fn into_verdict(self) -> Result<Score> {
+        Ok(Score::pass(self))
+    }
+}
+
+impl IntoVerdict for Score {
+    fn into_verdict(self) -> Result<Score> {
+        Ok(self)
+    }
+}
+
+impl<T: IntoVerdict> IntoVerdict for Result<T> {
+    fn into_verdict(self) -> Result<Score> {
+        self.and_then(IntoVerdict::into_verdict)
+    }
+}
+
 /// A reward from the job's `config` table as JSON; the error names the key.
-pub fn configure<R: Reward>(json: &str) -> std::result::Result<R, String> {
+pub fn configure<R: DeserializeOwned>(json: &str) -> std::result::Result<R, String> {
     serde_json::from_str(if json.trim().is_empty() { "{}" } else { json }).map_err(|e| e.to_string())
 }
 
-/// Makes the crate a plugin: when it is built for WASM, `export!(MyReward)` exports the world `r1d:reward/reward`.
+/// Makes the crate a plugin: when it is built for WASM, `export!(MyReward)` exports the world `r1d:reward/reward`. The other forms are
+/// `export!(group MyReward)` for a [`GroupReward`] and `export!(judged MyReward)` for a [`JudgedReward`]. [`macro@reward`] does it itself.
 #[macro_export]
 macro_rules! export {
-    ($reward:ty) => {
+    (group $reward:ty) => {
+        $crate::export!(@component $reward, <$reward as $crate::GroupReward>::INFO, group, {
+            fn score_group(
+                group: std::vec::Vec<$crate::guest::Completion>,
+            ) -> std::vec::Vec<std::result::Result<$crate::guest::Score, $crate::guest::Error>> {
+                REWARD.with(|slot| $crate::guest::score_group(slot.get(), group))
+            }
+        });
+    };
+    (judged $reward:ty) => {
+        $crate::export!(@component $reward, <$reward as $crate::JudgedReward>::INFO, judged, {
+            fn plan(item: $crate::guest::Completion) -> std::vec::Vec<$crate::guest::Ask> {
+                REWARD.with(|slot| $crate::guest::plan(slot.get(), item))
+            }
+
+            fn conclude(
+                item: $crate::guest::Completion,
+                answers: std::vec::Vec<std::result::Result<std::string::String, std::string::String>>,
+            ) -> std::result::Result<$crate::guest::Score, $crate::guest::Error> {
+                REWARD.with(|slot| $crate::guest::conclude(slot.get(), item, answers))
+            }
+        });
+    };
+    (@component $reward:ty, $info:expr, $world:ident, { $($functions:item)* }) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             struct Component;
@@ -159,9 +247,9 @@ macro_rules! export {
                 static REWARD: std::cell::OnceCell<$reward> = const { std::cell::OnceCell::new() };
             }
 
-            impl $crate::guest::Guest for Component {
+            impl $crate::guest::$world::Guest for Component {
                 fn describe() -> $crate::guest::Info {
-                    $crate::guest::describe::<$reward>()
+                    $crate::guest::describe($info)
                 }
 
                 fn configure(json: std::string::String) -> std::result::Result<(), std::string::String> {
@@ -169,12 +257,17 @@ macro_rules! export {
                     REWARD.with(|slot| slot.set(reward)).map_err(|_| "configured twice".into())
                 }
 
-                fn score(item: $crate::guest::Completion) -> std::result::Result<$crate::guest::Score, $crate::guest::Error> {
-                    REWARD.with(|slot| $crate::guest::score(slot.get(), item))
-                }
+                $($functions)*
             }
 
-    $crate::guest::export!(Component with_types_in $crate::guest);
+            $crate::guest::$world::export!(Component with_types_in $crate::guest::$world);
         };
+    };
+    ($reward:ty) => {
+        $crate::export!(@component $reward, <$reward as $crate::Reward>::INFO, one, {
+            fn score(item: $crate::guest::Completion) -> std::result::Result<$crate::guest::Score, $crate::guest::Error> {
+                REWARD.with(|slot| $crate::guest::score(slot.get(), item))
+            }
+        });
     };
 }

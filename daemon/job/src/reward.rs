@@ -36,6 +36,10 @@ pub struct Limits {
     pub fuel: Option<u64>,
     /// MiB of linear memory.
     pub memory_mb: u32,
+    /// KiB that a plugin may hand to the host in one call.
+    pub hostcall_kb: u32,
+    /// Milliseconds of the wall-clock backstop; `None`: 2,000, and what the fuel takes on a very slow machine.
+    pub wall_ms: Option<u64>,
 }
 
 /// What an abstention (an unusable reference) does.
@@ -63,7 +67,7 @@ impl Reward {
             plugin: Plugin::parse(name, Path::new("")),
             weight: 1.0,
             config_json: "{}".into(),
-            limits: Limits { fuel: None, memory_mb: 64 },
+            limits: Limits { fuel: None, memory_mb: 64, hostcall_kb: 17, wall_ms: None },
             domains: Vec::new(),
             on_abstain: OnAbstain::DropSample,
             on_fault: OnFault::Min,
@@ -87,7 +91,12 @@ impl Reward {
             plugin: Plugin::parse(&plugin, base_dir),
             weight: reward.get("weight")?,
             config_json: config.to_string(),
-            limits: Limits { fuel: limits.optional("fuel")?, memory_mb: limits.get("memory_mb")? },
+            limits: Limits {
+                fuel: limits.optional("fuel")?,
+                memory_mb: limits.get("memory_mb")?,
+                hostcall_kb: limits.get("hostcall_kb")?,
+                wall_ms: limits.optional("wall_ms")?,
+            },
             domains: reward.get("domains")?,
             on_abstain: reward.on_abstain("on_abstain")?,
             on_fault: reward.on_fault("on_fault")?,

@@ -6,7 +6,7 @@ use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
 use crate::socket::candidates;
 use crate::watch::{Style, Watch};
-use crate::{explain, job_file, model, pages, show};
+use crate::{explain, job_file, model, pages, plugin, show};
 use r1d_proto::control::{Request, Response};
 use r1d_proto::world::SharedClock;
 use serde::Serialize;
@@ -39,6 +39,7 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
         Command::Shutdown => session.ask(Request::Shutdown),
         Command::Explain { key } => explain::run(key.as_deref(), session.global.output),
         Command::Model(command) => model::run(command, session.global.output),
+        Command::Plugin(command) => plugin::run(command, session.global.output, printer),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(dir.as_deref()),
     }

@@ -14,6 +14,7 @@ use crate::status::Desk;
 use crate::{devices, notify, tasks};
 use r1d_ledger::{Ledger, LedgerError};
 use r1d_proto::world::SharedClock;
+use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
 use std::collections::HashMap;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -98,7 +99,7 @@ fn build(
     shutdown: Arc<watch::Sender<bool>>,
 ) -> Result<Parts, DaemonError> {
     let ledger = Arc::new(Ledger::open(&state.ledger())?);
-    let rewards = Arc::new(Rewards::open(Options {
+    let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
         cache_dir: Some(state.cache()),
         threads: settings.config.reward_threads as usize,
@@ -107,7 +108,9 @@ fn build(
             args: vec![COMPILE.into()],
         },
         clock: clock.clone(),
-    })?);
+    })?;
+    let trusted = settings.config.trusted_keys.iter().filter_map(|key| PublicKey::parse(key)).collect();
+    let rewards = Arc::new(rewards.trusting(trusted));
     let names = devices::found(&settings.config.devices);
     let board = Board::new(&names);
     let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into() };

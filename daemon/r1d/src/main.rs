@@ -57,9 +57,10 @@ fn main() -> ExitCode {
         Command::Run { config, place } => serve(Some(&config), place),
         Command::Dev { place } => serve(None, place),
         Command::Config { config, .. } => dump_config(config.as_deref()),
-        Command::Plugin(cli::Plugin::Componentize { module, component }) => {
-            plugin::componentize(&module, &component).map_err(Into::into)
-        }
+        Command::Plugin(command) => match plugin::run(command) {
+            Ok(code) => return code,
+            Err(error) => Err(error.into()),
+        },
         Command::CompileReward => return r1d_rewards::serve_child(),
     };
     match ended {

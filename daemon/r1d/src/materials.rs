@@ -10,7 +10,7 @@ use r1d_job::{Job, JobError, ModelFacts, Reward, Stage, StageKind, Weights};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{ModelSource, SupervisedSequence};
 use r1d_proto::world::counter_hash;
-use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards};
+use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -35,6 +35,11 @@ pub enum MaterialsError {
     Config { place: String, problem: JobError },
     #[error("reward `{name}`: {source}")]
     Reward { name: String, source: RewardError },
+    #[error(
+        "reward `{name}`: its plugin is of the world `judged-reward`, which asks a reward model or judge, and this release of r1d has none to \
+         ask: use a plugin of the world `reward` or `group-reward`; `r1ctl plugin score --answers` tries judged ones"
+    )]
+    Judged { name: String },
     #[error("data.{name} is not in the job")]
     NoData { name: String },
 }
@@ -198,7 +203,8 @@ impl Materials {
 impl Judge {
     fn facts(&self) -> RewardFacts {
         let info = self.loaded.info();
-        RewardFacts { min: info.min, max: info.max }
+        let of_groups = self.loaded.world() == World::GroupReward;
+        RewardFacts { min: info.min, max: info.max, of_groups }
     }
 }
 
@@ -265,9 +271,18 @@ impl Shelf<'_> {
             Plugin::Named(name) => r1d_rewards::Plugin::Named(name.clone()),
             Plugin::Path(path) => r1d_rewards::Plugin::Path(path.clone()),
         };
-        let limits = r1d_rewards::Limits { fuel: reward.limits.fuel, memory_mb: reward.limits.memory_mb, wall_ms: None };
+        let wanted = reward.limits;
+        let limits = r1d_rewards::Limits {
+            fuel: wanted.fuel,
+            memory_mb: wanted.memory_mb,
+            wall_ms: wanted.wall_ms,
+            hostcall_bytes: (wanted.hostcall_kb as usize) << 10,
+        };
         let spec = RewardSpec { plugin, sha256: reward.sha256.clone(), config_json: reward.config_json.clone(), limits };
         let loaded = self.rewards.load(&spec).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
+        if loaded.world() == World::JudgedReward {
+            return Err(MaterialsError::Judged { name: reward.name.clone() });
+        }
         Ok(Judge { reward: reward.clone(), loaded })
     }
 }

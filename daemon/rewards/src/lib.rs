@@ -12,22 +12,29 @@
 //!                                                          └▶ Judged: outcome, reason, fuel, time
 //! ```
 
+pub mod attacks;
 mod bindings;
 mod cache;
+mod cases;
 mod compile;
 mod component;
 mod engine;
 mod error;
+pub mod golden;
 mod judge;
 mod limits;
 mod pool;
+pub mod signature;
+mod world;
 
+pub use cases::{Answers, Member, NoAnswers};
 pub use compile::{Compiler, serve_child};
 pub use component::{FILE_BYTES_MAX, componentize};
 pub use error::{ComponentizeError, RewardError, ScoreError};
-pub use judge::{Completion, Info, Judged, LoadedReward};
+pub use judge::{Ask, Completion, Info, Judged, LoadedReward};
 pub use limits::Limits;
 pub use pool::{Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
+pub use world::World;
 
 use cache::CodeCache;
 use component::Kind;
@@ -35,6 +42,7 @@ use engine::Engine;
 use judge::Setting;
 use r1d_proto::world::SharedClock;
 use sha2::{Digest, Sha256};
+use signature::PublicKey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wasmtime::component::Component;
@@ -85,6 +93,7 @@ pub struct Rewards {
     compiler: Compiler,
     clock: SharedClock,
     pool: Pool,
+    trusted: Vec<PublicKey>,
 }
 
 impl Rewards {
@@ -97,12 +106,22 @@ impl Rewards {
             u32::try_from(threads + 1).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
         let engine = Arc::new(Engine::open(slots)?);
         let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm()))).transpose()?;
-        Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)? })
+        Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)?, trusted: Vec::new() })
+    }
+
+    /// From now on a plugin must bear a signature of one of these keys. None: signatures are not asked for.
+    pub fn trusting(self, keys: Vec<PublicKey>) -> Rewards {
+        Rewards { trusted: keys, ..self }
     }
 
     /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks: milliseconds for a small plugin from
     /// the cache, seconds for an interpreter that must be compiled.
     pub fn load(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
+        self.unconfigured(spec)?.with_config(&spec.config_json)
+    }
+
+    /// [`Rewards::load`] without trying the configuration: for what a plugin says of itself, and for golden cases, which bring their own.
+    pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
         let path = self.find(&spec.plugin)?;
         let bytes = read(&path)?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
@@ -110,16 +129,18 @@ impl Rewards {
         if let Some(pinned) = &spec.sha256 {
             check_pin(&path, &module_sha256, pinned)?;
         }
+        if !self.trusted.is_empty() && !signature::signers(&path, &sha256).iter().any(|key| self.trusted.contains(key)) {
+            return Err(RewardError::Unsigned { path });
+        }
         match component::kind(&bytes) {
             Kind::Component => {}
             Kind::CoreModule => return Err(RewardError::CoreModule { path }),
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
         let component = self.component(&path, &bytes, &sha256)?;
-        component::check(&component, &path)?;
-        let config_sha256 = cache::hex(&Sha256::digest(spec.config_json.as_bytes()));
-        let setting = Setting { path, config: spec.config_json.clone(), limits: spec.limits, module_sha256, config_sha256 };
-        LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, setting)
+        let world = component::check(&component, &path)?;
+        let setting = Setting { path, config: spec.config_json.clone(), limits: spec.limits, module_sha256 };
+        LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, world, setting)
     }
 
     pub fn pool(&self) -> &Pool {
@@ -137,7 +158,8 @@ impl Rewards {
         names
     }
 
-    fn find(&self, plugin: &Plugin) -> Result<PathBuf, RewardError> {
+    /// The file of a plugin.
+    pub fn find(&self, plugin: &Plugin) -> Result<PathBuf, RewardError> {
         let name = match plugin {
             Plugin::Path(path) => return Ok(path.clone()),
             Plugin::Named(name) => name,

@@ -11,9 +11,10 @@ pub const FUEL_PER_BYTE_DEFAULT: u64 = 2_000;
 pub const MEMORY_MB_DEFAULT: u32 = 64;
 /// An interpreted guest (Python, JavaScript) needs about this; it is also the address space that the pool keeps per memory.
 pub const MEMORY_MB_MAX: u32 = 512;
-/// Bytes that a guest may hand to the host in one call: 16 KiB, and 1 KiB for the completion. Without it a string of 8 MiB that
-/// a list names 64 times makes the host allocate 512 MiB.
-pub const HOSTCALL_BYTES_MAX: usize = 17 << 10;
+/// 16 KiB, and 1 KiB for the completion.
+pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
+/// More of them for each further completion of a group.
+pub const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
 /// Longer reasons are cut.
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;
@@ -36,11 +37,14 @@ pub struct Limits {
     pub memory_mb: u32,
     /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow machine.
     pub wall_ms: Option<u64>,
+    /// That the guest may hand to the host in one call: without it a string of 8 MiB that a list names 64 times makes the host allocate
+    /// 512 MiB.
+    pub hostcall_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { fuel: None, memory_mb: MEMORY_MB_DEFAULT, wall_ms: None }
+        Limits { fuel: None, memory_mb: MEMORY_MB_DEFAULT, wall_ms: None, hostcall_bytes: HOSTCALL_BYTES_DEFAULT }
     }
 }
 
@@ -64,6 +68,11 @@ impl Limits {
     /// The budget for an input of so many bytes.
     pub(crate) fn fuel_for(&self, input_bytes: usize) -> u64 {
         self.fuel.unwrap_or_else(|| FUEL_DEFAULT.saturating_add(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64)))
+    }
+
+    /// More of it for input besides the completion; nothing where the job sets the fuel.
+    pub(crate) fn fuel_for_more(&self, input_bytes: usize) -> u64 {
+        self.fuel.map_or(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64), |_| 0)
     }
 
     pub(crate) fn wall_for(&self, fuel: u64) -> Duration {

@@ -84,7 +84,7 @@ enum Phase {
 struct Attempt {
     machine: Machine,
     clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<ScoreItem>,
+    items: mpsc::Sender<Vec<ScoreItem>>,
     /// The request that the worker is at.
     in_flight: Option<u64>,
     requests: u64,
@@ -120,7 +120,7 @@ enum OpenError {
 /// Something that goes out, in order.
 enum Outgoing {
     Clerk(Task),
-    Score(ScoreItem),
+    Score(Vec<ScoreItem>),
     /// With the directory that it is to write.
     Worker(ToWorker, Option<PathBuf>),
 }
@@ -273,7 +273,7 @@ impl Run {
                 };
                 return Some(Outgoing::Worker(ToWorker { id: attempt.requests, request: *request }, dir));
             }
-            Command::Score(item) => return Some(Outgoing::Score(item)),
+            Command::Score(items) => return Some(Outgoing::Score(items)),
             Command::Keep(keep) => Task::Keep(keep),
             Command::Prune { stage, step, dir } => Task::Prune { stage, step, dir },
             Command::Store(store) => {
@@ -614,14 +614,14 @@ async fn start(
 async fn hand_over(
     outgoing: Vec<Outgoing>,
     clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<ScoreItem>,
+    items: mpsc::Sender<Vec<ScoreItem>>,
     worker: Supervised<Worker>,
 ) -> Result<(), End> {
     let gone = |who: &str| End::Abandoned { cause: format!("{who} is gone (see the daemon's log)") };
     for part in outgoing {
         match part {
             Outgoing::Clerk(task) => clerk.send(task).await.map_err(|_| gone("the job's clerk"))?,
-            Outgoing::Score(item) => items.send(item).await.map_err(|_| gone("the bridge to the reward pool"))?,
+            Outgoing::Score(group) => items.send(group).await.map_err(|_| gone("the bridge to the reward pool"))?,
             Outgoing::Worker(request, dir) => {
                 if let Some(dir) = dir {
                     let (answer, cleared) = oneshot::channel();
