@@ -110,6 +110,16 @@ impl Reward {
     }
 }
 
+/// As a job file has it: a name or a path.
+impl std::fmt::Display for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Plugin::Named(name) => f.write_str(name),
+            Plugin::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl Plugin {
     /// A path has a slash or ends in `.wasm`; anything else is a name.
     pub fn parse(text: &str, base_dir: &Path) -> Plugin {

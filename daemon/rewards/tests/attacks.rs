@@ -2,7 +2,7 @@
 
 mod guests;
 
-use guests::{Guest, RESULT, completion, component, load, load_bytes, returns, rewards};
+use guests::{Guest, RESULT, completion, component, group_core, load, load_bytes, returns, rewards, sharing};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Judged, RewardError};
 use std::sync::mpsc;
@@ -203,4 +203,67 @@ fn no_attack_changes_a_neighbours_verdict() {
         beside[i] = Some((judged.outcome, judged.reason, judged.fuel));
     }
     assert_eq!(alone.into_iter().map(Some).collect::<Vec<_>>(), beside);
+}
+
+#[test]
+fn a_group_is_one_call_and_its_faults_are_everybodys() {
+    let rewards = rewards(1);
+    let group: Vec<_> = (0..4).map(|i| completion(&"x".repeat(i), None)).collect();
+    let reward = load_bytes(&rewards, &sharing(), |_| ()).unwrap();
+    let judged = reward.score_group(&group).unwrap();
+    assert!(judged.iter().all(|judged| judged.outcome == Outcome::Score { value: 0.25, parts: vec![] }), "{judged:?}");
+    assert_eq!(reward.score_group(&group[..1]).unwrap()[0].outcome, Outcome::Score { value: 1.0, parts: vec![] });
+    assert_eq!(reward.score_group(&[]).unwrap(), []);
+    assert!(reward.score(&group[0]).unwrap_err().to_string().contains("world `group-reward`"));
+
+    let outcomes = |body: &str| -> Vec<Outcome> {
+        let reward = load_bytes(&rewards, &r1d_rewards::componentize(&group_core(body)).unwrap(), |_| ()).unwrap();
+        reward.score_group(&group).unwrap().into_iter().map(|judged| judged.outcome).collect()
+    };
+    let empty = "(i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (i32.const 0)) (i32.const 4096)";
+    let wrong_count = Outcome::Trap { reason: "0 results for 4 completions".into() };
+    assert_eq!(outcomes(empty), vec![wrong_count; 4]);
+    assert_eq!(outcomes("(loop $again (br $again)) (unreachable)"), vec![Outcome::OutOfFuel; 4]);
+    assert_eq!(outcomes("(unreachable)"), vec![Outcome::Trap { reason: "the plugin panicked".into() }; 4]);
+    // One result that breaks the contract is its completion's alone.
+    let one_bad = "(i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (i32.const 4))
+        (f32.store (i32.const 8196) (f32.const nan)) (i32.const 4096)";
+    let outcomes = outcomes(one_bad);
+    assert_eq!(outcomes[0], Outcome::Trap { reason: "the score is NaN".into() });
+    assert_eq!(outcomes[1..], vec![Outcome::Score { value: 0.0, parts: vec![] }; 3]);
+}
+
+/// Pages that this process holds.
+fn resident_bytes() -> usize {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
+}
+
+#[test]
+fn two_hundred_reloads_leave_nothing_behind() {
+    let rewards = rewards(1);
+    let reload = |i: u32| {
+        let reward = load(&rewards, &Guest { score: &returns(&format!("(f32.const {})", i as f32 / 1000.0)), ..Guest::default() });
+        assert_eq!(reward.score(&completion("2", None)).unwrap().outcome, Outcome::Score { value: i as f32 / 1000.0, parts: vec![] });
+    };
+    (0..50).for_each(reload);
+    let before = resident_bytes();
+    (50..250).for_each(reload);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more after 200 reloads");
+}
+
+/// Functions without end, and one function that is all the file: each is refused or compiled within the compiler's limits, and the
+/// daemon goes on.
+#[test]
+fn compile_bombs_are_a_plugins_own_problem() {
+    let rewards = rewards(1);
+    let many: String = (0..20_000).map(|i| format!("(func $f{i} (param i32) (result i32) (i32.add (local.get 0) (i32.const {i})))")).collect();
+    let reward = load(&rewards, &Guest { fields: &many, score: &returns("(f32.const 0.5)"), ..Guest::default() });
+    assert_eq!(reward.score(&completion("2", None)).unwrap().outcome, Outcome::Score { value: 0.5, parts: vec![] });
+    let deep = format!("{}{}", "(block ".repeat(5_000), ")".repeat(5_000));
+    let guest = Guest { score: &format!("{deep} {}", returns("(f32.const 0.5)")), ..Guest::default() };
+    if let Ok(reward) = load_bytes(&rewards, &component(&guest), |_| ()) {
+        assert!(reward.score(&completion("2", None)).is_ok());
+    }
 }

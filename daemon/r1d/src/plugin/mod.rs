@@ -9,6 +9,7 @@
 //! | [`check`] | `check`: what a daemon asks of a plugin, and the attack corpus |
 //! | [`bench`] | `bench`: fuel and time |
 //! | [`inspect`] | `inspect`, `list` |
+//! | [`rescore`] | `rescore`: a run's completions under another grader |
 //! | [`sign`] | `keygen`, `sign` |
 
 mod bench;
@@ -16,6 +17,7 @@ mod check;
 mod componentize;
 mod input;
 mod inspect;
+mod rescore;
 mod score;
 mod sign;
 mod test;
@@ -44,6 +46,8 @@ pub enum PluginError {
     Config(String),
     #[error("{plugin} brings no golden cases: name a file with --golden, or build it with golden.jsonl beside its Cargo.toml")]
     NoGolden { plugin: String },
+    #[error("{0}")]
+    Run(String),
     #[error(transparent)]
     Reward(#[from] RewardError),
     #[error(transparent)]
@@ -64,6 +68,9 @@ pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
         Plugin::Bench { subject, cases, seconds } => bench::run(&subject, cases.as_deref(), seconds),
         Plugin::Inspect { plugin, dirs } => inspect::run(&plugin, &dirs),
         Plugin::List { dirs } => inspect::list(&dirs),
+        Plugin::Rescore { run, plugin, reward, config, limit, dirs } => {
+            rescore::run(&run, &plugin, reward.as_deref(), config.as_deref(), limit, &dirs)
+        }
         Plugin::Keygen { key } => sign::keygen(&key),
         Plugin::Sign { file, key } => sign::sign(&file, &key),
     };

@@ -22,7 +22,5 @@ pub fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> 
 }
 
 pub fn own_cases(reward: &LoadedReward) -> Result<Option<String>, PluginError> {
-    let path = reward.path();
-    let bytes = std::fs::read(path).map_err(|source| PluginError::Read { path: path.into(), source })?;
-    Ok(golden::embedded(&bytes).map(String::from))
+    Ok(golden::of_file(reward.path())?)
 }
