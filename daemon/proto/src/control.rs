@@ -93,7 +93,9 @@ pub enum Response {
     Plan(Box<Plan>),
     Jobs(Vec<JobSummary>),
     Status(Box<JobStatus>),
-    Cancelled { job: JobId },
+    Cancelled {
+        job: JobId,
+    },
     Log(LogLine),
     Samples(Vec<Sample>),
     Why(Why),

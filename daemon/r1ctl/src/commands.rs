@@ -24,7 +24,13 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
             // What is wrong with the job file itself is told without a daemon.
             let job = job_file::read(&file)?;
             let lock = Lock::beside(&file)?;
-            let mode = if locked { Mode::Locked } else if update_lock { Mode::Update } else { Mode::Add };
+            let mode = if locked {
+                Mode::Locked
+            } else if update_lock {
+                Mode::Update
+            } else {
+                Mode::Add
+            };
             if mode == Mode::Locked {
                 require_pins(&job, &lock)?;
             }
@@ -66,7 +72,8 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
 fn require_pins(job: &Job, lock: &Lock) -> Result<(), Error> {
     let rewards = job.stages.iter().filter_map(|stage| stage.grpo()).flat_map(|grpo| grpo.rewards.iter().cloned());
     let rewards = rewards.chain(job.evals.iter().flat_map(|eval| job.eval_rewards(eval)));
-    let unpinned: BTreeSet<String> = rewards.filter(|reward| reward.sha256.is_none()).map(|reward| reward.plugin.to_string()).collect();
+    let unpinned: BTreeSet<String> =
+        rewards.filter(|reward| reward.sha256.is_none()).map(|reward| reward.plugin.to_string()).collect();
     match lock.missing(&unpinned).as_slice() {
         [] => Ok(()),
         missing => Err(Error::Lock {

@@ -45,7 +45,9 @@ pub enum ReloadError {
     NoReward { job: JobId, plugin: String, known: String },
     #[error("the job pins `sha256` of plugin `{0}`: what judges it cannot change")]
     Pinned(String),
-    #[error("plugin {path}: {what} is {found}, of the one that judges now {expected}: only a plugin that declares the same can take its place")]
+    #[error(
+        "plugin {path}: {what} is {found}, of the one that judges now {expected}: only a plugin that declares the same can take its place"
+    )]
     Different { path: String, what: &'static str, found: String, expected: String },
     #[error("plugin {path}: brings no golden cases, and none is taken untried: build it with golden.jsonl beside its Cargo.toml")]
     NoGolden { path: String },
@@ -260,7 +262,8 @@ fn load(
 ) -> Result<(String, Vec<(usize, LoadedReward)>), ReloadError> {
     let named = materials.judges().find(|judge| judge.reward.plugin.to_string() == wanted);
     let Some(named) = named.or_else(|| materials.judges().find(|judge| judge.reward.name == wanted)) else {
-        let known: BTreeSet<String> = materials.judges().map(|judge| format!("{} ({})", judge.reward.name, judge.reward.plugin)).collect();
+        let known: BTreeSet<String> =
+            materials.judges().map(|judge| format!("{} ({})", judge.reward.name, judge.reward.plugin)).collect();
         let known = if known.is_empty() { "none".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") };
         return Err(ReloadError::NoReward { job: job.clone(), plugin: wanted.into(), known });
     };

@@ -80,7 +80,11 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
         let judged = judged(rewards, &loaded, &completions).await.map_err(abandoned)?;
         verdicts.iter_mut().zip(judged).for_each(|(verdicts, judged)| verdicts.push(verdict(&judge.reward.name, &loaded, judged)));
     }
-    let scored = |((item, completion), verdicts): ((ScoreItem, Completion), _)| Event::Scored { key: item.key, verdicts, text: completion.text };
+    let scored = |((item, completion), verdicts): ((ScoreItem, Completion), _)| Event::Scored {
+        key: item.key,
+        verdicts,
+        text: completion.text,
+    };
     Ok(items.into_iter().zip(completions).zip(verdicts).map(scored).collect())
 }
 

@@ -1,7 +1,7 @@
 //! Jobs as `r1ctl` shows them: what the ledger holds, and what the board says of the moment.
 
-use crate::graders::OpenJobs;
 use crate::board::{Board, Live};
+use crate::graders::OpenJobs;
 use crate::state_dir::job_dir;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};

@@ -8,6 +8,7 @@ use guests::{Guest, component, core, group_core, returns, sharing};
 use house::House;
 use r1d_proto::control::{Request, Response, Sample, SampleSort};
 use r1d_proto::verdict::Outcome;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "  plugin = \"format\"\n  weight = 0.5";
@@ -32,7 +33,13 @@ fn job(house: &House, plugin: &Path, changes: &[(&str, &str)]) -> String {
 }
 
 fn samples(house: &House, job: &str, step: u64) -> Vec<Sample> {
-    let request = Request::Samples { job: job.into(), stage: Some("reasoning".into()), step: Some(step), sort: SampleSort::Order, limit: 1000 };
+    let request = Request::Samples {
+        job: job.into(),
+        stage: Some("reasoning".into()),
+        step: Some(step),
+        sort: SampleSort::Order,
+        limit: 1000,
+    };
     match house.ask(request) {
         Response::Samples(samples) => samples,
         other => panic!("{other:?}"),
@@ -95,7 +102,11 @@ fn a_reloaded_plugin_judges_from_the_next_step_on_whatever_is_killed() {
     let status = house.wait_succeeded(&id);
     for step in 1..=12 {
         let (value, judge) = given(&house, &id, step);
-        assert_eq!((value, judge == sha256), if step < from { (0.25, false) } else { (0.75, true) }, "step {step}, reloaded from {from}");
+        assert_eq!(
+            (value, judge == sha256),
+            if step < from { (0.25, false) } else { (0.75, true) },
+            "step {step}, reloaded from {from}"
+        );
     }
     assert!(house.log_lines(&id).iter().any(|line| line.message.contains("reloaded") && line.message.contains(&sha256)));
     assert!(status.directory.exists());
@@ -109,7 +120,11 @@ fn what_is_untried_or_unlike_takes_no_place() {
     let old = put(&house, "old.wasm", constant(0.25, Some(0.25)));
     let id = house.submit(job(&house, &old, &[("steps = 6", "steps = 40")]));
     wait_for_step(&mut house, &id, 1);
-    let wider = Guest { describe: "(f32.store (i32.const 1044) (f32.const 2)) (i32.const 1024)", score: &returns("(f32.const 0.5)"), ..Guest::default() };
+    let wider = Guest {
+        describe: "(f32.store (i32.const 1044) (f32.const 2)) (i32.const 1024)",
+        score: &returns("(f32.const 0.5)"),
+        ..Guest::default()
+    };
     let cases = [
         ("untried.wasm", constant(0.75, None), "brings no golden cases"),
         ("wrong.wasm", constant(0.75, Some(0.5)), "1 of its 1 golden cases differ"),
@@ -148,7 +163,45 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
     assert_eq!(given(&house, &again.0, 1).0, 0.25);
     let unknown = vec![(pins[0].0.clone(), "ab".repeat(32))];
     match submit(&house, &unknown) {
-        Response::Error(error) => assert!(error.message.contains("the job pins abab") && error.message.contains("--update-lock"), "{}", error.message),
+        Response::Error(error) => {
+            assert!(error.message.contains("the job pins abab") && error.message.contains("--update-lock"), "{}", error.message)
+        }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_run_is_compared_with_another_grader() {
+    let mut house = House::new();
+    house.start();
+    let plugin = put(&house, "old.wasm", constant(0.25, None));
+    let id = house.submit(job(&house, &plugin, &[]));
+    let status = house.wait_succeeded(&id);
+    let rescore = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_r1d"));
+        command.args(["plugin", "rescore"]).arg(&status.directory).args(words).env("XDG_CACHE_HOME", house.path("cache"));
+        let ran = command.output().unwrap();
+        (ran.status.success(), serde_json::from_slice::<Value>(&ran.stdout).ok(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (_, same, said) = rescore(&["--plugin", plugin.to_str().unwrap(), "--reward", "constant"]);
+    let same = same.unwrap_or_else(|| panic!("{said}"));
+    let completions = same["completions"].as_u64().unwrap();
+    assert!(completions >= 6 * 8 && same["agreeing"] == json!(completions) && same["disagreements"] == json!([]), "{same}");
+
+    let other = put(&house, "other.wasm", constant(0.75, None));
+    let (passed, other, said) = rescore(&["--plugin", other.to_str().unwrap(), "--reward", "constant", "--limit", "2"]);
+    let other = other.unwrap_or_else(|| panic!("{said}"));
+    assert!(passed && other["agreeing"] == json!(0), "{other}");
+    assert_eq!(other["pairs"], json!([{"recorded": "score 0.25", "rescored": "score 0.75", "completions": completions}]));
+    let first = &other["disagreements"][0];
+    assert_eq!((first["step"].as_u64(), other["disagreements"].as_array().unwrap().len()), (Some(1), 2));
+    assert!(first["prompt"].as_str().is_some_and(|prompt| !prompt.is_empty()) && first["reference"].is_string(), "{first}");
+
+    // The recorded reward `accuracy`, by the plugin that gave it: references, token counts and configuration are what they were.
+    let accuracy = guests::shipped().join("accuracy.wasm");
+    let (_, accuracy, said) = rescore(&["--plugin", accuracy.to_str().unwrap()]);
+    let accuracy = accuracy.unwrap_or_else(|| panic!("{said}"));
+    assert!(accuracy["reward"] == "accuracy" && accuracy["agreeing"] == accuracy["completions"], "{accuracy}");
+    let (passed, _, said) = rescore(&["--plugin", plugin.to_str().unwrap()]);
+    assert!(!passed && said.contains("--reward names one of: accuracy, constant"), "{said}");
 }

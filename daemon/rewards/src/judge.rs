@@ -261,10 +261,11 @@ impl Loaded {
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
         let mut store = store(&self.engine, &self.limits, budget).map_err(|e| ScoreError::Host(e.to_string()))?;
-        let answer = self.linked.instantiate(&mut store).and_then(|instance| match instance.configure(&mut store, &self.config)? {
-            Ok(()) => call(&instance, &mut store).map(Ok),
-            Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
-        });
+        let answer =
+            self.linked.instantiate(&mut store).and_then(|instance| match instance.configure(&mut store, &self.config)? {
+                Ok(()) => call(&instance, &mut store).map(Ok),
+                Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
+            });
         let used = budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         match answer {
             Ok(answer) => Ok((answer, used)),
@@ -310,7 +311,11 @@ impl Budget {
     /// Limits are per completion: those of a group add up. A call without any counts as one.
     fn of(limits: &Limits, completions: &[Completion], more_bytes: usize) -> Budget {
         let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
-        let fuel = if completions.is_empty() { limits.fuel_for(more_bytes) } else { fuel.saturating_add(limits.fuel_for_more(more_bytes)) };
+        let fuel = if completions.is_empty() {
+            limits.fuel_for(more_bytes)
+        } else {
+            fuel.saturating_add(limits.fuel_for_more(more_bytes))
+        };
         let items = completions.len().max(1);
         let hostcall_bytes = limits.hostcall_bytes + (items - 1) * limits::HOSTCALL_BYTES_PER_ITEM;
         Budget { fuel, wall: limits.wall_for(fuel), hostcall_bytes }

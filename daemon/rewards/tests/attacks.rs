@@ -244,7 +244,10 @@ fn two_hundred_reloads_leave_nothing_behind() {
     let rewards = rewards(1);
     let reload = |i: u32| {
         let reward = load(&rewards, &Guest { score: &returns(&format!("(f32.const {})", i as f32 / 1000.0)), ..Guest::default() });
-        assert_eq!(reward.score(&completion("2", None)).unwrap().outcome, Outcome::Score { value: i as f32 / 1000.0, parts: vec![] });
+        assert_eq!(
+            reward.score(&completion("2", None)).unwrap().outcome,
+            Outcome::Score { value: i as f32 / 1000.0, parts: vec![] }
+        );
     };
     (0..50).for_each(reload);
     let before = resident_bytes();
@@ -258,7 +261,8 @@ fn two_hundred_reloads_leave_nothing_behind() {
 #[test]
 fn compile_bombs_are_a_plugins_own_problem() {
     let rewards = rewards(1);
-    let many: String = (0..20_000).map(|i| format!("(func $f{i} (param i32) (result i32) (i32.add (local.get 0) (i32.const {i})))")).collect();
+    let many: String =
+        (0..20_000).map(|i| format!("(func $f{i} (param i32) (result i32) (i32.add (local.get 0) (i32.const {i})))")).collect();
     let reward = load(&rewards, &Guest { fields: &many, score: &returns("(f32.const 0.5)"), ..Guest::default() });
     assert_eq!(reward.score(&completion("2", None)).unwrap().outcome, Outcome::Score { value: 0.5, parts: vec![] });
     let deep = format!("{}{}", "(block ".repeat(5_000), ")".repeat(5_000));

@@ -133,3 +133,21 @@ fn only_a_core_module_of_the_sdk_becomes_a_component() {
     let accuracy = std::fs::read(shipped().join("accuracy.wasm")).unwrap();
     assert!(matches!(componentize(&accuracy), Err(ComponentizeError::AlreadyComponent)));
 }
+
+#[test]
+fn where_keys_are_trusted_only_what_they_signed_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, key, other) = (dir.path().join("guest.wasm"), dir.path().join("key"), dir.path().join("other"));
+    std::fs::write(&file, honest()).unwrap();
+    let (trusted, stranger) = (r1d_rewards::signature::generate(&key).unwrap(), r1d_rewards::signature::generate(&other).unwrap());
+    assert_ne!(trusted, stranger);
+    let trusting = rewards(1).trusting(vec![trusted]);
+    let refused = || trusting.load(&guests::spec(&file)).err().map(|error| error.to_string());
+    assert!(refused().unwrap().contains("guest.wasm.sig"), "{:?}", refused());
+    r1d_rewards::signature::sign(&file, &other).unwrap();
+    assert!(refused().is_some(), "signed by a stranger");
+    r1d_rewards::signature::sign(&file, &key).unwrap();
+    assert_eq!(refused(), None);
+    std::fs::write(&file, component(&Guest { score: "(unreachable) (unreachable)", ..Guest::default() })).unwrap();
+    assert!(refused().is_some(), "changed since");
+}

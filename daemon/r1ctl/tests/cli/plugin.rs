@@ -44,7 +44,8 @@ fn without_r1d_it_says_what_is_missing() {
 
 const LISTED: &str = r#"{"plugin":"accuracy","file":"/p/accuracy.wasm","bytes":244910,"sha256":"bc6dfd2d3e19aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 "about":{"name":"accuracy","version":"0.1.0","world":"reward","min":0.0,"max":1.0,"parts":["a\u001b[2J"],"golden_cases":72,"signed_by":[]},"refused":null}"#;
-const REFUSED: &str = r#"{"plugin":"bad","file":"/p/bad.wasm","bytes":12,"sha256":"00","about":null,"refused":"imports `wasi:cli`"}"#;
+const REFUSED: &str =
+    r#"{"plugin":"bad","file":"/p/bad.wasm","bytes":12,"sha256":"00","about":null,"refused":"imports `wasi:cli`"}"#;
 
 #[test]
 fn documents_are_tables_for_people_and_themselves_for_programs() {
@@ -79,7 +80,8 @@ fn a_run_is_found_by_its_job_or_its_directory() {
     let ran = run(&home, &WORDS.replace("exit ${CODE:-0}", "exit 1"), &["rescore", "./run", "--plugin", "p.wasm", "--reward", "r"]);
     // The words are no document: they show in the error alone, and the exit code is the sibling's where it says nothing.
     assert!(ran.stderr.contains("run the same release"), "{}", ran.stderr);
-    let silent = run(&home, "printf '%s\\n' \"$@\" >&2; exit 1", &["rescore", "./run", "--plugin", "p.wasm", "--reward", "r"]).expect(1);
+    let silent =
+        run(&home, "printf '%s\\n' \"$@\" >&2; exit 1", &["rescore", "./run", "--plugin", "p.wasm", "--reward", "r"]).expect(1);
     assert_eq!(silent.stderr.lines().collect::<Vec<_>>().join(" "), "plugin rescore ./run --plugin=p.wasm --reward=r --limit=10");
     let away = run(&home, "", &["rescore", "abc", "--plugin", "p.wasm"]).expect(1).stderr;
     assert!(away.contains("no daemon found"), "{away}");
@@ -105,7 +107,9 @@ fn a_new_plugin_is_a_directory_of_its_own() {
     let read = |name: &str| std::fs::read_to_string(home.path().join("brief").join(name)).unwrap();
     assert!(read("Cargo.toml").contains("name = \"brief\"") && read("Cargo.toml").contains("path = \"reward-sdk\""));
     assert!(read("README.md").contains("plugin = \"brief.wasm\"") && read("golden.jsonl").contains("\"case\""));
-    assert!(read("reward-sdk/src/lib.rs").contains("pub trait Reward") && read("reward-sdk/macros/src/lib.rs").contains("proc_macro"));
+    assert!(
+        read("reward-sdk/src/lib.rs").contains("pub trait Reward") && read("reward-sdk/macros/src/lib.rs").contains("proc_macro")
+    );
     assert!(home.run(&["plugin", "new", "brief"]).expect(1).stderr.contains("brief"));
     assert!(home.run(&["plugin", "new", "Brief"]).expect(1).stderr.contains("no name of a plugin"));
     std::fs::create_dir_all(home.path().join("sdk")).unwrap();

@@ -171,7 +171,8 @@ impl Counter {
         Ok(match request {
             Request::Submit { job, priority, pins } => {
                 let rewards = self.rewards.clone();
-                let submitted = tasks::blocking(move || accept::submit(&job, priority, pins, &rewards, &desk)).await.map_err(internal)?;
+                let submitted =
+                    tasks::blocking(move || accept::submit(&job, priority, pins, &rewards, &desk)).await.map_err(internal)?;
                 let accept::Submitted { job, warnings, plugins } = submitted?;
                 self.desk.board.touch();
                 self.jobs.ask("the queue", Dispatch).await.map_err(internal)?;

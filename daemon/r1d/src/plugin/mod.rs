@@ -26,7 +26,7 @@ use crate::cli::{COMPILE, Plugin, PluginDirs, Subject};
 use crate::settings;
 use r1d_data::DataError;
 use r1d_proto::world::{SharedClock, SystemClock};
-use r1d_rewards::{Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
+use r1d_rewards::{Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -83,14 +83,14 @@ pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
 }
 
 /// The reward host with its tools' settings: code is compiled in a child and kept in the user's cache.
-pub struct Bench {
+pub struct Host {
     pub rewards: Rewards,
     pub clock: SharedClock,
     pub threads: usize,
 }
 
-impl Bench {
-    pub fn open(dirs: &PluginDirs) -> Result<Bench, PluginError> {
+impl Host {
+    pub fn open(dirs: &PluginDirs) -> Result<Host, PluginError> {
         let clock = SystemClock::shared();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let program = std::env::current_exe()?;
@@ -105,7 +105,7 @@ impl Bench {
         };
         // A home that cannot be written to costs a compilation each time, no more.
         let cache = settings::home_cache().filter(|dir| std::fs::create_dir_all(dir).is_ok());
-        Ok(Bench { rewards: Rewards::open(options(cache))?, clock, threads })
+        Ok(Host { rewards: Rewards::open(options(cache))?, clock, threads })
     }
 
     pub fn load(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
@@ -114,6 +114,15 @@ impl Bench {
 
     pub fn load_unconfigured(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
         Ok(self.rewards.unconfigured(&spec(subject)?)?)
+    }
+}
+
+/// Where any answer of a model will do.
+pub struct SomeAnswer;
+
+impl Answers for SomeAnswer {
+    fn answer(&self, _: &Ask) -> Option<Result<String, String>> {
+        Some(Ok("yes".into()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `plugin rescore`: the completions of a run under another grader, beside what was recorded.
 
-use super::{Bench, PluginError, config, plugin, print};
+use super::{Host, PluginError, config, plugin, print};
 use crate::cli::PluginDirs;
 use r1d_data::DataSet;
 use r1d_data::rollouts::{self, RolloutRow};
@@ -19,7 +19,7 @@ pub fn run(
     limit: u32,
     dirs: &PluginDirs,
 ) -> Result<bool, PluginError> {
-    let bench = Bench::open(dirs)?;
+    let host = Host::open(dirs)?;
     let job_toml = dir.join("job.toml");
     let job = Job::parse(&super::read(&job_toml)?, dir).map_err(|e| PluginError::Run(format!("{}: {e}", job_toml.display())))?;
     let recorded = compared(&job, other, reward)?;
@@ -30,7 +30,7 @@ pub fn run(
         wall_ms: recorded.limits.wall_ms,
         hostcall_bytes: (recorded.limits.hostcall_kb as usize) << 10,
     };
-    let loaded = bench.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
+    let loaded = host.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
     let mut tally = Tally { limit: limit as usize, ..Tally::default() };
     for (index, stage) in job.stages.iter().enumerate() {
         let files = files(dir, &stage.name)?;
@@ -42,7 +42,7 @@ pub fn run(
             eprintln!("warning: data.{} cannot be read: the grader gets no `meta`", stage.data);
         }
         for file in files {
-            tally.file(&file, index as u32, recorded, &loaded, data.as_ref(), bench.threads)?;
+            tally.file(&file, index as u32, recorded, &loaded, data.as_ref(), host.threads)?;
         }
     }
     if tally.completions == 0 {
