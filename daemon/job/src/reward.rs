@@ -32,10 +32,10 @@ pub enum Plugin {
 /// Per completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input.
+    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input, a hundred times that for an interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory.
-    pub memory_mb: u32,
+    /// MiB of linear memory; `None`: 64, and 512 for an interpreted plugin.
+    pub memory_mb: Option<u32>,
 }
 
 /// What an abstention (an unusable reference) does.
@@ -63,7 +63,7 @@ impl Reward {
             plugin: Plugin::parse(name, Path::new("")),
             weight: 1.0,
             config_json: "{}".into(),
-            limits: Limits { fuel: None, memory_mb: 64 },
+            limits: Limits { fuel: None, memory_mb: None },
             domains: Vec::new(),
             on_abstain: OnAbstain::DropSample,
             on_fault: OnFault::Min,
@@ -87,7 +87,7 @@ impl Reward {
             plugin: Plugin::parse(&plugin, base_dir),
             weight: reward.get("weight")?,
             config_json: config.to_string(),
-            limits: Limits { fuel: limits.optional("fuel")?, memory_mb: limits.get("memory_mb")? },
+            limits: Limits { fuel: limits.optional("fuel")?, memory_mb: limits.optional("memory_mb")? },
             domains: reward.get("domains")?,
             on_abstain: reward.on_abstain("on_abstain")?,
             on_fault: reward.on_fault("on_fault")?,

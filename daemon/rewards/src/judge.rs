@@ -2,9 +2,9 @@
 
 use crate::bindings::r1d::reward::types as guest;
 use crate::bindings::{Reward, RewardPre};
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::{RewardError, ScoreError};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Budget};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
 use r1d_proto::world::SharedClock;
@@ -64,7 +64,7 @@ struct Loaded {
     pre: RewardPre<Memory>,
     info: Info,
     config: String,
-    limits: Limits,
+    limits: Budget,
     module_sha256: String,
     config_sha256: String,
 }
@@ -73,7 +73,7 @@ struct Loaded {
 pub(crate) struct Setting {
     pub path: PathBuf,
     pub config: String,
-    pub limits: Limits,
+    pub limits: Budget,
     pub module_sha256: String,
     pub config_sha256: String,
 }
@@ -87,7 +87,6 @@ impl LoadedReward {
         setting: Setting,
     ) -> Result<Self, RewardError> {
         let Setting { path, config, limits, module_sha256, config_sha256 } = setting;
-        limits.check()?;
         let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
         let linked = Linker::new(engine.wasm()).instantiate_pre(component).map_err(not_reward)?;
         let pre = RewardPre::new(linked).map_err(not_reward)?;
@@ -153,7 +152,7 @@ struct Call {
 impl Loaded {
     fn call(&self, completion: &guest::Completion, fuel: u64, wall: Duration) -> Result<Call, ScoreError> {
         let mut store = store(&self.engine, &self.limits, fuel, wall).map_err(|e| ScoreError::Host(e.to_string()))?;
-        let answer = self.answer(&mut store, completion);
+        let answer = engine::on_deep_stack(|| self.answer(&mut store, completion));
         let used = fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         let (outcome, reason) = match answer {
             Ok(Ok(score)) => judge(&self.info, score),
@@ -185,7 +184,7 @@ impl Loaded {
         let fuel = self.limits.fuel_for(self.config.len());
         let _turn = self.engine.turn();
         let mut store = store(&self.engine, &self.limits, fuel, self.limits.wall_for(fuel)).map_err(|e| refused(e.to_string()))?;
-        let accepted = self.instance(&mut store).and_then(|instance| instance.call_configure(&mut store, &self.config));
+        let accepted = engine::on_deep_stack(|| self.instance(&mut store)?.call_configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
             Err(e) => Err(refused(fault_text(&e, store.data()))),
@@ -193,12 +192,12 @@ impl Loaded {
     }
 }
 
-fn describe(engine: &Engine, pre: &RewardPre<Memory>, limits: &Limits, path: &Path) -> Result<Info, RewardError> {
+fn describe(engine: &Engine, pre: &RewardPre<Memory>, limits: &Budget, path: &Path) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
     let fuel = limits.fuel_for(0);
     let _turn = engine.turn();
     let mut store = store(engine, limits, fuel, limits.wall_for(fuel)).map_err(|e| failed(e.to_string()))?;
-    let info = pre.instantiate(&mut store).and_then(|instance| instance.call_describe(&mut store));
+    let info = engine::on_deep_stack(|| pre.instantiate(&mut store)?.call_describe(&mut store));
     let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
     let range = format!("min {} and max {}", info.min, info.max);
     if !(info.min.is_finite() && info.max.is_finite() && info.min <= info.max) {
@@ -215,9 +214,9 @@ fn describe(engine: &Engine, pre: &RewardPre<Memory>, limits: &Limits, path: &Pa
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, limits: &Limits, fuel: u64, wall: Duration) -> wasmtime::Result<Store<Memory>> {
+fn store(engine: &Engine, limits: &Budget, fuel: u64, wall: Duration) -> wasmtime::Result<Store<Memory>> {
     let mut store =
-        Store::try_new(engine.wasm(), Memory { left: limits.memory_bytes(), limit: limits.memory_bytes(), refused: false })?;
+        Store::try_new(engine.wasm(), Memory { left: limits.memory_bytes, limit: limits.memory_bytes, refused: false })?;
     store.limiter(|memory| memory);
     store.set_fuel(fuel)?;
     store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);

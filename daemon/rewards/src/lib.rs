@@ -105,6 +105,7 @@ impl Rewards {
     pub fn load(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
         let path = self.find(&spec.plugin)?;
         let bytes = read(&path)?;
+        let limits = spec.limits.budget(bytes.len())?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
         let module_sha256 = cache::hex(&sha256);
         if let Some(pinned) = &spec.sha256 {
@@ -118,7 +119,7 @@ impl Rewards {
         let component = self.component(&path, &bytes, &sha256)?;
         component::check(&component, &path)?;
         let config_sha256 = cache::hex(&Sha256::digest(spec.config_json.as_bytes()));
-        let setting = Setting { path, config: spec.config_json.clone(), limits: spec.limits, module_sha256, config_sha256 };
+        let setting = Setting { path, config: spec.config_json.clone(), limits, module_sha256, config_sha256 };
         LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, setting)
     }
 

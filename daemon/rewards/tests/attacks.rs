@@ -58,7 +58,7 @@ fn a_memory_bomb_ends_at_its_limit() {
     let body = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     assert_eq!(trap_reason(body), "out of memory: the limit is 64 MiB");
     let bytes = component(&Guest { score: body, ..Guest::default() });
-    let small = load_bytes(&rewards(1), &bytes, |spec| spec.limits.memory_mb = 1).unwrap();
+    let small = load_bytes(&rewards(1), &bytes, |spec| spec.limits.memory_mb = Some(1)).unwrap();
     let Outcome::Trap { reason } = small.score(&completion("2", None)).unwrap().outcome else { panic!("no trap") };
     assert_eq!(reason, "out of memory: the limit is 1 MiB");
 }

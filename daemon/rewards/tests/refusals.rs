@@ -113,7 +113,7 @@ fn limits_out_of_range_are_refused_by_name() {
     let rewards = rewards(1);
     for (key, memory_mb, fuel) in [("memory_mb", 0, None), ("memory_mb", 4_096, None), ("fuel", 64, Some(0))] {
         let mut spec = RewardSpec::named("format");
-        (spec.limits.memory_mb, spec.limits.fuel) = (memory_mb, fuel);
+        (spec.limits.memory_mb, spec.limits.fuel) = (Some(memory_mb), fuel);
         let error = rewards.load(&spec).err().unwrap();
         assert!(error.to_string().contains(key), "{error}");
     }

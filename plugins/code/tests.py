@@ -1,0 +1,209 @@
+"""A row's tests, compiled so that the program which they judge cannot answer in their place.
+
+The tests share the program's namespace: that is the contract, and how the rows of HumanEval and MBPP are written. Two things are changed in what
+they say. The names of builtins mean the builtins, whatever the program has defined under those names (unless a builtin's name is what is tested).
+And each operand of a comparison or of arithmetic goes through a guard, which refuses objects whose operators the program has written itself:
+`class Anything: __eq__ = lambda self, other: True` passes no test. Classes that the tests name are theirs to judge by any operator.
+"""
+
+import ast
+import builtins
+import json
+from collections import deque
+
+# No identifiers: neither tests nor programs can have written these names.
+GUARD = "the guard"
+BUILTIN = "the builtin "
+FILENAME = "<tests>"
+
+_LITERAL = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.Load, ast.unaryop)
+_OPERATORS = frozenset(
+    f"__{side}{name}__"
+    for name in "eq ne lt le gt ge add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor contains".split()
+    for side in ("", "r", "i")
+)
+
+
+class Unusable(Exception):
+    """The row cannot judge anything: the sample is masked."""
+
+
+class Dishonest(BaseException):
+    """The program answers by its own operators. Not an `Exception`: tests that expect one must not take it for theirs."""
+
+
+class Test:
+    """A piece of test code. `counted`: it is one of the listed tests, of which `partial` gives the share."""
+
+    def __init__(self, code, counted):
+        self.code, self.counted = code, counted
+
+
+class Tests:
+    """The pieces in their order, and the names that occur in them."""
+
+    def __init__(self, pieces, names, pinned):
+        self.pieces, self.names, self.pinned = pieces, names, pinned
+
+
+def tests_of(reference, meta, program):
+    """Tests of a row for a program (its syntax tree). `reference` is Python code, or a JSON list of pieces of it; the row's column `tests` may
+    list more. Listed tests are what counts; in a row without a list the statements of `reference` that assert or call something do."""
+    columns = json.loads(meta) if meta else {}
+    listed = _list(columns.get("tests"), "column `tests`")
+    reference = reference or ""
+    if reference.lstrip().startswith("["):
+        try:
+            listed = _list(json.loads(reference), "reference") + listed
+            reference = ""
+        except ValueError:
+            pass
+    setup = _parse(reference, "reference")
+    _call_check(setup, columns.get("entry_point"))
+    trees = [_parse(piece, f"test {number}") for number, piece in enumerate(listed, 1)]
+    statements = [(statement, not listed and isinstance(statement, (ast.Assert, ast.Expr))) for statement in setup.body]
+    statements += [(tree, True) for tree in trees]
+    if not listed and all(isinstance(statement, _QUIET) for statement in setup.body):
+        raise Unusable("no tests: the reference defines things and calls none of them" if setup.body else "no tests")
+
+    used, bound = set(), set()
+    for statement, _ in statements:
+        _names(statement, used, bound)
+    pinned = _pinned(used, bound, program)
+    harden = _Harden(pinned)
+    pieces = []
+    for statement, counted in statements:
+        tree = statement if isinstance(statement, ast.Module) else ast.Module([statement], [])
+        tree = ast.fix_missing_locations(harden.visit(tree))
+        pieces.append(Test(_compiled(tree), counted))
+    return Tests(pieces, used | bound, pinned)
+
+
+# Statements that test nothing by themselves.
+_QUIET = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Pass)
+
+
+def _list(tests, where):
+    if tests is None:
+        return []
+    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
+        raise Unusable(f"{where} is not a list of strings")
+    return tests
+
+
+def _parse(source, where):
+    try:
+        return ast.parse(source, FILENAME)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise Unusable(f"{where} is no Python: {error}") from None
+
+
+def _compiled(tree):
+    try:
+        return compile(tree, FILENAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise Unusable(f"the tests do not compile: {error}") from None
+
+
+def _call_check(setup, entry_point):
+    """HumanEval's rows define `check` and name the function to check in another column."""
+    if isinstance(entry_point, str) and entry_point.isidentifier():
+        defined = {statement.name for statement in setup.body if isinstance(statement, ast.FunctionDef)}
+        called = any(isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) for statement in setup.body)
+        if "check" in defined and not called:
+            setup.body += ast.parse(f"check({entry_point})").body
+
+
+def _names(tree, used, bound):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+
+
+def _pinned(used, bound, program):
+    """Builtins whose names mean the builtins in the tests. A program may define a function of a builtin's name because it was asked for that
+    function: then it is the only one of its names that the tests use."""
+    defined = set()
+    _names(program, set(), defined)
+    builtin = frozenset(vars(builtins))
+    subjects = used & defined - bound
+    pinned = used & builtin - bound
+    return pinned if subjects - builtin else pinned - subjects
+
+
+class _Harden(ast.NodeTransformer):
+    def __init__(self, pinned):
+        self.pinned = pinned
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Load) and node.id in self.pinned:
+            return ast.copy_location(ast.Name(BUILTIN + node.id, node.ctx), node)
+        return node
+
+    def visit_Compare(self, node):
+        self.generic_visit(node)
+        node.left, node.comparators = _guarded(node.left), [_guarded(operand) for operand in node.comparators]
+        return node
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        node.left, node.right = _guarded(node.left), _guarded(node.right)
+        return node
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        # self.assertEqual(first, second) compares where this cannot reach.
+        if isinstance(node.func, ast.Attribute) and node.func.attr.startswith("assert"):
+            node.args = [arg if isinstance(arg, ast.Starred) else _guarded(arg) for arg in node.args]
+        return node
+
+
+def _guarded(node):
+    if all(isinstance(part, _LITERAL) for part in ast.walk(node)):
+        return node
+    return ast.copy_location(ast.Call(ast.Name(GUARD, ast.Load()), [node], []), node)
+
+
+def guard(names, namespace, trusted):
+    """A function that hands an operand through unless it is, or holds, an object with operators of the program's own. `names`: those that occur
+    in the tests; `trusted`: ids of the classes that were there before any program."""
+    # All that it needs is here, out of reach of the namespace. Classes are asked by descriptors, which no metaclass can override.
+    mro_of, dict_of = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
+    kinds, ids, subclass, name_of, function = type, id, issubclass, namespace.get, type(guard)
+
+    def own(cls):
+        operators = [value for name, value in dict_of(cls).items() if name in _OPERATORS]
+        written_by_tests = all(kinds(value) is function and value.__code__.co_filename == FILENAME for value in operators)
+        return operators and not written_by_tests and not any(name_of(name) is cls for name in names)
+
+    def look(value):
+        kind = kinds(value)
+        if kind is int or kind is str or kind is float or kind is bool:
+            return value
+        seen, open_ = set(), [value]
+        while open_:
+            value_ = open_.pop()
+            kind = kinds(value_)
+            if kind is int or kind is str or kind is float or kind is bool:
+                continue
+            if ids(kind) not in trusted:
+                for cls in mro_of(kind):
+                    if ids(cls) not in trusted and own(cls):
+                        raise Dishonest(f"an operand of the tests is a {cls.__name__}, with operators of the program's own")
+            if ids(value_) in seen:
+                continue
+            for base in (list, tuple, set, frozenset, deque, dict):
+                if subclass(kind, base):
+                    seen.add(ids(value_))
+                    open_.extend(base.__iter__(value_))
+                    if base is dict:
+                        open_.extend(dict.values(value_))
+        return value
+
+    return look
