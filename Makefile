@@ -10,12 +10,20 @@ TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-
 PLUGINS := accuracy format language-consistency repetition soft-overlong
 BIN := target/release
 
-.PHONY: toolchain build demo test test-all test-rust test-python control bench mutations libtorch python lint clean
+.PHONY: toolchain build plugins plugins-python demo test test-all test-rust test-python control bench mutations libtorch python lint clean
 
 # Always the whole workspace: a selection of packages would select other features of shared dependencies, and build them again.
 build: toolchain libtorch
 	cargo build --release --workspace
 	sh plugins/build $(PLUGINS)
+
+# Every plugin. Those in Python take a minute and a package from PyPI, and no demo needs them.
+plugins: build plugins-python
+
+plugins-python: $(BIN)/plugins/code.wasm
+
+$(BIN)/plugins/code.wasm: plugins/build-python plugins/reproducible.c $(wildcard plugins/code/*.py) reward-sdk/wit/reward.wit
+	sh plugins/build-python code
 
 # --- what is fetched -------------------------------------------------------------------------------------------------
 
@@ -69,7 +77,7 @@ control: build
 
 test: test-rust test-python
 
-test-rust: build
+test-rust: build plugins-python
 	cargo test --release --workspace
 
 test-python: build python

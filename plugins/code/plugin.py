@@ -21,6 +21,7 @@ Write tests whose answers are not in them where that matters.
 
 import builtins
 import json
+import operator
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -28,28 +29,33 @@ import sandbox
 from answer import program_of
 from componentize_py_types import Err
 from tests import BUILTIN, FILENAME, GUARD, Dishonest, Unusable, guard, tests_of
-from wit_world import WitWorld as World
 from wit_world.imports import types as wit
 
 VERSION = "0.1.0"
 _settings = {"partial": False}
 
 
-class WitWorld(World):
-    def describe(self):
-        return wit.Info("code", VERSION, 0.0, 1.0, [])
+def describe():
+    return wit.Info("code", VERSION, 0.0, 1.0, [])
 
-    def configure(self, json):
-        try:
-            _settings.update(_read(json))
-        except ValueError as error:
-            raise Err(str(error)) from None
 
-    def score(self, item):
-        try:
-            return _score(item.text, item.reference, item.meta)
-        except Unusable as error:
-            raise Err(wit.Error_Unscorable(str(error))) from None
+def configure(config):
+    try:
+        _settings.update(_read(config))
+    except ValueError as error:
+        raise Err(str(error)) from None
+
+
+def score(item):
+    try:
+        return _score(item.text, item.reference, item.meta)
+    except Unusable as error:
+        raise Err(wit.Error_Unscorable(str(error))) from None
+
+
+def WitWorld():
+    """The component's exports. No class: a program could find it among the subclasses of `object`, and through its methods all this."""
+    return SimpleNamespace(describe=describe, configure=configure, score=score)
 
 
 def _read(config):
@@ -91,6 +97,8 @@ def _result(value, reason):
 def _described(error):
     """The class, and what a built-in exception says; a program's own exceptions are not asked. Bounded by the host."""
     kind = type(error)
+    if kind is Dishonest:
+        return error.args[0]
     builtin = kind.__module__ == "builtins"
     try:
         text = str(error).strip() if builtin and all(type(arg) in (str, int, tuple) for arg in error.args) else ""
@@ -109,7 +117,7 @@ def _run(program, tests, partial):
     total = max(sum(counted for _, counted in pieces), 1)
     hidden = {BUILTIN + name: vars(builtins)[name] for name in tests.pinned}
     hidden[GUARD] = guard(tests.names, namespace, _CLASSES)
-    run, restore, described, result, everything = exec, _restorer(_LIBRARY), _described, _result, BaseException
+    run, restore, described, result, everything = exec, _restorer(_LIBRARY, _LIBRARY_CLASSES), _described, _result, BaseException
     update = namespace.update
 
     try:
@@ -132,17 +140,27 @@ def _run(program, tests, partial):
     return result(passed / total if partial else 1.0, reason)
 
 
-def _restorer(library):
-    """Undoes what a program has done to the names of the standard library's modules."""
-    import operator
+def _restorer(library, classes):
+    """Undoes what a program has done to the names of the standard library's modules, and to its classes that tests rely on."""
+    same, every, size, mapped, vars_of = operator.is_, all, len, map, vars
+    put, take = type.__setattr__, type.__delattr__
 
-    same, every, size, mapped = operator.is_, all, len, map
+    def changed(names, before, values):
+        return size(names) != size(before) or not every(mapped(same, names.values(), values))
 
     def restore():
         for names, before, values in library:
-            if size(names) != size(before) or not every(mapped(same, names.values(), values)):
+            if changed(names, before, values):
                 names.clear()
                 names.update(before)
+        for cls, before, values in classes:
+            if changed(vars_of(cls), before, values):
+                for name in [*vars_of(cls)]:
+                    if name not in before:
+                        take(cls, name)
+                for name in before:
+                    if not same(vars_of(cls).get(name), before[name]):
+                        put(cls, name, before[name])
 
     return restore
 
@@ -158,4 +176,7 @@ _CLASSES = sandbox.classes()
 # Ours are still needed to finish the component.
 _MODULES = {name: module for name, module in sys.modules.items() if name.partition(".")[0] not in sandbox.OURS}
 _LIBRARY = [(vars(module), dict(vars(module)), list(vars(module).values())) for module in _MODULES.values() if module not in (None, _MODULE)]
+_LIBRARY_CLASSES = [
+    (cls, dict(vars(cls)), list(vars(cls).values())) for cls in _CLASSES.values() if cls.__module__.partition(".")[0] in ("unittest", "fractions")
+]
 _LIBRARY.append((sys.modules, _MODULES, list(_MODULES.values())))

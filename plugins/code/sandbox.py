@@ -16,7 +16,7 @@ import types
 LIBRARY = """
 abc argparse array ast base64 binascii bisect builtins calendar cmath codecs collections collections.abc colorsys contextlib contextvars copy
 copyreg csv dataclasses datetime decimal difflib dis enum errno fnmatch fractions functools gc getopt graphlib hashlib heapq hmac html html.entities
-html.parser importlib importlib.machinery importlib.util inspect io itertools json json.decoder json.encoder keyword linecache locale logging math
+html.parser importlib importlib.machinery importlib.resources importlib.util inspect io itertools json json.decoder json.encoder keyword linecache locale logging math
 numbers operator os os.path pathlib pickle pkgutil platform pprint queue random re reprlib sched secrets shlex signal stat statistics string
 string.templatelib stringprep struct symtable sys tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata unittest
 unittest.async_case unittest.case unittest.loader unittest.main unittest.result unittest.runner unittest.suite urllib urllib.parse uuid warnings weakref
@@ -38,11 +38,14 @@ _SECONDS = 1_700_000_000
 
 def close():
     """Imports the library, then shuts everything. Names what could not be imported: the build must fail on it."""
-    missing = [name for name in LIBRARY if not _imported(name)]
+    # First: many modules keep functions of `time` under names of their own.
     _calm()
+    missing = [name for name in LIBRARY if not _imported(name)]
     _no_files()
+    _unit_tests()
     _no_looking()
     # Last: what is loaded is all there is.
+    sys.argv[:] = ["program"]
     sys.path[:], sys.meta_path[:], sys.path_hooks[:] = [], [], []
     sys.path_importer_cache.clear()
     for name in ABSENT:
@@ -85,6 +88,12 @@ def _calm():
         setattr(time, name, seconds)
         setattr(time, name + "_ns", nanoseconds)
     time.sleep = sleep
+    gmtime, localtime, strftime, asctime = time.gmtime, time.localtime, time.strftime, time.asctime
+    time.gmtime = lambda when=None: gmtime(seconds() if when is None else when)
+    time.localtime = lambda when=None: localtime(seconds() if when is None else when)
+    time.strftime = lambda form, when=None: strftime(form, time.localtime() if when is None else when)
+    time.asctime = lambda when=None: asctime(time.localtime() if when is None else when)
+    time.ctime = lambda when=None: time.asctime(time.localtime(when))
 
     @classmethod
     def now(cls, tz=None):
@@ -130,14 +139,21 @@ def _no_files():
     os.environ.clear()
     for module in (builtins, io, sys.modules["_io"]):
         module.open = denied("open")
-    io.FileIO = io.open_code = denied("open")
+        module.FileIO = module.open_code = denied("open")
     signal.signal = signal.alarm = signal.raise_signal = denied("signal")
     threading.Thread.start = denied("thread")
     threading._start_new_thread = threading._start_joinable_thread = denied("thread")
     thread = sys.modules["_thread"]
     thread.start_new_thread = thread.start_new = thread.start_joinable_thread = denied("thread")
+    sys.addaudithook(_no_open)
     builtins.input = lambda prompt="": _end_of_file()
     builtins.help = builtins.breakpoint = denied("terminal")
+
+
+def _no_open(event, args):
+    """Even to show a line with a syntax error in it the interpreter opens the file of that name."""
+    if event == "open":
+        raise PermissionError("open: a sandbox has no files, processes or network")
 
 
 def _end_of_file():
@@ -160,6 +176,20 @@ def stdio():
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = _Sink()
 
 
+def _unit_tests():
+    """`unittest.main()` ends the interpreter, and an end is what a program must not bring about: here it raises when a test fails."""
+    import unittest
+
+    def main(*args, **keywords):
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"]).run(result)
+        wrong = result.failures + result.errors
+        if wrong or not result.testsRun:
+            raise AssertionError(f"{len(wrong)} of {result.testsRun} unit tests fail" + "".join(f": {test}" for test, _ in wrong[:1]))
+
+    unittest.main = main
+
+
 def _no_looking():
     """Frames lead from a program to whoever runs it, and the collector to every object there is."""
     for module, names in (
@@ -174,7 +204,7 @@ def _no_looking():
     sys._getframemodulename = lambda depth=0: "__main__"
     # logging asks for the caller's frame.
     sys.modules["logging"]._srcfile = None
-    _patch(types.FrameType, f_back=None, f_locals=None, f_globals=None, f_builtins=None, f_trace=None)
+    _patch(types.FrameType, f_back=None, f_trace=None)
     del gc.get_referents
 
 
@@ -193,10 +223,10 @@ def _patch(cls, **values):
 
 def classes():
     """Every class there is, by id."""
-    found, open_ = {id(object)}, [object]
+    found, open_ = {id(object): object}, [object]
     while open_:
         for cls in type.__subclasses__(open_.pop()):
             if id(cls) not in found:
-                found.add(id(cls))
+                found[id(cls)] = cls
                 open_.append(cls)
-    return frozenset(found)
+    return found

@@ -131,7 +131,7 @@ def _pinned(used, bound, program):
     function: then it is the only one of its names that the tests use."""
     defined = set()
     _names(program, set(), defined)
-    builtin = frozenset(vars(builtins))
+    builtin = frozenset(name for name in vars(builtins) if not name.startswith("_"))
     subjects = used & defined - bound
     pinned = used & builtin - bound
     return pinned if subjects - builtin else pinned - subjects
@@ -172,7 +172,7 @@ def _guarded(node):
 
 def guard(names, namespace, trusted):
     """A function that hands an operand through unless it is, or holds, an object with operators of the program's own. `names`: those that occur
-    in the tests; `trusted`: ids of the classes that were there before any program."""
+    in the tests; `trusted`: the classes that were there before any program, by id."""
     # All that it needs is here, out of reach of the namespace. Classes are asked by descriptors, which no metaclass can override.
     mro_of, dict_of = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
     kinds, ids, subclass, name_of, function = type, id, issubclass, namespace.get, type(guard)
@@ -195,7 +195,7 @@ def guard(names, namespace, trusted):
             if ids(kind) not in trusted:
                 for cls in mro_of(kind):
                     if ids(cls) not in trusted and own(cls):
-                        raise Dishonest(f"an operand of the tests is a {cls.__name__}, with operators of the program's own")
+                        raise Dishonest("an operand in the tests has operators of the program's own")
             if ids(value_) in seen:
                 continue
             for base in (list, tuple, set, frozenset, deque, dict):
