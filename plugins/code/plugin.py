@@ -8,18 +8,19 @@ Tests: the row's `reference` is Python code, or a JSON list of pieces of Python 
 
 | key | default | |
 |---|---|---|
-| `partial` | false | the share of the row's listed tests that pass, instead of 1 or 0. Without a list, a test is a statement of the reference that asserts or calls |
+| `partial` | false | the share of the tests that pass, instead of 1 or 0; without a list, tests are the statements that assert or call |
 
-Scores: 0 for a program that does not compile, raises, exits or fails a test, with the reason. Abstains where the row has no usable tests. A program
-without end is out of fuel, one that takes too much memory ends in `MemoryError` or a trap; both are faults.
+Scores: 0 for a program that does not compile, raises, exits or fails a test, with the reason; so it is for one that takes too much memory, unless it
+ends in a trap. A program without end is out of fuel: a fault. Abstains where the row has no usable tests.
 
-What cannot be cheated: ending the interpreter before the tests; names of builtins, and the standard library's modules, in the tests; comparing by
-operators of one's own; looking at or changing the tests and their judge through frames, the collector, tracing or the plugin's modules. What can,
-because program and tests share one interpreter: a function that recognises the tests' arguments, or reads the tests out of `globals()` while they run.
-Write tests whose answers are not in them where that matters.
+Program and tests share one interpreter, so a program that was written against this file can still find a way. What a policy comes upon by trying does
+not pay, and has a golden case: ending the interpreter before the tests; giving other meanings to builtins, to modules that the tests name or to
+`check`; objects that equal everything; reaching the tests or their judge through frames, the collector, tracing, or modules. What nothing here can
+tell from a solution: recognising the arguments of the tests, or reading the tests out of `globals()` while they run.
 """
 
 import builtins
+import gc
 import json
 import operator
 import sys
@@ -28,7 +29,7 @@ from types import ModuleType, SimpleNamespace
 import sandbox
 from answer import program_of
 from componentize_py_types import Err
-from tests import BUILTIN, FILENAME, GUARD, Dishonest, Unusable, guard, tests_of
+from tests import BUILTIN, GUARD, Dishonest, Unusable, guard, tests_of
 from wit_world.imports import types as wit
 
 VERSION = "0.1.0"
@@ -111,13 +112,13 @@ def _described(error):
 def _run(program, tests, partial):
     # Everything that is needed once the program has run is a local of this function, and no frame leads here.
     namespace = vars(_MODULE)
-    sys.modules.clear()
-    sys.modules.update(_MODULES)
+    for name in _OURS:
+        sys.modules.pop(name, None)
     pieces = [(test.code, test.counted) for test in tests.pieces]
     total = max(sum(counted for _, counted in pieces), 1)
     hidden = {BUILTIN + name: vars(builtins)[name] for name in tests.pinned}
-    hidden[GUARD] = guard(tests.names, namespace, _CLASSES)
-    run, restore, described, result, everything = exec, _restorer(_LIBRARY, _LIBRARY_CLASSES), _described, _result, BaseException
+    hidden |= {GUARD: guard(tests.names, namespace, _CLASSES), "__builtins__": vars(builtins), "__name__": "__main__"}
+    run, restore, described, result, everything = exec, _restorer(tests.names, namespace), _described, _result, BaseException
     update = namespace.update
 
     try:
@@ -126,7 +127,6 @@ def _run(program, tests, partial):
         return result(0.0, described(error))
     restore()
     update(hidden)
-    update(__name__="__main__")
     passed, reason = 0, None
     for code, counted in pieces:
         try:
@@ -140,20 +140,25 @@ def _run(program, tests, partial):
     return result(passed / total if partial else 1.0, reason)
 
 
-def _restorer(library, classes):
-    """Undoes what a program has done to the names of the standard library's modules, and to its classes that tests rely on."""
-    same, every, size, mapped, vars_of = operator.is_, all, len, map, vars
-    put, take = type.__setattr__, type.__delattr__
+def _restorer(names, namespace):
+    """Undoes what a program has done to the modules that the tests name, and to the classes of those. Only to those: to look at an object is to write
+    its count of references, and every page of the snapshot that is written must be copied."""
+    same, every, size, mapped, vars_of, module, kinds, ids = operator.is_, all, len, map, vars, ModuleType, type, id
+    put, take, library, classes, by_id, found, loaded = type.__setattr__, type.__delattr__, _LIBRARY, _CLASSES_OF, _BY_ID, namespace.get, sys.modules
+    wanted = [name for name in {"builtins", *names} if name in library]
 
     def changed(names, before, values):
         return size(names) != size(before) or not every(mapped(same, names.values(), values))
 
     def restore():
-        for names, before, values in library:
-            if changed(names, before, values):
-                names.clear()
-                names.update(before)
-        for cls, before, values in classes:
+        # As in `import math as m`.
+        named = [by_id[ids(vars_of(value))] for value in [found(name) for name in names] if kinds(value) is module and ids(vars_of(value)) in by_id]
+        for path, thing, before, values in [entry for package in wanted for entry in library[package]] + named:
+            loaded[path] = thing
+            if changed(vars_of(thing), before, values):
+                vars_of(thing).clear()
+                vars_of(thing).update(before)
+        for _, cls, before, values in [entry for package in wanted for entry in classes.get(package, ())]:
             if changed(vars_of(cls), before, values):
                 for name in [*vars_of(cls)]:
                     if name not in before:
@@ -165,6 +170,17 @@ def _restorer(library, classes):
     return restore
 
 
+def _by_package(things):
+    """Modules or classes by the package that they are of: each with its path, its names, and what they mean before any program."""
+    packages = {}
+    for path, thing in things:
+        names = vars(thing)
+        packages.setdefault(path.partition(".")[0], []).append((path, thing, dict(names), list(names.values())))
+    return packages
+
+
+# Packages whose classes are written in Python, and which tests compare by.
+_CHECKED = ("unittest", "fractions")
 missing = sandbox.close()
 if missing:
     raise ImportError(f"not in this Python: {missing}")
@@ -174,9 +190,10 @@ sandbox.stdio()
 sys.modules["program"] = sys.modules["__main__"] = _MODULE
 _CLASSES = sandbox.classes()
 # Ours are still needed to finish the component.
-_MODULES = {name: module for name, module in sys.modules.items() if name.partition(".")[0] not in sandbox.OURS}
-_LIBRARY = [(vars(module), dict(vars(module)), list(vars(module).values())) for module in _MODULES.values() if module not in (None, _MODULE)]
-_LIBRARY_CLASSES = [
-    (cls, dict(vars(cls)), list(vars(cls).values())) for cls in _CLASSES.values() if cls.__module__.partition(".")[0] in ("unittest", "fractions")
-]
-_LIBRARY.append((sys.modules, _MODULES, list(_MODULES.values())))
+_OURS = [name for name in sys.modules if name.partition(".")[0] in sandbox.OURS]
+_LIBRARY = _by_package([(name, module) for name, module in sys.modules.items() if module not in (None, _MODULE) and name not in _OURS])
+_BY_ID = {id(vars(entry[1])): entry for entries in _LIBRARY.values() for entry in entries}
+_CLASSES_OF = _by_package([(cls.__module__, cls) for cls in _CLASSES.values() if cls.__module__.partition(".")[0] in _CHECKED])
+# The collector leaves alone what is here: it would write to every page.
+gc.collect()
+gc.freeze()

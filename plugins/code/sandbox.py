@@ -14,13 +14,13 @@ import types
 
 # There are no files at run time: what is not imported here cannot be imported at all.
 LIBRARY = """
-abc argparse array ast base64 binascii bisect builtins calendar cmath codecs collections collections.abc colorsys contextlib contextvars copy
-copyreg csv dataclasses datetime decimal difflib dis enum errno fnmatch fractions functools gc getopt graphlib hashlib heapq hmac html html.entities
-html.parser importlib importlib.machinery importlib.resources importlib.util inspect io itertools json json.decoder json.encoder keyword linecache locale logging math
-numbers operator os os.path pathlib pickle pkgutil platform pprint queue random re reprlib sched secrets shlex signal stat statistics string
-string.templatelib stringprep struct symtable sys tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata unittest
-unittest.async_case unittest.case unittest.loader unittest.main unittest.result unittest.runner unittest.suite urllib urllib.parse uuid warnings weakref
-xml xml.etree xml.etree.ElementTree zlib zoneinfo
+abc argparse array ast base64 binascii bisect builtins calendar cmath codecs collections collections.abc colorsys contextlib contextvars
+copy copyreg csv dataclasses datetime decimal difflib dis enum errno fnmatch fractions functools gc getopt graphlib hashlib heapq hmac
+html html.entities html.parser importlib importlib.machinery importlib.resources importlib.util inspect io itertools json json.decoder
+json.encoder keyword linecache locale logging math numbers operator os os.path pathlib pickle pkgutil platform pprint queue random re
+reprlib sched secrets shlex signal stat statistics string string.templatelib stringprep struct symtable sys tempfile textwrap threading
+time timeit token tokenize traceback types typing unicodedata unittest unittest.async_case unittest.case unittest.loader unittest.main
+unittest.result unittest.runner unittest.suite urllib urllib.parse uuid warnings weakref xml xml.etree xml.etree.ElementTree zlib zoneinfo
 """.split()
 
 # `unittest.mock` has objects that equal everything. The others reach outside or at the interpreter itself, and would trap or be of no use.
@@ -31,7 +31,7 @@ termios unittest.mock urllib.request
 """.split()
 
 # Modules that a program has no business with: they are taken out of `sys.modules`.
-OURS = frozenset(["answer", "plugin", "sandbox", "tests", "wit_world", "componentize_py_types", "componentize_py_runtime", "componentize_py_async_support"])
+OURS = "answer plugin sandbox tests wit_world componentize_py_types componentize_py_runtime componentize_py_async_support".split()
 
 _SECONDS = 1_700_000_000
 
@@ -127,7 +127,7 @@ def _no_files():
         function.__name__ = name
         return function
 
-    keep = {"fspath", "strerror", "urandom", "fsencode", "fsdecode", "get_terminal_size", "getpid", "cpu_count", "register_at_fork", "putenv", "unsetenv"}
+    keep = {"fspath", "strerror", "urandom", "get_terminal_size", "register_at_fork", "putenv", "unsetenv"}
     for name, value in list(vars(posix).items()):
         if isinstance(value, types.BuiltinFunctionType) and name not in keep:
             setattr(posix, name, denied(name))
@@ -193,8 +193,8 @@ def _unit_tests():
 def _no_looking():
     """Frames lead from a program to whoever runs it, and the collector to every object there is."""
     for module, names in (
-        (sys, "_getframe _current_frames _current_exceptions settrace setprofile gettrace getprofile monitoring call_tracing addaudithook _getframemodulename"),
-        (sys, "_debugmallocstats set_asyncgen_hooks set_coroutine_origin_tracking_depth _clear_internal_caches activate_stack_trampoline remote_exec"),
+        (sys, "_getframe _getframemodulename _current_frames _current_exceptions settrace setprofile gettrace getprofile monitoring call_tracing"),
+        (sys, "addaudithook set_asyncgen_hooks set_coroutine_origin_tracking_depth activate_stack_trampoline remote_exec"),
         (gc, "get_objects get_referrers get_stats callbacks"),
         (sys.modules["_imp"], "create_builtin create_dynamic exec_builtin exec_dynamic init_frozen get_frozen_object"),
     ):

@@ -50,6 +50,7 @@ def tests_of(reference, meta, program):
     """Tests of a row for a program (its syntax tree). `reference` is Python code, or a JSON list of pieces of it; the row's column `tests` may
     list more. Listed tests are what counts; in a row without a list the statements of `reference` that assert or call something do."""
     columns = json.loads(meta) if meta else {}
+    columns = columns if isinstance(columns, dict) else {}
     listed = _list(columns.get("tests"), "column `tests`")
     reference = reference or ""
     if reference.lstrip().startswith("["):
@@ -60,26 +61,32 @@ def tests_of(reference, meta, program):
             pass
     setup = _parse(reference, "reference")
     _call_check(setup, columns.get("entry_point"))
-    trees = [_parse(piece, f"test {number}") for number, piece in enumerate(listed, 1)]
-    statements = [(statement, not listed and isinstance(statement, (ast.Assert, ast.Expr))) for statement in setup.body]
-    statements += [(tree, True) for tree in trees]
-    if not listed and all(isinstance(statement, _QUIET) for statement in setup.body):
-        raise Unusable("no tests: the reference defines things and calls none of them" if setup.body else "no tests")
+    if not listed and all(_quiet(statement) for statement in setup.body):
+        raise Unusable("no tests: the reference asserts nothing and calls nothing" if setup.body else "no tests")
+    statements = [(statement, not listed and isinstance(statement, (ast.Assert, ast.Expr)) and not _quiet(statement)) for statement in setup.body]
+    for number, piece in enumerate(listed, 1):
+        tree = _parse(piece, f"test {number}")
+        if all(_quiet(statement) for statement in tree.body):
+            raise Unusable(f"test {number} asserts nothing and calls nothing")
+        statements.append((tree, True))
 
-    used, bound = set(), set()
-    for statement, _ in statements:
-        _names(statement, used, bound)
-    pinned = _pinned(used, bound, program)
-    harden = _Harden(pinned)
-    pieces = []
-    for statement, counted in statements:
-        tree = statement if isinstance(statement, ast.Module) else ast.Module([statement], [])
-        tree = ast.fix_missing_locations(harden.visit(tree))
-        pieces.append(Test(_compiled(tree), counted))
-    return Tests(pieces, used | bound, pinned)
+    harden = _Harden()
+    hardened = [(harden.visit(statement), counted) for statement, counted in statements]
+    pinned = _pinned(harden.used, harden.bound, program)
+    for name in harden.loads:
+        if name.id in pinned:
+            name.id = BUILTIN + name.id
+    pieces = [Test(_compiled(tree if isinstance(tree, ast.Module) else ast.Module([tree], [])), counted) for tree, counted in hardened]
+    return Tests(pieces, harden.used | harden.bound, pinned)
 
 
-# Statements that test nothing by themselves.
+def _quiet(statement):
+    """Whether a statement tests nothing by itself: a definition, an import, or a value like `42` or `f(2) == 4` that nobody looks at."""
+    if isinstance(statement, ast.Expr):
+        return not isinstance(statement.value, (ast.Call, ast.Await))
+    return isinstance(statement, _QUIET)
+
+
 _QUIET = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Pass)
 
 
@@ -114,37 +121,73 @@ def _call_check(setup, entry_point):
             setup.body += ast.parse(f"check({entry_point})").body
 
 
-def _names(tree, used, bound):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            bound.add(node.name)
-        elif isinstance(node, ast.alias):
-            bound.add((node.asname or node.name).partition(".")[0])
-
-
 def _pinned(used, bound, program):
     """Builtins whose names mean the builtins in the tests. A program may define a function of a builtin's name because it was asked for that
     function: then it is the only one of its names that the tests use."""
-    defined = set()
-    _names(program, set(), defined)
     builtin = frozenset(name for name in vars(builtins) if not name.startswith("_"))
-    subjects = used & defined - bound
+    subjects = used & _defined(program) - bound
     pinned = used & builtin - bound
     return pinned if subjects - builtin else pinned - subjects
 
 
+def _defined(program):
+    """Names that a program gives a meaning, outside of its functions."""
+    names = set()
+    for statement in program.body:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(statement.name)
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.alias):
+                names.add((node.asname or node.name).partition(".")[0])
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                names.add(node.name)
+    return names
+
+
 class _Harden(ast.NodeTransformer):
-    def __init__(self, pinned):
-        self.pinned = pinned
+    """Puts guards around operands, and notes the names on its way: which are used, which the tests give a meaning themselves."""
+
+    def __init__(self):
+        self.used, self.bound, self.loads = set(), set(), []
 
     def visit_Name(self, node):
-        if isinstance(node.ctx, ast.Load) and node.id in self.pinned:
-            return ast.copy_location(ast.Name(BUILTIN + node.id, node.ctx), node)
+        if isinstance(node.ctx, ast.Load):
+            self.used.add(node.id)
+            self.loads.append(node)
+        else:
+            self.bound.add(node.id)
         return node
+
+    def visit_arg(self, node):
+        self.bound.add(node.arg)
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node):
+        self.bound.add(node.name)
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_ClassDef = visit_FunctionDef
+
+    def visit_alias(self, node):
+        self.bound.add((node.asname or node.name).partition(".")[0])
+        self.used.add(node.name.partition(".")[0])
+        return node
+
+    def visit_ImportFrom(self, node):
+        self.used.add((node.module or "").partition(".")[0])
+        return self.generic_visit(node)
+
+    def visit_Constant(self, node):
+        return node
+
+    def visit_List(self, node):
+        # Long lists of numbers are what tests are full of.
+        return node if all(type(element) is ast.Constant for element in node.elts) else self.generic_visit(node)
+
+    visit_Tuple = visit_Set = visit_List
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -165,9 +208,9 @@ class _Harden(ast.NodeTransformer):
 
 
 def _guarded(node):
-    if all(isinstance(part, _LITERAL) for part in ast.walk(node)):
+    if type(node) is ast.Constant or all(isinstance(part, _LITERAL) for part in ast.walk(node)):
         return node
-    return ast.copy_location(ast.Call(ast.Name(GUARD, ast.Load()), [node], []), node)
+    return ast.copy_location(ast.Call(ast.copy_location(ast.Name(GUARD, ast.Load()), node), [node], []), node)
 
 
 def guard(names, namespace, trusted):

@@ -88,7 +88,7 @@ impl LoadedReward {
     ) -> Result<Self, RewardError> {
         let Setting { path, config, limits, module_sha256, config_sha256 } = setting;
         let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
-        let linked = Linker::new(engine.wasm()).instantiate_pre(component).map_err(not_reward)?;
+        let linked = Linker::new(component.engine()).instantiate_pre(component).map_err(not_reward)?;
         let pre = RewardPre::new(linked).map_err(not_reward)?;
         let info = describe(&engine, &pre, &limits, &path)?;
         let loaded = Loaded { engine, clock, path, pre, info, config, limits, module_sha256, config_sha256 };
@@ -215,8 +215,10 @@ fn describe(engine: &Engine, pre: &RewardPre<Memory>, limits: &Budget, path: &Pa
 }
 
 fn store(engine: &Engine, limits: &Budget, fuel: u64, wall: Duration) -> wasmtime::Result<Store<Memory>> {
-    let mut store =
-        Store::try_new(engine.wasm(), Memory { left: limits.memory_bytes, limit: limits.memory_bytes, refused: false })?;
+    let mut store = Store::try_new(
+        engine.wasm(limits.interpreted),
+        Memory { left: limits.memory_bytes, limit: limits.memory_bytes, refused: false },
+    )?;
     store.limiter(|memory| memory);
     store.set_fuel(fuel)?;
     store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
@@ -315,5 +317,17 @@ impl ResourceLimiter for Memory {
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= limits::TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_MAX
     }
 }

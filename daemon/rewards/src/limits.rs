@@ -23,6 +23,10 @@ pub const HOSTCALL_BYTES_MAX: usize = 17 << 10;
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3 memories.
+pub const CORE_INSTANCES_MAX: usize = 64;
+pub const TABLES_MAX: usize = 64;
+pub const MEMORIES_MAX: usize = 4;
 /// The epoch's tick: how finely the backstop measures.
 pub const TICK_MS: u64 = 10;
 /// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a desktop core.
@@ -65,7 +69,7 @@ impl Limits {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     fuel: Option<u64>,
-    interpreted: bool,
+    pub interpreted: bool,
     pub memory_bytes: usize,
     wall_ms: Option<u64>,
 }

@@ -8,14 +8,18 @@ use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, Judged, Limits, LoadedReward, RewardSpec, Rewards};
 use reward_sdk::golden::{Expected, parse};
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
-/// One load of the component for each configuration of a test. `None`: it is not built.
+/// One test compiles the component, the others find it in the cache.
+static COMPILING: Mutex<()> = Mutex::new(());
+
+/// `None`: it is not built.
 fn load(rewards: &Rewards, config: &str, limits: Limits) -> Option<LoadedReward> {
     if !shipped().join("code.wasm").is_file() {
         eprintln!("skipped: no code.wasm in {}: run `make plugins-python`", shipped().display());
         return None;
     }
+    let _one = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     Some(rewards.load(&RewardSpec { config_json: config.into(), limits, ..RewardSpec::named("code") }).unwrap())
 }
 

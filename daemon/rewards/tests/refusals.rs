@@ -88,7 +88,10 @@ fn a_name_is_looked_up_in_the_plugin_directories_only() {
     let rewards = rewards(1);
     assert!(rewards.names().contains(&"accuracy".to_owned()));
     let error = rewards.load(&RewardSpec::named("acuracy")).err().unwrap().to_string();
-    assert!(error.contains("acuracy") && error.contains("accuracy, format") && error.contains("plugins"), "{error}");
+    assert!(
+        error.contains("acuracy") && error.contains("accuracy, ") && error.contains("format") && error.contains("plugins"),
+        "{error}"
+    );
     for name in ["../plugins/accuracy", "", "..", "."] {
         assert!(matches!(rewards.load(&RewardSpec::named(name)), Err(RewardError::NotFound { .. })), "{name}");
     }
