@@ -243,7 +243,7 @@ fn spec(reward: &Reward) -> RewardSpec {
         fuel: wanted.fuel,
         memory_mb: wanted.memory_mb,
         wall_ms: wanted.wall_ms,
-        hostcall_bytes: (wanted.hostcall_kb as usize) << 10,
+        hostcall_bytes: Some((wanted.hostcall_kb as usize) << 10),
     };
     RewardSpec { plugin, sha256: reward.sha256.clone(), config_json: reward.config_json.clone(), limits }
 }

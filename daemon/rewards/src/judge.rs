@@ -2,9 +2,9 @@
 
 use crate::bindings::r1d::reward::types as guest;
 use crate::cache;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::{RewardError, ScoreError};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Budget};
 use crate::world::{Instance, Linked, World};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
@@ -66,7 +66,7 @@ struct Loaded {
     linked: Linked,
     info: Info,
     config: String,
-    limits: Limits,
+    limits: Budget,
     module_sha256: String,
     config_sha256: String,
 }
@@ -75,7 +75,7 @@ struct Loaded {
 pub(crate) struct Setting {
     pub path: PathBuf,
     pub config: String,
-    pub limits: Limits,
+    pub limits: Budget,
     pub module_sha256: String,
 }
 
@@ -89,9 +89,8 @@ impl LoadedReward {
         setting: Setting,
     ) -> Result<Self, RewardError> {
         let Setting { path, config, limits, module_sha256 } = setting;
-        limits.check()?;
         let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
-        let pre = Linker::new(engine.wasm()).instantiate_pre(component).map_err(not_reward)?;
+        let pre = Linker::new(component.engine()).instantiate_pre(component).map_err(not_reward)?;
         let linked = Linked::new(world, pre).map_err(not_reward)?;
         let info = describe(&engine, &linked, &limits, &path)?;
         let config_sha256 = config_hash(&config);
@@ -153,7 +152,7 @@ impl LoadedReward {
     }
 
     /// Judges all samples of one prompt in one instance; as many judgements as completions, in their order. A fault is the
-    /// whole group's; fuel is shown in equal shares, and each completion counts towards the budget.
+    /// whole group's; fuel is shown in equal shares, and each completion counts towards the allowed.
     pub fn score_group(&self, group: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
         if group.is_empty() {
             return Ok(Vec::new());
@@ -241,14 +240,14 @@ impl Loaded {
         more_bytes: usize,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, ScoreError> {
-        let budget = Budget::of(&self.limits, completions, more_bytes);
+        let allowed = Allowance::of(&self.limits, completions, more_bytes);
         let turn = self.engine.turn();
         let start = self.clock.now();
-        let mut ran = self.attempt(budget, &call)?;
+        let mut ran = self.attempt(allowed, &call)?;
         if matches!(ran.0, Err(Outcome::OutOfTime)) {
-            let (wall, id) = (budget.wall, completions.first().map_or(0, |completion| completion.id));
+            let (wall, id) = (allowed.wall, completions.first().map_or(0, |completion| completion.id));
             tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
-            ran = self.attempt(budget.with_longer_wall(), &call)?;
+            ran = self.attempt(allowed.with_longer_wall(), &call)?;
         }
         let took = self.clock.now().saturating_sub(start);
         drop(turn);
@@ -257,16 +256,18 @@ impl Loaded {
 
     fn attempt<T>(
         &self,
-        budget: Budget,
+        allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
-        let mut store = store(&self.engine, &self.limits, budget).map_err(|e| ScoreError::Host(e.to_string()))?;
-        let answer =
-            self.linked.instantiate(&mut store).and_then(|instance| match instance.configure(&mut store, &self.config)? {
+        let mut store = store(&self.engine, &self.limits, allowed).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let answer = engine::on_deep_stack(|| {
+            let instance = self.linked.instantiate(&mut store)?;
+            match instance.configure(&mut store, &self.config)? {
                 Ok(()) => call(&instance, &mut store).map(Ok),
                 Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
-            });
-        let used = budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+            }
+        });
+        let used = allowed.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         match answer {
             Ok(answer) => Ok((answer, used)),
             Err(e) => Ok((Err(fault(&e, store.data())?), used)),
@@ -287,10 +288,10 @@ impl Loaded {
 
     fn try_config(&self) -> Result<(), RewardError> {
         let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let budget = Budget::of(&self.limits, &[], self.config.len());
+        let allowed = Allowance::of(&self.limits, &[], self.config.len());
         let _turn = self.engine.turn();
-        let mut store = store(&self.engine, &self.limits, budget).map_err(|e| refused(e.to_string()))?;
-        let accepted = self.linked.instantiate(&mut store).and_then(|instance| instance.configure(&mut store, &self.config));
+        let mut store = store(&self.engine, &self.limits, allowed).map_err(|e| refused(e.to_string()))?;
+        let accepted = engine::on_deep_stack(|| self.linked.instantiate(&mut store)?.configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
             Err(e) => Err(refused(fault_text(&e, store.data()))),
@@ -300,16 +301,16 @@ impl Loaded {
 
 /// What a call may cost.
 #[derive(Clone, Copy)]
-struct Budget {
+struct Allowance {
     fuel: u64,
     wall: Duration,
     /// Bytes that the guest may hand to the host.
     hostcall_bytes: usize,
 }
 
-impl Budget {
+impl Allowance {
     /// Limits are per completion: those of a group add up. A call without any counts as one.
-    fn of(limits: &Limits, completions: &[Completion], more_bytes: usize) -> Budget {
+    fn of(limits: &Budget, completions: &[Completion], more_bytes: usize) -> Allowance {
         let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
         let fuel = if completions.is_empty() {
             limits.fuel_for(more_bytes)
@@ -318,11 +319,11 @@ impl Budget {
         };
         let items = completions.len().max(1);
         let hostcall_bytes = limits.hostcall_bytes + (items - 1) * limits::HOSTCALL_BYTES_PER_ITEM;
-        Budget { fuel, wall: limits.wall_for(fuel), hostcall_bytes }
+        Allowance { fuel, wall: limits.wall_for(fuel), hostcall_bytes }
     }
 
-    fn with_longer_wall(self) -> Budget {
-        Budget { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
+    fn with_longer_wall(self) -> Allowance {
+        Allowance { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
     }
 }
 
@@ -335,11 +336,11 @@ fn config_hash(json: &str) -> String {
     cache::hex(&Sha256::digest(json.as_bytes()))
 }
 
-fn describe(engine: &Engine, linked: &Linked, limits: &Limits, path: &Path) -> Result<Info, RewardError> {
+fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
     let _turn = engine.turn();
-    let mut store = store(engine, limits, Budget::of(limits, &[], 0)).map_err(|e| failed(e.to_string()))?;
-    let info = linked.instantiate(&mut store).and_then(|instance| instance.describe(&mut store));
+    let mut store = store(engine, limits, Allowance::of(limits, &[], 0)).map_err(|e| failed(e.to_string()))?;
+    let info = engine::on_deep_stack(|| linked.instantiate(&mut store)?.describe(&mut store));
     let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
     let range = format!("min {} and max {}", info.min, info.max);
     if !(info.min.is_finite() && info.max.is_finite() && info.min <= info.max) {
@@ -356,14 +357,16 @@ fn describe(engine: &Engine, linked: &Linked, limits: &Limits, path: &Path) -> R
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, limits: &Limits, budget: Budget) -> wasmtime::Result<Store<Memory>> {
-    let mut store =
-        Store::try_new(engine.wasm(), Memory { left: limits.memory_bytes(), limit: limits.memory_bytes(), refused: false })?;
+fn store(engine: &Engine, limits: &Budget, allowed: Allowance) -> wasmtime::Result<Store<Memory>> {
+    let mut store = Store::try_new(
+        engine.wasm(limits.interpreted),
+        Memory { left: limits.memory_bytes, limit: limits.memory_bytes, refused: false },
+    )?;
     store.limiter(|memory| memory);
-    store.set_fuel(budget.fuel)?;
-    store.set_hostcall_fuel(budget.hostcall_bytes);
+    store.set_fuel(allowed.fuel)?;
+    store.set_hostcall_fuel(allowed.hostcall_bytes);
     // One more tick: the first may come at once.
-    store.set_epoch_deadline(budget.wall.as_millis() as u64 / limits::TICK_MS + 1);
+    store.set_epoch_deadline(allowed.wall.as_millis() as u64 / limits::TICK_MS + 1);
     Ok(store)
 }
 
@@ -457,5 +460,17 @@ impl ResourceLimiter for Memory {
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= limits::TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_MAX
     }
 }

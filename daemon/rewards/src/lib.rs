@@ -106,7 +106,7 @@ impl Rewards {
         let slots =
             u32::try_from(threads + 1).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
         let engine = Arc::new(Engine::open(slots)?);
-        let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm()))).transpose()?;
+        let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm(false)))).transpose()?;
         Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)?, trusted: Vec::new(), store: None })
     }
 
@@ -164,6 +164,8 @@ impl Rewards {
         let kept = spec.sha256.as_ref().and_then(|sha256| self.kept(sha256)).filter(|path| path.is_file());
         let path = kept.map_or_else(|| self.find(&spec.plugin), Ok)?;
         let bytes = read(&path)?;
+        // Golden cases are no code.
+        let limits = spec.limits.budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
         let module_sha256 = cache::hex(&sha256);
         if let Some(pinned) = &spec.sha256 {
@@ -177,9 +179,9 @@ impl Rewards {
             Kind::CoreModule => return Err(RewardError::CoreModule { path }),
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
-        let component = self.component(&path, &bytes, &sha256)?;
+        let component = self.component(&path, &bytes, &sha256, limits.interpreted)?;
         let world = component::check(&component, &path)?;
-        let setting = Setting { path, config: spec.config_json.clone(), limits: spec.limits, module_sha256 };
+        let setting = Setting { path, config: spec.config_json.clone(), limits, module_sha256 };
         LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, world, setting)
     }
 
@@ -215,15 +217,16 @@ impl Rewards {
         })
     }
 
-    fn component(&self, path: &Path, bytes: &[u8], sha256: &[u8; 32]) -> Result<Component, RewardError> {
+    fn component(&self, path: &Path, bytes: &[u8], sha256: &[u8; 32], interpreted: bool) -> Result<Component, RewardError> {
+        let engine = self.engine.wasm(interpreted);
         if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.load(sha256))
-            && let Ok(component) = deserialize(&self.engine, &cached)
+            && let Ok(component) = deserialize(engine, &cached)
         {
             return Ok(component);
         }
         let refused = |why| RewardError::Compile { path: path.into(), why };
         let code = self.compiler.compile(bytes).map_err(refused)?;
-        let component = deserialize(&self.engine, &code).map_err(refused)?;
+        let component = deserialize(engine, &code).map_err(refused)?;
         if let Some(cache) = &self.cache {
             cache.store(sha256, &code);
         }
@@ -231,10 +234,10 @@ impl Rewards {
     }
 }
 
-fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, String> {
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, String> {
     // SAFETY: the code comes from our own compiler, either just now over a private socket or from a file whose MAC only this
     // daemon could have made.
-    unsafe { Component::deserialize(engine.wasm(), code) }.map_err(|e| format!("{e:#}"))
+    unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RewardError> {

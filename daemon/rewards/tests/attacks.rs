@@ -58,7 +58,7 @@ fn a_memory_bomb_ends_at_its_limit() {
     let body = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     assert_eq!(trap_reason(body), "out of memory: the limit is 64 MiB");
     let bytes = component(&Guest { score: body, ..Guest::default() });
-    let small = load_bytes(&rewards(1), &bytes, |spec| spec.limits.memory_mb = 1).unwrap();
+    let small = load_bytes(&rewards(1), &bytes, |spec| spec.limits.memory_mb = Some(1)).unwrap();
     let Outcome::Trap { reason } = small.score(&completion("2", None)).unwrap().outcome else { panic!("no trap") };
     assert_eq!(reason, "out of memory: the limit is 1 MiB");
 }
@@ -150,6 +150,47 @@ fn what_fuel_cannot_see_hits_the_backstop_after_a_retry() {
         spec.limits.wall_ms = Some(20);
     });
     assert_eq!(endless.unwrap().score(&completion("2", None)).unwrap().outcome, Outcome::OutOfTime);
+}
+
+/// A large component gets an interpreter's limits, outside of the pool. They are limits too.
+#[test]
+fn a_large_guest_is_bounded_too() {
+    let large = format!("(data \"{}\")", "x".repeat(1 << 20));
+    let bomb = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
+    let reason = match judge(&Guest { fields: &large, score: bomb, ..Guest::default() }).outcome {
+        Outcome::Trap { reason } => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason, "out of memory: the limit is 512 MiB");
+    let asks = |fields: &str| {
+        let bytes = component(&Guest { fields: &(large.clone() + fields), score: &returns("(f32.const 1)"), ..Guest::default() });
+        load_bytes(&rewards(1), &bytes, |_| ()).map(|reward| reward.score(&completion("2", None)).unwrap().outcome)
+    };
+    assert_eq!(asks(&"(memory 1)".repeat(3)).unwrap(), Outcome::Score { value: 1.0, parts: vec![] });
+    for many in ["(memory 1)".repeat(4), "(table 1 funcref)".repeat(65), "(table 20001 funcref)".into(), "(memory 8192)".into()] {
+        let error = asks(&many).err().unwrap();
+        assert!(matches!(error, RewardError::Describe { .. }), "{error}");
+    }
+    // A call that never ends is interrupted there as well.
+    let bytes = component(&Guest { fields: &large, score: "(loop $again (br $again)) (unreachable)", ..Guest::default() });
+    let endless = load_bytes(&rewards(1), &bytes, |spec| {
+        (spec.limits.fuel, spec.limits.wall_ms) = (Some(u64::MAX / 2), Some(20));
+    });
+    assert_eq!(endless.unwrap().score(&completion("2", None)).unwrap().outcome, Outcome::OutOfTime);
+}
+
+/// A caller's thread may have less stack than a guest.
+#[test]
+fn a_deep_guest_needs_no_deep_thread() {
+    let recursion = Guest {
+        fields: "(func $down (param i64) (call $down (i64.add (local.get 0) (i64.const 1))) (drop (i64.eqz (local.get 0))))",
+        score: "(call $down (i64.const 0)) (unreachable)",
+        ..Guest::default()
+    };
+    let reward = load(&rewards(1), &recursion);
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let judged = small.spawn(move || reward.score(&completion("2", None)).unwrap()).unwrap().join().unwrap();
+    assert_eq!(judged.outcome, Outcome::Trap { reason: "stack overflow".into() });
 }
 
 #[test]

@@ -91,7 +91,10 @@ fn a_name_is_looked_up_in_the_plugin_directories_only() {
     let rewards = rewards(1);
     assert!(rewards.names().contains(&"accuracy".to_owned()));
     let error = rewards.load(&RewardSpec::named("acuracy")).err().unwrap().to_string();
-    assert!(error.contains("acuracy") && error.contains("accuracy, format") && error.contains("plugins"), "{error}");
+    assert!(
+        error.contains("acuracy") && error.contains("accuracy, ") && error.contains("format") && error.contains("plugins"),
+        "{error}"
+    );
     for name in ["../plugins/accuracy", "", "..", "."] {
         assert!(matches!(rewards.load(&RewardSpec::named(name)), Err(RewardError::NotFound { .. })), "{name}");
     }
@@ -116,7 +119,7 @@ fn limits_out_of_range_are_refused_by_name() {
     let rewards = rewards(1);
     for (key, memory_mb, fuel) in [("memory_mb", 0, None), ("memory_mb", 4_096, None), ("fuel", 64, Some(0))] {
         let mut spec = RewardSpec::named("format");
-        (spec.limits.memory_mb, spec.limits.fuel) = (memory_mb, fuel);
+        (spec.limits.memory_mb, spec.limits.fuel) = (Some(memory_mb), fuel);
         let error = rewards.load(&spec).err().unwrap();
         assert!(error.to_string().contains(key), "{error}");
     }

@@ -127,8 +127,7 @@ impl Answers for SomeAnswer {
 }
 
 fn spec(subject: &Subject) -> Result<RewardSpec, PluginError> {
-    let default = r1d_rewards::Limits::default();
-    let limits = r1d_rewards::Limits { fuel: subject.fuel, memory_mb: subject.memory_mb.unwrap_or(default.memory_mb), ..default };
+    let limits = r1d_rewards::Limits { fuel: subject.fuel, memory_mb: subject.memory_mb, ..Default::default() };
     Ok(RewardSpec { plugin: plugin(&subject.plugin), sha256: None, config_json: config(&subject.config)?, limits })
 }
 

@@ -28,7 +28,7 @@ pub fn run(
         fuel: recorded.limits.fuel,
         memory_mb: recorded.limits.memory_mb,
         wall_ms: recorded.limits.wall_ms,
-        hostcall_bytes: (recorded.limits.hostcall_kb as usize) << 10,
+        hostcall_bytes: Some((recorded.limits.hostcall_kb as usize) << 10),
     };
     let loaded = host.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
     let mut tally = Tally { limit: limit as usize, ..Tally::default() };
