@@ -8,9 +8,11 @@
 //! {"case": "no reference", "completion": "<answer>1</answer>", "expect": {"verdict": "abstain"}}
 //! ```
 //!
-//! `config`, `prompt`, `tokens`, `finish` and `meta` are optional; `expect.reason` is a part of the reason.
+//! `config`, `prompt`, `tokens`, `finish` and `meta` are optional; `expect.reason` is a part of the reason. Two more keys are for the
+//! other forms: neighbouring cases of the same `group` are judged together by a group reward ([`check_group`]), and `answers` are what a
+//! judged reward's questions are answered with, in their order ([`check_judged`]): a text, or `{"error": "…"}`.
 
-use crate::{Completion, Error, Finish, Reward};
+use crate::{Completion, Error, Finish, GroupReward, JudgedReward, Reward, Score};
 use serde::Deserialize;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -31,7 +33,28 @@ pub struct Case {
     pub finish: Finish,
     #[serde(default)]
     pub meta: Option<serde_json::Value>,
+    #[serde(default)]
+    pub group: Option<serde_json::Value>,
+    #[serde(default)]
+    pub answers: Vec<Answer>,
     pub expect: Expect,
+}
+
+/// What a model said, or why it said nothing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Text(String),
+    Failed { error: String },
+}
+
+impl From<&Answer> for std::result::Result<String, String> {
+    fn from(answer: &Answer) -> Self {
+        match answer {
+            Answer::Text(text) => Ok(text.clone()),
+            Answer::Failed { error } => Err(error.clone()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -92,21 +115,64 @@ pub fn parse(jsonl: &str) -> Result<Vec<Case>, String> {
     lines.map(|(i, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", i + 1))).collect()
 }
 
+/// Neighbours of the same `group` and configuration; a case without a group stands alone.
+pub fn groups(cases: &[Case]) -> impl Iterator<Item = &[Case]> {
+    cases.chunk_by(|a, b| a.group.is_some() && a.group == b.group && a.config == b.config)
+}
+
 /// Judges every case natively; panics with all that differ. For a plugin's own test.
 pub fn check<R: Reward>(jsonl: &str) {
+    run(
+        jsonl,
+        |case| Ok(vec![crate::configure::<R>(&case[0].config_json())?.score(&case[0].completion())]),
+        |cases| cases.chunks(1).collect(),
+    );
+}
+
+/// The same for a reward of groups.
+pub fn check_group<R: GroupReward>(jsonl: &str) {
+    let judge = |group: &[Case]| {
+        let completions: Vec<Completion> = group.iter().map(Case::completion).collect();
+        Ok(crate::configure::<R>(&group[0].config_json())?.score_group(&completions))
+    };
+    run(jsonl, judge, |cases| groups(cases).collect());
+}
+
+/// The same for a judged reward, whose questions are answered by the cases' `answers`.
+pub fn check_judged<R: JudgedReward>(jsonl: &str) {
+    let judge = |case: &[Case]| {
+        let reward: R = crate::configure(&case[0].config_json())?;
+        let (completion, answers) = (case[0].completion(), &case[0].answers);
+        let asked = reward.plan(&completion).len();
+        if asked != answers.len() {
+            return Err(format!("asks {asked} questions, the case has {} answers", answers.len()));
+        }
+        let answers: Vec<_> = answers.iter().map(std::result::Result::from).collect();
+        Ok(vec![reward.conclude(&completion, &answers)])
+    };
+    run(jsonl, judge, |cases| cases.chunks(1).collect());
+}
+
+fn run(
+    jsonl: &str,
+    judge: impl Fn(&[Case]) -> std::result::Result<Vec<crate::Result<Score>>, String>,
+    split: impl Fn(&[Case]) -> Vec<&[Case]>,
+) {
     let cases = parse(jsonl).unwrap_or_else(|e| panic!("golden cases: {e}"));
     assert!(!cases.is_empty(), "no golden cases");
-    let wrong: Vec<String> = cases
-        .iter()
-        .filter_map(|case| {
-            let reward: R = crate::configure(&case.config_json()).unwrap_or_else(|e| panic!("{}: config: {e}", case.name));
-            let differs = match reward.score(&case.completion()) {
+    let differences = |group: &[Case]| -> Vec<String> {
+        let verdicts = judge(group).unwrap_or_else(|e| panic!("{}: {e}", group[0].name));
+        assert_eq!(verdicts.len(), group.len(), "{}: as many results as completions", group[0].name);
+        let differs = |(case, verdict): (&Case, &crate::Result<Score>)| {
+            let differs = match verdict {
                 Ok(score) => case.expect.differs(Expected::Score, score.value, &score.parts, score.reason.as_deref()),
-                Err(Error::Unscorable(reason)) => case.expect.differs(Expected::Abstain, 0.0, &[], Some(&reason)),
-                Err(Error::Internal(reason)) => case.expect.differs(Expected::Trap, 0.0, &[], Some(&reason)),
+                Err(Error::Unscorable(reason)) => case.expect.differs(Expected::Abstain, 0.0, &[], Some(reason)),
+                Err(Error::Internal(reason)) => case.expect.differs(Expected::Trap, 0.0, &[], Some(reason)),
             };
             differs.map(|differs| format!("{}: {differs}", case.name))
-        })
-        .collect();
+        };
+        group.iter().zip(&verdicts).filter_map(differs).collect()
+    };
+    let wrong: Vec<String> = split(&cases).into_iter().flat_map(differences).collect();
     assert!(wrong.is_empty(), "{} of {} golden cases differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }

@@ -27,6 +27,8 @@ pub struct DaemonConfig {
     pub plugin_dirs: Vec<PathBuf>,
     /// 0: half of the cores.
     pub reward_threads: u32,
+    /// Ed25519 public keys, hex; empty: plugins need no signature.
+    pub trusted_keys: Vec<String>,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -66,6 +68,7 @@ impl DaemonConfig {
             mkl_intel_kernels: torch.get("mkl_intel_kernels")?,
             plugin_dirs: rewards.get::<Vec<String>>("plugin_dirs")?.iter().map(|dir| absolute(dir, base_dir)).collect(),
             reward_threads: rewards.get("threads")?,
+            trusted_keys: trusted_keys(&rewards)?,
             log_level: log.get("level")?,
             log_format: format,
         })
@@ -74,6 +77,18 @@ impl DaemonConfig {
     /// What `r1d dev` runs with: [`DEV_TOML`].
     pub fn dev() -> Result<DaemonConfig, JobError> {
         DaemonConfig::parse(DEV_TOML, Path::new("/"))
+    }
+}
+
+fn trusted_keys(rewards: &Fields<'_>) -> Result<Vec<String>, JobError> {
+    let keys: Vec<String> = rewards.get("trusted_keys")?;
+    let is_key = |key: &String| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match keys.iter().find(|key| !is_key(key)) {
+        Some(bad) => Err(rewards.unsound(
+            format!("`trusted_keys` has {bad:?}, which is no key"),
+            "write the 64 hex digits that `r1ctl plugin keygen` prints",
+        )),
+        None => Ok(keys),
     }
 }
 

@@ -32,6 +32,9 @@ pub enum Command {
     FinishStage { job: JobId, epoch: u64, stage: u32, at: u64 },
     /// The job is over. `model` is the final Hugging Face directory.
     Finish { job: JobId, epoch: u64, state: RunState, error: Option<String>, model: Option<PathBuf>, at: u64 },
+    /// From step `step` (from 0) of stage `stage` on, the component with this hash judges where the job names `plugin`. A step that is at
+    /// work already keeps its judge: all of a step's completions are judged alike, however often it is redone.
+    SetGrader { job: JobId, plugin: String, sha256: String, stage: u32, step: u64, at: u64 },
     /// End a queued or running job now; its runner's later commands are refused with [`Rejected::Ended`].
     Cancel { job: JobId, at: u64 },
 }
@@ -48,6 +51,7 @@ impl Command {
             | Command::Eval { job, .. }
             | Command::FinishStage { job, .. }
             | Command::Finish { job, .. }
+            | Command::SetGrader { job, .. }
             | Command::Cancel { job, .. } => job,
         }
     }
@@ -79,6 +83,7 @@ pub enum Effect {
     },
     EvalRecorded,
     StageFinished,
+    GraderSet,
     Finished {
         state: RunState,
     },
@@ -115,6 +120,8 @@ pub enum Rejected {
     StageIncomplete { job: JobId, stage: u32, committed: u64, steps: u64 },
     #[error("a checkpoint after step {step} of stage {stage} of job `{job}`, which has committed {committed}")]
     CheckpointAhead { job: JobId, stage: u32, step: u64, committed: u64 },
+    #[error("step {step} of stage {stage} of job `{job}` is at work or done: a judge can only change from a later step on")]
+    GraderLate { job: JobId, stage: u32, step: u64 },
     #[error("job `{job}` cannot finish as {state:?}: {why}")]
     CannotFinish { job: JobId, state: RunState, why: String },
 }

@@ -6,13 +6,14 @@
 //! | `submissions` | job | [`Submission`], postcard |
 //! | `progress` | job | [`Progress`], postcard |
 //! | `evals` | job, index | [`EvalResult`], postcard |
+//! | `graders` | job, index | [`GraderRecord`], postcard; a ledger of an earlier release has no such table |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
 //! A command that cannot be made durable is not carried out: its error says so, readers go on seeing the state before it, and the next
 //! command opens the file again and believes what is there (a commit that failed half-way may have reached the disk or not).
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{JobRecord, Progress, Submission};
+use crate::record::{GraderRecord, JobRecord, Progress, Submission};
 use crate::state::{FindError, State};
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::JobId;
@@ -32,6 +33,7 @@ const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
 const SUBMISSIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("submissions");
 const PROGRESS: TableDefinition<&str, &[u8]> = TableDefinition::new("progress");
 const EVALS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("evals");
+const GRADERS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("graders");
 const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
 
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +198,9 @@ impl Ledger {
             let submission: Submission = self.decode("submissions", &row.submission)?;
             let progress: Progress = self.decode("progress", &row.progress)?;
             let evals = row.evals.iter().map(|bytes| self.decode("evals", bytes)).collect::<Result<Vec<EvalResult>, _>>()?;
-            records.push(JobRecord { submission, progress, evals });
+            let graders =
+                row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
+            records.push(JobRecord { submission, progress, evals, graders });
         }
         Ok(State::from_records(records))
     }
@@ -251,9 +255,14 @@ fn persist(database: &Database, state: &State, command: &Command) -> Result<(), 
                 put(&write, EVALS, (job, index as u64), result)?;
             }
         }
+        Command::SetGrader { plugin, .. } => {
+            if let Some((index, grader)) = record.graders.iter().enumerate().rfind(|(_, grader)| grader.plugin == *plugin) {
+                put(&write, GRADERS, (job, index as u64), grader)?;
+            }
+        }
         _ => {}
     }
-    if !matches!(command, Command::Eval { .. }) {
+    if !matches!(command, Command::Eval { .. } | Command::SetGrader { .. }) {
         put(&write, PROGRESS, job, &record.progress)?;
     }
     write.commit()?;
@@ -280,24 +289,32 @@ struct JobRows {
     submission: Vec<u8>,
     progress: Vec<u8>,
     evals: Vec<Vec<u8>>,
+    graders: Vec<Vec<u8>>,
 }
 
 fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
     let read = database.begin_read()?;
     let (submissions, progress, evals) = (read.open_table(SUBMISSIONS)?, read.open_table(PROGRESS)?, read.open_table(EVALS)?);
+    let graders = match read.open_table(GRADERS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        graders => Some(graders?),
+    };
     let mut jobs = Vec::new();
     for row in submissions.iter()? {
         let (job, submission) = row?;
         let Some(progress) = progress.get(job.value())? else {
             return Err(redb::Error::Corrupted(format!("job `{}` has no progress", job.value())));
         };
-        let mut results = Vec::new();
-        for row in evals.range((job.value(), 0)..=(job.value(), u64::MAX))? {
-            results.push(row?.1.value().to_vec());
-        }
-        jobs.push(JobRows { submission: submission.value().to_vec(), progress: progress.value().to_vec(), evals: results });
+        let evals = read_list(&evals, job.value())?;
+        let graders = graders.as_ref().map_or(Ok(Vec::new()), |graders| read_list(graders, job.value()))?;
+        jobs.push(JobRows { submission: submission.value().to_vec(), progress: progress.value().to_vec(), evals, graders });
     }
     Ok(jobs)
+}
+
+/// The rows of a job in a table of lists, in their order.
+fn read_list(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>, job: &str) -> Result<Vec<Vec<u8>>, redb::Error> {
+    table.range((job, 0)..=(job, u64::MAX))?.map(|row| Ok(row?.1.value().to_vec())).collect()
 }
 
 fn read_metrics(database: &Database, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {

@@ -13,6 +13,21 @@ pub struct JobRecord {
     pub progress: Progress,
     /// In the order in which they were first recorded.
     pub evals: Vec<EvalResult>,
+    /// Who judges, from which step on; of each plugin in the order of steps.
+    pub graders: Vec<GraderRecord>,
+}
+
+/// A component that judges where the job names `plugin`, from a step on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraderRecord {
+    /// As the job file has it: a name or an absolute path.
+    pub plugin: String,
+    /// Of the component, hex.
+    pub sha256: String,
+    pub stage: u32,
+    /// From 0.
+    pub step: u64,
+    pub at: u64,
 }
 
 /// What was submitted; never changes.

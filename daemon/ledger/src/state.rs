@@ -11,7 +11,7 @@
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in order.
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{CheckpointRecord, JobRecord, Progress, StageRecord, Submission};
+use crate::record::{CheckpointRecord, GraderRecord, JobRecord, Progress, StageRecord, Submission};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -30,6 +30,9 @@ pub const METRICS_MAX_NAMES: usize = 4096;
 pub const EVALS_MAX: usize = 10_000;
 pub const CHECKPOINTS_MAX: usize = 10_000;
 pub const STAGES_MAX: usize = 1000;
+/// Hot reloads of a job's plugins, and the plugins that it began with.
+pub const GRADERS_MAX: usize = 10_000;
+pub const GRADER_MAX_BYTES: usize = 4 << 10;
 
 /// All jobs. Records are shared with readers; a command copies the one that it changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,6 +84,10 @@ impl State {
             Command::FinishStage { job, epoch, stage, at } => finish_stage(self.fenced(job, *epoch)?, *stage, *at),
             Command::Finish { job, epoch, state, error, model, at } => {
                 finish(self.fenced(job, *epoch)?, *state, error.clone(), model.clone(), *at)
+            }
+            Command::SetGrader { job, plugin, sha256, stage, step, at } => {
+                let grader = GraderRecord { plugin: plugin.clone(), sha256: sha256.clone(), stage: *stage, step: *step, at: *at };
+                set_grader(self.live(job)?, grader)
             }
             Command::Cancel { job, at } => self.cancel(job, *at),
         }
@@ -146,7 +153,7 @@ impl State {
             error: None,
             model: None,
         };
-        self.jobs.insert(job.clone(), Arc::new(JobRecord { submission, progress, evals: Vec::new() }));
+        self.jobs.insert(job.clone(), Arc::new(JobRecord { submission, progress, evals: Vec::new(), graders: Vec::new() }));
         self.submitted += 1;
         Ok(Effect::Submitted)
     }
@@ -291,6 +298,32 @@ fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
         }
     }
     Ok(Effect::EvalRecorded)
+}
+
+/// A judge that is set again for the same step replaces the one before.
+fn set_grader(record: &mut JobRecord, grader: GraderRecord) -> Answer {
+    let job = record.job().clone();
+    let from = (grader.stage, grader.step);
+    let begun = record.progress.stages.len() as u32;
+    let late = match record.stage_at_work() {
+        Some((stage, work)) => from <= (stage, work.step),
+        None => grader.stage < begun,
+    };
+    let known = record.graders.iter_mut().rfind(|known| known.plugin == grader.plugin);
+    let goes_back = known.as_ref().is_some_and(|known| from < (known.stage, known.step));
+    if late || goes_back {
+        return Err(Rejected::GraderLate { job, stage: grader.stage, step: grader.step });
+    }
+    within(&job, "the plugin's length in bytes", grader.plugin.len(), GRADER_MAX_BYTES)?;
+    within(&job, "the hash's length", grader.sha256.len(), 64)?;
+    match known.filter(|known| (known.stage, known.step) == from) {
+        Some(known) => *known = grader,
+        None => {
+            within(&job, "the number of judges", record.graders.len() + 1, GRADERS_MAX)?;
+            record.graders.push(grader);
+        }
+    }
+    Ok(Effect::GraderSet)
 }
 
 fn finish_stage(record: &mut JobRecord, stage: u32, at: u64) -> Answer {

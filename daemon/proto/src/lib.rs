@@ -8,6 +8,7 @@
 //! | [`recipe`] | sampling, objective and optimiser settings, as they travel to a worker |
 //! | [`worker`] | the protocol between `r1d` and an `r1d-worker` |
 //! | [`control`] | the protocol between `r1ctl` and `r1d` |
+//! | [`plugin`] | what `r1d plugin` prints and `r1ctl plugin` shows |
 //! | [`frame`] | the wire format that carries both |
 //! | [`world`] | clock and randomness, handed in so that a simulator can replace them |
 //! | [`storage`] | files as the journal needs them, handed in for the same reason |
@@ -19,6 +20,7 @@ pub mod control;
 pub mod frame;
 pub mod ids;
 pub mod invariant;
+pub mod plugin;
 pub mod recipe;
 pub mod rollout;
 pub mod storage;

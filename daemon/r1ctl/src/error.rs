@@ -3,7 +3,7 @@
 use crate::socket::Tried;
 use r1d_proto::control::ControlError;
 use r1d_proto::frame::FrameError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// How a command that did not go wrong ended.
@@ -55,12 +55,20 @@ pub enum Error {
     Job { file: PathBuf, source: Box<r1d_job::JobError> },
     #[error("{0}")]
     UnknownKey(String),
-    #[error("{}: {source}; `r1ctl model` needs r1d-worker beside r1ctl: build it with `make build`, or install it there", .program.display())]
+    #[error("{}: {source}; this command needs {} beside r1ctl: build it with `make build`, or install it there", .program.display(), name_of(.program))]
     Sibling { program: PathBuf, source: std::io::Error },
     #[error("{} does not find its libraries: set {variable} to libtorch's lib directory", .program.display())]
     SiblingLibrary { program: PathBuf, variable: &'static str },
-    #[error("r1d-worker was ended by signal {0}")]
-    SiblingSignal(i32),
+    #[error("{name} was ended by signal {signal}")]
+    SiblingSignal { name: &'static str, signal: i32 },
+    #[error("r1d printed what is no answer: {0}: run the same release of r1d and r1ctl")]
+    SiblingAnswer(serde_json::Error),
+    #[error("{0}")]
+    Plugin(String),
+    #[error("{}: {why}", .path.display())]
+    Lock { path: PathBuf, why: String },
+    #[error("{}: {source}", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
     #[error("{}: cannot write the man pages: {source}", .dir.display())]
     ManPages { dir: PathBuf, source: std::io::Error },
     #[error("cannot print: {0}")]
@@ -85,6 +93,10 @@ impl Error {
             _ => false,
         }
     }
+}
+
+fn name_of(program: &Path) -> String {
+    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn list(tried: &[Tried]) -> String {

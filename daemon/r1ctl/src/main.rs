@@ -1,7 +1,7 @@
 //! `r1ctl`: the command line of r1d.
 //!
 //! Data goes to standard output, talk to standard error. `-o json` prints the types of [`r1d_proto::control`] as they are.
-//! Neither tensors nor reward plugins are known here: `model` runs the sibling `r1d-worker`.
+//! Neither tensors nor the sandbox of the rewards are known here: `model` runs the sibling `r1d-worker`, `plugin` the sibling `r1d`.
 
 mod cli;
 mod client;
@@ -10,10 +10,13 @@ mod error;
 mod explain;
 mod format;
 mod job_file;
+mod lock;
 mod model;
 mod pages;
+mod plugin;
 mod print;
 mod show;
+mod sibling;
 mod socket;
 mod table;
 mod terminal;

@@ -2,9 +2,8 @@
 
 use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place};
 use crate::error::{Ended, Error};
+use crate::sibling::{self, option};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SIBLING: &str = "r1d-worker";
@@ -14,23 +13,17 @@ const TORCH_LIB_VARIABLE: &str = "R1D_TORCH_LIB";
 const EXIT_NO_LIBRARY: i32 = 127;
 
 pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
-    let program = sibling();
+    let program = sibling::find(SIBLING);
     let mut worker = Command::new(&program);
     worker.args(arguments(command, output));
     if let Some(path) = library_path(std::env::var_os(TORCH_LIB_VARIABLE), std::env::var_os("LD_LIBRARY_PATH")) {
         worker.env("LD_LIBRARY_PATH", path);
     }
-    let status = worker.status().map_err(|source| Error::Sibling { program: program.clone(), source })?;
-    match (status.code(), status.signal()) {
-        (Some(EXIT_NO_LIBRARY), _) => Err(Error::SiblingLibrary { program, variable: TORCH_LIB_VARIABLE }),
-        (Some(code), _) => Ok(Ended::Code(u8::try_from(code).unwrap_or(crate::error::EXIT_FAILED))),
-        (None, signal) => Err(Error::SiblingSignal(signal.unwrap_or(0))),
+    let status = sibling::run(&mut worker)?;
+    match status.code() {
+        Some(EXIT_NO_LIBRARY) => Err(Error::SiblingLibrary { program, variable: TORCH_LIB_VARIABLE }),
+        _ => sibling::ended(SIBLING, status),
     }
-}
-
-/// Beside this executable; the bare name, which no directory holds, where that cannot be told.
-fn sibling() -> PathBuf {
-    std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(SIBLING))).unwrap_or_else(|| Path::new("/").join(SIBLING))
 }
 
 fn arguments(command: Model, output: Output) -> Vec<OsString> {
@@ -85,13 +78,6 @@ fn place_words(Place { device, dtype, fp8 }: Place) -> impl Iterator<Item = OsSt
         ComputeDtype::Bfloat16 => "bfloat16",
     };
     [option("device", device), option("dtype", dtype)].into_iter().chain(fp8.then(|| "--fp8".into()))
-}
-
-/// In one word, so that a value that starts with `-` stays a value.
-fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
-    let mut word = OsString::from(format!("--{name}="));
-    word.push(value);
-    word
 }
 
 /// The named directory before those that the environment already lists; nothing when none is named.

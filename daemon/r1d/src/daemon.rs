@@ -7,6 +7,7 @@ use crate::actors::supervise::{Supervised, supervise};
 use crate::actors::worker::{Recipe, Worker};
 use crate::board::Board;
 use crate::cli::COMPILE;
+use crate::graders::OpenJobs;
 use crate::materials::worker_threads;
 use crate::settings::Settings;
 use crate::state_dir::{StateDir, StateError};
@@ -14,6 +15,7 @@ use crate::status::Desk;
 use crate::{devices, notify, tasks};
 use r1d_ledger::{Ledger, LedgerError};
 use r1d_proto::world::SharedClock;
+use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
 use std::collections::HashMap;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -98,7 +100,7 @@ fn build(
     shutdown: Arc<watch::Sender<bool>>,
 ) -> Result<Parts, DaemonError> {
     let ledger = Arc::new(Ledger::open(&state.ledger())?);
-    let rewards = Arc::new(Rewards::open(Options {
+    let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
         cache_dir: Some(state.cache()),
         threads: settings.config.reward_threads as usize,
@@ -107,10 +109,12 @@ fn build(
             args: vec![COMPILE.into()],
         },
         clock: clock.clone(),
-    })?);
+    })?;
+    let trusted = settings.config.trusted_keys.iter().filter_map(|key| PublicKey::parse(key)).collect();
+    let rewards = Arc::new(rewards.trusting(trusted).storing(state.plugins()));
     let names = devices::found(&settings.config.devices);
     let board = Board::new(&names);
-    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into() };
+    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into(), open_jobs: OpenJobs::default() };
     let means = names.iter().map(|name| means(settings, &state, &desk, &rewards, name)).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let patience = clock.now() + OLD_WORKERS_MAX;

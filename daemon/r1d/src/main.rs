@@ -7,7 +7,7 @@
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
 //! | [`accept`], [`materials`] | a job's files, read and checked |
-//! | [`clerk`], [`scoring`] | a running job's hands: durable writes, verdicts |
+//! | [`clerk`], [`scoring`], [`graders`] | a running job's hands: durable writes, verdicts, which component judges at which step |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
 //! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
 
@@ -18,6 +18,7 @@ mod clerk;
 mod cli;
 mod daemon;
 mod devices;
+mod graders;
 mod job_log;
 mod log;
 mod materials;
@@ -57,9 +58,10 @@ fn main() -> ExitCode {
         Command::Run { config, place } => serve(Some(&config), place),
         Command::Dev { place } => serve(None, place),
         Command::Config { config, .. } => dump_config(config.as_deref()),
-        Command::Plugin(cli::Plugin::Componentize { module, component }) => {
-            plugin::componentize(&module, &component).map_err(Into::into)
-        }
+        Command::Plugin(command) => match plugin::run(command) {
+            Ok(code) => return code,
+            Err(error) => Err(error.into()),
+        },
         Command::CompileReward => return r1d_rewards::serve_child(),
     };
     match ended {

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Beside the executable: plugins that `make` leaves there.
-const PLUGINS_DIRECTORY: &str = "plugins";
+pub const PLUGINS_DIRECTORY: &str = "plugins";
 const WORKER: &str = "r1d-worker";
+/// Of the daemon that systemd starts.
+const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -72,8 +74,22 @@ impl Settings {
     }
 }
 
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Where the system's daemon looks for plugins, for tools that know no daemon.
+pub fn system_plugin_dirs() -> Vec<PathBuf> {
+    read_config(Path::new(SYSTEM_CONFIG)).map_or(Vec::new(), |config| config.plugin_dirs)
+}
+
+/// For compiled code of tools; a daemon has its own in its state directory.
+pub fn home_cache() -> Option<PathBuf> {
+    let dir = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|dir| dir.join(".cache")));
+    dir.map(|dir| dir.join("r1d/reward-code"))
+}
+
 fn home_state() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_STATE_HOME").map(|dir| dir.join("r1d")).or_else(|| set("HOME").map(|dir| dir.join(".local/state/r1d")))
 }
 
@@ -97,6 +113,7 @@ pub fn dump(config: &DaemonConfig) -> String {
     let mut rewards = Table::new();
     rewards.insert("plugin_dirs".into(), Value::Array(config.plugin_dirs.iter().map(|dir| path(dir)).collect()));
     rewards.insert("threads".into(), Value::Integer(config.reward_threads.into()));
+    rewards.insert("trusted_keys".into(), Value::Array(config.trusted_keys.iter().cloned().map(Value::String).collect()));
     let format = match config.log_format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",

@@ -2,6 +2,7 @@
 //! component.
 
 use crate::error::{ComponentizeError, RewardError};
+use crate::world::World;
 use std::path::Path;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -44,8 +45,8 @@ pub(crate) fn kind(bytes: &[u8]) -> Kind {
     }
 }
 
-/// A component that imports nothing and exports the world `reward`, by name; types are checked when it is linked.
-pub(crate) fn check(component: &Component, path: &Path) -> Result<(), RewardError> {
+/// A component that imports nothing and exports one of the worlds, by name; types are checked when it is linked.
+pub(crate) fn check(component: &Component, path: &Path) -> Result<World, RewardError> {
     let engine = component.engine();
     let component_type = component.component_type();
     let imports: Vec<String> = component_type
@@ -64,12 +65,6 @@ pub(crate) fn check(component: &Component, path: &Path) -> Result<(), RewardErro
         return Err(RewardError::Imports { path: path.into(), imports: imports.join(", ") });
     }
     let exports = |wanted: &str| component_type.exports(engine).any(|(name, _)| name == wanted);
-    let missing: Vec<&str> = ["describe", "configure", "score"].into_iter().filter(|name| !exports(name)).collect();
-    let world = |world| Err(RewardError::OtherWorld { path: path.into(), world });
-    match missing.as_slice() {
-        [] => Ok(()),
-        ["score"] if exports("score-group") => world("the world `group-reward`"),
-        ["score"] if exports("plan") || exports("conclude") => world("the world `judged-reward`"),
-        _ => Err(RewardError::NotReward { path: path.into(), why: format!("it does not export {}", missing.join(", ")) }),
-    }
+    World::of_exports(exports)
+        .map_err(|missing| RewardError::NotReward { path: path.into(), why: format!("it does not export {}", missing.join(", ")) })
 }

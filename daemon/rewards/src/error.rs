@@ -1,5 +1,6 @@
 //! Why a plugin is refused, or a score could not be had.
 
+use crate::world::World;
 use std::path::PathBuf;
 
 /// A plugin or its setting is refused before it judges anything.
@@ -12,12 +13,18 @@ pub enum RewardError {
     #[error("plugin {path}: {bytes} bytes, the limit is {limit}")]
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     #[error(
-        "plugin {path}: sha256 is {found}, the job pins {pinned}: use the pinned file, or change `sha256` if the new one is meant"
+        "plugin {path}: sha256 is {found}, the job pins {pinned}: use the pinned file, or, if the new one is meant, change `sha256` in the job \
+         (`r1ctl submit --update-lock` where r1.lock pins it)"
     )]
     Pin { path: PathBuf, found: String, pinned: String },
     #[error("plugin {path}: `sha256 = \"{pinned}\"` is not 64 hex digits")]
     BadPin { path: PathBuf, pinned: String },
-    #[error("plugin {path}: a core WASM module, not a component: make one of it with `r1d plugin componentize`")]
+    #[error(
+        "plugin {path}: no signature of a key that this daemon trusts is in {path}.sig: sign it with `r1ctl plugin sign`, or add the \
+         key to `trusted_keys` of r1d.toml"
+    )]
+    Unsigned { path: PathBuf },
+    #[error("plugin {path}: a core WASM module, not a component: make one of it with `r1ctl plugin build {path}`")]
     CoreModule { path: PathBuf },
     #[error("plugin {path}: not a WASM component: {why}")]
     NotComponent { path: PathBuf, why: String },
@@ -25,16 +32,16 @@ pub enum RewardError {
     Compile { path: PathBuf, why: String },
     #[error("plugin {path}: imports {imports}: a reward may import nothing (no WASI, no host functions)")]
     Imports { path: PathBuf, imports: String },
-    #[error(
-        "plugin {path}: exports {world}, which this release does not run; it runs the world `reward` (describe, configure, score)"
-    )]
-    OtherWorld { path: PathBuf, world: &'static str },
     #[error("plugin {path}: not a reward of package r1d:reward@1.0.0: {why}")]
     NotReward { path: PathBuf, why: String },
     #[error("plugin {path}: describe failed: {why}")]
     Describe { path: PathBuf, why: String },
     #[error("plugin {path}: refuses its config {config}: {why}")]
     Config { path: PathBuf, config: String, why: String },
+    #[error("plugin {path}: no copy of it can be kept: {cause}")]
+    Keep { path: PathBuf, cause: std::io::Error },
+    #[error("plugin {path}: golden cases: {why}")]
+    Golden { path: PathBuf, why: String },
     #[error("reward limit `{key}` = {value}: {why}")]
     Limit { key: &'static str, value: u64, why: String },
     #[error("the reward engine cannot start: {0}")]
@@ -50,6 +57,8 @@ pub enum ScoreError {
     Closed,
     #[error("the reward host failed: {0}")]
     Host(String),
+    #[error("plugin {plugin} is of the world `{world}`: it cannot judge {what}")]
+    World { plugin: String, world: World, what: &'static str },
 }
 
 /// A core module cannot be made a component.
@@ -61,6 +70,8 @@ pub enum ComponentizeError {
     NotModule(String),
     #[error("holds no r1d:reward world: build a cdylib that calls `reward_sdk::export!`, for wasm32-unknown-unknown")]
     NoWorld,
+    #[error("golden cases: {0}")]
+    Golden(String),
     #[error("cannot be made a component: {0}")]
     Encode(String),
 }

@@ -1,13 +1,15 @@
 //! A loaded reward, and how one call of it ends.
 
 use crate::bindings::r1d::reward::types as guest;
-use crate::bindings::{Reward, RewardPre};
-use crate::engine::Engine;
+use crate::cache;
+use crate::engine::{self, Engine};
 use crate::error::{RewardError, ScoreError};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Budget};
+use crate::world::{Instance, Linked, World};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
 use r1d_proto::world::SharedClock;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,10 +63,10 @@ struct Loaded {
     engine: Arc<Engine>,
     clock: SharedClock,
     path: PathBuf,
-    pre: RewardPre<Memory>,
+    linked: Linked,
     info: Info,
     config: String,
-    limits: Limits,
+    limits: Budget,
     module_sha256: String,
     config_sha256: String,
 }
@@ -73,27 +75,26 @@ struct Loaded {
 pub(crate) struct Setting {
     pub path: PathBuf,
     pub config: String,
-    pub limits: Limits,
+    pub limits: Budget,
     pub module_sha256: String,
-    pub config_sha256: String,
 }
 
 impl LoadedReward {
-    /// Links the component, and asks it to describe itself and to take its configuration.
+    /// Links the component and asks it to describe itself; the configuration is not tried.
     pub(crate) fn new(
         engine: Arc<Engine>,
         clock: SharedClock,
         component: &Component,
+        world: World,
         setting: Setting,
     ) -> Result<Self, RewardError> {
-        let Setting { path, config, limits, module_sha256, config_sha256 } = setting;
-        limits.check()?;
+        let Setting { path, config, limits, module_sha256 } = setting;
         let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
-        let linked = Linker::new(engine.wasm()).instantiate_pre(component).map_err(not_reward)?;
-        let pre = RewardPre::new(linked).map_err(not_reward)?;
-        let info = describe(&engine, &pre, &limits, &path)?;
-        let loaded = Loaded { engine, clock, path, pre, info, config, limits, module_sha256, config_sha256 };
-        loaded.try_config()?;
+        let pre = Linker::new(component.engine()).instantiate_pre(component).map_err(not_reward)?;
+        let linked = Linked::new(world, pre).map_err(not_reward)?;
+        let info = describe(&engine, &linked, &limits, &path)?;
+        let config_sha256 = config_hash(&config);
+        let loaded = Loaded { engine, clock, path, linked, info, config, limits, module_sha256, config_sha256 };
         Ok(LoadedReward(Arc::new(loaded)))
     }
 
@@ -116,76 +117,181 @@ impl LoadedReward {
         &self.0.config_sha256
     }
 
+    /// The same component and limits under another configuration, which it must accept.
+    pub fn with_config(&self, config_json: &str) -> Result<LoadedReward, RewardError> {
+        let old = &*self.0;
+        let loaded = Loaded {
+            engine: old.engine.clone(),
+            clock: old.clock.clone(),
+            path: old.path.clone(),
+            linked: old.linked.clone(),
+            info: old.info.clone(),
+            config: config_json.into(),
+            limits: old.limits,
+            module_sha256: old.module_sha256.clone(),
+            config_sha256: config_hash(config_json),
+        };
+        loaded.try_config()?;
+        Ok(LoadedReward(Arc::new(loaded)))
+    }
+
+    /// What it judges at a time.
+    pub fn world(&self) -> World {
+        self.0.linked.world()
+    }
+
     /// Judges one completion in an instance of its own, on this thread. The verdict depends on the component, its
     /// configuration and the completion alone (`RWD-1`). Blocks for as long as the limits allow; see [`crate::Pool`].
     pub fn score(&self, completion: &Completion) -> Result<Judged, ScoreError> {
-        let loaded = &*self.0;
-        let input_bytes = [&completion.prompt, &completion.text].map(|text| text.len()).iter().sum::<usize>()
-            + [&completion.reference, &completion.meta].map(|text| text.as_ref().map_or(0, String::len)).iter().sum::<usize>();
-        let fuel = loaded.limits.fuel_for(input_bytes);
-        let wall = loaded.limits.wall_for(fuel);
         let given = to_guest(completion);
-        let turn = loaded.engine.turn();
-        let start = loaded.clock.now();
-        let mut call = loaded.call(&given, fuel, wall)?;
-        if call.outcome == Outcome::OutOfTime {
-            tracing::warn!(
-                plugin = loaded.info.name,
-                id = completion.id,
-                ?wall,
-                "reward hit the wall-clock backstop: trying once more"
-            );
-            call = loaded.call(&given, fuel, wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32))?;
+        let ran = self.0.run(std::slice::from_ref(completion), 0, |instance, store| match instance {
+            Instance::Reward(instance) => instance.call_score(store, &given).map(Some),
+            _ => Ok(None),
+        })?;
+        ran.judged(|answer| Ok(self.0.verdict(answer.ok_or_else(|| self.0.other_world("one completion alone"))?)))
+    }
+
+    /// Judges all samples of one prompt in one instance; as many judgements as completions, in their order. A fault is the
+    /// whole group's; fuel is shown in equal shares, and each completion counts towards the allowed.
+    pub fn score_group(&self, group: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
+        if group.is_empty() {
+            return Ok(Vec::new());
         }
-        let took = loaded.clock.now().saturating_sub(start);
-        drop(turn);
-        Ok(Judged { outcome: call.outcome, reason: call.reason, fuel: call.fuel, took })
+        let given: Vec<guest::Completion> = group.iter().map(to_guest).collect();
+        let Ran { answer, fuel, took } = self.0.run(group, 0, |instance, store| match instance {
+            Instance::Group(instance) => instance.call_score_group(store, &given).map(Some),
+            _ => Ok(None),
+        })?;
+        let verdicts: Vec<(Outcome, Option<String>)> = match answer {
+            Ok(None) => return Err(self.0.other_world("a group")),
+            Ok(Some(answers)) if answers.len() != group.len() => {
+                let broken = trap(format!("{} results for {} completions", answers.len(), group.len()));
+                vec![(broken, None); group.len()]
+            }
+            Ok(Some(answers)) => answers.into_iter().map(|answer| self.0.verdict(answer)).collect(),
+            Err(fault) => vec![(fault, None); group.len()],
+        };
+        let n = group.len();
+        let share = |i: usize| fuel / n as u64 + u64::from((i as u64) < fuel % n as u64);
+        let judged = |(i, (outcome, reason))| Judged { outcome, reason, fuel: share(i), took: took / n as u32 };
+        Ok(verdicts.into_iter().enumerate().map(judged).collect())
+    }
+
+    /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict, nothing is asked then.
+    pub fn plan(&self, completion: &Completion) -> Result<Result<Vec<Ask>, Judged>, ScoreError> {
+        let given = to_guest(completion);
+        let Ran { answer, fuel, took } = self.0.run(std::slice::from_ref(completion), 0, |instance, store| match instance {
+            Instance::Judged(instance) => instance.call_plan(store, &given).map(Some),
+            _ => Ok(None),
+        })?;
+        Ok(match answer {
+            Ok(None) => return Err(self.0.other_world("with questions to a model")),
+            Ok(Some(asks)) => {
+                let ask = |ask: guest::Ask| Ask { model: ask.model, prompt: ask.prompt, max_tokens: ask.max_tokens };
+                Ok(asks.into_iter().map(ask).collect())
+            }
+            Err(outcome) => Err(Judged { outcome, reason: None, fuel, took }),
+        })
+    }
+
+    /// Second phase of a judged reward: an answer, or why there is none, for each ask of [`LoadedReward::plan`]. Its fuel is its own.
+    pub fn conclude(&self, completion: &Completion, answers: &[Result<String, String>]) -> Result<Judged, ScoreError> {
+        let given = to_guest(completion);
+        let bytes = answers.iter().map(|answer| answer.as_ref().unwrap_or_else(|why| why).len()).sum();
+        let ran = self.0.run(std::slice::from_ref(completion), bytes, |instance, store| match instance {
+            Instance::Judged(instance) => instance.call_conclude(store, &given, answers).map(Some),
+            _ => Ok(None),
+        })?;
+        ran.judged(|answer| Ok(self.0.verdict(answer.ok_or_else(|| self.0.other_world("with answers of a model"))?)))
     }
 }
 
-/// One attempt.
-struct Call {
-    outcome: Outcome,
-    reason: Option<String>,
+/// A question of a judged reward to a reward model or judge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub model: String,
+    pub prompt: String,
+    pub max_tokens: u32,
+}
+
+/// How a call ended: the guest's answer, or the fault that was there instead of one.
+struct Ran<T> {
+    answer: Result<T, Outcome>,
     fuel: u64,
+    took: Duration,
+}
+
+impl<T> Ran<T> {
+    fn judged(self, verdict: impl FnOnce(T) -> Result<(Outcome, Option<String>), ScoreError>) -> Result<Judged, ScoreError> {
+        let (outcome, reason) = match self.answer {
+            Ok(answer) => verdict(answer)?,
+            Err(fault) => (fault, None),
+        };
+        Ok(Judged { outcome, reason, fuel: self.fuel, took: self.took })
+    }
 }
 
 impl Loaded {
-    fn call(&self, completion: &guest::Completion, fuel: u64, wall: Duration) -> Result<Call, ScoreError> {
-        let mut store = store(&self.engine, &self.limits, fuel, wall).map_err(|e| ScoreError::Host(e.to_string()))?;
-        let answer = self.answer(&mut store, completion);
-        let used = fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-        let (outcome, reason) = match answer {
-            Ok(Ok(score)) => judge(&self.info, score),
-            Ok(Err(guest::Error::Unscorable(reason))) => (Outcome::Abstain { reason: cut(reason) }, None),
-            Ok(Err(guest::Error::Internal(reason))) => (trap(format!("the plugin reports: {}", cut(reason))), None),
-            Err(e) => (fault(&e, store.data())?, None),
-        };
-        Ok(Call { outcome, reason, fuel: used })
-    }
-
-    fn answer(
+    /// Calls a fresh instance that is configured, within the limits of these completions; once more with a longer wait when the
+    /// backstop was hit. `more_bytes`: of input besides the completions.
+    fn run<T>(
         &self,
-        store: &mut Store<Memory>,
-        completion: &guest::Completion,
-    ) -> wasmtime::Result<Result<guest::Score, guest::Error>> {
-        let instance = self.instance(store)?;
-        if let Err(why) = instance.call_configure(&mut *store, &self.config)? {
-            return Ok(Err(guest::Error::Internal(format!("configuration refused: {why}"))));
+        completions: &[Completion],
+        more_bytes: usize,
+        call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
+    ) -> Result<Ran<T>, ScoreError> {
+        let allowed = Allowance::of(&self.limits, completions, more_bytes);
+        let turn = self.engine.turn();
+        let start = self.clock.now();
+        let mut ran = self.attempt(allowed, &call)?;
+        if matches!(ran.0, Err(Outcome::OutOfTime)) {
+            let (wall, id) = (allowed.wall, completions.first().map_or(0, |completion| completion.id));
+            tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
+            ran = self.attempt(allowed.with_longer_wall(), &call)?;
         }
-        instance.call_score(store, completion)
+        let took = self.clock.now().saturating_sub(start);
+        drop(turn);
+        Ok(Ran { answer: ran.0, fuel: ran.1, took })
     }
 
-    fn instance(&self, store: &mut Store<Memory>) -> wasmtime::Result<Reward> {
-        self.pre.instantiate(store)
+    fn attempt<T>(
+        &self,
+        allowed: Allowance,
+        call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
+    ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
+        let mut store = store(&self.engine, &self.limits, allowed).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let answer = engine::on_deep_stack(|| {
+            let instance = self.linked.instantiate(&mut store)?;
+            match instance.configure(&mut store, &self.config)? {
+                Ok(()) => call(&instance, &mut store).map(Ok),
+                Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
+            }
+        });
+        let used = allowed.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+        match answer {
+            Ok(answer) => Ok((answer, used)),
+            Err(e) => Ok((Err(fault(&e, store.data())?), used)),
+        }
+    }
+
+    fn verdict(&self, answer: Result<guest::Score, guest::Error>) -> (Outcome, Option<String>) {
+        match answer {
+            Ok(score) => judge(&self.info, score),
+            Err(guest::Error::Unscorable(reason)) => (Outcome::Abstain { reason: cut(reason) }, None),
+            Err(guest::Error::Internal(reason)) => (trap(format!("the plugin reports: {}", cut(reason))), None),
+        }
+    }
+
+    fn other_world(&self, what: &'static str) -> ScoreError {
+        ScoreError::World { plugin: self.info.name.clone(), world: self.linked.world(), what }
     }
 
     fn try_config(&self) -> Result<(), RewardError> {
         let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let fuel = self.limits.fuel_for(self.config.len());
+        let allowed = Allowance::of(&self.limits, &[], self.config.len());
         let _turn = self.engine.turn();
-        let mut store = store(&self.engine, &self.limits, fuel, self.limits.wall_for(fuel)).map_err(|e| refused(e.to_string()))?;
-        let accepted = self.instance(&mut store).and_then(|instance| instance.call_configure(&mut store, &self.config));
+        let mut store = store(&self.engine, &self.limits, allowed).map_err(|e| refused(e.to_string()))?;
+        let accepted = engine::on_deep_stack(|| self.linked.instantiate(&mut store)?.configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
             Err(e) => Err(refused(fault_text(&e, store.data()))),
@@ -193,12 +299,48 @@ impl Loaded {
     }
 }
 
-fn describe(engine: &Engine, pre: &RewardPre<Memory>, limits: &Limits, path: &Path) -> Result<Info, RewardError> {
+/// What a call may cost.
+#[derive(Clone, Copy)]
+struct Allowance {
+    fuel: u64,
+    wall: Duration,
+    /// Bytes that the guest may hand to the host.
+    hostcall_bytes: usize,
+}
+
+impl Allowance {
+    /// Limits are per completion: those of a group add up. A call without any counts as one.
+    fn of(limits: &Budget, completions: &[Completion], more_bytes: usize) -> Allowance {
+        let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
+        let fuel = if completions.is_empty() {
+            limits.fuel_for(more_bytes)
+        } else {
+            fuel.saturating_add(limits.fuel_for_more(more_bytes))
+        };
+        let items = completions.len().max(1);
+        let hostcall_bytes = limits.hostcall_bytes + (items - 1) * limits::HOSTCALL_BYTES_PER_ITEM;
+        Allowance { fuel, wall: limits.wall_for(fuel), hostcall_bytes }
+    }
+
+    fn with_longer_wall(self) -> Allowance {
+        Allowance { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
+    }
+}
+
+fn input_bytes(completion: &Completion) -> usize {
+    let optional = [&completion.reference, &completion.meta].map(|text| text.as_ref().map_or(0, String::len));
+    completion.prompt.len() + completion.text.len() + optional.iter().sum::<usize>()
+}
+
+fn config_hash(json: &str) -> String {
+    cache::hex(&Sha256::digest(json.as_bytes()))
+}
+
+fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
-    let fuel = limits.fuel_for(0);
     let _turn = engine.turn();
-    let mut store = store(engine, limits, fuel, limits.wall_for(fuel)).map_err(|e| failed(e.to_string()))?;
-    let info = pre.instantiate(&mut store).and_then(|instance| instance.call_describe(&mut store));
+    let mut store = store(engine, limits, Allowance::of(limits, &[], 0)).map_err(|e| failed(e.to_string()))?;
+    let info = engine::on_deep_stack(|| linked.instantiate(&mut store)?.describe(&mut store));
     let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
     let range = format!("min {} and max {}", info.min, info.max);
     if !(info.min.is_finite() && info.max.is_finite() && info.min <= info.max) {
@@ -215,14 +357,16 @@ fn describe(engine: &Engine, pre: &RewardPre<Memory>, limits: &Limits, path: &Pa
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, limits: &Limits, fuel: u64, wall: Duration) -> wasmtime::Result<Store<Memory>> {
-    let mut store =
-        Store::try_new(engine.wasm(), Memory { left: limits.memory_bytes(), limit: limits.memory_bytes(), refused: false })?;
+fn store(engine: &Engine, limits: &Budget, allowed: Allowance) -> wasmtime::Result<Store<Memory>> {
+    let mut store = Store::try_new(
+        engine.wasm(limits.interpreted),
+        Memory { left: limits.memory_bytes, limit: limits.memory_bytes, refused: false },
+    )?;
     store.limiter(|memory| memory);
-    store.set_fuel(fuel)?;
-    store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
+    store.set_fuel(allowed.fuel)?;
+    store.set_hostcall_fuel(allowed.hostcall_bytes);
     // One more tick: the first may come at once.
-    store.set_epoch_deadline(wall.as_millis() as u64 / limits::TICK_MS + 1);
+    store.set_epoch_deadline(allowed.wall.as_millis() as u64 / limits::TICK_MS + 1);
     Ok(store)
 }
 
@@ -298,7 +442,7 @@ fn cut(mut text: String) -> String {
 }
 
 /// The memory that an instance may still take.
-struct Memory {
+pub(crate) struct Memory {
     left: usize,
     limit: usize,
     refused: bool,
@@ -316,5 +460,17 @@ impl ResourceLimiter for Memory {
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= limits::TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_MAX
     }
 }

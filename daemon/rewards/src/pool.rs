@@ -1,6 +1,7 @@
 //! The scoring threads. They are OS threads of their own, so judging never delays the control plane; their queue is bounded
 //! (`LIM-1`), and time in it is never part of a completion's time.
 
+use crate::engine;
 use crate::error::{RewardError, ScoreError};
 use crate::judge::{Completion, Judged, LoadedReward};
 use std::collections::VecDeque;
@@ -11,16 +12,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// Completions that wait per thread. A full queue makes [`Pool::score`] wait and [`Pool::try_submit`] refuse.
 pub const QUEUE_PER_THREAD_MAX: usize = 1_024;
 
-type Judgement = Result<Judged, ScoreError>;
+type Judgement<T> = Result<T, ScoreError>;
 
 /// Where a judgement goes.
-enum Answer {
-    Waiting(oneshot::Sender<Judgement>),
-    Callback(Box<dyn FnOnce(Judgement) + Send>),
+enum Answer<T> {
+    Waiting(oneshot::Sender<Judgement<T>>),
+    Callback(Box<dyn FnOnce(Judgement<T>) + Send>),
 }
 
-impl Answer {
-    fn send(self, judgement: Judgement) {
+impl<T> Answer<T> {
+    fn send(self, judgement: Judgement<T>) {
         match self {
             // Nobody waits any more: nothing is lost.
             Answer::Waiting(sender) => drop(sender.send(judgement)),
@@ -31,6 +32,40 @@ impl Answer {
     fn is_abandoned(&self) -> bool {
         matches!(self, Answer::Waiting(sender) if sender.is_closed())
     }
+}
+
+/// What is judged in one call.
+enum Task {
+    One(Completion, Answer<Judged>),
+    /// Never split.
+    Group(Vec<Completion>, Answer<Vec<Judged>>),
+}
+
+impl Task {
+    fn run(self, reward: &LoadedReward) {
+        match self {
+            Task::One(completion, answer) => judge(answer, || reward.score(&completion)),
+            Task::Group(group, answer) => judge(answer, || reward.score_group(&group)),
+        }
+    }
+
+    fn close(self) {
+        match self {
+            Task::One(_, answer) => answer.send(Err(ScoreError::Closed)),
+            Task::Group(_, answer) => answer.send(Err(ScoreError::Closed)),
+        }
+    }
+}
+
+fn judge<T>(answer: Answer<T>, score: impl FnOnce() -> Judgement<T>) {
+    if answer.is_abandoned() {
+        return;
+    }
+    // A panic of the host is no verdict, and must not cost the pool a thread.
+    let judged = catch_unwind(AssertUnwindSafe(score));
+    let judged = judged.unwrap_or_else(|panic| Err(ScoreError::Host(panic_text(panic.as_ref()))));
+    // Neither must a panic of the caller's.
+    let _ = catch_unwind(AssertUnwindSafe(|| answer.send(judged)));
 }
 
 /// No room in the queue: hand the completion in again when one of yours is done.
@@ -66,8 +101,7 @@ struct Queue {
 
 struct Job {
     reward: LoadedReward,
-    completion: Completion,
-    answer: Answer,
+    task: Task,
     _room: OwnedSemaphorePermit,
 }
 
@@ -78,7 +112,7 @@ impl Pool {
         let pool = Pool { shared: shared.clone(), room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads };
         for i in 0..threads {
             let shared = shared.clone();
-            let thread = std::thread::Builder::new().name(format!("reward-{i}"));
+            let thread = std::thread::Builder::new().name(format!("reward-{i}")).stack_size(2 * engine::STACK_BYTES);
             thread.spawn(move || shared.work()).map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
         }
         Ok(pool)
@@ -86,10 +120,18 @@ impl Pool {
 
     /// Judges a completion on the pool. Waits, without holding a thread, while the queue is full. Dropping the future takes a
     /// completion that waits out of the queue's work.
-    pub async fn score(&self, reward: LoadedReward, completion: Completion) -> Judgement {
+    pub async fn score(&self, reward: LoadedReward, completion: Completion) -> Judgement<Judged> {
         let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
         let (sender, receiver) = oneshot::channel();
-        self.push(reward, completion, room, Answer::Waiting(sender));
+        self.push(reward, Task::One(completion, Answer::Waiting(sender)), room);
+        receiver.await.unwrap_or(Err(ScoreError::Closed))
+    }
+
+    /// The same for a group, which takes one place in the queue.
+    pub async fn score_group(&self, reward: LoadedReward, group: Vec<Completion>) -> Judgement<Vec<Judged>> {
+        let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
+        let (sender, receiver) = oneshot::channel();
+        self.push(reward, Task::Group(group, Answer::Waiting(sender)), room);
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 
@@ -101,7 +143,7 @@ impl Pool {
         done: impl FnOnce(Result<Judged, ScoreError>) + Send + 'static,
     ) -> Result<(), QueueFull> {
         let room = self.room.clone().try_acquire_owned().map_err(|_| QueueFull)?;
-        self.push(reward, completion, room, Answer::Callback(Box::new(done)));
+        self.push(reward, Task::One(completion, Answer::Callback(Box::new(done))), room);
         Ok(())
     }
 
@@ -110,8 +152,8 @@ impl Pool {
         Load { queued: queue.jobs.len(), running: queue.running, threads: self.threads }
     }
 
-    fn push(&self, reward: LoadedReward, completion: Completion, room: OwnedSemaphorePermit, answer: Answer) {
-        self.shared.lock().jobs.push_back(Job { reward, completion, answer, _room: room });
+    fn push(&self, reward: LoadedReward, task: Task, room: OwnedSemaphorePermit) {
+        self.shared.lock().jobs.push_back(Job { reward, task, _room: room });
         self.shared.changed.notify_one();
     }
 }
@@ -125,7 +167,7 @@ impl Drop for Pool {
         };
         self.shared.changed.notify_all();
         for job in jobs {
-            job.answer.send(Err(ScoreError::Closed));
+            job.task.close();
         }
     }
 }
@@ -150,16 +192,10 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some(Job { reward, completion, answer, _room: room }) = self.next() {
+        while let Some(Job { reward, task, _room: room }) = self.next() {
             // Its place in the queue is free as soon as it has left it.
             drop(room);
-            if !answer.is_abandoned() {
-                // A panic of the host is no verdict, and must not cost the pool a thread.
-                let judged = catch_unwind(AssertUnwindSafe(|| reward.score(&completion)));
-                let judged = judged.unwrap_or_else(|panic| Err(ScoreError::Host(panic_text(panic.as_ref()))));
-                // Neither must a panic of the caller's.
-                let _ = catch_unwind(AssertUnwindSafe(|| answer.send(judged)));
-            }
+            task.run(&reward);
             self.lock().running -= 1;
         }
     }

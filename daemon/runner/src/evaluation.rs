@@ -35,7 +35,7 @@ pub struct Evaluation {
 impl Evaluation {
     pub fn begin(plan: &Plan, index: usize, stage: Option<String>, step: u64, now: Duration) -> (Evaluation, Vec<Command>) {
         // Keys without the place in the job: evaluations of two sets of weights draw the same random numbers.
-        let gather = Gather::new(Source::Eval(index), 0, 0, now);
+        let gather = Gather::new(Source::Eval(index), 0, 0, plan.scores_groups(Source::Eval(index)), now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
         let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
         (evaluation, vec![Command::ReadPrompts { of: Source::Eval(index), step: 0, round: 0, count: rows }])
@@ -53,7 +53,7 @@ impl Evaluation {
                 commands.extend(self.ask(plan, eval, prompts, now));
             }
             Event::Worker(Body::Event(worker::Event::Completed(rollout))) => {
-                commands.push(self.gather.completed(rollout, false, now)?)
+                commands.extend(self.gather.completed(rollout, false, now)?)
             }
             Event::Worker(Body::Done(Reply::Generated { metrics })) => self.gather.generated(&metrics, now)?,
             Event::Scored { key, mut verdicts, text } => {

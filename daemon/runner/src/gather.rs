@@ -40,6 +40,8 @@ pub struct Gather {
     of: Source,
     stage: u32,
     step: u64,
+    /// A group goes to the rewards whole, once all of it is sampled.
+    whole_groups: bool,
     /// By prompt index.
     pub groups: Vec<Group>,
     /// A request to the worker is in flight.
@@ -61,11 +63,12 @@ fn breach(what: impl Into<String>) -> End {
 }
 
 impl Gather {
-    pub fn new(of: Source, stage: usize, step: u64, now: Duration) -> Gather {
+    pub fn new(of: Source, stage: usize, step: u64, whole_groups: bool, now: Duration) -> Gather {
         Gather {
             of,
             stage: stage as u32,
             step,
+            whole_groups,
             groups: Vec::new(),
             generating: false,
             scoring: BTreeSet::new(),
@@ -121,8 +124,8 @@ impl Gather {
         Some(Command::Worker(Box::new(Request::Generate(request))))
     }
 
-    /// A completion has ended: it goes to the rewards.
-    pub fn completed(&mut self, mut rollout: Rollout, keeps_record: bool, now: Duration) -> Result<Command, End> {
+    /// A completion has ended: it goes to the rewards, or waits for the rest of its group.
+    pub fn completed(&mut self, mut rollout: Rollout, keeps_record: bool, now: Duration) -> Result<Option<Command>, End> {
         let key = rollout.key;
         if !self.fits(&rollout) {
             return Err(breach(format!("a completion {key:?} that was not asked for")));
@@ -146,7 +149,26 @@ impl Gather {
         }
         self.scoring.insert(key);
         self.heard = now;
-        Ok(Command::Score(item))
+        if !self.whole_groups {
+            return Ok(Some(Command::Score(vec![item])));
+        }
+        let items = |group: &Group| -> Option<Vec<ScoreItem>> {
+            let sampled = |sample: &Sample| match sample {
+                Sample::Scoring(rollout) => Some(ScoreItem::of(self.of, rollout)),
+                Sample::Missing | Sample::Scored(_) => None,
+            };
+            group.samples.iter().map(sampled).collect()
+        };
+        Ok(self.group(key).and_then(items).map(Command::Score))
+    }
+
+    /// Of what the journal has verdicts on, what they may be taken for: a group that is judged whole has all of them or none.
+    pub fn counts_as_scored(&self, key: SampleKey, has_verdicts: impl Fn(SampleKey) -> bool) -> bool {
+        if !self.whole_groups {
+            return has_verdicts(key);
+        }
+        let samples = self.group(key).map_or(0, |group| group.samples.len() as u32);
+        (0..samples).all(|sample| has_verdicts(SampleKey { sample, ..key }))
     }
 
     pub fn scored(

@@ -21,7 +21,7 @@ pub enum Event {
     Batch(Vec<SupervisedSequence>),
     /// Answer to [`Command::Recall`].
     Recalled(Recalled),
-    /// Answer to [`Command::Score`]: one verdict per reward that judges the row, with `value` not filled in yet.
+    /// Answer to [`Command::Score`], one for each completion: a verdict per reward that judges the row, with `value` not filled in yet.
     Scored { key: SampleKey, verdicts: Vec<Verdict>, text: String },
     /// Answer to [`Command::Store`] and [`Command::Forget`].
     Stored,
@@ -59,7 +59,8 @@ pub enum Command {
         stage: usize,
         step: u64,
     },
-    Score(ScoreItem),
+    /// Completions to judge together: one, or all of a prompt where a reward judges groups ([`crate::Plan::scores_groups`]).
+    Score(Vec<ScoreItem>),
     /// Append to the journal. Not answered; a failure is a [`Event::Fault`].
     Keep(Keep),
     Store(Store),

@@ -50,6 +50,8 @@ pub struct EvalFacts {
 pub struct RewardFacts {
     pub min: f32,
     pub max: f32,
+    /// It judges all samples of a prompt together.
+    pub of_groups: bool,
 }
 
 /// Longest waits, each for one kind of answer (`LIM-1`).
@@ -100,6 +102,11 @@ impl Plan {
             Source::Stage(index) => self.grpo(index).map_or((&[], &[]), |(grpo, facts)| (&grpo.rewards, &facts.rewards)),
             Source::Eval(index) => self.evals.get(index).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
         }
+    }
+
+    /// Completions go to the rewards as whole groups, because one of the rewards judges them so.
+    pub fn scores_groups(&self, of: Source) -> bool {
+        self.rewards(of).1.iter().any(|facts| facts.of_groups)
     }
 
     /// What the worker is to open for a stage that starts from `model`.

@@ -17,6 +17,7 @@ use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{self, Body, Metrics, Reply, Request, TrainSequence};
 use r1d_proto::world::counter_hash;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Salt that keeps the split into minibatches apart from other uses of the job's seed.
@@ -79,7 +80,7 @@ impl RolloutStep {
         now: Duration,
     ) -> (RolloutStep, Vec<Command>) {
         let of = Source::Stage(stage);
-        let gather = Gather::new(of, stage, step, now);
+        let gather = Gather::new(of, stage, step, plan.scores_groups(of), now);
         let mut this = RolloutStep {
             stage,
             step,
@@ -110,7 +111,7 @@ impl RolloutStep {
             (Phase::Gathering, Event::Worker(Body::Event(worker::Event::Completed(rollout)))) => {
                 let keep = Command::Keep(Keep::Sampled(rollout.clone()));
                 let score = self.gather.completed(rollout, true, now)?;
-                Ok(Flow::Go(vec![keep, score]))
+                Ok(Flow::Go([keep].into_iter().chain(score).collect()))
             }
             (Phase::Gathering, Event::Worker(Body::Done(Reply::Generated { metrics }))) => {
                 self.gather.generated(&metrics, now)?;
@@ -147,12 +148,15 @@ impl RolloutStep {
     fn take_up_recalled(&mut self, plan: &Plan, now: Duration) -> Result<Vec<Command>, End> {
         let mut commands = Vec::new();
         let here: Vec<SampleKey> = self.recalled.sampled.values().filter(|r| self.gather.fits(r)).map(|r| r.key).collect();
+        let has_verdicts = |key| self.recalled.sampled.contains_key(&key) && self.recalled.scored.contains_key(&key);
+        let scored: BTreeSet<SampleKey> =
+            here.iter().copied().filter(|key| self.gather.counts_as_scored(*key, has_verdicts)).collect();
         for key in here {
             let Some(rollout) = self.recalled.sampled.remove(&key) else { continue };
             let score = self.gather.completed(rollout, true, now)?;
-            match self.recalled.scored.remove(&key) {
+            match self.recalled.scored.remove(&key).filter(|_| scored.contains(&key)) {
                 Some((verdicts, reward)) => self.gather.scored(key, verdicts, reward, String::new(), now)?,
-                None => commands.push(score),
+                None => commands.extend(score),
             }
         }
         r1d_proto::invariant!(

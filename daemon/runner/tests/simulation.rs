@@ -2,7 +2,7 @@
 //! moments. Whatever the seed, the job ends with the weights, metrics and evaluations of a run that nothing disturbed
 //! (`STEP-1`, `STEP-2`). A failing seed is in the panic's message.
 
-use r1d_job::Job;
+use r1d_job::{Job, Reward, StageKind};
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout};
@@ -84,11 +84,11 @@ fn plan(batch_invariant: bool) -> Plan {
     let facts = |stage: &r1d_job::Stage| StageFacts {
         steps: stage.steps(100),
         prompt_max: 4,
-        rewards: vec![RewardFacts { min: 0.0, max: 1.0 }; stage.grpo().map_or(0, |grpo| grpo.rewards.len())],
+        rewards: vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; stage.grpo().map_or(0, |grpo| grpo.rewards.len())],
     };
     let stages = job.stages.iter().map(facts).collect();
     let judges = job.eval_rewards(&job.evals[0]);
-    let rewards = vec![RewardFacts { min: 0.0, max: 1.0 }; judges.len()];
+    let rewards = vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; judges.len()];
     Plan {
         stages,
         evals: vec![EvalFacts { rows: 3, prompt_max: 4, judges, rewards }],
@@ -99,6 +99,30 @@ fn plan(batch_invariant: bool) -> Plan {
         checkpoints: "/job/checkpoints".into(),
         final_dir: "/job/final".into(),
         limits: Limits::default(),
+    }
+}
+
+/// The same job with a second reward everywhere, which judges groups.
+fn plan_of_groups(batch_invariant: bool) -> Plan {
+    let mut plan = plan(batch_invariant);
+    let facts = RewardFacts { min: 0.0, max: 1.0, of_groups: true };
+    for (stage, known) in plan.job.stages.iter_mut().zip(&mut plan.stages) {
+        if let StageKind::Grpo(grpo) = &mut stage.kind {
+            grpo.rewards.push(Reward::of_plugin("diverse"));
+            known.rewards.push(facts);
+        }
+    }
+    plan.evals[0].judges.push(Reward::of_plugin("diverse"));
+    plan.evals[0].rewards.push(facts);
+    plan
+}
+
+/// How many completions the rewards are to get at a time.
+fn together(plan: &Plan, of: Source) -> usize {
+    match of {
+        _ if !plan.scores_groups(of) => 1,
+        Source::Stage(stage) => plan.grpo(stage).unwrap().0.num_generations as usize,
+        Source::Eval(eval) => plan.job.evals[eval].num_generations as usize,
     }
 }
 
@@ -199,9 +223,19 @@ impl World {
                 self.lightning()?;
                 match command {
                     Command::Worker(request) => worker.extend(self.work(*request)),
-                    Command::Score(item) => {
-                        let text = format!("<answer>{}</answer>", item.completion_ids[0] % 3);
-                        verdicts.push(Event::Scored { key: item.key, verdicts: vec![verdict(&item.completion_ids)], text });
+                    Command::Score(items) => {
+                        assert_eq!(items.len(), together(&self.plan, items[0].of), "groups are whole, others alone");
+                        assert!(items.iter().all(|item| item.key.prompt == items[0].key.prompt), "of one prompt");
+                        // The group's own word on each of its members depends on all of them.
+                        let word = mix(&items.iter().map(|item| item.completion_ids[0] as u64).collect::<Vec<_>>());
+                        for item in items {
+                            let text = format!("<answer>{}</answer>", item.completion_ids[0] % 3);
+                            let mut given = vec![verdict(&item.completion_ids)];
+                            if self.plan.scores_groups(item.of) {
+                                given.push(group_verdict(word));
+                            }
+                            verdicts.push(Event::Scored { key: item.key, verdicts: given, text });
+                        }
                     }
                     Command::Keep(keep) => self.keep(keep),
                     Command::Recall { stage, step } => {
@@ -390,6 +424,12 @@ fn verdict(ids: &[u32]) -> Verdict {
     Verdict { plugin: "accuracy".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
 }
 
+fn group_verdict(word: u64) -> Verdict {
+    let outcome = Outcome::Score { value: (word % 5) as f32 / 4.0, parts: vec![] };
+    let (module_sha256, config_sha256) = (String::new(), String::new());
+    Verdict { plugin: "diverse".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
+}
+
 fn prompts(of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
     let salt = match of {
         Source::Stage(index) => index as u64,
@@ -416,7 +456,11 @@ fn outcome(world: &World) -> Outcomes {
 }
 
 fn undisturbed(batch_invariant: bool) -> Outcomes {
-    let mut world = World::new(plan(batch_invariant), 0, 0);
+    undisturbed_of(plan(batch_invariant))
+}
+
+fn undisturbed_of(plan: Plan) -> Outcomes {
+    let mut world = World::new(plan, 0, 0);
     assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
     outcome(&world)
 }
@@ -467,6 +511,23 @@ fn any_crashes_end_the_same() {
         let mut crashes = 0;
         for seed in 1..250 {
             let mut world = World::new(plan(batch_invariant), seed, 1 + seed % 12);
+            assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+            assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
+            crashes += world.crashes;
+        }
+        assert!(crashes > 1000, "{crashes} crashes are too few to mean anything");
+    }
+}
+
+/// A group of which a crash left some verdicts is judged whole again.
+#[test]
+fn groups_are_never_split_whatever_crashes() {
+    for batch_invariant in [true, false] {
+        let expected = undisturbed_of(plan_of_groups(batch_invariant));
+        assert!(expected != undisturbed(batch_invariant), "the second reward counts");
+        let mut crashes = 0;
+        for seed in 1..250 {
+            let mut world = World::new(plan_of_groups(batch_invariant), seed, seed % 12);
             assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
             assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
             crashes += world.crashes;

@@ -95,6 +95,13 @@ static REWARDS: &Table = &Table {
             "threads",
             "That score completions; 0: half of the cores, at least one.",
         ),
+        key(
+            "trusted_keys",
+            Texts,
+            Value("[]"),
+            "",
+            "Ed25519 public keys, 64 hex digits each, as `r1ctl plugin keygen` prints them. When there is one, a plugin must bear a signature of one of them.",
+        ),
     ]],
 };
 

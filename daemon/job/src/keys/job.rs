@@ -513,11 +513,31 @@ static LIMITS: &Table = &Table {
         key(
             "fuel",
             Integer { min: 1, max: i64::MAX },
-            Unset("50,000,000 and 2,000 for each byte of input"),
+            Unset("50,000,000 and 2,000 for each byte of input; 100 times that for a component of 1 MiB or more"),
             "WASM fuel",
             "About one per executed instruction; the same completion costs the same on every machine.",
         ),
-        key("memory_mb", Integer { min: 1, max: 4096 }, Value("64"), "MiB", "Linear memory."),
+        key(
+            "memory_mb",
+            Integer { min: 1, max: 512 },
+            Unset("64; 512 for a component of 1 MiB or more, which has an interpreter inside"),
+            "MiB",
+            "Linear memory.",
+        ),
+        key(
+            "hostcall_kb",
+            Integer { min: 1, max: 65536 },
+            Value("17"),
+            "KiB",
+            "What a plugin may hand to the host in one call: its parts and its reason. 1 KiB more for each further completion of a group.",
+        ),
+        key(
+            "wall_ms",
+            Integer { min: 1, max: 3_600_000 },
+            Unset("2,000, and what the fuel takes on a very slow machine"),
+            "ms",
+            "A backstop behind the fuel. A completion that hits it is judged once more with six times of it; when that is not enough, the job stops and names the plugin. The stack is always 512 KiB.",
+        ),
     ]],
 };
 

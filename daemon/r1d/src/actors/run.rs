@@ -8,6 +8,7 @@ use crate::actors::supervise::Supervised;
 use crate::actors::worker::{self, Said, Worker};
 use crate::board::Live;
 use crate::clerk::{Clerk, Task, unkept};
+use crate::graders::Recorded;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::Outputs;
@@ -84,7 +85,7 @@ enum Phase {
 struct Attempt {
     machine: Machine,
     clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<ScoreItem>,
+    items: mpsc::Sender<Vec<ScoreItem>>,
     /// The request that the worker is at.
     in_flight: Option<u64>,
     requests: u64,
@@ -120,7 +121,7 @@ enum OpenError {
 /// Something that goes out, in order.
 enum Outgoing {
     Clerk(Task),
-    Score(ScoreItem),
+    Score(Vec<ScoreItem>),
     /// With the directory that it is to write.
     Worker(ToWorker, Option<PathBuf>),
 }
@@ -177,7 +178,9 @@ impl Run {
                     run.log.warn(warning);
                 }
                 let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
-                run.materials = Some((Arc::new(materials), Arc::new(plan)));
+                let materials = Arc::new(materials);
+                run.means.desk.open_jobs.opened(&run.id, &materials);
+                run.materials = Some((materials, Arc::new(plan)));
                 run.attempt(context);
             }
             Ok(Err(error)) => run.finish(End::Failed { error: error.to_string() }, context),
@@ -273,7 +276,7 @@ impl Run {
                 };
                 return Some(Outgoing::Worker(ToWorker { id: attempt.requests, request: *request }, dir));
             }
-            Command::Score(item) => return Some(Outgoing::Score(item)),
+            Command::Score(items) => return Some(Outgoing::Score(items)),
             Command::Keep(keep) => Task::Keep(keep),
             Command::Prune { stage, step, dir } => Task::Prune { stage, step, dir },
             Command::Store(store) => {
@@ -576,7 +579,7 @@ fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Mate
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
-    Ok(Materials::open(job, rewards)?)
+    Ok(Materials::open(job, rewards, &Recorded::of(record))?)
 }
 
 /// The epoch of a new attempt and what is durable.
@@ -614,14 +617,14 @@ async fn start(
 async fn hand_over(
     outgoing: Vec<Outgoing>,
     clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<ScoreItem>,
+    items: mpsc::Sender<Vec<ScoreItem>>,
     worker: Supervised<Worker>,
 ) -> Result<(), End> {
     let gone = |who: &str| End::Abandoned { cause: format!("{who} is gone (see the daemon's log)") };
     for part in outgoing {
         match part {
             Outgoing::Clerk(task) => clerk.send(task).await.map_err(|_| gone("the job's clerk"))?,
-            Outgoing::Score(item) => items.send(item).await.map_err(|_| gone("the bridge to the reward pool"))?,
+            Outgoing::Score(group) => items.send(group).await.map_err(|_| gone("the bridge to the reward pool"))?,
             Outgoing::Worker(request, dir) => {
                 if let Some(dir) = dir {
                     let (answer, cleared) = oneshot::channel();

@@ -1,0 +1,61 @@
+//! `plugin inspect` and `plugin list`: what a component says of itself.
+
+use super::{Host, PluginError, plugin, print, test};
+use crate::cli::PluginDirs;
+use r1d_proto::plugin::{About, Plugin};
+use r1d_rewards::{LoadedReward, RewardError, RewardSpec, golden, signature};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+pub fn run(name: &str, dirs: &PluginDirs) -> Result<bool, PluginError> {
+    let described = describe(&Host::open(dirs)?, name)?;
+    print(&described)?;
+    Ok(described.refused.is_none())
+}
+
+pub fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
+    let host = Host::open(dirs)?;
+    let plugins: Vec<Plugin> = host.rewards.names().iter().map(|name| describe(&host, name)).collect::<Result<_, _>>()?;
+    print(&plugins)?;
+    Ok(true)
+}
+
+/// What is no plugin is described as far as it can be; an error says that there is no file to describe.
+fn describe(host: &Host, name: &str) -> Result<Plugin, PluginError> {
+    let path = host.rewards.find(&plugin(name))?;
+    let bytes = std::fs::read(&path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
+    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    let spec = RewardSpec { plugin: r1d_rewards::Plugin::Path(path.clone()), ..RewardSpec::named("") };
+    let (about, refused) = match host.rewards.unconfigured(&spec) {
+        Ok(reward) => (Some(about(&reward, &sha256)?), None),
+        Err(error @ (RewardError::Engine(_) | RewardError::Cache { .. })) => return Err(error.into()),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    Ok(Plugin {
+        plugin: r1d_job::reward::plugin_stem(name),
+        file: absolute(&path),
+        bytes: bytes.len() as u64,
+        sha256: sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+        about,
+        refused,
+    })
+}
+
+fn about(reward: &LoadedReward, sha256: &[u8; 32]) -> Result<About, PluginError> {
+    let info = reward.info().clone();
+    let cases = test::own_cases(reward)?.map_or(0, |jsonl| golden::count(&jsonl));
+    Ok(About {
+        name: info.name,
+        version: info.version,
+        world: reward.world().to_string(),
+        min: info.min,
+        max: info.max,
+        parts: info.parts,
+        golden_cases: cases as u64,
+        signed_by: signature::signers(reward.path(), sha256).iter().map(|key| key.to_string()).collect(),
+    })
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.into()).display().to_string()
+}

@@ -1,0 +1,162 @@
+//! `r1d plugin`: the reward host without a daemon, for those who write plugins. `r1ctl plugin` is its face: what is printed here is JSON,
+//! one [`r1d_proto::plugin`] document or a line for each completion.
+//!
+//! | module | command |
+//! |---|---|
+//! | [`componentize`] | the last step of `plugin build` |
+//! | [`score`], [`input`] | `score`: a verdict for each line of a file |
+//! | [`test`] | `test`: golden cases |
+//! | [`check`] | `check`: what a daemon asks of a plugin, and the attack corpus |
+//! | [`bench`] | `bench`: fuel and time |
+//! | [`inspect`] | `inspect`, `list` |
+//! | [`rescore`] | `rescore`: a run's completions under another grader |
+//! | [`sign`] | `keygen`, `sign` |
+
+mod bench;
+mod check;
+mod componentize;
+mod input;
+mod inspect;
+mod rescore;
+mod score;
+mod sign;
+mod test;
+
+use crate::cli::{COMPILE, Plugin, PluginDirs, Subject};
+use crate::settings;
+use r1d_data::DataError;
+use r1d_proto::world::{SharedClock, SystemClock};
+use r1d_rewards::{Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
+use serde::Serialize;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PluginError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    Module { path: PathBuf, source: r1d_rewards::ComponentizeError },
+    #[error("{}, line {line}: {problem}", path.display())]
+    Line { path: PathBuf, line: usize, problem: String },
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("--config: {0}")]
+    Config(String),
+    #[error("{plugin} brings no golden cases: name a file with --golden, or build it with golden.jsonl beside its Cargo.toml")]
+    NoGolden { plugin: String },
+    #[error("{0}")]
+    Run(String),
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    #[error(transparent)]
+    Write(#[from] DataError),
+    #[error("cannot print: {0}")]
+    Print(#[from] std::io::Error),
+}
+
+/// Runs a command; its exit code says whether the plugin passed, an error that it could not be told.
+pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
+    let ended = match command {
+        Plugin::Componentize { module, component, golden } => componentize::run(&module, &component, golden.as_deref()),
+        Plugin::Score { subject, cases, answers, asks } => score::run(&subject, &cases, answers.as_deref(), asks.as_deref()),
+        Plugin::Test { subject, golden } => test::run(&subject, golden.as_deref()),
+        Plugin::Check { subject } => check::run(&subject),
+        Plugin::Bench { subject, cases, seconds } => bench::run(&subject, cases.as_deref(), seconds),
+        Plugin::Inspect { plugin, dirs } => inspect::run(&plugin, &dirs),
+        Plugin::List { dirs } => inspect::list(&dirs),
+        Plugin::Rescore { run, plugin, reward, config, limit, dirs } => {
+            rescore::run(&run, &plugin, reward.as_deref(), config.as_deref(), limit, &dirs)
+        }
+        Plugin::Keygen { key } => sign::keygen(&key),
+        Plugin::Sign { file, key } => sign::sign(&file, &key),
+    };
+    match ended {
+        Ok(passed) => Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        // The reader left: nobody to tell, nothing wrong.
+        Err(PluginError::Print(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error),
+    }
+}
+
+/// The reward host with its tools' settings: code is compiled in a child and kept in the user's cache.
+pub struct Host {
+    pub rewards: Rewards,
+    pub clock: SharedClock,
+    pub threads: usize,
+}
+
+impl Host {
+    pub fn open(dirs: &PluginDirs) -> Result<Host, PluginError> {
+        let clock = SystemClock::shared();
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let program = std::env::current_exe()?;
+        let beside = program.parent().map(|dir| dir.join(settings::PLUGINS_DIRECTORY));
+        let plugin_dirs = dirs.plugin_dir.iter().cloned().chain(beside).chain(settings::system_plugin_dirs()).collect();
+        let options = |cache_dir| Options {
+            plugin_dirs,
+            cache_dir,
+            threads,
+            compiler: Compiler::Child { program, args: vec![COMPILE.into()] },
+            clock: clock.clone(),
+        };
+        // A home that cannot be written to costs a compilation each time, no more.
+        let cache = settings::home_cache().filter(|dir| std::fs::create_dir_all(dir).is_ok());
+        Ok(Host { rewards: Rewards::open(options(cache))?, clock, threads })
+    }
+
+    pub fn load(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
+        Ok(self.rewards.load(&spec(subject)?)?)
+    }
+
+    pub fn load_unconfigured(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
+        Ok(self.rewards.unconfigured(&spec(subject)?)?)
+    }
+}
+
+/// Where any answer of a model will do.
+pub struct SomeAnswer;
+
+impl Answers for SomeAnswer {
+    fn answer(&self, _: &Ask) -> Option<Result<String, String>> {
+        Some(Ok("yes".into()))
+    }
+}
+
+fn spec(subject: &Subject) -> Result<RewardSpec, PluginError> {
+    let limits = r1d_rewards::Limits { fuel: subject.fuel, memory_mb: subject.memory_mb, ..Default::default() };
+    Ok(RewardSpec { plugin: plugin(&subject.plugin), sha256: None, config_json: config(&subject.config)?, limits })
+}
+
+/// As a job file reads `plugin`: a path has a slash or ends in `.wasm`, anything else is a name.
+fn plugin(text: &str) -> r1d_rewards::Plugin {
+    match r1d_job::reward::Plugin::parse(text, Path::new("")) {
+        r1d_job::reward::Plugin::Named(name) => r1d_rewards::Plugin::Named(name),
+        r1d_job::reward::Plugin::Path(path) => r1d_rewards::Plugin::Path(path),
+    }
+}
+
+/// The same bytes as the table of a job file that says the same: its keys are sorted.
+fn config(json: &str) -> Result<String, PluginError> {
+    let parsed: serde_json::Value = serde_json::from_str(json).map_err(|e| PluginError::Config(e.to_string()))?;
+    if !parsed.is_object() {
+        return Err(PluginError::Config(format!("{json} is not a JSON object")));
+    }
+    let mut sorted = parsed;
+    sorted.sort_all_objects();
+    Ok(sorted.to_string())
+}
+
+fn read(path: &Path) -> Result<String, PluginError> {
+    std::fs::read_to_string(path).map_err(|source| PluginError::Read { path: path.into(), source })
+}
+
+/// One document on one line.
+fn print(value: &impl Serialize) -> Result<(), PluginError> {
+    let mut stdout = std::io::stdout().lock();
+    serde_json::to_writer(&mut stdout, value).map_err(std::io::Error::from)?;
+    Ok(stdout.write_all(b"\n").and_then(|()| stdout.flush())?)
+}

@@ -1,0 +1,126 @@
+//! Many completions, judged on several threads and told in order: for tools that work through a file.
+
+use crate::error::ScoreError;
+use crate::judge::{Ask, Completion, Judged, LoadedReward};
+use crate::world::World;
+use r1d_proto::verdict::Outcome;
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Judged units that wait to be told (`LIM-1`).
+const TOLD_LATER_MAX: usize = 256;
+
+/// A completion, and the group that a reward of groups judges it with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    pub completion: Completion,
+    pub group: String,
+}
+
+/// What a model answers to a question of a judged reward; `None` when nobody has an answer.
+pub trait Answers: Sync {
+    fn answer(&self, ask: &Ask) -> Option<Result<String, String>>;
+}
+
+/// Nobody answers.
+pub struct NoAnswers;
+
+impl Answers for NoAnswers {
+    fn answer(&self, _: &Ask) -> Option<Result<String, String>> {
+        None
+    }
+}
+
+impl LoadedReward {
+    /// Judges all, on this many threads, and tells each verdict in the order of `members`. Members of a group need not be neighbours. A
+    /// question without an answer makes an abstention. `tell` returns whether to go on.
+    pub fn judge_all(
+        &self,
+        members: &[Member],
+        answers: &dyn Answers,
+        threads: usize,
+        mut tell: impl FnMut(usize, Judged) -> bool,
+    ) -> Result<(), ScoreError> {
+        let units = units(self.world(), members);
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (sender, receiver) = mpsc::sync_channel(TOLD_LATER_MAX);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(1, units.len().max(1)) {
+                let (sender, units, next, stop) = (sender.clone(), &units, &next, &stop);
+                scope.spawn(move || {
+                    while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let judged = catch_unwind(AssertUnwindSafe(|| self.judge_unit(members, unit, answers)));
+                        let judged = judged.unwrap_or_else(|_| Err(ScoreError::Host("panic".into())));
+                        if stop.load(Ordering::Relaxed) || sender.send((unit, judged)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let mut waiting: BTreeMap<usize, Judged> = BTreeMap::new();
+            let mut told = 0;
+            let ended = receiver.iter().try_for_each(|(unit, judged)| {
+                waiting.extend(unit.iter().copied().zip(judged.map_err(Some)?));
+                while let Some(judged) = waiting.remove(&told) {
+                    if !tell(told, judged) {
+                        return Err(None);
+                    }
+                    told += 1;
+                }
+                Ok(())
+            });
+            stop.store(true, Ordering::Relaxed);
+            drop(receiver);
+            match ended {
+                Ok(()) | Err(None) => Ok(()),
+                Err(Some(error)) => Err(error),
+            }
+        })
+    }
+
+    fn judge_unit(&self, members: &[Member], unit: &[usize], answers: &dyn Answers) -> Result<Vec<Judged>, ScoreError> {
+        let completions = || unit.iter().filter_map(|&i| members.get(i)).map(|member| &member.completion);
+        match self.world() {
+            World::Reward => completions().map(|completion| self.score(completion)).collect(),
+            World::GroupReward => self.score_group(&completions().cloned().collect::<Vec<_>>()),
+            World::JudgedReward => completions().map(|completion| self.judge_with(completion, answers)).collect(),
+        }
+    }
+
+    fn judge_with(&self, completion: &Completion, answers: &dyn Answers) -> Result<Judged, ScoreError> {
+        let asks = match self.plan(completion)? {
+            Ok(asks) => asks,
+            Err(judged) => return Ok(judged),
+        };
+        let answered: Vec<_> = asks.iter().map(|ask| answers.answer(ask)).collect();
+        match answered.iter().position(Option::is_none).and_then(|i| asks.get(i)) {
+            None => self.conclude(completion, &answered.into_iter().flatten().collect::<Vec<_>>()),
+            Some(ask) => {
+                let open = answered.iter().filter(|answer| answer.is_none()).count();
+                let reason = format!("no answer to {open} of {} questions to model `{}`", asks.len(), ask.model);
+                Ok(Judged { outcome: Outcome::Abstain { reason }, reason: None, fuel: 0, took: Duration::ZERO })
+            }
+        }
+    }
+}
+
+/// Indices of what is judged in one call.
+fn units(world: World, members: &[Member]) -> Vec<Vec<usize>> {
+    if world != World::GroupReward {
+        return (0..members.len()).map(|i| vec![i]).collect();
+    }
+    let mut units: Vec<Vec<usize>> = Vec::new();
+    let mut of_group: HashMap<&str, usize> = HashMap::new();
+    for (i, member) in members.iter().enumerate() {
+        let unit = *of_group.entry(&member.group).or_insert(units.len());
+        match units.get_mut(unit) {
+            Some(unit) => unit.push(i),
+            None => units.push(vec![i]),
+        }
+    }
+    units
+}
