@@ -32,8 +32,9 @@
 //! adds the component's exports (`wit/reward.wit`). The result may import nothing, so a reward has no clock, no randomness, no
 //! files: only its configuration and the completion. A panic is a fault and scores the declared minimum.
 //!
-//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write; [`golden`] runs a file of cases with known verdicts.
+//! [`answers`], [`boxed`], [`tags`], [`number`], [`units`] and [`words`] read what models write; [`golden`] runs a file of cases with known verdicts.
 
+pub mod answers;
 pub mod boxed;
 pub mod golden;
 #[cfg(target_arch = "wasm32")]
@@ -42,7 +43,7 @@ pub mod guest;
 pub mod number;
 pub mod rational;
 pub mod tags;
-mod units;
+pub mod units;
 pub mod words;
 
 use serde::Deserialize;

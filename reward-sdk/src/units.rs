@@ -2,6 +2,7 @@
 //! counted (`18 eggs`) and ignored.
 
 use crate::number::Token;
+use crate::number::lexer;
 
 /// Spellings of the known units; the first is the canonical one. Plurals in `s` are understood.
 const KNOWN: &[&[&str]] = &[
@@ -126,14 +127,28 @@ impl Unit {
         Unit { words: vec![name.into()], known: true }
     }
 
+    /// Nothing but degrees of an angle.
+    pub fn is_degree(&self) -> bool {
+        self.words == ["degree"]
+    }
+
     /// Both are known units, and not the same.
     pub fn contradicts(&self, other: &Unit) -> bool {
         self.known && other.known && self.words != other.words
     }
 }
 
+/// The unit that `text` is, whole: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` for anything that is no unit.
+pub fn read(text: &str) -> Option<Unit> {
+    const BYTES_MAX: usize = 120;
+    if text.len() > BYTES_MAX {
+        return None;
+    }
+    parse(&lexer::tokens(text)?).flatten()
+}
+
 /// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for anything that is no unit.
-pub fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
+pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
     let mut unit = Unit { words: Vec::new(), known: true };
     let mut power = None;
     let mut tokens = tokens.iter().peekable();
