@@ -214,3 +214,9 @@ impl Unit {
         Some(canonical.is_some())
     }
 }
+
+/// Whether a lower-case word is one of the known units of two letters or more.
+pub fn is_known(word: &str) -> bool {
+    let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
+    word.len() > 1 && KNOWN.iter().any(|spellings| spellings.contains(&word) || spellings.contains(&singular))
+}

@@ -1,28 +1,41 @@
-//! `accuracy`: 1 when the answer is the reference, else 0. Exact: no tolerance, no ×100.
-//!
-//! The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in the last
-//! `\boxed{…}` of the text, else there is none: 0, reason `no answer`.
-//!
-//! The reference is a final answer, or a worked solution that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the
-//! sample unscorable: it is masked, never scored 0, because the fault is the data's.
-//!
-//! `kind = "math"` (the only one yet) compares numbers as exact rationals; `reward_sdk::number` says what a number is. A
-//! percentage is a hundredth: `50%` is 1/2, not 50.
+//! `accuracy`: 1 when the answer is the reference, else 0.
 
-use reward_sdk::number::{self, Quantity};
-use reward_sdk::{Completion, Error, Info, Result, Reward, Score, boxed, tags};
+mod ball;
+mod choice;
+mod compare;
+mod elementary;
+mod equal;
+mod equations;
+mod expression;
+mod formula;
+mod lexer;
+mod math;
+mod matrix;
+mod numeric;
+mod parse;
+mod points;
+mod real_set;
+mod surd;
+mod text;
+
+use math::Outcome;
+use reward_sdk::answers::{excerpt, of_completion, of_reference};
+use reward_sdk::{Completion, Error, Info, Result, Reward, Score};
 
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accuracy {
     kind: Kind,
+    lenient: bool,
 }
 
-#[derive(Default, serde::Deserialize)]
+#[derive(Clone, Copy, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     #[default]
     Math,
+    Choice,
+    Exact,
 }
 
 impl Reward for Accuracy {
@@ -30,53 +43,44 @@ impl Reward for Accuracy {
 
     fn score(&self, completion: &Completion) -> Result<Score> {
         let reference = completion.reference.as_deref().ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
-        match self.kind {
-            Kind::Math => math(&completion.text, reference),
+        let truth = of_reference(reference);
+        // Without an answer the reference is looked at all the same: a bad one masks the sample.
+        let given = of_completion(&completion.text);
+        let outcome = match self.kind {
+            Kind::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
+            Kind::Choice => choose(truth, given.unwrap_or_default()),
+            Kind::Exact => exact(truth, given.unwrap_or_default(), self.lenient),
+        };
+        match (outcome, given) {
+            (Outcome::Unusable(why), _) => Err(Error::Unscorable(why)),
+            (_, None) => Ok(Score::fail("no answer")),
+            (Outcome::Right, _) => Ok(Score::pass(true)),
+            (Outcome::Wrong(why), _) => Ok(Score::fail(why)),
         }
     }
 }
 
-fn math(text: &str, reference: &str) -> Result<Score> {
-    let final_answer = of_reference(reference);
-    let truth = number::read(final_answer)
-        .ok_or_else(|| Error::Unscorable(format!("the reference is not a number: {}", excerpt(final_answer))))?;
-    let Some(answer) = of_completion(text) else { return Ok(Score::fail("no answer")) };
-    Ok(compare(answer, &truth))
-}
-
-fn compare(answer: &str, truth: &Quantity) -> Score {
-    match number::read(answer) {
-        Some(number) if number.agrees_with(truth) => Score::pass(true),
-        Some(_) => Score::fail(format!("wrong answer: {}", excerpt(answer))),
-        None => Score::fail(format!("not a number: {}", excerpt(answer))),
-    }
-}
-
-/// The answer that a completion gives.
-fn of_completion(text: &str) -> Option<&str> {
-    let answer = match tags::last(text, "answer") {
-        Some(answer) => boxed::last(answer).unwrap_or(answer),
-        None => boxed::last(text)?,
+fn choose(reference: &str, answer: &str) -> Outcome {
+    let Some(truth) = choice::read(reference) else {
+        return Outcome::Unusable(format!("the reference is no choice: {}", excerpt(reference)));
     };
-    Some(answer.trim()).filter(|answer| !answer.is_empty())
-}
-
-/// The final answer of a reference: behind the last `####`, else in the last `\boxed{}`, else all of it.
-fn of_reference(reference: &str) -> &str {
-    match reference.rsplit_once("####") {
-        Some((_, rest)) => rest.trim().lines().next().unwrap_or_default(),
-        None => boxed::last(reference).unwrap_or(reference).trim(),
+    match choice::read(answer) {
+        Some(letters) if letters == truth => Outcome::Right,
+        Some(_) => Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))),
+        None => Outcome::Wrong(format!("not one choice: {}", excerpt(answer))),
     }
 }
 
-/// Enough of a text to recognise it by.
-fn excerpt(text: &str) -> String {
-    const CHARS_MAX: usize = 60;
-    let text = text.trim();
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((end, _)) => format!("`{}…`", text.get(..end).unwrap_or_default()),
-        None => format!("`{text}`"),
+/// White space counts as one space.
+fn exact(reference: &str, answer: &str, lenient: bool) -> Outcome {
+    let plain = |text: &str| -> String {
+        let text = text.split_whitespace().collect::<Vec<&str>>().join(" ");
+        if lenient { text.trim_end_matches('.').to_lowercase() } else { text }
+    };
+    if reference.trim().is_empty() {
+        return Outcome::Unusable("the reference is empty".into());
     }
+    if plain(reference) == plain(answer) { Outcome::Right } else { Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))) }
 }
 
 reward_sdk::export!(Accuracy);

@@ -1,0 +1,107 @@
+//! An answer against a reference, both as texts.
+
+use crate::compare::Compare;
+use crate::equal::{Judge, Verdict};
+use crate::expression::Expr;
+use crate::lexer::{BYTES_MAX, Commas};
+use crate::{parse, text};
+use reward_sdk::answers::excerpt;
+use reward_sdk::number;
+
+/// What a text that is no formula may be long, to count as an answer in words.
+const WORDS_BYTES_MAX: usize = 120;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Right,
+    /// And why.
+    Wrong(String),
+    /// The reference cannot be read.
+    Unusable(String),
+}
+
+pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
+    let (r, a) = (number::unwrap(reference), number::unwrap(answer));
+    if r.is_empty() {
+        return Outcome::Unusable("the reference is empty".into());
+    }
+    if text::is_numeral(r) {
+        return Outcome::Unusable(format!("the reference is a number in words: {}", excerpt(r)));
+    }
+    let wrong = |why: &str| Outcome::Wrong(format!("{why}: {}", excerpt(answer)));
+    if !lenient
+        && !r.contains('=')
+        && !a.contains('=')
+        && let (Some(x), Some(y)) = (number::read(r), number::read(a))
+    {
+        return if x.agrees_with(&y) { Outcome::Right } else { wrong("wrong answer") };
+    }
+    let same_text = squeezed(r) == squeezed(a);
+    if same_text && r.len() <= BYTES_MAX {
+        return Outcome::Right;
+    }
+    let judge = Judge::new(&[r, a]);
+    let compare = Compare { judge: &judge, lenient };
+    let Some(truth) = read(r, Commas::Group) else {
+        return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
+    };
+    if a.len() > BYTES_MAX {
+        return wrong("too long to be read");
+    }
+    let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
+    // `1,234` may also be two numbers.
+    if verdict != Some(Verdict::Equal) && (grouped(r) || grouped(a)) {
+        if let (Some(truth), Some(given)) = (read(r, Commas::Separate), read(a, Commas::Separate))
+            && compare.same(&truth, &given) == Verdict::Equal
+        {
+            verdict = Some(Verdict::Equal);
+        }
+    }
+    if lenient && verdict != Some(Verdict::Equal) && decimal_comma(r) != decimal_comma(a) {
+        let (r, a) = (r.replace(',', "."), a.replace(',', "."));
+        if let (Some(truth), Some(given)) = (read(&r, Commas::Group), read(&a, Commas::Group)) {
+            verdict = Some(compare.same(&truth, &given));
+        }
+    }
+    match verdict {
+        Some(Verdict::Equal) => Outcome::Right,
+        Some(Verdict::Different) => wrong("wrong answer"),
+        Some(Verdict::Undecided) => wrong("too complex to decide"),
+        None => wrong("not understood"),
+    }
+}
+
+/// The answer in a text: a formula, or else a few plain words.
+fn read(text: &str, commas: Commas) -> Option<Expr> {
+    parse::read(text, commas).or_else(|| {
+        let words = text.len() <= WORDS_BYTES_MAX && text.chars().any(char::is_alphabetic) && !text.contains(['\\', '=', '^', '_', '<', '>']);
+        words.then(|| Expr::Text(text.to_string()))
+    })
+}
+
+/// Without white space, sizing, and what fractions are called by.
+fn squeezed(text: &str) -> String {
+    let mut plain: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    if plain.contains('\\') {
+        for (long, short) in [("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\,", ""), ("\\!", ""), ("\\;", "")] {
+            plain = plain.replace(long, short);
+        }
+    }
+    plain
+}
+
+/// Whether commas stand as between groups of three digits.
+fn grouped(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.match_indices(',').any(|(at, _)| {
+        let digits = |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
+        at > 0 && digits(at - 1..at) && digits(at + 1..at + 4)
+    })
+}
+
+/// `1,5`
+fn decimal_comma(text: &str) -> bool {
+    let mut parts = text.trim_start_matches('-').split(',');
+    let digits = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    digits(parts.next()) && digits(parts.next()) && parts.next().is_none()
+}

@@ -1,0 +1,425 @@
+//! Constant formulas as complex balls, and how close to zero a formula of a given size may come without being zero.
+
+use crate::ball::Ball;
+use crate::elementary::{arc_tangent, exponential, logarithm, pi, sine_cosine};
+use crate::expression::{Expr, Function};
+use crate::points::{Domain, Point, Signs, radians};
+use reward_sdk::rational::Rational;
+use std::cell::Cell;
+use std::cmp::Ordering;
+
+/// Whole exponents are multiplied out up to this.
+const EXPONENT_MAX: i64 = 1 << 20;
+const FACTORIAL_MAX: i64 = 2_000;
+
+#[derive(Clone, Debug)]
+pub struct Complex {
+    pub re: Ball,
+    pub im: Ball,
+}
+
+impl Complex {
+    pub fn real(re: Ball) -> Complex {
+        Complex { re, im: Ball::integer(0) }
+    }
+
+    fn is_real(&self) -> bool {
+        self.im.is_exact_zero()
+    }
+
+    /// Nothing shows that it is not real.
+    pub fn may_be_real(&self) -> bool {
+        self.im.contains_zero()
+    }
+
+    pub fn contains_zero(&self) -> bool {
+        self.re.contains_zero() && self.im.contains_zero()
+    }
+
+    /// log₂ of the radius.
+    pub fn error(&self) -> i64 {
+        self.re.error().max(self.im.error())
+    }
+}
+
+/// Evaluates to so many bits, until what it may cost is spent.
+pub struct Numeric<'a> {
+    pub bits: u64,
+    pub budget: &'a Cell<u64>,
+}
+
+impl Numeric<'_> {
+    /// `None`: undefined, too large, too expensive, or not certain enough (a branch cut or a whole number within the error).
+    pub fn value(&self, expr: &Expr) -> Option<Complex> {
+        let words = self.bits / 32 + 4;
+        let cost = match expr {
+            Expr::Call(..) | Expr::Power(..) | Expr::Root(..) | Expr::Pi | Expr::Euler => words * words * (self.bits / 4 + 16),
+            _ => words * words * 8,
+        };
+        self.budget.set(self.budget.get().checked_sub(cost)?);
+        let bits = self.bits;
+        match expr {
+            Expr::Number(value) => Some(Complex::real(Ball::rational(value, bits)?)),
+            Expr::Pi => Some(Complex::real(pi(bits)?)),
+            Expr::Euler => Some(Complex::real(exponential(&Ball::integer(1), bits)?)),
+            Expr::Imaginary => Some(Complex { re: Ball::integer(0), im: Ball::integer(1) }),
+            Expr::Sum(terms) => {
+                let mut sum = Complex::real(Ball::integer(0));
+                for term in terms {
+                    sum = self.add(&sum, &self.value(term)?)?;
+                }
+                Some(sum)
+            }
+            Expr::Product(factors) => {
+                let mut product = Complex::real(Ball::integer(1));
+                for factor in factors {
+                    product = self.multiply(&product, &self.value(factor)?)?;
+                }
+                Some(product)
+            }
+            Expr::Quotient(above, below) => self.divide(&self.value(above)?, &self.value(below)?),
+            Expr::Percent(inner) => self.divide(&self.value(inner)?, &Complex::real(Ball::integer(100))),
+            Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.value(inner),
+            Expr::Root(inner, degree) => self.root(&self.value(inner)?, *degree),
+            Expr::Power(base, exponent) => self.power(base, exponent),
+            Expr::Call(function, arguments) => self.call(*function, arguments),
+            _ => None,
+        }
+    }
+
+    fn add(&self, a: &Complex, b: &Complex) -> Option<Complex> {
+        Some(Complex { re: a.re.add(&b.re, self.bits)?, im: a.im.add(&b.im, self.bits)? })
+    }
+
+    fn multiply(&self, a: &Complex, b: &Complex) -> Option<Complex> {
+        let bits = self.bits;
+        if a.is_real() && b.is_real() {
+            return Some(Complex::real(a.re.multiply(&b.re, bits)?));
+        }
+        Some(Complex {
+            re: a.re.multiply(&b.re, bits)?.subtract(&a.im.multiply(&b.im, bits)?, bits)?,
+            im: a.re.multiply(&b.im, bits)?.add(&a.im.multiply(&b.re, bits)?, bits)?,
+        })
+    }
+
+    fn divide(&self, a: &Complex, b: &Complex) -> Option<Complex> {
+        let bits = self.bits;
+        if a.is_real() && b.is_real() {
+            return Some(Complex::real(a.re.divide(&b.re, bits)?));
+        }
+        let norm = self.norm(b)?;
+        let product = self.multiply(a, &Complex { re: b.re.clone(), im: b.im.clone().negate() })?;
+        Some(Complex { re: product.re.divide(&norm, bits)?, im: product.im.divide(&norm, bits)? })
+    }
+
+    /// |z|²
+    fn norm(&self, z: &Complex) -> Option<Ball> {
+        z.re.multiply(&z.re, self.bits)?.add(&z.im.multiply(&z.im, self.bits)?, self.bits)
+    }
+
+    /// The principal root; of negative reals the real one when the degree is odd.
+    fn root(&self, z: &Complex, degree: u32) -> Option<Complex> {
+        let bits = self.bits;
+        if z.is_real() {
+            let negative = z.re.middle < num_bigint::BigInt::ZERO && !z.re.contains_zero();
+            return Some(match (negative, degree) {
+                (false, _) => Complex::real(z.re.root(degree, bits)?),
+                (true, 2) => Complex { re: Ball::integer(0), im: z.re.clone().negate().root(2, bits)? },
+                (true, odd) if odd % 2 == 1 => Complex::real(z.re.clone().negate().root(degree, bits)?.negate()),
+                (true, _) => self.exponential(&self.divide(&self.logarithm(z)?, &Complex::real(Ball::integer(degree.into())))?)?,
+            });
+        }
+        self.exponential(&self.divide(&self.logarithm(z)?, &Complex::real(Ball::integer(degree.into())))?)
+    }
+
+    fn exponential(&self, z: &Complex) -> Option<Complex> {
+        let size = exponential(&z.re, self.bits)?;
+        if z.is_real() {
+            return Some(Complex::real(size));
+        }
+        let (sine, cosine) = sine_cosine(&z.im, self.bits)?;
+        Some(Complex { re: size.multiply(&cosine, self.bits)?, im: size.multiply(&sine, self.bits)? })
+    }
+
+    fn logarithm(&self, z: &Complex) -> Option<Complex> {
+        let bits = self.bits;
+        if z.is_real() && z.re.sign() == Some(Ordering::Greater) {
+            return Some(Complex::real(logarithm(&z.re, bits)?));
+        }
+        let size = logarithm(&self.norm(z)?, bits)?.scale(-1)?;
+        Some(Complex { re: size, im: self.argument(z)? })
+    }
+
+    /// In (−π, π]; `None` on the cut when it is not certain.
+    fn argument(&self, z: &Complex) -> Option<Ball> {
+        let bits = self.bits;
+        let half_turn = pi(bits)?;
+        match (z.re.sign(), z.im.sign()) {
+            (Some(Ordering::Greater), _) => arc_tangent(&z.im.divide(&z.re, bits)?, bits),
+            (_, Some(Ordering::Greater)) => half_turn.scale(-1)?.subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
+            (_, Some(Ordering::Less)) => half_turn.scale(-1)?.negate().subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
+            (Some(Ordering::Less), Some(Ordering::Equal)) => Some(half_turn),
+            _ => None,
+        }
+    }
+
+    fn power(&self, base: &Expr, exponent: &Expr) -> Option<Complex> {
+        if let Some(exponent) = constant_rational(exponent) {
+            let base = self.value(base)?;
+            if let Some(whole) = exponent.to_i64() {
+                if whole.abs() > EXPONENT_MAX {
+                    return None;
+                }
+                let raised = self.whole_power(&base, whole.unsigned_abs())?;
+                return if whole >= 0 { Some(raised) } else { self.divide(&Complex::real(Ball::integer(1)), &raised) };
+            }
+            let degree = u32::try_from(exponent.denominator()).ok().filter(|d| *d <= 1_000)?;
+            let times = i64::try_from(exponent.numerator()).ok().filter(|times| times.abs() <= EXPONENT_MAX)?;
+            let raised = self.whole_power(&self.root(&base, degree)?, times.unsigned_abs())?;
+            return if times >= 0 { Some(raised) } else { self.divide(&Complex::real(Ball::integer(1)), &raised) };
+        }
+        let exponent = self.value(exponent)?;
+        if *base == Expr::Euler {
+            return self.exponential(&exponent);
+        }
+        let base = self.value(base)?;
+        self.exponential(&self.multiply(&exponent, &self.logarithm(&base)?)?)
+    }
+
+    fn whole_power(&self, base: &Complex, mut exponent: u64) -> Option<Complex> {
+        if base.is_real() {
+            return Some(Complex::real(base.re.power(exponent, self.bits)?));
+        }
+        let mut base = base.clone();
+        let mut result = Complex::real(Ball::integer(1));
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                result = self.multiply(&result, &base)?;
+            }
+            exponent >>= 1;
+            if exponent > 0 {
+                base = self.multiply(&base, &base)?;
+            }
+        }
+        Some(result)
+    }
+
+    fn call(&self, function: Function, arguments: &[Expr]) -> Option<Complex> {
+        let bits = self.bits;
+        let first = arguments.first()?;
+        let one = Complex::real(Ball::integer(1));
+        let z = match function {
+            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => self.value(&radians(first))?,
+            _ => self.value(first)?,
+        };
+        match function {
+            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
+                let (sine, cosine) = self.sine_cosine(&z)?;
+                match function {
+                    Function::Sin => Some(sine),
+                    Function::Cos => Some(cosine),
+                    Function::Tan => self.divide(&sine, &cosine),
+                    Function::Cot => self.divide(&cosine, &sine),
+                    Function::Sec => self.divide(&one, &cosine),
+                    _ => self.divide(&one, &sine),
+                }
+            }
+            Function::Sinh | Function::Cosh | Function::Tanh => {
+                let grown = self.exponential(&z)?;
+                let shrunk = self.divide(&one, &grown)?;
+                let minus = Complex { re: shrunk.re.clone().negate(), im: shrunk.im.clone().negate() };
+                let two = Complex::real(Ball::integer(2));
+                let (difference, sum) = (self.add(&grown, &minus)?, self.add(&grown, &shrunk)?);
+                match function {
+                    Function::Sinh => self.divide(&difference, &two),
+                    Function::Cosh => self.divide(&sum, &two),
+                    _ => self.divide(&difference, &sum),
+                }
+            }
+            Function::Arcsin | Function::Arccos if z.is_real() => {
+                // asin x = 2·atan(x / (1 + √(1 − x²)))
+                let cosine = Ball::integer(1).subtract(&z.re.multiply(&z.re, bits)?, bits)?.root(2, bits)?;
+                let tangent = z.re.divide(&cosine.add(&Ball::integer(1), bits)?, bits)?;
+                let sine = arc_tangent(&tangent, bits)?.scale(1)?;
+                Some(Complex::real(if function == Function::Arcsin { sine } else { pi(bits)?.scale(-1)?.subtract(&sine, bits)? }))
+            }
+            Function::Arctan if z.is_real() => Some(Complex::real(arc_tangent(&z.re, bits)?)),
+            Function::Ln => self.logarithm(&z),
+            Function::Log => self.divide(&self.logarithm(&self.value(arguments.get(1)?)?)?, &self.logarithm(&z)?),
+            Function::Absolute if z.is_real() => Some(Complex::real(z.re.absolute())),
+            Function::Absolute => Some(Complex::real(self.norm(&z)?.root(2, bits)?)),
+            Function::RealPart => Some(Complex::real(z.re)),
+            Function::ImaginaryPart => Some(Complex::real(z.im)),
+            Function::Floor if z.is_real() => Some(Complex::real(Ball { middle: z.re.floor()?, ..Ball::integer(0) })),
+            Function::Ceiling if z.is_real() => Some(Complex::real(Ball { middle: -z.re.negate().floor()?, ..Ball::integer(0) })),
+            Function::Factorial => {
+                let n = constant_rational(first)?.to_i64().filter(|n| (0..=FACTORIAL_MAX).contains(n))?;
+                let mut product = Ball::integer(1);
+                for factor in 2..=n {
+                    product = product.multiply(&Ball::integer(factor), bits)?;
+                }
+                Some(Complex::real(product))
+            }
+            _ => None,
+        }
+    }
+
+    fn sine_cosine(&self, z: &Complex) -> Option<(Complex, Complex)> {
+        if z.is_real() {
+            let (sine, cosine) = sine_cosine(&z.re, self.bits)?;
+            return Some((Complex::real(sine), Complex::real(cosine)));
+        }
+        // By e^{iz} and its inverse.
+        let turned = self.exponential(&Complex { re: z.im.clone().negate(), im: z.re.clone() })?;
+        let back = self.divide(&Complex::real(Ball::integer(1)), &turned)?;
+        let minus = Complex { re: back.re.clone().negate(), im: back.im.clone().negate() };
+        let two_i = Complex { re: Ball::integer(0), im: Ball::integer(2) };
+        Some((self.divide(&self.add(&turned, &minus)?, &two_i)?, self.divide(&self.add(&turned, &back)?, &Complex::real(Ball::integer(2)))?))
+    }
+}
+
+/// The value of a formula of rationals alone.
+pub fn constant_rational(expr: &Expr) -> Option<Rational> {
+    match expr {
+        Expr::Number(value) => Some(value.clone()),
+        Expr::Sum(_) | Expr::Product(_) | Expr::Quotient(..) | Expr::Percent(_) | Expr::Power(..) | Expr::Root(..) if expr.symbols().is_empty() => {
+            let constant = !expr.any(&|e| matches!(e, Expr::Pi | Expr::Euler));
+            if constant { Point::new(0, Domain::Any, Signs::Positive).value(expr).ok()?.to_rational() } else { None }
+        }
+        _ => None,
+    }
+}
+
+/// How many bits behind the point a constant formula must vanish to for its value to be zero.
+///
+/// For formulas of rationals and roots this is a theorem (Burnikel, Funke, Mehlhorn, Schirra, Schmitt: A separation bound for real
+/// algebraic expressions, Algorithmica 55, 2009): with u and l bounds of numerator and denominator and D the product of the roots'
+/// degrees, a value other than zero is at least 1/(u^{D−1}·l). Transcendental functions enter it as if they were algebraic of low
+/// degree, as van der Hoeven's witness conjecture has it: no formula comes closer to zero than its size allows.
+pub fn separation_bits(expr: &Expr) -> f64 {
+    let mut bound = Separation { roots: Vec::new(), degree: 1.0, order: 1 };
+    let (u, l) = bound.walk(expr);
+    let degree = bound.degree * bound.order as f64;
+    (degree - 1.0).max(0.0) * u.max(0.0) + l.max(0.0) + 64.0
+}
+
+struct Separation<'e> {
+    roots: Vec<&'e Expr>,
+    degree: f64,
+    /// Roots of unity: the least common multiple of their orders.
+    order: u64,
+}
+
+impl<'e> Separation<'e> {
+    fn once(&mut self, root: &'e Expr, degree: f64) {
+        if !self.roots.contains(&root) {
+            self.roots.push(root);
+            self.degree *= degree;
+        }
+    }
+
+    /// log₂ of u and l.
+    fn walk(&mut self, expr: &'e Expr) -> (f64, f64) {
+        match expr {
+            Expr::Number(value) => (value.numerator().bits() as f64, value.denominator().bits().saturating_sub(1) as f64),
+            Expr::Sum(terms) => {
+                let mut sum: Option<(f64, f64)> = None;
+                for term in terms {
+                    let (u, l) = self.walk(term);
+                    sum = Some(sum.map_or((u, l), |(su, sl)| ((su + l).max(u + sl) + 1.0, sl + l)));
+                }
+                sum.unwrap_or((0.0, 0.0))
+            }
+            Expr::Product(factors) => {
+                let all: Vec<(f64, f64)> = factors.iter().map(|factor| self.walk(factor)).collect();
+                all.into_iter().fold((0.0, 0.0), |(u, l), (fu, fl)| (u + fu, l + fl))
+            }
+            Expr::Quotient(above, below) => {
+                let ((au, al), (bu, bl)) = (self.walk(above), self.walk(below));
+                (au + bl, al + bu)
+            }
+            Expr::Root(inner, degree) => {
+                let (u, l) = self.walk(inner);
+                self.once(expr, f64::from(*degree));
+                rooted(u, l, f64::from(*degree))
+            }
+            Expr::Power(base, exponent) => {
+                let (u, l) = self.walk(base);
+                match constant_rational(exponent) {
+                    Some(exponent) => {
+                        let below = exponent.denominator().bits() as f64;
+                        let degree = exponent.denominator().to_string().parse().unwrap_or(f64::MAX);
+                        let times = exponent.numerator().to_string().parse::<f64>().unwrap_or(f64::MAX);
+                        let (u, l) = if below > 1.0 {
+                            self.once(expr, degree);
+                            rooted(u, l, degree)
+                        } else {
+                            (u, l)
+                        };
+                        let (u, l) = (u * times.abs(), l * times.abs());
+                        if times < 0.0 { (l, u) } else { (u, l) }
+                    }
+                    None => {
+                        let (eu, el) = self.walk(exponent);
+                        self.once(expr, 2.0);
+                        (u * 2f64.powf(eu.min(16.0)) + el + 16.0, l + eu + 16.0)
+                    }
+                }
+            }
+            Expr::Imaginary => {
+                self.once(expr, 2.0);
+                (0.0, 0.0)
+            }
+            Expr::Pi | Expr::Euler => (6.0, 4.0),
+            Expr::Call(Function::Factorial | Function::Binomial | Function::Floor | Function::Ceiling | Function::Gcd | Function::Lcm, arguments) => {
+                let sizes: Vec<(f64, f64)> = arguments.iter().map(|argument| self.walk(argument)).collect();
+                let u: f64 = sizes.iter().map(|size| size.0).sum();
+                (2f64.powf(u.min(12.0)) * u.max(1.0), 0.0)
+            }
+            Expr::Call(function, arguments) => {
+                let trigonometric = matches!(
+                    function,
+                    Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc
+                );
+                if trigonometric
+                    && let Some(order) = arguments.first().and_then(turn_order)
+                {
+                    self.order = least_common_multiple(self.order, order);
+                    return (2.0, 2.0);
+                }
+                let sizes: Vec<(f64, f64)> = arguments.iter().map(|argument| self.walk(argument)).collect();
+                let (u, l) = sizes.into_iter().fold((0.0, 0.0), |(u, l), (au, al)| (u + au, l + al));
+                if *function != Function::Absolute {
+                    self.once(expr, 2.0);
+                }
+                (u + 8.0, l + 8.0)
+            }
+            other => {
+                let sizes: Vec<(f64, f64)> = other.children().into_iter().map(|child| self.walk(child)).collect();
+                sizes.into_iter().fold((0.0, 8.0), |(u, l), (au, al)| (u + au, l + al))
+            }
+        }
+    }
+}
+
+fn rooted(u: f64, l: f64, degree: f64) -> (f64, f64) {
+    if u >= l { ((u + (degree - 1.0) * l) / degree, l) } else { (u, ((degree - 1.0) * u + l) / degree) }
+}
+
+/// The order of e^{iθ} as a root of unity, when θ is a rational part of a turn.
+fn turn_order(angle: &Expr) -> Option<u64> {
+    let turns = Expr::Quotient(Box::new(radians(angle)), Box::new(Expr::Pi));
+    // With any value for π, a rational multiple of it divided by it is that rational.
+    let values = [1, 2].map(|seed| Point::new(seed, Domain::Any, Signs::Positive).value(&turns).ok().and_then(|v| v.to_rational()));
+    let [Some(first), Some(second)] = values else { return None };
+    let below = u64::try_from(first.denominator()).ok()?;
+    (first == second && turns.symbols().is_empty() && below < 10_000).then_some(2 * below)
+}
+
+fn least_common_multiple(a: u64, b: u64) -> u64 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    (a / x.max(1)).saturating_mul(b).min(1 << 40)
+}
