@@ -144,7 +144,8 @@ pub fn read(text: &str) -> Option<Unit> {
     if text.len() > BYTES_MAX {
         return None;
     }
-    parse(&lexer::tokens(text)?).flatten()
+    // `sq. units`, `in.`
+    parse(&lexer::tokens(&text.replace('.', " "))?).flatten()
 }
 
 /// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for anything that is no unit.

@@ -38,7 +38,7 @@ fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
             }
             _ if word.eq_ignore_ascii_case("and") => {}
             // `ACD`, in order, as sets of choices are written.
-            _ if single && word.len() <= 6 && word.chars().all(|c| c.is_ascii_uppercase()) && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last()) => {
+            _ if single && word.len() <= 6 && word.chars().all(|c| ('A'..='H').contains(&c)) && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last()) => {
                 found.extend(word.chars());
             }
             _ => return None,

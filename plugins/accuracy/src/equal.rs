@@ -193,7 +193,7 @@ impl Judge {
         if !look(BITS_FIRST)?.contains_zero() {
             return Some(Verdict::Different);
         }
-        let needed = separation_bits(&difference);
+        let needed = separation_bits(&Numeric { bits: BITS_FIRST, budget: &self.budget }, &difference);
         if !needed.is_finite() || needed > BITS_MAX as f64 {
             return Some(Verdict::Undecided);
         }

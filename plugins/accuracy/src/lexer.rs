@@ -323,8 +323,12 @@ impl<'a> Lexer<'a> {
 
     /// A separator and three digits.
     fn group(&self, text: &'a str) -> Option<(&'a str, &'a str)> {
-        const ALWAYS: [&str; 7] = ["{,}\\!", ",\\!", "{,}", "{, }", " {,}", "\\,", "\\!"];
-        let always = ALWAYS.iter().find_map(|separator| text.strip_prefix(separator));
+        const ALWAYS: [&str; 3] = [",\\!", "\\,", "\\!"];
+        let braced = || {
+            let after = text.trim_start().strip_prefix('{')?.trim_start().strip_prefix(',')?.trim_start().strip_prefix('}')?;
+            Some(after.strip_prefix("\\!").unwrap_or(after))
+        };
+        let always = ALWAYS.iter().find_map(|separator| text.strip_prefix(separator)).or_else(braced);
         let grouping = self.commas == Commas::Group && self.depth == 0;
         let comma = if grouping { text.strip_prefix(',') } else { None };
         let space = if grouping && !self.rows { text.strip_prefix(' ') } else { None };
@@ -459,6 +463,9 @@ impl<'a> Lexer<'a> {
                 Kind::Word(trimmed)
             }
             ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word) if crate::parse::is_function(word) => Kind::Word(trimmed),
+            ("text", word) if word.len() > 2 && crate::parse::is_function(word) && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) => {
+                Kind::Word(trimmed)
+            }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
             (_, _) if trimmed.starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
                 self.skip(bytes + after.find('{').unwrap_or(0));

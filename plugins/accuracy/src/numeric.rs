@@ -296,21 +296,22 @@ pub fn constant_rational(expr: &Expr) -> Option<Rational> {
 /// algebraic expressions, Algorithmica 55, 2009): with u and l bounds of numerator and denominator and D the product of the roots'
 /// degrees, a value other than zero is at least 1/(u^{D−1}·l). Transcendental functions enter it as if they were algebraic of low
 /// degree, as van der Hoeven's witness conjecture has it: no formula comes closer to zero than its size allows.
-pub fn separation_bits(expr: &Expr) -> f64 {
-    let mut bound = Separation { roots: Vec::new(), degree: 1.0, order: 1 };
+pub fn separation_bits(numeric: &Numeric<'_>, expr: &Expr) -> f64 {
+    let mut bound = Separation { numeric, roots: Vec::new(), degree: 1.0, order: 1 };
     let (u, l) = bound.walk(expr);
     let degree = bound.degree * bound.order as f64;
     (degree - 1.0).max(0.0) * u.max(0.0) + l.max(0.0) + 64.0
 }
 
-struct Separation<'e> {
+struct Separation<'n, 'e> {
+    numeric: &'n Numeric<'n>,
     roots: Vec<&'e Expr>,
     degree: f64,
     /// Roots of unity: the least common multiple of their orders.
     order: u64,
 }
 
-impl<'e> Separation<'e> {
+impl<'e> Separation<'_, 'e> {
     fn once(&mut self, root: &'e Expr, degree: f64) {
         if !self.roots.contains(&root) {
             self.roots.push(root);
@@ -362,7 +363,8 @@ impl<'e> Separation<'e> {
                     None => {
                         let (eu, el) = self.walk(exponent);
                         self.once(expr, 2.0);
-                        (u * 2f64.powf(eu.min(16.0)) + el + 16.0, l + eu + 16.0)
+                        let size = self.numeric.value(expr).map_or(f64::MAX, |value| value.re.magnitude().max(value.im.magnitude()) as f64);
+                        (u + eu + 16.0 + size.max(0.0), l + el + 16.0 + (-size).max(0.0))
                     }
                 }
             }
