@@ -216,8 +216,9 @@ impl Unit {
     }
 }
 
-/// Whether a lower-case word is one of the known units of two letters or more.
+/// Whether a lower-case word is one of the known units of two letters or more, or begins one.
 pub fn is_known(word: &str) -> bool {
     let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
-    word.len() > 1 && KNOWN.iter().any(|spellings| spellings.contains(&word) || spellings.contains(&singular))
+    let spelt = |spellings: &&[&str]| spellings.contains(&word) || spellings.contains(&singular);
+    matches!(word, "sq" | "square" | "cubic") || (word.len() > 1 && KNOWN.iter().any(spelt))
 }

@@ -1,7 +1,7 @@
 //! Whether an answer says what the reference says: the rules for each kind of thing.
 
 use crate::equal::{Judge, Verdict};
-use crate::equations::{assigned, equivalent, name};
+use crate::equations::{assigned, equivalent, name, same_name};
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{Bracket, Relation};
 use crate::matrix::{resolved, rows_of};
@@ -28,12 +28,12 @@ impl Compare<'_> {
     fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
         let Some(depth) = depth.checked_sub(1) else { return Verdict::Undecided };
         match (r, a) {
-            // A single thing in a set or list is that thing.
-            (Expr::Set(one) | Expr::List(_, one), other) if one.len() == 1 && !matches!(other, Expr::Set(_) | Expr::List(..)) => {
-                one.first().map_or(Verdict::Different, |one| self.within(one, other, depth))
+            // A set of a single thing is that thing.
+            (Expr::Set(items) | Expr::List(_, items), other) if self.is_single(items, other, depth) => {
+                items.first().map_or(Verdict::Different, |one| self.within(one, other, depth))
             }
-            (other, Expr::Set(one) | Expr::List(_, one)) if one.len() == 1 && !matches!(other, Expr::Set(_) | Expr::List(..)) => {
-                one.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
+            (other, Expr::Set(items) | Expr::List(_, items)) if self.is_single(items, other, depth) => {
+                items.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
             (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
             (Expr::Relations(sides, relations), other) => {
@@ -88,6 +88,16 @@ impl Compare<'_> {
                 Some(verdict) => verdict,
                 None => self.structures(r, a, depth),
             },
+        }
+    }
+
+    /// Whether the items are all one thing, to be compared with another that is no collection.
+    fn is_single(&self, items: &[Expr], other: &Expr, depth: u32) -> bool {
+        let collection = matches!(other, Expr::Set(_) | Expr::List(..) | Expr::Tuple(..));
+        match items.split_first() {
+            Some((_, [])) => !matches!(other, Expr::Set(_) | Expr::List(..)),
+            Some((first, rest)) => !collection && rest.len() < 4 && rest.iter().all(|item| self.within(first, item, depth) == Verdict::Equal),
+            None => false,
         }
     }
 
@@ -277,8 +287,7 @@ impl Compare<'_> {
         let (whole_r, whole_a) = (expr(r), expr(a));
         let named = (assigned(self.judge, r.0, r.1, false), assigned(self.judge, a.0, a.1, false));
         if let ((Some(x), Some(y)), Some(r_name), Some(a_name)) = (named, name(r.0), name(a.0)) {
-            let same_name = r_name == a_name || self.lenient;
-            if same_name && self.within(x, y, depth) == Verdict::Equal {
+            if (same_name(r_name, a_name) || self.lenient) && self.within(x, y, depth) == Verdict::Equal {
                 return Verdict::Equal;
             }
         }

@@ -11,6 +11,7 @@ fn names(expr: &Expr) -> bool {
     match expr {
         Expr::Symbol(_) | Expr::Text(_) => true,
         Expr::Product(factors) => match factors.split_first() {
+            Some((Expr::Power(f, inverse), [_])) => matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1),
             Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| names(factor) || matches!(factor, Expr::Number(_) | Expr::Tuple(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary)),
             _ => false,
         },
@@ -43,9 +44,11 @@ pub fn assigned<'e>(judge: &Judge, sides: &'e [Expr], relations: &[Relation], as
         return None;
     }
     let first = sides.first()?;
-    let exact = relations.iter().rposition(|relation| *relation == Relation::Equal).map_or(sides.len() - 1, |at| at + 1);
+    let named = names(first) || (as_answer && asks(first));
+    // `2/3 \approx 0.67` is 2/3, `x \approx 0.67` is 0.67.
+    let exact = relations.iter().rposition(|relation| *relation == Relation::Equal).map_or(if named { 1 } else { 0 }, |at| at + 1);
     let last = sides.get(exact)?;
-    if names(first) || (as_answer && asks(first)) {
+    if named {
         return Some(last);
     }
     // `9 + 9 = 18`: true, and its value.
@@ -59,11 +62,25 @@ pub fn name(sides: &[Expr]) -> Option<&Expr> {
     sides.first().filter(|first| names(first))
 }
 
+/// Whether two names may mean the same: `x_1` among the values of `x`.
+pub fn same_name(a: &Expr, b: &Expr) -> bool {
+    let indexed = |name: &Expr, other: &Expr| match (name, other) {
+        (Expr::Symbol(name), Expr::Symbol(other)) => name.split_once('_').is_some_and(|(stem, _)| stem == other),
+        _ => false,
+    };
+    a == b || indexed(a, b) || indexed(b, a)
+}
+
 /// Whether two single relations hold for the same values: their differences are proportional, or solving for one variable gives the
 /// same function.
 pub fn equivalent(judge: &Judge, a: (&Expr, Relation, &Expr), b: (&Expr, Relation, &Expr)) -> Verdict {
     let (left, right) = (a.0.clone().minus(a.2.clone()), b.0.clone().minus(b.2.clone()));
-    if !left.is_scalar() || !right.is_scalar() {
+    let names = |expr: &Expr| {
+        let mut names = expr.symbols();
+        names.sort();
+        names
+    };
+    if !left.is_scalar() || !right.is_scalar() || names(&left) != names(&right) {
         return Verdict::Different;
     }
     let positive = if a.1 == b.1 {
@@ -116,6 +133,10 @@ fn solved(judge: &Judge, expr: &Expr, variable: &str) -> Option<Expr> {
     }
     let at = |value: i64| expr.substitute(&|name| (name == variable).then(|| Expr::integer(value)));
     let constant = at(0);
+    // A product that vanishes also vanishes with its other factors.
+    if judge.equal(&constant, &Expr::integer(0)) != Verdict::Different {
+        return None;
+    }
     let slope = at(1).minus(constant.clone());
     let line = slope.clone().times(Expr::Symbol(variable.to_string()));
     (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal).then(|| constant.negate().over(slope))

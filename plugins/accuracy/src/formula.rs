@@ -15,6 +15,8 @@ use reward_sdk::units;
 
 /// Signs before a factor.
 const SIGNS_MAX: usize = 8;
+/// Postfixes of one value, and divisions one after the other: each makes the tree deeper.
+const CHAIN_MAX: usize = 24;
 /// Bases of numerals.
 const BASE_MAX: u32 = 36;
 
@@ -48,6 +50,7 @@ impl<'a> Parser<'a> {
 
     fn term(&mut self) -> Option<Expr> {
         let mut product = vec![self.factor()?];
+        let mut divisions = 0;
         loop {
             match self.peek() {
                 Some(Kind::Times) => {
@@ -55,8 +58,11 @@ impl<'a> Parser<'a> {
                     product.push(self.factor()?);
                 }
                 Some(Kind::Slash) => {
-                    // `5 km/h`: the slash is the unit's, which stands before it.
                     self.at += 1;
+                    divisions += 1;
+                    if divisions > CHAIN_MAX {
+                        return None;
+                    }
                     let below = self.factor()?;
                     let above = if product.len() == 1 { product.pop()? } else { Expr::Product(std::mem::take(&mut product)) };
                     product = vec![above.over(below)];
@@ -73,7 +79,7 @@ impl<'a> Parser<'a> {
         match self.peek() {
             Some(Kind::Open(_) | Kind::Fraction | Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
-            Some(Kind::Number(_)) => self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).is_some_and(|token| matches!(token.kind, Kind::Close(_))),
+            Some(Kind::Number(_)) => self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).is_some_and(|token| matches!(token.kind, Kind::Close(_) | Kind::Bang)),
             Some(Kind::Command(name)) => is_known(name),
             Some(Kind::Bar) => self.bars == 0 && self.bar_opens(),
             Some(Kind::Word(word)) => !self.is_unit(word),
@@ -129,7 +135,7 @@ impl<'a> Parser<'a> {
 
     fn atom_with_postfix(&mut self) -> Option<Expr> {
         let mut found = self.atom()?;
-        loop {
+        for _ in 0..=CHAIN_MAX {
             match self.peek() {
                 Some(Kind::Bang) => {
                     if self.peek_at(1) == Some(&Kind::Bang) {
@@ -189,6 +195,7 @@ impl<'a> Parser<'a> {
                 _ => return Some(found),
             }
         }
+        None
     }
 
     /// Tokens of `^\circ`, `^{\circ}`.
@@ -231,6 +238,7 @@ impl<'a> Parser<'a> {
                 Kind::Plus => text.push('+'),
                 Kind::Minus => text.push('-'),
                 Kind::Comma => text.push(','),
+                Kind::Relation(relation) => text.push_str(&format!("{relation:?}")),
                 _ => return None,
             }
             self.at += 1;
@@ -427,15 +435,12 @@ impl<'a> Parser<'a> {
     fn function_within(&mut self, name: &str) -> Option<Expr> {
         match name {
             "sqrt" => {
-                let degree = if self.eat(&Kind::Open(Bracket::Square)) {
-                    match self.bracketed(Bracket::Square)? {
-                        Expr::Number(degree) => u32::try_from(degree.to_i64()?).ok().filter(|n| (2..=64).contains(n))?,
-                        _ => return None,
-                    }
-                } else {
-                    2
-                };
-                return Some(Expr::Root(Box::new(self.argument()?), degree));
+                let degree = if self.eat(&Kind::Open(Bracket::Square)) { self.bracketed(Bracket::Square)? } else { Expr::integer(2) };
+                let inside = self.argument()?;
+                return Some(match &degree {
+                    Expr::Number(whole) => Expr::Root(Box::new(inside), u32::try_from(whole.to_i64()?).ok().filter(|n| (2..=64).contains(n))?),
+                    _ => inside.to_the(Expr::integer(1).over(degree)),
+                });
             }
             // `√12`, not `√1` times 2.
             "surd" | "cbrt" => return Some(Expr::Root(Box::new(self.atom()?), if name == "surd" { 2 } else { 3 })),
@@ -490,9 +495,11 @@ impl<'a> Parser<'a> {
         }
         let negative = self.eat(&Kind::Minus);
         let mut factors = vec![self.atom_with_postfix()?];
+        let mut divided = false;
         loop {
             match self.peek() {
-                Some(Kind::Slash) => {
+                Some(Kind::Slash) if !divided => {
+                    divided = true;
                     self.at += 1;
                     let below = self.atom_with_postfix()?;
                     let above = if factors.len() == 1 { factors.pop()? } else { Expr::Product(std::mem::take(&mut factors)) };
@@ -543,10 +550,12 @@ fn symbol(name: &str) -> Option<Expr> {
 }
 
 fn is_greek(name: &str) -> bool {
-    const NAMES: [&str; 40] = [
+    const NAMES: [&str; 49] = [
         "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi",
         "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi",
         "Psi", "Omega", "ell", "hbar", "angle", "triangle", "measuredangle",
+        // Never worked out, so two are equal where they are written alike.
+        "sum", "prod", "int", "iint", "oint", "lim", "partial", "nabla", "to",
     ];
     NAMES.contains(&name)
 }

@@ -201,6 +201,11 @@ impl<'a> Lexer<'a> {
                 self.skip(c.len_utf8());
                 return Some(());
             }
+            // `sq. units`
+            '.' if matches!(self.out.last(), Some(Token { kind: Kind::Word(_) | Kind::Text(_), .. })) => {
+                self.skip(1);
+                return Some(());
+            }
             c if is_letter(c) => {
                 let end = rest.find(|c: char| !is_letter(c)).unwrap_or(rest.len());
                 let word = rest.get(..end)?;
@@ -259,6 +264,10 @@ impl<'a> Lexer<'a> {
             '∞' => Kind::Command("infty"),
             '∅' | 'ø' | 'Ø' => Kind::Command("emptyset"),
             'ℝ' => Kind::Command("Reals"),
+            'ℤ' => Kind::Roman("Z"),
+            'ℕ' => Kind::Roman("N"),
+            'ℚ' => Kind::Roman("Q"),
+            'ℂ' => Kind::Roman("C"),
             '$' if self.currency => Kind::Currency,
             '$' => {
                 self.skip(1);
@@ -374,6 +383,8 @@ impl<'a> Lexer<'a> {
             self.push(kind, 2);
             return Some(());
         }
+        // `\quad x` without its space.
+        let end = ["qquad", "quad", "cdot", "times"].iter().find(|name| rest.starts_with(**name)).map_or(end, |name| name.len());
         let name = rest.get(..end)?;
         let bytes = 1 + end;
         let kind = match name {
@@ -385,7 +396,7 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace" | "space"
-            | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "nonumber" | "notag" | "ensuremath" => {
+            | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "underline" | "nonumber" | "notag" | "ensuremath" => {
                 self.skip(bytes);
                 return Some(());
             }
@@ -453,6 +464,7 @@ impl<'a> Lexer<'a> {
             ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
             (_, "and" | "&") => Kind::And,
             (_, "or") => Kind::Or,
+            (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
             (_, "percent" | "percentage" | "pct" | "%" | "\\%") => Kind::Percent,
             (_, "") if trimmed.is_empty() => {
                 self.skip(bytes + whole);
@@ -497,7 +509,7 @@ impl<'a> Lexer<'a> {
 }
 
 fn is_letter(c: char) -> bool {
-    c.is_alphabetic() && !matches!(c, 'º' | 'ª' | 'ℝ' | 'ø' | 'Ø')
+    c.is_alphabetic() && !matches!(c, 'º' | 'ª' | 'ℝ' | 'ℤ' | 'ℕ' | 'ℚ' | 'ℂ' | 'ø' | 'Ø')
 }
 
 fn digits(text: &str) -> (&str, &str) {

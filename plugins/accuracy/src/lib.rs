@@ -1,4 +1,52 @@
 //! `accuracy`: 1 when the answer is the reference, else 0.
+//!
+//! **Where they stand.** The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in
+//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. The reference is a final answer, or a worked solution
+//! that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the sample unscorable: it is masked, never scored 0, because
+//! the fault is the data's.
+//!
+//! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for evaluation.
+//!
+//! ## `math`
+//!
+//! LaTeX and plain text are read into one tree ([`parse`], [`formula`]) and compared for what they mean, never as floats:
+//!
+//! | what | rule |
+//! |---|---|
+//! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234` are one number; so are `1\frac12` and `1½`; `101_2` is 5 |
+//! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
+//! | units, money | may be missing on either side; two known ones must be the same: `5 km` is `5`, not `5 m`; nothing is converted. What is counted (`18 eggs`) is left out |
+//! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
+//! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x` |
+//! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
+//! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
+//! | inequalities | linear ones are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x \ne 3`; `x<1 \text{ or } x>2` |
+//! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}` |
+//! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
+//! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}` and not `[3, 4]` |
+//! | matrices | entry by entry, sums, products and multiples worked out; `[[1,2],[3,4]]` is one |
+//! | ratios | proportional: `3:4`, `6:8`, `3/4` |
+//! | words | without case, articles and punctuation: `\text{Even}`, `even` |
+//!
+//! **How equality is decided** ([`equal`]). Both sides are evaluated exactly at seeded points, in rationals with square roots and an
+//! independent value for π, e, each logarithm and each angle's point on the circle ([`points`]). What cannot be had so, nested roots for
+//! instance, is evaluated in balls of growing precision ([`numeric`]): balls that part show two values to be different; balls that
+//! still meet below the least distance that formulas of their size can have show them equal. What is too large for either is
+//! undecided, which is never a pass.
+//!
+//! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers, points, and what all evaluations may cost
+//! are bounded, so every answer ends in a verdict well within the default fuel.
+//!
+//! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals that agree to six places
+//! (`0.333333` for 1/3), a decimal comma, sets for tuples and columns for points, `y = 5` for `x = 5`.
+//!
+//! ## `choice`
+//!
+//! The letters that the answer chooses are those of the reference: `B`, `(b)`, `\text{(B)}`, `B. twelve`, `the answer is B`; `A, C`.
+//!
+//! ## `exact`
+//!
+//! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
 mod ball;
 mod choice;

@@ -4,7 +4,7 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{parse, text};
+use crate::{choice, parse, text};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
@@ -48,6 +48,13 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     if a.len() > BYTES_MAX {
         return wrong("too long to be read");
     }
+    // The letter of a choice, with what it stands for: `(B) 12`.
+    if let (Some(letter), Some(chosen)) = (lone_letter(r), choice::read(a))
+        && chosen.len() == 1
+        && chosen.contains(&letter)
+    {
+        return Outcome::Right;
+    }
     let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
     // `1,234` may also be two numbers.
     if verdict != Some(Verdict::Equal) && (grouped(r) || grouped(a)) {
@@ -63,6 +70,17 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
             verdict = Some(compare.same(&truth, &given));
         }
     }
+    // `6 m/s` in plain letters.
+    if verdict != Some(Verdict::Equal)
+        && (roman_unit(r).is_some() || roman_unit(a).is_some())
+        && let (Some(truth), Some(given)) = (
+            read(&roman_unit(r).unwrap_or_else(|| r.into()), Commas::Group),
+            read(&roman_unit(a).unwrap_or_else(|| a.into()), Commas::Group),
+        )
+        && compare.same(&truth, &given) == Verdict::Equal
+    {
+        verdict = Some(Verdict::Equal);
+    }
     match verdict {
         Some(Verdict::Equal) => Outcome::Right,
         Some(Verdict::Different) => wrong("wrong answer"),
@@ -77,6 +95,21 @@ fn read(text: &str, commas: Commas) -> Option<Expr> {
         let words = text.len() <= WORDS_BYTES_MAX && text.chars().any(char::is_alphabetic) && !text.contains(['\\', '=', '^', '_', '<', '>']);
         words.then(|| Expr::Text(text.to_string()))
     })
+}
+
+/// A reference that is one capital letter, as choices are.
+fn lone_letter(text: &str) -> Option<char> {
+    let mut letters = choice::read(text)?.into_iter();
+    let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
+    (letters.next().is_none() && text.chars().filter(|c| c.is_ascii_uppercase()).count() == 1 && text.len() < 16).then_some(letter)
+}
+
+/// A number, a space and a unit of single letters, written as a unit: `6 m/s` → `6 \text{m/s}`.
+fn roman_unit(text: &str) -> Option<String> {
+    let at = text.find(|c: char| c.is_alphabetic())?;
+    let (number, unit) = text.split_at_checked(at)?;
+    let letters = unit.chars().all(|c| matches!(c, 'm' | 'g' | 's' | 'h' | 'l' | 'L' | 'k' | 'c' | '/' | '^' | '2' | '3' | '²' | '³'));
+    (number.ends_with(' ') && letters && !number.contains('\\')).then(|| format!("{number}\\text{{{unit}}}"))
 }
 
 /// Without white space, sizing, and what fractions are called by.

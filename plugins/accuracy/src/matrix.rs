@@ -7,6 +7,8 @@ type Rows = Vec<Vec<Expr>>;
 
 const ENTRIES_MAX: usize = 256;
 const DETERMINANT_MAX: usize = 4;
+/// Nodes of a matrix's entries together: each product adds up those of its factors, many times over.
+const SIZE_MAX: usize = 4_000;
 
 /// The expression with its matrices worked out; anything else unchanged.
 pub fn resolved(expr: &Expr) -> Expr {
@@ -16,11 +18,11 @@ pub fn resolved(expr: &Expr) -> Expr {
     let expr = expr.map(&mut resolved);
     match &expr {
         Expr::Call(Function::Determinant, arguments) => match arguments.as_slice() {
-            [Expr::Matrix(rows)] => determinant(rows).unwrap_or(expr),
+            [Expr::Matrix(rows)] if is_small(rows) => determinant(rows).unwrap_or(expr),
             _ => expr,
         },
         Expr::Call(Function::Absolute, arguments) => match arguments.as_slice() {
-            [Expr::Matrix(rows)] => determinant(rows).unwrap_or(expr),
+            [Expr::Matrix(rows)] if is_small(rows) => determinant(rows).unwrap_or(expr),
             _ => expr,
         },
         Expr::Sum(terms) => sum(terms).map_or(expr, Expr::Matrix),
@@ -57,6 +59,10 @@ pub fn rows_of(expr: &Expr) -> Option<Rows> {
     }
 }
 
+fn is_small(rows: &Rows) -> bool {
+    rows.iter().flatten().map(Expr::size).sum::<usize>() <= SIZE_MAX
+}
+
 fn scaled(rows: &Rows, f: impl Fn(Expr) -> Expr) -> Rows {
     rows.iter().map(|row| row.iter().cloned().map(&f).collect()).collect()
 }
@@ -90,7 +96,7 @@ fn product(factors: &[Expr]) -> Option<Rows> {
     for factor in factors {
         match (factor, &total) {
             (Expr::Matrix(rows), None) => total = Some(rows.clone()),
-            (Expr::Matrix(rows), Some(left)) => total = Some(multiplied(left, rows)?),
+            (Expr::Matrix(rows), Some(left)) => total = Some(multiplied(left, rows).filter(is_small)?),
             (scalar, _) if scalar.is_scalar() => scale.push(scalar.clone()),
             _ => return None,
         }

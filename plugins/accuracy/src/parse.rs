@@ -12,6 +12,8 @@ use reward_sdk::units::{self, Unit};
 
 /// Brackets, groups and arguments within each other. Each level is some calls deep, and the sandbox's stack is small.
 const DEPTH_MAX: u32 = 24;
+/// Sets joined one after the other: each makes the tree deeper.
+const JOINED_MAX: usize = 40;
 
 /// The answer that a text is, whole; `None` when it is not understood.
 pub fn read(text: &str, commas: Commas) -> Option<Expr> {
@@ -141,6 +143,10 @@ impl<'a> Parser<'a> {
         if let Some(text) = self.words() {
             return Some(text);
         }
+        // `= 5`, `\approx 5`
+        if matches!(self.peek(), Some(Kind::Relation(Relation::Equal | Relation::Approximately))) {
+            self.at += 1;
+        }
         let mut sides = vec![self.quantity()?];
         let mut relations = Vec::new();
         while let Some(Kind::Relation(relation)) = self.peek() {
@@ -158,7 +164,7 @@ impl<'a> Parser<'a> {
         let mut prose = false;
         while let Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) = self.peek() {
             prose |= matches!(self.peek(), Some(Kind::Text(_)))
-                || (matches!(self.peek(), Some(Kind::Word(_))) && (is_prose(word) || (!text.is_empty() && word.chars().count() > 2)));
+                || (matches!(self.peek(), Some(Kind::Word(_))) && (is_prose(word) || (!text.is_empty() && word.chars().count() > 2 && !is_function(word) && !constant(word))));
             if !text.is_empty() {
                 text.push(' ');
             }
@@ -223,7 +229,7 @@ impl<'a> Parser<'a> {
     /// Sums joined by `∪`, `∩`, `∖`; ratios.
     fn joined(&mut self) -> Option<Expr> {
         let mut left = self.ratio()?;
-        loop {
+        for _ in 0..=JOINED_MAX {
             let join: fn(Box<Expr>, Box<Expr>) -> Expr = match self.peek() {
                 Some(Kind::Union) => Expr::Union,
                 Some(Kind::Intersection) => Expr::Intersection,
@@ -235,6 +241,7 @@ impl<'a> Parser<'a> {
             self.at += 1;
             left = join(Box::new(left), Box::new(self.ratio()?));
         }
+        None
     }
 
     fn ratio(&mut self) -> Option<Expr> {
