@@ -211,14 +211,14 @@ impl Judge {
         Some(Verdict::Undecided)
     }
 
-    /// Whether |a − b| is at most 10^-6 of the larger of 1 and |b|: what Math-Verify's rounding to six places comes to.
+    /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|: what Math-Verify's rounding to six places comes to.
     pub fn close(&self, a: &Expr, b: &Expr) -> bool {
         let numeric = Numeric { bits: BITS_FIRST, budget: &self.budget };
         let within = || -> Option<bool> {
             let (a, b) = (numeric.value(a)?, numeric.value(b)?);
             let gap = a.re.subtract(&b.re, BITS_FIRST)?.absolute();
-            let million = Ball::integer(1_000_000);
-            let scaled = gap.multiply(&million, BITS_FIRST)?;
+            let scale = Ball::integer(2_000_000);
+            let scaled = gap.multiply(&scale, BITS_FIRST)?;
             let size = b.re.clone().absolute();
             let bound = if size.subtract(&Ball::integer(1), BITS_FIRST)?.sign() == Some(Ordering::Greater) { size } else { Ball::integer(1) };
             Some(a.may_be_real() && b.may_be_real() && bound.subtract(&scaled, BITS_FIRST)?.sign() != Some(Ordering::Less))

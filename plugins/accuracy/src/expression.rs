@@ -105,7 +105,7 @@ impl Expr {
         Expr::Quotient(Box::new(self), Box::new(other))
     }
 
-    pub fn to_the(self, exponent: Expr) -> Expr {
+    pub fn raised_to(self, exponent: Expr) -> Expr {
         Expr::Power(Box::new(self), Box::new(exponent))
     }
 

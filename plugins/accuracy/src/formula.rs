@@ -171,7 +171,7 @@ impl<'a> Parser<'a> {
                 Some(Kind::Superscript(power)) => {
                     let power = Expr::integer(*power);
                     self.at += 1;
-                    found = found.to_the(power);
+                    found = found.raised_to(power);
                 }
                 Some(Kind::Caret) => match self.degree_after_caret() {
                     Some(tokens) if self.temperature(tokens) => return Some(found),
@@ -189,7 +189,7 @@ impl<'a> Parser<'a> {
                             continue;
                         }
                         let exponent = self.exponent()?;
-                        found = found.to_the(exponent);
+                        found = found.raised_to(exponent);
                     }
                 },
                 _ => return Some(found),
@@ -219,7 +219,7 @@ impl<'a> Parser<'a> {
             parser.eat(&Kind::Plus);
             let mut found = parser.atom()?;
             if parser.eat(&Kind::Caret) {
-                found = found.to_the(parser.exponent()?);
+                found = found.raised_to(parser.exponent()?);
             }
             Some(if negative { found.negate() } else { found })
         })
@@ -439,7 +439,7 @@ impl<'a> Parser<'a> {
                 let inside = self.argument()?;
                 return Some(match &degree {
                     Expr::Number(whole) => Expr::Root(Box::new(inside), u32::try_from(whole.to_i64()?).ok().filter(|n| (2..=64).contains(n))?),
-                    _ => inside.to_the(Expr::integer(1).over(degree)),
+                    _ => inside.raised_to(Expr::integer(1).over(degree)),
                 });
             }
             // `√12`, not `√1` times 2.
@@ -473,7 +473,7 @@ impl<'a> Parser<'a> {
         let argument = self.function_argument()?;
         let called = match (name, function, argument) {
             ("exp", ..) if power.is_some() => return None,
-            ("exp", _, argument) => Expr::Euler.to_the(argument),
+            ("exp", _, argument) => Expr::Euler.raised_to(argument),
             ("log" | "lg", _, argument) => Expr::Call(Function::Log, vec![base.unwrap_or(Expr::integer(10)), argument]),
             (_, Some(function @ (Function::Gcd | Function::Lcm | Function::Max | Function::Min)), argument) => match argument {
                 Expr::Tuple(_, _, items) | Expr::Set(items) | Expr::List(_, items) => Expr::Call(function, items),
@@ -483,7 +483,7 @@ impl<'a> Parser<'a> {
             _ => return None,
         };
         Some(match power {
-            Some(power) => called.to_the(power),
+            Some(power) => called.raised_to(power),
             None => called,
         })
     }
