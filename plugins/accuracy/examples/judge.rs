@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in &lines {
         let config = if line.config.is_null() { "{}".to_string() } else { line.config.to_string() };
         let reward: Accuracy = reward_sdk::configure(&config)?;
-        let completion = Completion { text: line.completion.clone(), reference: Some(line.reference.clone()), ..Completion::default() };
+        let completion =
+            Completion { text: line.completion.clone(), reference: Some(line.reference.clone()), ..Completion::default() };
         let verdict = match reward.score(&completion) {
             Ok(score) => serde_json::json!({"score": score.value, "reason": score.reason}),
             Err(Error::Unscorable(reason)) => serde_json::json!({"score": null, "reason": reason}),

@@ -25,7 +25,6 @@ impl Ball {
         Ball { middle: value.into(), radius: BigInt::ZERO, exponent: 0 }
     }
 
-
     pub fn rational(value: &Rational, bits: u64) -> Option<Ball> {
         let above = Ball { middle: value.numerator().clone(), radius: BigInt::ZERO, exponent: 0 }.rounded(bits)?;
         if *value.denominator() == BigInt::from(1) {
@@ -100,8 +99,12 @@ impl Ball {
         if gap > room && low.magnitude() < high.exponent {
             // The lower one vanishes in the rounding of the higher.
             let shift = u64::try_from(room).ok()?;
-            return Ball { middle: &high.middle << shift, radius: (&high.radius << shift) + (BigInt::from(1) << shift), exponent: high.exponent - room }
-                .rounded(bits);
+            return Ball {
+                middle: &high.middle << shift,
+                radius: (&high.radius << shift) + (BigInt::from(1) << shift),
+                exponent: high.exponent - room,
+            }
+            .rounded(bits);
         }
         if gap > 2 * EXPONENT_MAX {
             return None;
@@ -133,7 +136,8 @@ impl Ball {
         let error = absolute(&self.middle) * &other.radius + &below * &self.radius;
         let radius = (error << shift) / (&below * (&below - &other.radius)) + 2;
         let middle = (&self.middle << shift) / &other.middle;
-        Ball { middle, radius, exponent: self.exponent.checked_sub(other.exponent)?.checked_sub(i64::try_from(shift).ok()?)? }.rounded(bits)
+        Ball { middle, radius, exponent: self.exponent.checked_sub(other.exponent)?.checked_sub(i64::try_from(shift).ok()?)? }
+            .rounded(bits)
     }
 
     pub fn scale(&self, exponent: i64) -> Option<Ball> {

@@ -15,9 +15,11 @@ pub fn read(text: &str) -> Option<BTreeSet<char>> {
     let mut plain = unwrap(text).to_string();
     for command in ["\\text", "\\textbf", "\\mathrm", "\\mathbf", "\\textrm", "\\mathit", "\\left", "\\right"] {
         // Longest first would be tidier; what is left of `\textbf` is cut below.
-        plain = plain.replace(&format!("{command}{{"), "{").replace(&format!("{command}("), "(").replace(&format!("{command})"), ")");
+        plain =
+            plain.replace(&format!("{command}{{"), "{").replace(&format!("{command}("), "(").replace(&format!("{command})"), ")");
     }
-    let plain: String = plain.chars().map(|c| if matches!(c, '{' | '}' | '$' | '*' | '"' | '\'' | '`' | '\\') { ' ' } else { c }).collect();
+    let plain: String =
+        plain.chars().map(|c| if matches!(c, '{' | '}' | '$' | '*' | '"' | '\'' | '`' | '\\') { ' ' } else { c }).collect();
     let plain = plain.trim().trim_end_matches('.').trim();
     letters_alone(plain).or_else(|| leading(plain)).or_else(|| announced(plain))
 }
@@ -38,7 +40,11 @@ fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
             }
             _ if word.eq_ignore_ascii_case("and") => {}
             // `ACD`, in order, as sets of choices are written.
-            _ if single && word.len() <= 6 && word.chars().all(|c| ('A'..='H').contains(&c)) && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last()) => {
+            _ if single
+                && word.len() <= 6
+                && word.chars().all(|c| ('A'..='H').contains(&c))
+                && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last()) =>
+            {
                 found.extend(word.chars());
             }
             _ => return None,
@@ -56,7 +62,8 @@ fn leading(text: &str) -> Option<BTreeSet<char>> {
     let marked = if inside.is_some() {
         after.starts_with([')', ']'])
     } else {
-        after.starts_with([')', '.', ':']) || (letter.is_ascii_uppercase() && (after.starts_with(" - ") || after.starts_with(" – ")))
+        after.starts_with([')', '.', ':'])
+            || (letter.is_ascii_uppercase() && (after.starts_with(" - ") || after.starts_with(" – ")))
     };
     marked.then(|| BTreeSet::from([letter.to_ascii_uppercase()]))
 }
@@ -81,7 +88,28 @@ mod tests {
 
     #[test]
     fn letters_in_their_dresses() {
-        for text in ["B", "b", "(B)", "B.", "B)", r"\text{(B)}", r"\textbf{(B) }12", r"\text{B}", "**B**", "$B$", "B: 12", "(B) 12", "The answer is B.", "the correct answer is (B)", "Option B", "Answer: B", "The correct option is option B", "B - twelve", r"\mathrm{B}", r"\textbf{B}"] {
+        for text in [
+            "B",
+            "b",
+            "(B)",
+            "B.",
+            "B)",
+            r"\text{(B)}",
+            r"\textbf{(B) }12",
+            r"\text{B}",
+            "**B**",
+            "$B$",
+            "B: 12",
+            "(B) 12",
+            "The answer is B.",
+            "the correct answer is (B)",
+            "Option B",
+            "Answer: B",
+            "The correct option is option B",
+            "B - twelve",
+            r"\mathrm{B}",
+            r"\textbf{B}",
+        ] {
             assert_eq!(read_as(text).as_deref(), Some("B"), "{text}");
         }
         assert_eq!(read_as("A, C").as_deref(), Some("AC"));

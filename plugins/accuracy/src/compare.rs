@@ -70,7 +70,11 @@ impl Compare<'_> {
                 None => self.list_and_tuple(items, (*open, *close), parts, false, depth),
             },
             (Expr::Set(items), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::Set(items)) => {
-                if self.lenient { self.unordered(items, parts, depth) } else { Verdict::Different }
+                if self.lenient {
+                    self.unordered(items, parts, depth)
+                } else {
+                    Verdict::Different
+                }
             }
             (Expr::Ratio(rs), Expr::Ratio(az)) => self.ratios(rs, az, depth),
             (Expr::Ratio(parts), other) | (other, Expr::Ratio(parts)) => match parts.as_slice() {
@@ -80,7 +84,11 @@ impl Compare<'_> {
             _ if rows_of(r).is_some() && rows_of(a).is_some() => self.matrices(r, a, depth),
             (Expr::Matrix(rows), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::Matrix(rows)) if self.lenient => {
                 let entries: Vec<Expr> = rows.iter().flatten().cloned().collect();
-                if rows.len() == 1 || rows.iter().all(|row| row.len() == 1) { self.in_order(&entries, parts, depth) } else { Verdict::Different }
+                if rows.len() == 1 || rows.iter().all(|row| row.len() == 1) {
+                    self.in_order(&entries, parts, depth)
+                } else {
+                    Verdict::Different
+                }
             }
             (Expr::Tuple(ro, rc, rs), Expr::Tuple(ao, ac, az)) => self.tuples((*ro, *rc, rs), (*ao, *ac, az), depth),
             _ if r.is_scalar() && a.is_scalar() => self.scalars(r, a),
@@ -96,7 +104,9 @@ impl Compare<'_> {
         let collection = matches!(other, Expr::Set(_) | Expr::List(..) | Expr::Tuple(..));
         match items.split_first() {
             Some((_, [])) => !matches!(other, Expr::Set(_) | Expr::List(..)),
-            Some((first, rest)) => !collection && rest.len() < 4 && rest.iter().all(|item| self.within(first, item, depth) == Verdict::Equal),
+            Some((first, rest)) => {
+                !collection && rest.len() < 4 && rest.iter().all(|item| self.within(first, item, depth) == Verdict::Equal)
+            }
             None => false,
         }
     }
@@ -132,7 +142,8 @@ impl Compare<'_> {
         let nothing = |expr: &Expr| matches!(expr, Expr::Set(items) if items.is_empty());
         for (x, y) in [(r, a), (a, r)] {
             if let Expr::Text(said) = x
-                && ((nothing(y) && text::says_nothing(said)) || (text::says_all_reals(said) && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
+                && ((nothing(y) && text::says_nothing(said))
+                    || (text::says_all_reals(said) && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
             {
                 return Verdict::Equal;
             }
@@ -222,11 +233,20 @@ impl Compare<'_> {
     }
 
     /// `3, 4` for `(3, 4)`; `x = 3, y = 4` too, in whatever order.
-    fn list_and_tuple(&self, items: &[Expr], brackets: (Bracket, Bracket), parts: &[Expr], list_is_reference: bool, depth: u32) -> Verdict {
+    fn list_and_tuple(
+        &self,
+        items: &[Expr],
+        brackets: (Bracket, Bracket),
+        parts: &[Expr],
+        list_is_reference: bool,
+        depth: u32,
+    ) -> Verdict {
         if parts.len() == 2 && !matches!(brackets, (Bracket::Round, Bracket::Round) | (Bracket::Angle, Bracket::Angle)) {
             return Verdict::Different;
         }
-        let compare = |items: &[Expr]| if list_is_reference { self.in_order(items, parts, depth) } else { self.in_order(parts, items, depth) };
+        let compare = |items: &[Expr]| {
+            if list_is_reference { self.in_order(items, parts, depth) } else { self.in_order(parts, items, depth) }
+        };
         let verdict = compare(items);
         let named: Option<Vec<(String, Expr)>> = items
             .iter()
@@ -268,7 +288,9 @@ impl Compare<'_> {
         if zero(r) || zero(a) || rs.iter().chain(az).any(zero) {
             return Verdict::Different;
         }
-        rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| all.and(|| self.judge.equal(&x.clone().times(a.clone()), &y.clone().times(r.clone()))))
+        rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| {
+            all.and(|| self.judge.equal(&x.clone().times(a.clone()), &y.clone().times(r.clone())))
+        })
     }
 
     fn matrices(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
@@ -286,18 +308,22 @@ impl Compare<'_> {
         let expr = |(sides, relations): (&[Expr], &[Relation])| Expr::Relations(sides.to_vec(), relations.to_vec());
         let (whole_r, whole_a) = (expr(r), expr(a));
         let named = (assigned(self.judge, r.0, r.1, false), assigned(self.judge, a.0, a.1, false));
-        if let ((Some(x), Some(y)), Some(r_name), Some(a_name)) = (named, name(r.0), name(a.0)) {
-            if (same_name(r_name, a_name) || self.lenient) && self.within(x, y, depth) == Verdict::Equal {
-                return Verdict::Equal;
-            }
+        if let ((Some(x), Some(y)), Some(r_name), Some(a_name)) = (named, name(r.0), name(a.0))
+            && (same_name(r_name, a_name) || self.lenient)
+            && self.within(x, y, depth) == Verdict::Equal
+        {
+            return Verdict::Equal;
         }
         // `x > 2` and `x \in (2, \infty)`.
         let member = |relations: &[Relation]| relations == [Relation::Member];
-        let ordered = |relations: &[Relation]| relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately));
-        if (ordered(r.1) && ordered(a.1)) && (self.lenient || member(r.1) || member(a.1) || subject(&whole_r) == subject(&whole_a)) {
-            if let Some(verdict) = self.sets(&whole_r, &whole_a) {
-                return verdict;
-            }
+        let ordered = |relations: &[Relation]| {
+            relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately))
+        };
+        if (ordered(r.1) && ordered(a.1))
+            && (self.lenient || member(r.1) || member(a.1) || subject(&whole_r) == subject(&whole_a))
+            && let Some(verdict) = self.sets(&whole_r, &whole_a)
+        {
+            return verdict;
         }
         if let ([rl, rr], [r_relation], [al, ar], [a_relation]) = (r.0, r.1, a.0, a.1) {
             return equivalent(self.judge, (rl, *r_relation, rr), (al, *a_relation, ar));

@@ -53,7 +53,9 @@ pub fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
     let ln_two = ln_two(work)?;
     let k = x.divide(&ln_two, work)?.nearest()?;
     let shift = i64::try_from(&k).ok()?;
-    let r = x.subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&ln_two, work)?, work)?.scale(-REDUCTION_BITS)?;
+    let r = x
+        .subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&ln_two, work)?, work)?
+        .scale(-REDUCTION_BITS)?;
     let mut sum = Ball::integer(1);
     let mut term = Ball::integer(1);
     for n in 1..TERMS_MAX {
@@ -109,7 +111,8 @@ pub fn sine_cosine(x: &Ball, bits: u64) -> Option<(Ball, Ball)> {
     let work = bits + 64;
     let turn = pi(work)?.scale(1)?;
     let k = x.divide(&turn, work)?.nearest()?;
-    let r = x.subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&turn, work)?, work)?.scale(-REDUCTION_BITS)?;
+    let r =
+        x.subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&turn, work)?, work)?.scale(-REDUCTION_BITS)?;
     let square = r.multiply(&r, work)?;
     let series = |first: Ball, start: i64| -> Option<Ball> {
         let (mut sum, mut term) = (first.clone(), first);
@@ -174,7 +177,9 @@ mod tests {
 
     #[test]
     fn known_digits() {
-        let ball = |above: i64, below: i64| Ball::rational(&Rational::integer(above).divide(&Rational::integer(below)).unwrap(), 200).unwrap();
+        let ball = |above: i64, below: i64| {
+            Ball::rational(&Rational::integer(above).divide(&Rational::integer(below)).unwrap(), 200).unwrap()
+        };
         assert!(holds(&pi(200).unwrap(), "3.141592653589793238462643383279502884197"));
         assert!(holds(&exponential(&ball(1, 1), 200).unwrap(), "2.718281828459045235360287471352662497757"));
         assert!(holds(&exponential(&ball(-7, 2), 200).unwrap(), "0.030197383422318500739786292363619845072"));

@@ -25,7 +25,13 @@ impl Verdict {
         match self {
             Verdict::Equal => other(),
             Verdict::Different => Verdict::Different,
-            Verdict::Undecided => if other() == Verdict::Different { Verdict::Different } else { Verdict::Undecided },
+            Verdict::Undecided => {
+                if other() == Verdict::Different {
+                    Verdict::Different
+                } else {
+                    Verdict::Undecided
+                }
+            }
         }
     }
 }
@@ -95,8 +101,13 @@ impl Judge {
     fn exactly(&self, a: &Expr, b: &Expr) -> Option<Verdict> {
         let either = |wanted: &dyn Fn(&Expr) -> bool| a.any(wanted) || b.any(wanted);
         let symbols = either(&|e| matches!(e, Expr::Symbol(_)));
-        let counts = either(&|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter().any(|a| !a.symbols().is_empty())));
-        let roots = either(&|e| matches!(e, Expr::Root(..)) || matches!(e, Expr::Power(_, exponent) if crate::numeric::constant_rational(exponent).is_some_and(|e| e.to_i64().is_none())));
+        let counts = either(
+            &|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter().any(|a| !a.symbols().is_empty())),
+        );
+        let roots = either(&|e| {
+            matches!(e, Expr::Root(..))
+                || matches!(e, Expr::Power(_, exponent) if crate::numeric::constant_rational(exponent).is_some_and(|e| e.to_i64().is_none()))
+        });
         let domain = if counts {
             Domain::Natural
         } else if symbols && roots {
@@ -118,7 +129,8 @@ impl Judge {
             match (point.value(a), point.value(b)) {
                 (Ok(x), Ok(y)) if x == y => agreed += 1,
                 // Roots of variables below zero may be complex, where identities of real roots need not hold.
-                (Ok(x), Ok(y)) if domain == Domain::Roots && (x.is_complex() || y.is_complex()) && !either(&|e| *e == Expr::Imaginary) => {}
+                (Ok(x), Ok(y))
+                    if domain == Domain::Roots && (x.is_complex() || y.is_complex()) && !either(&|e| *e == Expr::Imaginary) => {}
                 (Ok(_), Ok(_)) => return Some(Verdict::Different),
                 (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => return None,
                 (Err(Stop::Undefined), _) | (_, Err(Stop::Undefined)) if constant => return Some(Verdict::Different),
@@ -220,7 +232,11 @@ impl Judge {
             let scale = Ball::integer(2_000_000);
             let scaled = gap.multiply(&scale, BITS_FIRST)?;
             let size = b.re.clone().absolute();
-            let bound = if size.subtract(&Ball::integer(1), BITS_FIRST)?.sign() == Some(Ordering::Greater) { size } else { Ball::integer(1) };
+            let bound = if size.subtract(&Ball::integer(1), BITS_FIRST)?.sign() == Some(Ordering::Greater) {
+                size
+            } else {
+                Ball::integer(1)
+            };
             Some(a.may_be_real() && b.may_be_real() && bound.subtract(&scaled, BITS_FIRST)?.sign() != Some(Ordering::Less))
         };
         a.is_scalar() && b.is_scalar() && within().unwrap_or(false)

@@ -12,7 +12,9 @@ fn names(expr: &Expr) -> bool {
         Expr::Symbol(_) | Expr::Text(_) => true,
         Expr::Product(factors) => match factors.split_first() {
             Some((Expr::Power(f, inverse), [_])) => matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1),
-            Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| names(factor) || matches!(factor, Expr::Number(_) | Expr::Tuple(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary)),
+            Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| {
+                names(factor) || matches!(factor, Expr::Number(_) | Expr::Tuple(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary)
+            }),
             _ => false,
         },
         Expr::Call(Function::Absolute, inner) => inner.iter().all(names),
@@ -28,7 +30,9 @@ fn names(expr: &Expr) -> bool {
 /// Whether an expression asks for a value: no numbers in it but exponents and arguments. `x + y`, `a^2 b`, not `2x`.
 fn asks(expr: &Expr) -> bool {
     match expr {
-        Expr::Sum(all) | Expr::Product(all) => all.iter().all(|item| asks(item) || *item == Expr::integer(-1)) && !expr.symbols().is_empty(),
+        Expr::Sum(all) | Expr::Product(all) => {
+            all.iter().all(|item| asks(item) || *item == Expr::integer(-1)) && !expr.symbols().is_empty()
+        }
         Expr::Quotient(a, b) => asks(a) && asks(b),
         Expr::Power(base, _) => asks(base),
         Expr::Root(inner, _) => asks(inner),
@@ -53,7 +57,11 @@ pub fn assigned<'e>(judge: &Judge, sides: &'e [Expr], relations: &[Relation], as
     }
     // `9 + 9 = 18`: true, and its value.
     let constant = sides.iter().all(|side| side.is_scalar() && side.symbols().is_empty());
-    let holds = constant && sides.iter().zip(relations).all(|(side, relation)| *relation == Relation::Approximately || judge.equal(side, last) == Verdict::Equal);
+    let holds = constant
+        && sides
+            .iter()
+            .zip(relations)
+            .all(|(side, relation)| *relation == Relation::Approximately || judge.equal(side, last) == Verdict::Equal);
     holds.then_some(last)
 }
 

@@ -115,14 +115,23 @@ impl Expr {
 
     pub fn children(&self) -> Vec<&Expr> {
         match self {
-            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) | Expr::Tuple(_, _, all) | Expr::List(_, all) => all.iter().collect(),
+            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) | Expr::Tuple(_, _, all) | Expr::List(_, all) => {
+                all.iter().collect()
+            }
             Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().collect(),
             Expr::Matrix(rows) => rows.iter().flatten().collect(),
-            Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => vec![a, b],
-            Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => vec![a],
-            Expr::Number(_) | Expr::Pi | Expr::Euler | Expr::Imaginary | Expr::Infinity | Expr::Symbol(_) | Expr::Reals | Expr::Text(_) => {
-                Vec::new()
+            Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => {
+                vec![a, b]
             }
+            Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => vec![a],
+            Expr::Number(_)
+            | Expr::Pi
+            | Expr::Euler
+            | Expr::Imaginary
+            | Expr::Infinity
+            | Expr::Symbol(_)
+            | Expr::Reals
+            | Expr::Text(_) => Vec::new(),
         }
     }
 

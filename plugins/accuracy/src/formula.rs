@@ -28,7 +28,8 @@ impl<'a> Parser<'a> {
     fn sum_within(&mut self) -> Option<Expr> {
         let mut terms = Vec::new();
         loop {
-            let sign = self.peek().filter(|kind| matches!(kind, Kind::Plus | Kind::Minus | Kind::PlusMinus | Kind::MinusPlus)).cloned();
+            let sign =
+                self.peek().filter(|kind| matches!(kind, Kind::Plus | Kind::Minus | Kind::PlusMinus | Kind::MinusPlus)).cloned();
             if sign.is_none() && !terms.is_empty() {
                 break;
             }
@@ -79,7 +80,11 @@ impl<'a> Parser<'a> {
         match self.peek() {
             Some(Kind::Open(_) | Kind::Fraction | Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
-            Some(Kind::Number(_)) => self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).is_some_and(|token| matches!(token.kind, Kind::Close(_) | Kind::Bang)),
+            Some(Kind::Number(_)) => self
+                .at
+                .checked_sub(1)
+                .and_then(|at| self.tokens.get(at))
+                .is_some_and(|token| matches!(token.kind, Kind::Close(_) | Kind::Bang)),
             Some(Kind::Command(name)) => is_known(name),
             Some(Kind::Bar) => self.bars == 0 && self.bar_opens(),
             Some(Kind::Word(word)) => !self.is_unit(word),
@@ -209,7 +214,10 @@ impl<'a> Parser<'a> {
 
     /// `°C`, `°F`: a unit of its own.
     fn temperature(&self, tokens: usize) -> bool {
-        matches!(self.peek_at(tokens), Some(Kind::Word("C" | "F") | Kind::Roman("C" | "F") | Kind::Text("C" | "F" | "Celsius" | "Fahrenheit")))
+        matches!(
+            self.peek_at(tokens),
+            Some(Kind::Word("C" | "F") | Kind::Roman("C" | "F") | Kind::Text("C" | "F" | "Celsius" | "Fahrenheit"))
+        )
     }
 
     /// `^2`, `^{2}`, `^-2`, `^{-2}`, `^(2)`, `^\frac12`, `^x`; towers to the right.
@@ -435,10 +443,13 @@ impl<'a> Parser<'a> {
     fn function_within(&mut self, name: &str) -> Option<Expr> {
         match name {
             "sqrt" => {
-                let degree = if self.eat(&Kind::Open(Bracket::Square)) { self.bracketed(Bracket::Square)? } else { Expr::integer(2) };
+                let degree =
+                    if self.eat(&Kind::Open(Bracket::Square)) { self.bracketed(Bracket::Square)? } else { Expr::integer(2) };
                 let inside = self.argument()?;
                 return Some(match &degree {
-                    Expr::Number(whole) => Expr::Root(Box::new(inside), u32::try_from(whole.to_i64()?).ok().filter(|n| (2..=64).contains(n))?),
+                    Expr::Number(whole) => {
+                        Expr::Root(Box::new(inside), u32::try_from(whole.to_i64()?).ok().filter(|n| (2..=64).contains(n))?)
+                    }
                     _ => inside.raised_to(Expr::integer(1).over(degree)),
                 });
             }
@@ -528,7 +539,8 @@ fn is_known(name: &str) -> bool {
 fn function_prefix(word: &str) -> Option<(&'static str, &str)> {
     const NAMES: [&str; 14] =
         ["arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "log", "sqrt"];
-    let found = NAMES.iter().find_map(|name| Some((*name, word.strip_prefix(name)?))).or_else(|| Some(("ln", word.strip_prefix("ln")?)));
+    let found =
+        NAMES.iter().find_map(|name| Some((*name, word.strip_prefix(name)?))).or_else(|| Some(("ln", word.strip_prefix("ln")?)));
     found.filter(|(_, rest)| (1..=2).contains(&rest.chars().count()))
 }
 
@@ -551,11 +563,56 @@ fn symbol(name: &str) -> Option<Expr> {
 
 fn is_greek(name: &str) -> bool {
     const NAMES: [&str; 49] = [
-        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi",
-        "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi",
-        "Psi", "Omega", "ell", "hbar", "angle", "triangle", "measuredangle",
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+        "hbar",
+        "angle",
+        "triangle",
+        "measuredangle",
         // Never worked out, so two are equal where they are written alike.
-        "sum", "prod", "int", "iint", "oint", "lim", "partial", "nabla", "to",
+        "sum",
+        "prod",
+        "int",
+        "iint",
+        "oint",
+        "lim",
+        "partial",
+        "nabla",
+        "to",
     ];
     NAMES.contains(&name)
 }
@@ -591,11 +648,15 @@ fn period_of(digits: &str) -> Option<(&str, &str)> {
     for length in 1..=bytes.len() / 2 {
         let period = bytes.get(bytes.len() - length..)?;
         let mut times = 1;
-        while bytes.len() >= (times + 1) * length && bytes.get(bytes.len() - (times + 1) * length..bytes.len() - times * length)? == period {
+        while bytes.len() >= (times + 1) * length
+            && bytes.get(bytes.len() - (times + 1) * length..bytes.len() - times * length)? == period
+        {
             times += 1;
         }
         if times >= if length == 1 { 3 } else { 2 } {
-            return digits.split_at_checked(bytes.len() - times * length).map(|(lead, tail)| (lead, tail.get(..length).unwrap_or_default()));
+            return digits
+                .split_at_checked(bytes.len() - times * length)
+                .map(|(lead, tail)| (lead, tail.get(..length).unwrap_or_default()));
         }
     }
     None

@@ -189,11 +189,11 @@ impl<'a> Lexer<'a> {
         ];
         // `1+-2` is a sum; `+-` elsewhere stands for ±.
         let after_value = matches!(self.out.last(), Some(Token { kind: Kind::Number(_) | Kind::Word(_) | Kind::Close(_), .. }));
-        if let Some((text, kind)) = PAIRS.iter().find(|(text, _)| rest.starts_with(text)) {
-            if !(*text == "+-" && after_value) {
-                self.push(kind.clone(), text.len());
-                return Some(());
-            }
+        if let Some((text, kind)) = PAIRS.iter().find(|(text, _)| rest.starts_with(text))
+            && !(*text == "+-" && after_value)
+        {
+            self.push(kind.clone(), text.len());
+            return Some(());
         }
         let kind = match c {
             '\\' => return self.command(),
@@ -363,7 +363,9 @@ impl<'a> Lexer<'a> {
                 '\\' if self.rows => Kind::Newline,
                 // `\\frac`: written into a string twice.
                 '\\' => {
-                    let doubled = rest.get(1..).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic() || "{}$%,!".contains(c)));
+                    let doubled = rest
+                        .get(1..)
+                        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic() || "{}$%,!".contains(c)));
                     if doubled {
                         self.at += 1;
                         return Some(());
@@ -388,21 +390,25 @@ impl<'a> Lexer<'a> {
         let name = rest.get(..end)?;
         let bytes = 1 + end;
         let kind = match name {
-            "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "biggl" | "biggr" | "middle" => {
+            "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "biggl" | "biggr"
+            | "middle" => {
                 self.skip(bytes);
                 if self.rest().starts_with('.') {
                     self.at += 1;
                 }
                 return Some(());
             }
-            "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace" | "space"
-            | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "underline" | "nonumber" | "notag" | "ensuremath" => {
+            "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
+            | "space" | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "underline"
+            | "nonumber" | "notag" | "ensuremath" => {
                 self.skip(bytes);
                 return Some(());
             }
-            "text" | "textrm" | "textbf" | "textit" | "textnormal" | "textsf" | "texttt" | "mbox" | "hbox" | "mathrm" | "mathbf" | "mathit"
-            | "mathsf" | "mathcal" | "mathscr" | "mathfrak" | "boldsymbol" | "bm" | "operatorname" | "mathbb" | "Bbb" | "rmfamily" | "vec"
-            | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => return self.font(name, bytes),
+            "text" | "textrm" | "textbf" | "textit" | "textnormal" | "textsf" | "texttt" | "mbox" | "hbox" | "mathrm"
+            | "mathbf" | "mathit" | "mathsf" | "mathcal" | "mathscr" | "mathfrak" | "boldsymbol" | "bm" | "operatorname"
+            | "mathbb" | "Bbb" | "rmfamily" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => {
+                return self.font(name, bytes);
+            }
             "frac" | "dfrac" | "tfrac" | "cfrac" => Kind::Fraction,
             "times" | "cdot" | "ast" | "bullet" | "centerdot" => Kind::Times,
             "div" | "slash" => Kind::Slash,
@@ -474,8 +480,14 @@ impl<'a> Lexer<'a> {
             ("vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathbf" | "boldsymbol" | "bm" | "mathcal", _) if letter => {
                 Kind::Word(trimmed)
             }
-            ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word) if crate::parse::is_function(word) => Kind::Word(trimmed),
-            ("text", word) if word.len() > 2 && crate::parse::is_function(word) && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) => {
+            ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word) if crate::parse::is_function(word) => {
+                Kind::Word(trimmed)
+            }
+            ("text", word)
+                if word.len() > 2
+                    && crate::parse::is_function(word)
+                    && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) =>
+            {
                 Kind::Word(trimmed)
             }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.

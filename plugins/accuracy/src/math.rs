@@ -57,12 +57,12 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     }
     let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
     // `1,234` may also be two numbers.
-    if verdict != Some(Verdict::Equal) && (grouped(r) || grouped(a)) {
-        if let (Some(truth), Some(given)) = (read(r, Commas::Separate), read(a, Commas::Separate))
-            && compare.same(&truth, &given) == Verdict::Equal
-        {
-            verdict = Some(Verdict::Equal);
-        }
+    if verdict != Some(Verdict::Equal)
+        && (grouped(r) || grouped(a))
+        && let (Some(truth), Some(given)) = (read(r, Commas::Separate), read(a, Commas::Separate))
+        && compare.same(&truth, &given) == Verdict::Equal
+    {
+        verdict = Some(Verdict::Equal);
     }
     if lenient && verdict != Some(Verdict::Equal) && decimal_comma(r) != decimal_comma(a) {
         let (r, a) = (r.replace(',', "."), a.replace(',', "."));
@@ -92,7 +92,9 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
 /// The answer in a text: a formula, or else a few plain words.
 fn read(text: &str, commas: Commas) -> Option<Expr> {
     parse::read(text, commas).or_else(|| {
-        let words = text.len() <= WORDS_BYTES_MAX && text.chars().any(char::is_alphabetic) && !text.contains(['\\', '=', '^', '_', '<', '>']);
+        let words = text.len() <= WORDS_BYTES_MAX
+            && text.chars().any(char::is_alphabetic)
+            && !text.contains(['\\', '=', '^', '_', '<', '>']);
         words.then(|| Expr::Text(text.to_string()))
     })
 }
@@ -108,7 +110,8 @@ fn lone_letter(text: &str) -> Option<char> {
 fn roman_unit(text: &str) -> Option<String> {
     let at = text.find(|c: char| c.is_alphabetic())?;
     let (number, unit) = text.split_at_checked(at)?;
-    let letters = unit.chars().all(|c| matches!(c, 'm' | 'g' | 's' | 'h' | 'l' | 'L' | 'k' | 'c' | '/' | '^' | '2' | '3' | '²' | '³'));
+    let letters =
+        unit.chars().all(|c| matches!(c, 'm' | 'g' | 's' | 'h' | 'l' | 'L' | 'k' | 'c' | '/' | '^' | '2' | '3' | '²' | '³'));
     (number.ends_with(' ') && letters && !number.contains('\\')).then(|| format!("{number}\\text{{{unit}}}"))
 }
 
@@ -116,7 +119,9 @@ fn roman_unit(text: &str) -> Option<String> {
 fn squeezed(text: &str) -> String {
     let mut plain: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     if plain.contains('\\') {
-        for (long, short) in [("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\,", ""), ("\\!", ""), ("\\;", "")] {
+        for (long, short) in
+            [("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\,", ""), ("\\!", ""), ("\\;", "")]
+        {
             plain = plain.replace(long, short);
         }
     }

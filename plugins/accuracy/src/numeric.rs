@@ -157,7 +157,9 @@ impl Numeric<'_> {
         match (z.re.sign(), z.im.sign()) {
             (Some(Ordering::Greater), _) => arc_tangent(&z.im.divide(&z.re, bits)?, bits),
             (_, Some(Ordering::Greater)) => half_turn.scale(-1)?.subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
-            (_, Some(Ordering::Less)) => half_turn.scale(-1)?.negate().subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
+            (_, Some(Ordering::Less)) => {
+                half_turn.scale(-1)?.negate().subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits)
+            }
             (Some(Ordering::Less), Some(Ordering::Equal)) => Some(half_turn),
             _ => None,
         }
@@ -209,7 +211,9 @@ impl Numeric<'_> {
         let first = arguments.first()?;
         let one = Complex::real(Ball::integer(1));
         let z = match function {
-            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => self.value(&radians(first))?,
+            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
+                self.value(&radians(first))?
+            }
             _ => self.value(first)?,
         };
         match function {
@@ -274,7 +278,10 @@ impl Numeric<'_> {
         let back = self.divide(&Complex::real(Ball::integer(1)), &turned)?;
         let minus = Complex { re: back.re.clone().negate(), im: back.im.clone().negate() };
         let two_i = Complex { re: Ball::integer(0), im: Ball::integer(2) };
-        Some((self.divide(&self.add(&turned, &minus)?, &two_i)?, self.divide(&self.add(&turned, &back)?, &Complex::real(Ball::integer(2)))?))
+        Some((
+            self.divide(&self.add(&turned, &minus)?, &two_i)?,
+            self.divide(&self.add(&turned, &back)?, &Complex::real(Ball::integer(2)))?,
+        ))
     }
 }
 
@@ -282,7 +289,9 @@ impl Numeric<'_> {
 pub fn constant_rational(expr: &Expr) -> Option<Rational> {
     match expr {
         Expr::Number(value) => Some(value.clone()),
-        Expr::Sum(_) | Expr::Product(_) | Expr::Quotient(..) | Expr::Percent(_) | Expr::Power(..) | Expr::Root(..) if expr.symbols().is_empty() => {
+        Expr::Sum(_) | Expr::Product(_) | Expr::Quotient(..) | Expr::Percent(_) | Expr::Power(..) | Expr::Root(..)
+            if expr.symbols().is_empty() =>
+        {
             let constant = !expr.any(&|e| matches!(e, Expr::Pi | Expr::Euler));
             if constant { Point::new(0, Domain::Any, Signs::Positive).value(expr).ok()?.to_rational() } else { None }
         }
@@ -363,7 +372,10 @@ impl<'e> Separation<'_, 'e> {
                     None => {
                         let (eu, el) = self.walk(exponent);
                         self.once(expr, 2.0);
-                        let size = self.numeric.value(expr).map_or(f64::MAX, |value| value.re.magnitude().max(value.im.magnitude()) as f64);
+                        let size = self
+                            .numeric
+                            .value(expr)
+                            .map_or(f64::MAX, |value| value.re.magnitude().max(value.im.magnitude()) as f64);
                         (u + eu + 16.0 + size.max(0.0), l + el + 16.0 + (-size).max(0.0))
                     }
                 }
@@ -373,7 +385,10 @@ impl<'e> Separation<'_, 'e> {
                 (0.0, 0.0)
             }
             Expr::Pi | Expr::Euler => (6.0, 4.0),
-            Expr::Call(Function::Factorial | Function::Binomial | Function::Floor | Function::Ceiling | Function::Gcd | Function::Lcm, arguments) => {
+            Expr::Call(
+                Function::Factorial | Function::Binomial | Function::Floor | Function::Ceiling | Function::Gcd | Function::Lcm,
+                arguments,
+            ) => {
                 let sizes: Vec<(f64, f64)> = arguments.iter().map(|argument| self.walk(argument)).collect();
                 let u: f64 = sizes.iter().map(|size| size.0).sum();
                 (2f64.powf(u.min(12.0)) * u.max(1.0), 0.0)
@@ -383,9 +398,7 @@ impl<'e> Separation<'_, 'e> {
                     function,
                     Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc
                 );
-                if trigonometric
-                    && let Some(order) = arguments.first().and_then(turn_order)
-                {
+                if trigonometric && let Some(order) = arguments.first().and_then(turn_order) {
                     self.order = least_common_multiple(self.order, order);
                     return (2.0, 2.0);
                 }

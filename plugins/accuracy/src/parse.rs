@@ -164,7 +164,8 @@ impl<'a> Parser<'a> {
         let mut prose = false;
         while let Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) = self.peek() {
             prose |= matches!(self.peek(), Some(Kind::Text(_)))
-                || (matches!(self.peek(), Some(Kind::Word(_))) && (is_prose(word) || (!text.is_empty() && word.chars().count() > 2 && !is_function(word) && !constant(word))));
+                || (matches!(self.peek(), Some(Kind::Word(_)))
+                    && (is_prose(word) || (!text.is_empty() && word.chars().count() > 2 && !is_function(word) && !constant(word))));
             if !text.is_empty() {
                 text.push(' ');
             }
@@ -195,7 +196,11 @@ impl<'a> Parser<'a> {
         if negative {
             value = value.negate();
         }
-        let unit = if Self::ends_item(self.peek()) || (self.bars > 0 && self.peek() == Some(&Kind::Bar)) { None } else { Some(self.unit()?) };
+        let unit = if Self::ends_item(self.peek()) || (self.bars > 0 && self.peek() == Some(&Kind::Bar)) {
+            None
+        } else {
+            Some(self.unit()?)
+        };
         Some(match currency.or(unit) {
             Some(unit) => Expr::Quantity(Box::new(value), unit),
             None => value,
@@ -281,7 +286,8 @@ impl<'a> Parser<'a> {
         }
         self.at += 1;
         let between = self.tokens.get(start..self.at).unwrap_or_default();
-        let several = matches!(content, Some(Expr::List(..))) && between.iter().any(|token| matches!(token.kind, Kind::Comma | Kind::Semicolon));
+        let several = matches!(content, Some(Expr::List(..)))
+            && between.iter().any(|token| matches!(token.kind, Kind::Comma | Kind::Semicolon));
         match (open, content) {
             (Bracket::Curly, None) => Some(Expr::Set(Vec::new())),
             (_, None) => None,
@@ -291,7 +297,9 @@ impl<'a> Parser<'a> {
             (Bracket::Ceiling, Some(item)) => Some(Expr::call(Function::Ceiling, item)),
             (Bracket::Group, Some(item)) => Some(item),
             (_, Some(Expr::List(_, items))) if several => Some(Expr::Tuple(open, close, items)),
-            (Bracket::Square, Some(item @ Expr::Tuple(Bracket::Square, Bracket::Square, _))) => Some(Expr::Tuple(open, close, vec![item])),
+            (Bracket::Square, Some(item @ Expr::Tuple(Bracket::Square, Bracket::Square, _))) => {
+                Some(Expr::Tuple(open, close, vec![item]))
+            }
             (_, Some(item)) if open == close => Some(item),
             _ => None,
         }
@@ -365,8 +373,8 @@ impl<'a> Parser<'a> {
 /// Whether a word of plain text is prose rather than a product of variables.
 pub fn is_prose(word: &str) -> bool {
     const SHORT: [&str; 22] = [
-        "yes", "no", "odd", "even", "true", "none", "red", "blue", "all", "any", "the", "not", "sum", "dne", "am", "pm", "is", "mon", "tue", "wed",
-        "thu", "fri",
+        "yes", "no", "odd", "even", "true", "none", "red", "blue", "all", "any", "the", "not", "sum", "dne", "am", "pm", "is",
+        "mon", "tue", "wed", "thu", "fri",
     ];
     let lower = word.to_lowercase();
     let letters = lower.chars().count();
@@ -383,7 +391,10 @@ pub fn is_prose(word: &str) -> bool {
 }
 
 pub fn constant(word: &str) -> bool {
-    matches!(word, "pi" | "infinity" | "inf" | "oo" | "infty" | "alpha" | "beta" | "gamma" | "delta" | "theta" | "lambda" | "phi" | "omega")
+    matches!(
+        word,
+        "pi" | "infinity" | "inf" | "oo" | "infty" | "alpha" | "beta" | "gamma" | "delta" | "theta" | "lambda" | "phi" | "omega"
+    )
 }
 
 pub fn is_function(word: &str) -> bool {

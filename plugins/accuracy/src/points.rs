@@ -135,7 +135,9 @@ impl Point {
                 }
                 supported(below.inverse().and_then(|inverse| above.multiply(&inverse)))
             }
-            Expr::Percent(inner) => supported(self.value(inner)?.multiply(&Surd::rational(supported(Rational::integer(1).scale(-2))?))),
+            Expr::Percent(inner) => {
+                supported(self.value(inner)?.multiply(&Surd::rational(supported(Rational::integer(1).scale(-2))?)))
+            }
             Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.value(inner),
             Expr::Root(inner, degree) => {
                 let inner = supported(self.value(inner)?.to_rational())?;
@@ -211,7 +213,8 @@ impl Point {
 
     fn call(&self, function: Function, arguments: &[Expr]) -> Result<Surd, Stop> {
         let argument = supported(arguments.first())?;
-        let whole = |expr: &Expr| -> Result<i64, Stop> { supported(self.value(expr)?.to_rational().and_then(|value| value.to_i64())) };
+        let whole =
+            |expr: &Expr| -> Result<i64, Stop> { supported(self.value(expr)?.to_rational().and_then(|value| value.to_i64())) };
         let rational = |expr: &Expr| -> Result<Rational, Stop> { supported(self.value(expr)?.to_rational()) };
         match function {
             Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
@@ -222,7 +225,8 @@ impl Point {
                 let inverse = supported(z.inverse())?;
                 let half = Surd::rational(supported(Rational::integer(5).scale(-1))?);
                 let cos = supported(z.add(&inverse).and_then(|sum| sum.multiply(&half)))?;
-                let sin = supported(z.add(&inverse.negate()).and_then(|sum| sum.multiply(&half)?.multiply(&Surd::imaginary().negate())))?;
+                let sin =
+                    supported(z.add(&inverse.negate()).and_then(|sum| sum.multiply(&half)?.multiply(&Surd::imaginary().negate())))?;
                 let (above, below) = match function {
                     Function::Sin => return Ok(sin),
                     Function::Cos => return Ok(cos),
@@ -231,7 +235,11 @@ impl Point {
                     Function::Sec => (Surd::integer(1), cos),
                     _ => (Surd::integer(1), sin),
                 };
-                if below.is_zero() { Err(Stop::Undefined) } else { supported(below.inverse().and_then(|inverse| above.multiply(&inverse))) }
+                if below.is_zero() {
+                    Err(Stop::Undefined)
+                } else {
+                    supported(below.inverse().and_then(|inverse| above.multiply(&inverse)))
+                }
             }
             Function::Sinh | Function::Cosh | Function::Tanh => {
                 let z = self.exponential(&supported(self.linear(argument))?)?;
@@ -249,7 +257,11 @@ impl Point {
             Function::Log => {
                 let base = self.logarithm(argument)?;
                 let argument = self.logarithm(supported(arguments.get(1))?)?;
-                if base.is_zero() { Err(Stop::Undefined) } else { supported(base.inverse().and_then(|inverse| argument.multiply(&inverse))) }
+                if base.is_zero() {
+                    Err(Stop::Undefined)
+                } else {
+                    supported(base.inverse().and_then(|inverse| argument.multiply(&inverse)))
+                }
             }
             Function::Absolute => Ok(Surd::rational(rational(argument)?.absolute())),
             Function::Floor => supported(Rational::big(rational(argument)?.floor()).map(Surd::rational)),
@@ -351,7 +363,8 @@ impl Point {
                 let factor = match atom.as_str() {
                     PI => supported(turn(twelfths))?,
                     atom if atom.starts_with(LOG) => return Err(Stop::Unsupported),
-                    atom => supported((twelfths.abs() <= 40 * PARTS).then_some(())).and_then(|()| supported(self.circle(atom)?.power(twelfths)))?,
+                    atom => supported((twelfths.abs() <= 40 * PARTS).then_some(()))
+                        .and_then(|()| supported(self.circle(atom)?.power(twelfths)))?,
                 };
                 product = supported(product.multiply(&factor))?;
             }
@@ -447,7 +460,9 @@ fn root(value: &Rational, degree: u32) -> Result<Surd, Stop> {
         (root.pow(degree) == *side).then_some(root)
     };
     match (exact(value.numerator()), exact(value.denominator())) {
-        (Some(above), Some(below)) => supported(Rational::big(above).and_then(|above| above.divide(&Rational::big(below)?)).map(Surd::rational)),
+        (Some(above), Some(below)) => {
+            supported(Rational::big(above).and_then(|above| above.divide(&Rational::big(below)?)).map(Surd::rational))
+        }
         // ⁴√4 = √2
         _ if degree.is_multiple_of(2) => {
             let square = Surd::root_of(value).and_then(|root| root.to_rational());

@@ -47,10 +47,13 @@ impl RealSet {
                 let end = |value: &Expr, closed: bool, above: bool| -> Option<End> {
                     match infinite(value) {
                         Some(positive) => (positive == above).then_some(UNBOUNDED),
-                        None => (value.is_scalar() && value.symbols().is_empty()).then(|| End { value: Some(value.clone()), closed }),
+                        None => {
+                            (value.is_scalar() && value.symbols().is_empty()).then(|| End { value: Some(value.clone()), closed })
+                        }
                     }
                 };
-                let piece = Piece { low: end(low, *open == Bracket::Square, false)?, high: end(high, *close == Bracket::Square, true)? };
+                let piece =
+                    Piece { low: end(low, *open == Bracket::Square, false)?, high: end(high, *close == Bracket::Square, true)? };
                 piece.holds_something(judge)?.then(|| RealSet { pieces: vec![piece] })
             }
             Expr::Set(items) => {
@@ -69,7 +72,8 @@ impl RealSet {
             Expr::Relations(sides, relations) => solutions(judge, sides, relations).map(|(_, set)| set),
             Expr::List(joined, items) => {
                 let conditions = items.iter().all(|item| matches!(item, Expr::Relations(..)));
-                let inequality = items.iter().any(|item| matches!(item, Expr::Relations(_, relations) if relations.iter().any(is_order)));
+                let inequality =
+                    items.iter().any(|item| matches!(item, Expr::Relations(_, relations) if relations.iter().any(is_order)));
                 if !conditions || !inequality {
                     return None;
                 }
@@ -270,7 +274,8 @@ pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Optio
 }
 
 fn half_line(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variable: &Expr) -> Option<RealSet> {
-    let is_subject = |side: &Expr| side == variable || matches!(side, Expr::Call(Function::Absolute, inner) if inner.first() == Some(variable));
+    let is_subject =
+        |side: &Expr| side == variable || matches!(side, Expr::Call(Function::Absolute, inner) if inner.first() == Some(variable));
     let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
     let (value, flipped) = if is_subject(left) && constant(right) {
         (right.clone(), false)

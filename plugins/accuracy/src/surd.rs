@@ -119,9 +119,13 @@ impl Surd {
     /// Under the automorphism that turns the sign of i, or else of the root of one prime that occurs.
     fn conjugate(&self) -> Option<Surd> {
         let imaginary = self.terms.iter().any(|(radicand, _)| *radicand < 0);
-        let prime = if imaginary { 0 } else { self.terms.iter().find_map(|(radicand, _)| smallest_prime(radicand.unsigned_abs()))? };
+        let prime =
+            if imaginary { 0 } else { self.terms.iter().find_map(|(radicand, _)| smallest_prime(radicand.unsigned_abs()))? };
         let turned = |radicand: i64| if imaginary { radicand < 0 } else { radicand.unsigned_abs().is_multiple_of(prime) };
-        let terms = self.terms.iter().map(|(radicand, value)| (*radicand, if turned(*radicand) { value.clone().negate() } else { value.clone() }));
+        let terms = self
+            .terms
+            .iter()
+            .map(|(radicand, value)| (*radicand, if turned(*radicand) { value.clone().negate() } else { value.clone() }));
         Some(Surd { terms: terms.collect() })
     }
 
@@ -264,7 +268,10 @@ mod tests {
 
     #[test]
     fn powers_are_those_of_the_field() {
-        let golden = Surd::integer(1).add(&root(5)).unwrap().multiply(&Surd::rational(Rational::integer(1).divide(&Rational::integer(2)).unwrap()));
+        let golden = Surd::integer(1)
+            .add(&root(5))
+            .unwrap()
+            .multiply(&Surd::rational(Rational::integer(1).divide(&Rational::integer(2)).unwrap()));
         let golden = golden.unwrap();
         assert_eq!(golden.power(2), golden.add(&Surd::integer(1)));
         assert_eq!(golden.power(-1), golden.add(&Surd::integer(-1)));

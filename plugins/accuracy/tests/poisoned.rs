@@ -60,7 +60,8 @@ fn poisoned() -> Vec<(&'static str, String)> {
 #[test]
 fn poisoned_answers_are_wrong_answers() {
     for (reference, answer) in poisoned() {
-        let completion = Completion { text: format!(r"\boxed{{{answer}}}"), reference: Some(reference.into()), ..Completion::default() };
+        let completion =
+            Completion { text: format!(r"\boxed{{{answer}}}"), reference: Some(reference.into()), ..Completion::default() };
         let score = Accuracy::default().score(&completion).unwrap();
         assert_eq!(score.value, 0.0, "{}", &answer[..answer.len().min(60)]);
         assert!(score.reason.is_some_and(|reason| reason.len() < 300), "{}", &answer[..answer.len().min(60)]);

@@ -141,8 +141,10 @@ fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'
         "pounds" => out.push(Token::Currency("sterling")),
         "euro" => out.push(Token::Currency("euro")),
         "left" | "right" | "quad" | "qquad" | "displaystyle" | "textstyle" | "thinspace" => {}
-        "text" | "textrm" | "textbf" | "textit" | "textnormal" | "mathrm" | "mathbf" | "mathit" | "mbox" | "hbox" | "operatorname"
-            if depth < TEXT_DEPTH_MAX => {
+        "text" | "textrm" | "textbf" | "textit" | "textnormal" | "mathrm" | "mathbf" | "mathit" | "mbox" | "hbox"
+        | "operatorname"
+            if depth < TEXT_DEPTH_MAX =>
+        {
             let (inside, after) = group(rest)?;
             lex(inside, true, depth + 1, out)?;
             return Some(after);
