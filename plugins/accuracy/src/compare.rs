@@ -129,7 +129,7 @@ impl Compare<'_> {
                 Expr::Percent(inner) => (**inner).clone(),
                 other => other.clone(),
             };
-            let turned = |expr: &Expr| crate::points::radians(expr);
+            let turned = |expr: &Expr| crate::exponents::radians(expr);
             let close = |x: &Expr, y: &Expr| self.judge.equal(x, y) == Verdict::Equal || self.judge.close(x, y);
             if close(r, a) || close(&bare(r), &bare(a)) || close(&turned(r), &turned(a)) {
                 return Verdict::Equal;

@@ -2,8 +2,9 @@
 
 use crate::ball::Ball;
 use crate::expression::{Expr, Function};
-use crate::numeric::{Complex, Numeric, separation_bits};
+use crate::numeric::{Complex, Numeric};
 use crate::points::{Domain, Point, Signs, Stop};
+use crate::separation::separation_bits;
 use reward_sdk::rational::Rational;
 use std::cell::Cell;
 use std::cmp::Ordering;

@@ -8,8 +8,11 @@
 //! ```
 
 use crate::expression::{Expr, Function};
+use crate::functions::function_prefix;
 use crate::lexer::{Bracket, Kind, Numeral};
-use crate::parse::{Parser, constant, function, is_function, is_prose};
+use crate::names::{constant, is_function, is_greek, is_prose, symbol};
+use crate::numerals::{in_base, vulgar};
+use crate::parse::Parser;
 use reward_sdk::rational::Rational;
 use reward_sdk::units;
 
@@ -17,15 +20,13 @@ use reward_sdk::units;
 const SIGNS_MAX: usize = 8;
 /// Postfixes of one value, and divisions one after the other: each makes the tree deeper.
 const CHAIN_MAX: usize = 24;
-/// Bases of numerals.
-const BASE_MAX: u32 = 36;
 
 impl<'a> Parser<'a> {
     pub fn sum(&mut self) -> Option<Expr> {
         self.nested(Self::sum_within)
     }
 
-    fn sum_within(&mut self) -> Option<Expr> {
+    pub fn sum_within(&mut self) -> Option<Expr> {
         let mut terms = Vec::new();
         loop {
             let sign =
@@ -49,7 +50,7 @@ impl<'a> Parser<'a> {
         if terms.len() == 1 { terms.pop() } else { Some(Expr::Sum(terms)) }
     }
 
-    fn term(&mut self) -> Option<Expr> {
+    pub fn term(&mut self) -> Option<Expr> {
         let mut product = vec![self.factor()?];
         let mut divisions = 0;
         loop {
@@ -76,7 +77,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Whether the next token goes on with a product that has no sign between its factors.
-    fn starts_factor(&self) -> bool {
+    pub fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Kind::Open(_) | Kind::Fraction | Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
@@ -94,12 +95,12 @@ impl<'a> Parser<'a> {
     }
 
     /// Whether a `|` after a value has its partner: `2|x|`.
-    fn bar_opens(&self) -> bool {
+    pub fn bar_opens(&self) -> bool {
         self.tokens.iter().skip(self.at).filter(|token| token.kind == Kind::Bar).count() % 2 == 0
     }
 
     /// Whether a word after a value is a unit or what is counted, rather than variables.
-    fn is_unit(&self, word: &str) -> bool {
+    pub fn is_unit(&self, word: &str) -> bool {
         let letters = word.chars().count();
         let lower = word.to_ascii_lowercase();
         if letters == 1 {
@@ -117,7 +118,7 @@ impl<'a> Parser<'a> {
         is_prose(word) || (letters == 3 && vowels && self.spaced() && word == lower)
     }
 
-    fn factor(&mut self) -> Option<Expr> {
+    pub fn factor(&mut self) -> Option<Expr> {
         let mut negative = false;
         for _ in 0..SIGNS_MAX {
             match self.peek() {
@@ -138,7 +139,7 @@ impl<'a> Parser<'a> {
         None
     }
 
-    fn atom_with_postfix(&mut self) -> Option<Expr> {
+    pub fn atom_with_postfix(&mut self) -> Option<Expr> {
         let mut found = self.atom()?;
         for _ in 0..=CHAIN_MAX {
             match self.peek() {
@@ -204,7 +205,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Tokens of `^\circ`, `^{\circ}`.
-    fn degree_after_caret(&self) -> Option<usize> {
+    pub fn degree_after_caret(&self) -> Option<usize> {
         match (self.peek_at(1), self.peek_at(2), self.peek_at(3)) {
             (Some(Kind::Degree), ..) => Some(2),
             (Some(Kind::Open(Bracket::Group)), Some(Kind::Degree), Some(Kind::Close(Bracket::Group))) => Some(4),
@@ -213,7 +214,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `°C`, `°F`: a unit of its own.
-    fn temperature(&self, tokens: usize) -> bool {
+    pub fn temperature(&self, tokens: usize) -> bool {
         matches!(
             self.peek_at(tokens),
             Some(Kind::Word("C" | "F") | Kind::Roman("C" | "F") | Kind::Text("C" | "F" | "Celsius" | "Fahrenheit"))
@@ -221,7 +222,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `^2`, `^{2}`, `^-2`, `^{-2}`, `^(2)`, `^\frac12`, `^x`; towers to the right.
-    fn exponent(&mut self) -> Option<Expr> {
+    pub fn exponent(&mut self) -> Option<Expr> {
         self.nested(|parser| {
             let negative = parser.eat(&Kind::Minus);
             parser.eat(&Kind::Plus);
@@ -234,7 +235,7 @@ impl<'a> Parser<'a> {
     }
 
     /// What stands below: its letters and digits as written.
-    fn index(&mut self) -> Option<String> {
+    pub fn index(&mut self) -> Option<String> {
         let mut text = String::new();
         let mut depth = 0u32;
         loop {
@@ -256,7 +257,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn atom(&mut self) -> Option<Expr> {
+    pub fn atom(&mut self) -> Option<Expr> {
         let kind = self.peek()?.clone();
         self.at += 1;
         match kind {
@@ -278,81 +279,14 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A number, and what belongs to it: repeating decimals, the fraction of a mixed number.
-    fn number(&mut self, numeral: &Numeral) -> Option<Expr> {
-        let value = numeral.value()?;
-        if numeral.decimals.is_some() {
-            if matches!(self.peek(), Some(Kind::Command("overline" | "bar" | "dot" | "overbar"))) {
-                self.at += 1;
-                let grouped = self.eat(&Kind::Open(Bracket::Group));
-                let Some(Kind::Number(repeating)) = self.peek() else { return None };
-                let repeating = repeating.digits.clone();
-                self.at += 1;
-                if grouped && !self.eat(&Kind::Close(Bracket::Group)) {
-                    return None;
-                }
-                return Some(Expr::Number(repeat(&value, numeral.decimals?, &repeating)?));
-            }
-            if self.eat(&Kind::Dots) {
-                let decimals = numeral.decimals?;
-                let (whole, fraction) = numeral.digits.split_at_checked(numeral.digits.len() - decimals)?;
-                let (lead, period) = period_of(fraction)?;
-                let before = Rational::decimal(&format!("{whole}{lead}"), lead.len(), 0)?;
-                return Some(Expr::Number(repeat(&before, lead.len(), period)?));
-            }
-            return Some(Expr::Number(value));
-        }
-        if numeral.is_integer()
-            && let Some((part, tokens)) = self.proper_fraction()
-        {
-            self.at += tokens;
-            return Some(Expr::Number(value.add(&part)?));
-        }
-        Some(Expr::Number(value))
-    }
-
-    /// The fraction of a mixed number that comes next, and how many tokens it takes: `1\frac{1}{2}`, `1 1/2`, `1½`.
-    fn proper_fraction(&self) -> Option<(Rational, usize)> {
-        let integer = |ahead: usize| match self.peek_at(ahead) {
-            Some(Kind::Number(numeral)) if numeral.is_integer() => numeral.value(),
-            _ => None,
-        };
-        let group = |ahead: usize| matches!(self.peek_at(ahead), Some(Kind::Open(Bracket::Group)));
-        let closed = |ahead: usize| matches!(self.peek_at(ahead), Some(Kind::Close(Bracket::Group)));
-        let (above, below, tokens) = match self.peek()? {
-            Kind::Fraction if group(1) && closed(3) && group(4) && closed(6) => (integer(2)?, integer(5)?, 7),
-            Kind::Fraction if group(1) && closed(3) => match self.peek_at(4) {
-                Some(Kind::Number(numeral)) if numeral.digits.len() == 1 => (integer(2)?, integer(4)?, 5),
-                _ => return None,
-            },
-            Kind::Fraction => match self.peek_at(1)? {
-                Kind::Number(numeral) if numeral.is_integer() && numeral.digits.len() == 2 => {
-                    let (above, below) = numeral.digits.split_at(1);
-                    (Rational::decimal(above, 0, 0)?, Rational::decimal(below, 0, 0)?, 2)
-                }
-                Kind::Number(numeral) if numeral.digits.len() == 1 && group(2) && closed(4) => (integer(1)?, integer(3)?, 5),
-                Kind::Number(numeral) if numeral.digits.len() == 1 && self.peek_at(2).is_some() => (integer(1)?, integer(2)?, 3),
-                _ => return None,
-            },
-            Kind::Number(_) if self.spaced() && self.peek_at(1) == Some(&Kind::Slash) => (integer(0)?, integer(2)?, 3),
-            Kind::Command(name) => match vulgar(name)? {
-                Expr::Number(part) => return Some((part, 1)),
-                _ => return None,
-            },
-            _ => return None,
-        };
-        let part = above.divide(&below)?;
-        part.is_proper_fraction().then_some((part, tokens))
-    }
-
-    fn fraction(&mut self) -> Option<Expr> {
+    pub fn fraction(&mut self) -> Option<Expr> {
         let above = self.argument()?;
         let below = self.argument()?;
         Some(above.over(below))
     }
 
     /// An argument of a command: a group, or one digit or letter, as TeX reads `\frac12`.
-    fn argument(&mut self) -> Option<Expr> {
+    pub fn argument(&mut self) -> Option<Expr> {
         let at = self.at;
         match self.peek()?.clone() {
             Kind::Open(Bracket::Group | Bracket::Round) => self.atom(),
@@ -378,7 +312,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn word(&mut self, word: &'a str) -> Option<Expr> {
+    pub fn word(&mut self, word: &'a str) -> Option<Expr> {
         let lower = word.to_ascii_lowercase();
         if is_function(word) {
             return self.function(word);
@@ -414,7 +348,7 @@ impl<'a> Parser<'a> {
         symbol(first)
     }
 
-    fn command(&mut self, name: &'a str) -> Option<Expr> {
+    pub fn command(&mut self, name: &'a str) -> Option<Expr> {
         match name {
             "pi" => Some(Expr::Pi),
             "infty" => Some(Expr::Infinity),
@@ -434,98 +368,6 @@ impl<'a> Parser<'a> {
             _ => vulgar(name).or_else(|| is_greek(name).then(|| Expr::Symbol(name.to_string()))),
         }
     }
-
-    /// A function whose name has been read.
-    fn function(&mut self, name: &str) -> Option<Expr> {
-        self.nested(|parser| parser.function_within(name))
-    }
-
-    fn function_within(&mut self, name: &str) -> Option<Expr> {
-        match name {
-            "sqrt" => {
-                let degree =
-                    if self.eat(&Kind::Open(Bracket::Square)) { self.bracketed(Bracket::Square)? } else { Expr::integer(2) };
-                let inside = self.argument()?;
-                return Some(match &degree {
-                    Expr::Number(whole) => {
-                        Expr::Root(Box::new(inside), u32::try_from(whole.to_i64()?).ok().filter(|n| (2..=64).contains(n))?)
-                    }
-                    _ => inside.raised_to(Expr::integer(1).over(degree)),
-                });
-            }
-            // `√12`, not `√1` times 2.
-            "surd" | "cbrt" => return Some(Expr::Root(Box::new(self.atom()?), if name == "surd" { 2 } else { 3 })),
-            _ => {}
-        }
-        let mut base = None;
-        if matches!(name, "log" | "lg") && self.eat(&Kind::Underscore) {
-            base = Some(self.argument()?);
-        }
-        let mut power = None;
-        if self.eat(&Kind::Caret) {
-            power = Some(self.exponent()?);
-        } else if let Some(Kind::Superscript(digit)) = self.peek() {
-            power = Some(Expr::integer(*digit));
-            self.at += 1;
-        }
-        if name == "log" && base.is_none() && self.eat(&Kind::Underscore) {
-            base = Some(self.argument()?);
-        }
-        let mut function = function(name);
-        if power == Some(Expr::integer(-1)) {
-            function = Some(match function? {
-                Function::Sin => Function::Arcsin,
-                Function::Cos => Function::Arccos,
-                Function::Tan => Function::Arctan,
-                _ => return None,
-            });
-            power = None;
-        }
-        let argument = self.function_argument()?;
-        let called = match (name, function, argument) {
-            ("exp", ..) if power.is_some() => return None,
-            ("exp", _, argument) => Expr::Euler.raised_to(argument),
-            ("log" | "lg", _, argument) => Expr::Call(Function::Log, vec![base.unwrap_or(Expr::integer(10)), argument]),
-            (_, Some(function @ (Function::Gcd | Function::Lcm | Function::Max | Function::Min)), argument) => match argument {
-                Expr::Tuple(_, _, items) | Expr::Set(items) | Expr::List(_, items) => Expr::Call(function, items),
-                _ => return None,
-            },
-            (_, Some(function), argument) => Expr::call(function, argument),
-            _ => return None,
-        };
-        Some(match power {
-            Some(power) => called.raised_to(power),
-            None => called,
-        })
-    }
-
-    /// `(x+1)`, `{x}`, or what follows up to the next sign: `2x` of `\sin 2x + 1`, `\pi/6` of `sin pi/6`.
-    fn function_argument(&mut self) -> Option<Expr> {
-        if matches!(self.peek()?, Kind::Open(_) | Kind::Bar) {
-            return self.atom();
-        }
-        let negative = self.eat(&Kind::Minus);
-        let mut factors = vec![self.atom_with_postfix()?];
-        let mut divided = false;
-        loop {
-            match self.peek() {
-                Some(Kind::Slash) if !divided => {
-                    divided = true;
-                    self.at += 1;
-                    let below = self.atom_with_postfix()?;
-                    let above = if factors.len() == 1 { factors.pop()? } else { Expr::Product(std::mem::take(&mut factors)) };
-                    factors = vec![above.over(below)];
-                }
-                Some(Kind::Word(word)) if is_function(word) || function_prefix(word).is_some() => break,
-                Some(Kind::Command(name)) if is_function(name) && *name != "sqrt" => break,
-                Some(Kind::Open(_)) => break,
-                _ if self.starts_factor() => factors.push(self.atom_with_postfix()?),
-                _ => break,
-            }
-        }
-        let argument = if factors.len() == 1 { factors.pop()? } else { Expr::Product(factors) };
-        Some(if negative { argument.negate() } else { argument })
-    }
 }
 
 fn is_known(name: &str) -> bool {
@@ -533,131 +375,4 @@ fn is_known(name: &str) -> bool {
         || is_function(name)
         || is_greek(name)
         || vulgar(name).is_some()
-}
-
-/// A function at the start of a run of letters, and the rest: `sinx`.
-fn function_prefix(word: &str) -> Option<(&'static str, &str)> {
-    const NAMES: [&str; 14] =
-        ["arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "log", "sqrt"];
-    let found =
-        NAMES.iter().find_map(|name| Some((*name, word.strip_prefix(name)?))).or_else(|| Some(("ln", word.strip_prefix("ln")?)));
-    found.filter(|(_, rest)| (1..=2).contains(&rest.chars().count()))
-}
-
-fn symbol(name: &str) -> Option<Expr> {
-    Some(match name {
-        "e" => Expr::Euler,
-        "i" => Expr::Imaginary,
-        "pi" | "π" => Expr::Pi,
-        "infinity" | "inf" | "oo" | "infty" => Expr::Infinity,
-        "α" => Expr::Symbol("alpha".into()),
-        "β" => Expr::Symbol("beta".into()),
-        "γ" => Expr::Symbol("gamma".into()),
-        "θ" => Expr::Symbol("theta".into()),
-        "λ" => Expr::Symbol("lambda".into()),
-        "φ" => Expr::Symbol("phi".into()),
-        "ω" => Expr::Symbol("omega".into()),
-        _ => Expr::Symbol(name.to_string()),
-    })
-}
-
-fn is_greek(name: &str) -> bool {
-    const NAMES: [&str; 49] = [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-        "angle",
-        "triangle",
-        "measuredangle",
-        // Never worked out, so two are equal where they are written alike.
-        "sum",
-        "prod",
-        "int",
-        "iint",
-        "oint",
-        "lim",
-        "partial",
-        "nabla",
-        "to",
-    ];
-    NAMES.contains(&name)
-}
-
-fn vulgar(name: &str) -> Option<Expr> {
-    let (above, below) = name.split_once('/')?;
-    Some(Expr::Number(Rational::decimal(above, 0, 0)?.divide(&Rational::decimal(below, 0, 0)?)?))
-}
-
-/// `204_5`: the digits of a numeral read in its base.
-fn in_base(value: &Rational, index: &str) -> Option<Rational> {
-    let base: u32 = index.parse().ok().filter(|base| (2..=BASE_MAX).contains(base))?;
-    value.denominator().eq(&1.into()).then_some(())?;
-    let digits = value.numerator().to_string();
-    let mut total = Rational::integer(0);
-    for digit in digits.chars() {
-        let digit = digit.to_digit(base)?;
-        total = total.multiply(&Rational::integer(base.into()))?.add(&Rational::integer(digit.into()))?;
-    }
-    Some(total)
-}
-
-/// A decimal with `decimals` digits after its point, and the digits that repeat behind them.
-fn repeat(value: &Rational, decimals: usize, digits: &str) -> Option<Rational> {
-    let nines = Rational::decimal(&"9".repeat(digits.len()), 0, 0)?;
-    let tail = Rational::decimal(digits, 0, 0)?.divide(&nines)?.scale(-i64::try_from(decimals).ok()?)?;
-    value.add(&tail)
-}
-
-/// `1666…` → `1`, `6`: the shortest period that has been written at least twice (three times when it is one digit).
-fn period_of(digits: &str) -> Option<(&str, &str)> {
-    let bytes = digits.as_bytes();
-    for length in 1..=bytes.len() / 2 {
-        let period = bytes.get(bytes.len() - length..)?;
-        let mut times = 1;
-        while bytes.len() >= (times + 1) * length
-            && bytes.get(bytes.len() - (times + 1) * length..bytes.len() - times * length)? == period
-        {
-            times += 1;
-        }
-        if times >= if length == 1 { 3 } else { 2 } {
-            return digits
-                .split_at_checked(bytes.len() - times * length)
-                .map(|(lead, tail)| (lead, tail.get(..length).unwrap_or_default()));
-        }
-    }
-    None
 }

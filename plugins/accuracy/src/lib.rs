@@ -50,19 +50,25 @@
 
 mod ball;
 mod choice;
+mod commands;
 mod compare;
 mod elementary;
 mod equal;
 mod equations;
+mod exponents;
 mod expression;
 mod formula;
+mod functions;
 mod lexer;
 mod math;
 mod matrix;
+mod names;
+mod numerals;
 mod numeric;
 mod parse;
 mod points;
 mod real_set;
+mod separation;
 mod surd;
 mod text;
 

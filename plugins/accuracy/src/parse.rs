@@ -8,6 +8,7 @@
 
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
+use crate::names::{constant, is_function, is_prose};
 use reward_sdk::units::{self, Unit};
 
 /// Brackets, groups and arguments within each other. Each level is some calls deep, and the sandbox's stack is small.
@@ -368,64 +369,4 @@ impl<'a> Parser<'a> {
         let width = rows.first()?.len();
         rows.iter().all(|row| row.len() == width).then_some(rows)
     }
-}
-
-/// Whether a word of plain text is prose rather than a product of variables.
-pub fn is_prose(word: &str) -> bool {
-    const SHORT: [&str; 22] = [
-        "yes", "no", "odd", "even", "true", "none", "red", "blue", "all", "any", "the", "not", "sum", "dne", "am", "pm", "is",
-        "mon", "tue", "wed", "thu", "fri",
-    ];
-    let lower = word.to_lowercase();
-    let letters = lower.chars().count();
-    if is_function(&lower) || constant(&lower) {
-        return false;
-    }
-    if SHORT.contains(&lower.as_str()) {
-        return true;
-    }
-    // `AB`, `ABCD` are segments, `abcd` is a product.
-    let capitals = word.chars().all(char::is_uppercase) && letters <= 6;
-    let alphabetical = lower.as_bytes().windows(2).all(|pair| pair.first() < pair.last());
-    letters >= 4 && !capitals && !(alphabetical && letters <= 5)
-}
-
-pub fn constant(word: &str) -> bool {
-    matches!(
-        word,
-        "pi" | "infinity" | "inf" | "oo" | "infty" | "alpha" | "beta" | "gamma" | "delta" | "theta" | "lambda" | "phi" | "omega"
-    )
-}
-
-pub fn is_function(word: &str) -> bool {
-    function(word).is_some() || matches!(word, "sqrt" | "log" | "lg" | "exp" | "cbrt" | "binom")
-}
-
-pub fn function(word: &str) -> Option<Function> {
-    Some(match word {
-        "sin" => Function::Sin,
-        "cos" => Function::Cos,
-        "tan" | "tg" => Function::Tan,
-        "cot" | "ctg" => Function::Cot,
-        "sec" => Function::Sec,
-        "csc" | "cosec" => Function::Csc,
-        "arcsin" | "asin" => Function::Arcsin,
-        "arccos" | "acos" => Function::Arccos,
-        "arctan" | "atan" | "arctg" => Function::Arctan,
-        "sinh" => Function::Sinh,
-        "cosh" => Function::Cosh,
-        "tanh" => Function::Tanh,
-        "ln" => Function::Ln,
-        "abs" => Function::Absolute,
-        "floor" => Function::Floor,
-        "ceil" => Function::Ceiling,
-        "gcd" => Function::Gcd,
-        "lcm" => Function::Lcm,
-        "max" => Function::Max,
-        "min" => Function::Min,
-        "det" => Function::Determinant,
-        "Re" => Function::RealPart,
-        "Im" => Function::ImaginaryPart,
-        _ => return None,
-    })
 }
