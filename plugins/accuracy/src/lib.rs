@@ -5,7 +5,8 @@
 //! that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the sample unscorable: it is masked, never scored 0, because
 //! the fault is the data's.
 //!
-//! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for evaluation.
+//! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for evaluation; `computed = true` where
+//! the problem itself is a formula.
 //!
 //! ## `math`
 //!
@@ -39,6 +40,9 @@
 //!
 //! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals that agree to six places
 //! (`0.333333` for 1/3), a decimal comma, sets for tuples and columns for points, `y = 5` for `x = 5`.
+//!
+//! `computed` refuses an answer that leaves sums undone where the reference is a numeral: `9 \cdot 2` is 18, but a policy that is asked
+//! for `9 \cdot 2` would learn to repeat the question. Fractions, powers of ten, units and `x = 18` are numerals.
 //!
 //! ## `choice`
 //!
@@ -74,6 +78,7 @@ mod text;
 
 use math::Outcome;
 use reward_sdk::answers::{excerpt, of_completion, of_reference};
+use reward_sdk::number;
 use reward_sdk::{Completion, Error, Info, Result, Reward, Score};
 
 #[derive(Default, serde::Deserialize)]
@@ -81,6 +86,8 @@ use reward_sdk::{Completion, Error, Info, Result, Reward, Score};
 pub struct Accuracy {
     kind: Kind,
     lenient: bool,
+    /// `math`: where the reference is a numeral, the answer must be one.
+    computed: bool,
 }
 
 #[derive(Clone, Copy, Default, serde::Deserialize)]
@@ -101,6 +108,9 @@ impl Reward for Accuracy {
         // Without an answer the reference is looked at all the same: a bad one masks the sample.
         let given = of_completion(&completion.text);
         let outcome = match self.kind {
+            Kind::Math if self.computed && number::read(truth).is_some() && number::read(given.unwrap_or_default()).is_none() => {
+                Outcome::Wrong(format!("not a number: {}", excerpt(given.unwrap_or_default())))
+            }
             Kind::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
             Kind::Choice => choose(truth, given.unwrap_or_default()),
             Kind::Exact => exact(truth, given.unwrap_or_default(), self.lenient),
