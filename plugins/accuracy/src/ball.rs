@@ -148,12 +148,6 @@ impl Ball {
         (scaled.magnitude() < EXPONENT_MAX).then_some(scaled)
     }
 
-    /// Wider by `2^exponent`.
-    pub fn widen(&self, exponent: i64, bits: u64) -> Option<Ball> {
-        let wider = self.add(&Ball { middle: BigInt::ZERO, radius: 1.into(), exponent }, bits)?;
-        Some(wider)
-    }
-
     /// The n-th root of what is not below zero; a ball that reaches below is cut there.
     pub fn root(&self, degree: u32, bits: u64) -> Option<Ball> {
         if self.is_exact_zero() {

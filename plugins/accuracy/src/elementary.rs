@@ -5,14 +5,61 @@ use num_bigint::BigInt;
 
 /// Bits by which arguments are made smaller before their series; each costs a squaring afterwards.
 const REDUCTION_BITS: i64 = 8;
+/// Roots taken before the logarithm's series: each costs as much as several of its terms.
+const ROOTS: i64 = 3;
 /// Terms of a series at most.
-const TERMS_MAX: u64 = 4_000;
+const TERMS_MAX: i64 = 4_000;
 /// Exponents of e and angles stay below 2 to this.
 const ARGUMENT_BITS_MAX: i64 = 20;
 
-/// Whether a term no longer matters at this precision.
-fn negligible(term: &Ball, bits: u64) -> bool {
-    term.magnitude() < -(bits as i64) - 4
+/// Σ of `first`, `first·factor/d(1)`, `first·factor²/(d(1)·d(2))`, … in fixed point of so many bits, for |x| below 1. Each step cuts less
+/// than two units.
+fn series(first: &BigInt, factor: &BigInt, divisor: impl Fn(i64) -> i64, work: u64) -> (BigInt, i64) {
+    let (mut term, mut sum) = (first.clone(), first.clone());
+    let mut n = 1;
+    while term != BigInt::ZERO && n < TERMS_MAX {
+        term = ((term * factor) >> work) / divisor(n);
+        // Shifting rounds down, so a negative term ends at −1.
+        if term == BigInt::from(-1) {
+            term = BigInt::ZERO;
+        }
+        sum += &term;
+        n += 1;
+    }
+    (sum, n)
+}
+
+/// Σ of ±x^{2k+1}/(2k+1) in fixed point.
+fn odd_series(x: &BigInt, signs: bool, work: u64) -> (BigInt, i64) {
+    let square = (x * x) >> work;
+    let (mut power, mut sum) = (x.clone(), x.clone());
+    let mut k = 1;
+    while power != BigInt::ZERO && power != BigInt::from(-1) && k < TERMS_MAX {
+        power = (power * &square) >> work;
+        let part = &power / (2 * k + 1);
+        if signs && k % 2 == 1 {
+            sum -= part
+        } else {
+            sum += part
+        }
+        k += 1;
+    }
+    (sum, k)
+}
+
+/// Middle and radius in units of 2^−work.
+fn fixed(x: &Ball, work: u64) -> Option<(BigInt, BigInt)> {
+    let shift = x.exponent.checked_add(i64::try_from(work).ok()?)?;
+    if shift >= 0 {
+        return (shift < 1 << 16).then(|| (&x.middle << shift, &x.radius << shift));
+    }
+    let shift = shift.unsigned_abs();
+    Some((&x.middle >> shift, (&x.radius >> shift) + 2))
+}
+
+/// A sum in fixed point, with the error of its steps and of what went in.
+fn unfixed(sum: BigInt, steps: i64, error: BigInt, work: u64) -> Option<Ball> {
+    Some(Ball { middle: sum, radius: error * 2 + (4 * steps + 8), exponent: -i64::try_from(work).ok()? })
 }
 
 /// atan(1/n) = Σ ±1/((2k+1)·n^{2k+1}); with `signs` false the hyperbolic one.
@@ -56,16 +103,9 @@ pub fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
     let r = x
         .subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&ln_two, work)?, work)?
         .scale(-REDUCTION_BITS)?;
-    let mut sum = Ball::integer(1);
-    let mut term = Ball::integer(1);
-    for n in 1..TERMS_MAX {
-        term = term.multiply(&r, work)?.divide(&Ball::integer(n as i64), work)?;
-        if negligible(&term, work) {
-            break;
-        }
-        sum = sum.add(&term, work)?;
-    }
-    sum = sum.widen(-(work as i64), work)?;
+    let (r, error) = fixed(&r, work)?;
+    let (sum, steps) = series(&(BigInt::from(1) << work), &r, |n| n, work);
+    let mut sum = unfixed(sum, steps, error, work)?;
     for _ in 0..REDUCTION_BITS {
         sum = sum.multiply(&sum, work)?;
     }
@@ -81,22 +121,15 @@ pub fn logarithm(x: &Ball, bits: u64) -> Option<Ball> {
     // x = m·2^e with m near 1; ln m = 2^k · ln of its 2^k-th root.
     let shift = x.magnitude() - 1;
     let mut m = x.scale(-shift)?;
-    for _ in 0..REDUCTION_BITS {
+    for _ in 0..ROOTS {
         m = m.root(2, work)?;
     }
     let one = Ball::integer(1);
     let z = m.subtract(&one, work)?.divide(&m.add(&one, work)?, work)?;
-    let square = z.multiply(&z, work)?;
-    let mut power = z.clone();
-    let mut sum = z;
-    for n in 1..TERMS_MAX {
-        if negligible(&power, work) {
-            break;
-        }
-        power = power.multiply(&square, work)?;
-        sum = sum.add(&power.divide(&Ball::integer(2 * n as i64 + 1), work)?, work)?;
-    }
-    let ln_m = sum.widen(-(work as i64), work)?.scale(REDUCTION_BITS + 1)?;
+    let (z, error) = fixed(&z, work)?;
+    let (sum, steps) = odd_series(&z, false, work);
+    let sum = unfixed(sum, steps, error, work)?;
+    let ln_m = sum.scale(ROOTS + 1)?;
     ln_m.add(&ln_two(work)?.multiply(&Ball::integer(shift), work)?, bits + 32)
 }
 
@@ -113,20 +146,12 @@ pub fn sine_cosine(x: &Ball, bits: u64) -> Option<(Ball, Ball)> {
     let k = x.divide(&turn, work)?.nearest()?;
     let r =
         x.subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&turn, work)?, work)?.scale(-REDUCTION_BITS)?;
-    let square = r.multiply(&r, work)?;
-    let series = |first: Ball, start: i64| -> Option<Ball> {
-        let (mut sum, mut term) = (first.clone(), first);
-        for n in 0..TERMS_MAX as i64 {
-            let below = (start + 2 * n) * (start + 2 * n + 1);
-            term = term.multiply(&square, work)?.divide(&Ball::integer(-below), work)?;
-            if negligible(&term, work) {
-                break;
-            }
-            sum = sum.add(&term, work)?;
-        }
-        sum.widen(-(work as i64), work)
-    };
-    let (mut sine, mut cosine) = (series(r.clone(), 2)?, series(Ball::integer(1), 1)?);
+    let (r, error) = fixed(&r, work)?;
+    let square: BigInt = -((&r * &r) >> work);
+    let (sine, steps) = series(&r, &square, |n| 2 * n * (2 * n + 1), work);
+    let (cosine, more) = series(&(BigInt::from(1) << work), &square, |n| (2 * n - 1) * 2 * n, work);
+    let mut sine = unfixed(sine, steps, error.clone(), work)?;
+    let mut cosine = unfixed(cosine, more, error, work)?;
     for _ in 0..REDUCTION_BITS {
         let doubled = sine.multiply(&cosine, work)?.scale(1)?;
         let squared = cosine.multiply(&cosine, work)?.scale(1)?;
@@ -148,16 +173,9 @@ pub fn arc_tangent(x: &Ball, bits: u64) -> Option<Ball> {
         let root = r.multiply(&r, work)?.add(&one, work)?.root(2, work)?;
         r = r.divide(&root.add(&one, work)?, work)?;
     }
-    let square = r.multiply(&r, work)?;
-    let (mut power, mut sum) = (r.clone(), r);
-    for n in 1..TERMS_MAX as i64 {
-        if negligible(&power, work) {
-            break;
-        }
-        power = power.multiply(&square, work)?.negate();
-        sum = sum.add(&power.divide(&Ball::integer(2 * n + 1), work)?, work)?;
-    }
-    sum.widen(-(work as i64), work)?.scale(REDUCTION_BITS)
+    let (r, error) = fixed(&r, work)?;
+    let (sum, steps) = odd_series(&r, true, work);
+    unfixed(sum, steps, error, work)?.scale(REDUCTION_BITS)
 }
 
 #[cfg(test)]

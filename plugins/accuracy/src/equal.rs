@@ -44,8 +44,12 @@ const BITS_MAX: u64 = 2_400;
 /// Points at which identities are checked, and those that are looked at to find them.
 const POINTS_MIN: u32 = 2;
 const POINTS_MAX: u32 = 8;
-/// What all evaluations of one verdict may cost, in products of machine words.
-const BUDGET: u64 = 4_000_000;
+/// What all evaluations of one verdict may cost, in about the sandbox's fuel: half of the least that a completion gets.
+const BUDGET: u64 = 16_000_000;
+/// An exact evaluation that cost more is not tried in finer parts.
+const COST_RETRIED_MAX: u64 = 500_000;
+/// What a comparison costs besides.
+const COMPARISON_COST: u64 = 8_000;
 const SIZE_MAX: usize = 1_500;
 
 pub struct Judge {
@@ -75,10 +79,28 @@ impl Judge {
         if !a.is_scalar() || !b.is_scalar() || a.size() + b.size() > SIZE_MAX {
             return if a.is_scalar() && b.is_scalar() { Verdict::Undecided } else { Verdict::Different };
         }
-        match self.exactly(a, b) {
-            Some(verdict) => verdict,
-            None => self.numerically(a, b),
+        if !self.spend(COMPARISON_COST) {
+            return Verdict::Undecided;
         }
+        // Whole multiples of angles first: halves and twelfths make for larger numbers.
+        for parts in [1, 2, 12] {
+            let before = self.budget.get();
+            if let Some(verdict) = self.exactly(a, b, parts) {
+                return verdict;
+            }
+            // What was too large will not become smaller.
+            if before - self.budget.get() > COST_RETRIED_MAX {
+                break;
+            }
+        }
+        self.numerically(a, b)
+    }
+
+    /// Whether there was as much left.
+    fn spend(&self, cost: u64) -> bool {
+        let left = self.budget.get().checked_sub(cost);
+        self.budget.set(left.unwrap_or(0));
+        left.is_some()
     }
 
     /// The sign of a real constant.
@@ -99,7 +121,7 @@ impl Judge {
     }
 
     /// By exact values at seeded points; `None` where they cannot be had.
-    fn exactly(&self, a: &Expr, b: &Expr) -> Option<Verdict> {
+    fn exactly(&self, a: &Expr, b: &Expr, parts: i64) -> Option<Verdict> {
         let either = |wanted: &dyn Fn(&Expr) -> bool| a.any(wanted) || b.any(wanted);
         let symbols = either(&|e| matches!(e, Expr::Symbol(_)));
         let counts = either(
@@ -126,8 +148,12 @@ impl Judge {
                 1 => Signs::Negative,
                 _ => Signs::Mixed,
             };
-            let point = Point::new(self.seed.wrapping_add(u64::from(round) * 0x9e37_79b9), domain, signs);
-            match (point.value(a), point.value(b)) {
+            let point = Point::new(self.seed.wrapping_add(u64::from(round) * 0x9e37_79b9), domain, signs).cut(parts);
+            let values = (point.value(a), point.value(b));
+            if !self.spend(point.cost()) {
+                return Some(Verdict::Undecided);
+            }
+            match values {
                 (Ok(x), Ok(y)) if x == y => agreed += 1,
                 // Roots of variables below zero may be complex, where identities of real roots need not hold.
                 (Ok(x), Ok(y))

@@ -6,6 +6,9 @@ use crate::surd::{Surd, factors};
 use reward_sdk::rational::Rational;
 use std::collections::BTreeMap;
 
+/// Multiples of an angle's part.
+const TURNS_MAX: i64 = 120;
+
 impl Point {
     /// e to a linear form: for each atom its own value, its own point of the circle.
     pub fn exponential(&self, form: &Linear) -> Result<Surd, Stop> {
@@ -22,12 +25,15 @@ impl Point {
                 product = supported(product.multiply(&factor))?;
             }
             if !turned.is_zero() {
-                let twelfths = supported(turned.multiply(&Rational::integer(PARTS)).and_then(|turned| turned.to_i64()))?;
+                let whole = |parts: i64| supported(turned.multiply(&Rational::integer(parts)).and_then(|turned| turned.to_i64()));
                 let factor = match atom.as_str() {
-                    PI => supported(turn(twelfths))?,
+                    PI => supported(turn(whole(PARTS)?))?,
                     atom if atom.starts_with(LOG) => return Err(Stop::Unsupported),
-                    atom => supported((twelfths.abs() <= 40 * PARTS).then_some(()))
-                        .and_then(|()| supported(self.circle(atom)?.power(twelfths)))?,
+                    atom => {
+                        let times = whole(self.parts)?;
+                        supported((times.abs() <= TURNS_MAX).then_some(()))?;
+                        supported(self.circle(atom)?.power(times))?
+                    }
                 };
                 product = supported(product.multiply(&factor))?;
             }
@@ -37,7 +43,7 @@ impl Point {
 
     /// A point of the rational circle: (1 + ti)² / (1 + t²).
     fn circle(&self, atom: &str) -> Result<Surd, Stop> {
-        let t = supported(self.free(&format!("circle {atom}")).divide(&Rational::integer(97)))?;
+        let t = self.free(&format!("circle {atom}"));
         let turned = supported(Surd::imaginary().multiply(&Surd::rational(t)))?;
         let above = supported(Surd::integer(1).add(&turned))?;
         let below = supported(Surd::integer(1).add(&turned.negate()).and_then(|below| below.inverse()))?;

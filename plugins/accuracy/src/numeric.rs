@@ -53,9 +53,11 @@ impl Numeric<'_> {
     /// `None`: undefined, too large, too expensive, or not certain enough (a branch cut or a whole number within the error).
     pub fn value(&self, expr: &Expr) -> Option<Complex> {
         let words = self.bits / 32 + 4;
+        let product = 1_000 + 6 * words * words;
         let cost = match expr {
-            Expr::Call(..) | Expr::Power(..) | Expr::Root(..) | Expr::Pi | Expr::Euler => words * words * (self.bits / 4 + 16),
-            _ => words * words * 8,
+            Expr::Call(..) | Expr::Power(..) | Expr::Pi | Expr::Euler => product * (self.bits / 2 + 32),
+            Expr::Root(..) => product * 20,
+            _ => product,
         };
         self.budget.set(self.budget.get().checked_sub(cost)?);
         let bits = self.bits;

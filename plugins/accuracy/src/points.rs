@@ -31,11 +31,11 @@ pub enum Domain {
     Natural,
 }
 
-/// Angles and exponents are measured in twelfths.
+/// Roots of variables are rational up to the twelfth, and turns are measured in twelfths of π.
 pub const PARTS: i64 = 12;
 const EXPONENT_MAX: i64 = 10_000;
 const FACTORIAL_MAX: i64 = 2_000;
-/// What one evaluation may cost, in products of machine words.
+/// What one evaluation may cost, in about the sandbox's fuel.
 const COST_MAX: u64 = 3_000_000;
 
 /// Signs of the variables at a point.
@@ -50,6 +50,8 @@ pub struct Point {
     seed: u64,
     domain: Domain,
     signs: Signs,
+    /// Into how many parts angles and exponents are cut: those that occur must be whole multiples of one.
+    pub parts: i64,
     cost: Cell<u64>,
 }
 
@@ -66,7 +68,17 @@ pub fn supported<T>(value: Option<T>) -> Result<T, Stop> {
 
 impl Point {
     pub fn new(seed: u64, domain: Domain, signs: Signs) -> Point {
-        Point { seed, domain, signs, cost: Cell::new(0) }
+        Point { seed, domain, signs, parts: 1, cost: Cell::new(0) }
+    }
+
+    /// With angles and exponents cut finer.
+    pub fn cut(self, parts: i64) -> Point {
+        Point { parts, ..self }
+    }
+
+    /// In about the sandbox's fuel.
+    pub fn cost(&self) -> u64 {
+        self.cost.get()
     }
 
     fn random(&self, key: &str) -> u64 {
@@ -101,11 +113,17 @@ impl Point {
 
     pub fn value(&self, expr: &Expr) -> Result<Surd, Stop> {
         let found = self.value_of(expr)?;
-        // A product of numbers of n words takes about n² steps.
-        let words = found.bits() / 32 + 8;
-        let cost = self.cost.get().saturating_add(words.saturating_mul(words));
+        self.charge(&found)?;
+        Ok(found)
+    }
+
+    fn charge(&self, found: &Surd) -> Result<(), Stop> {
+        // Products of numbers of n words take about n² steps, and reducing fractions some times as many.
+        let words = found.bits() / 32;
+        let weight = if found.is_whole() { 2 } else { 20 };
+        let cost = self.cost.get().saturating_add(words.saturating_mul(words).saturating_mul(weight) + 1_000);
         self.cost.set(cost);
-        if cost > COST_MAX { Err(Stop::Unsupported) } else { Ok(found) }
+        if cost > COST_MAX { Err(Stop::Unsupported) } else { Ok(()) }
     }
 
     fn value_of(&self, expr: &Expr) -> Result<Surd, Stop> {
@@ -119,6 +137,7 @@ impl Point {
                 let mut sum = Surd::integer(0);
                 for term in terms {
                     sum = supported(sum.add(&self.value(term)?))?;
+                    self.charge(&sum)?;
                 }
                 Ok(sum)
             }
@@ -126,6 +145,7 @@ impl Point {
                 let mut product = Surd::integer(1);
                 for factor in factors {
                     product = supported(product.multiply(&self.value(factor)?))?;
+                    self.charge(&product)?;
                 }
                 Ok(product)
             }
@@ -206,10 +226,10 @@ impl Point {
         Ok(product)
     }
 
-    /// The atom's own value to a power that is a multiple of a twelfth.
+    /// The atom's own value to a power that is a multiple of a part.
     pub fn free_power(&self, key: &str, exponent: &Rational) -> Option<Rational> {
-        let twelfths = exponent.multiply(&Rational::integer(PARTS))?.to_i64()?;
-        self.free(key).power(twelfths)
+        let times = exponent.multiply(&Rational::integer(self.parts))?.to_i64()?;
+        self.free(key).power(times)
     }
 
     fn call(&self, function: Function, arguments: &[Expr]) -> Result<Surd, Stop> {

@@ -18,6 +18,9 @@ pub fn separation_bits(numeric: &Numeric<'_>, expr: &Expr) -> f64 {
     (degree - 1.0).max(0.0) * u.max(0.0) + l.max(0.0) + 64.0
 }
 
+/// Formulas with more different roots are beyond any precision that is worth its cost.
+const ROOTS_MAX: usize = 16;
+
 struct Separation<'n, 'e> {
     numeric: &'n Numeric<'n>,
     roots: Vec<&'e Expr>,
@@ -28,7 +31,9 @@ struct Separation<'n, 'e> {
 
 impl<'e> Separation<'_, 'e> {
     fn once(&mut self, root: &'e Expr, degree: f64) {
-        if !self.roots.contains(&root) {
+        if self.roots.len() >= ROOTS_MAX {
+            self.degree = f64::INFINITY;
+        } else if !self.roots.contains(&root) {
             self.roots.push(root);
             self.degree *= degree;
         }

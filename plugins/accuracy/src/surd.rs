@@ -44,6 +44,11 @@ impl Surd {
         self.terms.iter().map(|(_, value)| value.numerator().bits() + value.denominator().bits()).sum()
     }
 
+    /// Whether no coefficient is a fraction.
+    pub fn is_whole(&self) -> bool {
+        self.terms.iter().all(|(_, value)| *value.denominator() == BigInt::from(1))
+    }
+
     pub fn is_complex(&self) -> bool {
         self.terms.iter().any(|(radicand, _)| *radicand < 0)
     }
