@@ -11,7 +11,7 @@ pub const BITS_MAX: u64 = 32_768;
 pub const EXPONENT_MAX: u32 = 4_000;
 
 /// Fractions of up to this many bits are kept in lowest terms; reducing larger ones costs more than it saves.
-const REDUCED_BITS_MAX: u64 = 1_024;
+const REDUCED_BITS_MAX: u64 = 256;
 
 /// `numerator / denominator`, the denominator positive, in lowest terms unless it is large.
 #[derive(Clone, Debug)]

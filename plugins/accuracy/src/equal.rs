@@ -44,8 +44,8 @@ const BITS_MAX: u64 = 2_400;
 /// Points at which identities are checked, and those that are looked at to find them.
 const POINTS_MIN: u32 = 2;
 const POINTS_MAX: u32 = 8;
-/// What all evaluations of one verdict may cost, in about the sandbox's fuel: half of the least that a completion gets.
-const BUDGET: u64 = 16_000_000;
+/// What all evaluations of one verdict may cost, in about the sandbox's fuel: with room for what the estimates miss.
+const BUDGET: u64 = 10_000_000;
 /// An exact evaluation that cost more is not tried in finer parts.
 const COST_RETRIED_MAX: u64 = 500_000;
 /// What a comparison costs besides.
