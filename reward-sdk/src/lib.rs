@@ -126,8 +126,9 @@
 //! every completion gets a fresh instance. So a verdict is a function of (component, configuration, completion), costs the same fuel on every
 //! machine, and can be checked later. The stack is small (128 KiB inside, 512 KiB in all): loop where text decides how deep it goes.
 //!
-//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write, with the same rules as the rewards that r1d ships.
+//! [`answers`], [`boxed`], [`tags`], [`number`], [`units`] and [`words`] read what models write, with the same rules as the rewards that r1d ships.
 
+pub mod answers;
 pub mod boxed;
 pub mod golden;
 #[cfg(target_arch = "wasm32")]
@@ -136,7 +137,7 @@ pub mod guest;
 pub mod number;
 pub mod rational;
 pub mod tags;
-mod units;
+pub mod units;
 pub mod words;
 
 /// Makes a plugin of a function; see the [crate's documentation](crate).

@@ -10,7 +10,7 @@
 //! factor    := 1,234.5e6 | "\frac" group group | "(" [sign] magnitude ")"
 //! ```
 
-mod lexer;
+pub(crate) mod lexer;
 
 use crate::rational::Rational;
 use crate::units::{self, Unit};
@@ -49,7 +49,7 @@ pub fn read(text: &str) -> Option<Quantity> {
 }
 
 /// Without what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the answer is".
-fn unwrap(text: &str) -> &str {
+pub fn unwrap(text: &str) -> &str {
     const WRAPS: [(&str, &str); 6] = [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`")];
     const LEADS: [&str; 5] = ["the final answer is", "the answer is", "final answer:", "answer:", "answer is"];
     let mut text = text.trim();

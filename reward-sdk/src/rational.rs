@@ -1,6 +1,8 @@
 //! Exact rationals of bounded size: what answers are compared with, so that 0.1 + 0.2 is 0.3 and nothing is "close enough".
 
 use num_bigint::BigInt;
+use num_integer::Integer;
+use std::cmp::Ordering;
 
 /// Numerator and denominator may have this many bits; an operation that would pass it gives `None`.
 /// 32,768 bits are about 9,860 digits: far beyond any answer, and cheap to multiply.
@@ -8,7 +10,10 @@ pub const BITS_MAX: u64 = 32_768;
 /// Largest power of ten that a number may be scaled by, up or down.
 pub const EXPONENT_MAX: u32 = 4_000;
 
-/// `numerator / denominator`, the denominator positive, not necessarily in lowest terms.
+/// Fractions of up to this many bits are kept in lowest terms; reducing larger ones costs more than it saves.
+const REDUCED_BITS_MAX: u64 = 256;
+
+/// `numerator / denominator`, the denominator positive, in lowest terms unless it is large.
 #[derive(Clone, Debug)]
 pub struct Rational {
     numerator: BigInt,
@@ -18,6 +23,29 @@ pub struct Rational {
 impl Rational {
     pub fn integer(value: i64) -> Rational {
         Rational { numerator: value.into(), denominator: 1.into() }
+    }
+
+    pub fn big(value: BigInt) -> Option<Rational> {
+        Rational { numerator: value, denominator: 1.into() }.bounded()
+    }
+
+    pub fn numerator(&self) -> &BigInt {
+        &self.numerator
+    }
+
+    /// Positive.
+    pub fn denominator(&self) -> &BigInt {
+        &self.denominator
+    }
+
+    /// The value when it is whole and small enough for an `i64`.
+    pub fn to_i64(&self) -> Option<i64> {
+        let (whole, rest) = self.numerator.div_rem(&self.denominator);
+        if rest == BigInt::ZERO { i64::try_from(whole).ok() } else { None }
+    }
+
+    pub fn floor(&self) -> BigInt {
+        self.numerator.div_floor(&self.denominator)
     }
 
     /// `digits` without separators, the last `decimals` of them after the point, times 10^`exponent`.
@@ -49,6 +77,21 @@ impl Rational {
         Rational { numerator: &self.numerator * &other.numerator, denominator: &self.denominator * &other.denominator }.bounded()
     }
 
+    pub fn subtract(&self, other: &Rational) -> Option<Rational> {
+        self.add(&other.clone().negate())
+    }
+
+    /// `self` to a whole power; `None` for zero to a negative one.
+    pub fn power(&self, exponent: i64) -> Option<Rational> {
+        let magnitude = u32::try_from(exponent.unsigned_abs()).ok()?;
+        let bits = (self.numerator.bits().max(self.denominator.bits()).saturating_sub(1)).checked_mul(magnitude.into())?;
+        if bits > BITS_MAX {
+            return None;
+        }
+        let raised = Rational { numerator: self.numerator.pow(magnitude), denominator: self.denominator.pow(magnitude) };
+        if exponent < 0 { Rational::integer(1).divide(&raised) } else { raised.bounded() }
+    }
+
     /// `None` for division by zero.
     pub fn divide(&self, other: &Rational) -> Option<Rational> {
         if other.is_zero() {
@@ -65,6 +108,18 @@ impl Rational {
         Rational { numerator: -self.numerator, denominator: self.denominator }
     }
 
+    pub fn absolute(self) -> Rational {
+        if self.is_negative() { self.negate() } else { self }
+    }
+
+    pub fn is_negative(&self) -> bool {
+        self.numerator < BigInt::ZERO
+    }
+
+    pub fn is_one(&self) -> bool {
+        self.numerator == self.denominator
+    }
+
     pub fn is_zero(&self) -> bool {
         self.numerator == BigInt::ZERO
     }
@@ -74,7 +129,15 @@ impl Rational {
         self.numerator > BigInt::ZERO && self.numerator < self.denominator
     }
 
-    fn bounded(self) -> Option<Rational> {
+    fn bounded(mut self) -> Option<Rational> {
+        let one = BigInt::from(1);
+        if self.denominator != one && self.numerator.bits() <= REDUCED_BITS_MAX && self.denominator.bits() <= REDUCED_BITS_MAX {
+            let common = self.numerator.gcd(&self.denominator);
+            if common != one {
+                self.numerator /= &common;
+                self.denominator /= &common;
+            }
+        }
         (self.numerator.bits() <= BITS_MAX && self.denominator.bits() <= BITS_MAX).then_some(self)
     }
 }
@@ -86,6 +149,18 @@ impl PartialEq for Rational {
 }
 
 impl Eq for Rational {}
+
+impl PartialOrd for Rational {
+    fn partial_cmp(&self, other: &Rational) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Rational {
+    fn cmp(&self, other: &Rational) -> Ordering {
+        (&self.numerator * &other.denominator).cmp(&(&other.numerator * &self.denominator))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -102,6 +177,18 @@ mod tests {
         assert_eq!(Rational::integer(1).divide(&Rational::integer(-4)).unwrap(), decimal("025", 2, 0).negate());
         assert_ne!(Rational::integer(1).divide(&Rational::integer(3)).unwrap(), decimal("0333333333333333", 15, 0));
         assert!(Rational::integer(1).divide(&Rational::integer(0)).is_none());
+    }
+
+    #[test]
+    fn powers_order_and_whole_parts() {
+        let half = decimal("05", 1, 0);
+        assert_eq!(half.power(3).unwrap(), decimal("0125", 3, 0));
+        assert_eq!(half.power(-3).unwrap(), Rational::integer(8));
+        assert!(Rational::integer(0).power(-1).is_none());
+        assert!(Rational::integer(2).power(1 << 40).is_none());
+        assert!(half.clone().negate() < half);
+        assert_eq!((half.clone().negate().floor(), half.to_i64()), ((-1).into(), None));
+        assert_eq!(decimal("40", 1, 0).to_i64(), Some(4));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! counted (`18 eggs`) and ignored.
 
 use crate::number::Token;
+use crate::number::lexer;
 
 /// Spellings of the known units; the first is the canonical one. Plurals in `s` are understood.
 const KNOWN: &[&[&str]] = &[
@@ -126,14 +127,29 @@ impl Unit {
         Unit { words: vec![name.into()], known: true }
     }
 
+    /// Nothing but degrees of an angle.
+    pub fn is_degree(&self) -> bool {
+        self.words == ["degree"]
+    }
+
     /// Both are known units, and not the same.
     pub fn contradicts(&self, other: &Unit) -> bool {
         self.known && other.known && self.words != other.words
     }
 }
 
+/// The unit that `text` is, whole: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` for anything that is no unit.
+pub fn read(text: &str) -> Option<Unit> {
+    const BYTES_MAX: usize = 120;
+    if text.len() > BYTES_MAX {
+        return None;
+    }
+    // `sq. units`, `in.`
+    parse(&lexer::tokens(&text.replace('.', " "))?).flatten()
+}
+
 /// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for anything that is no unit.
-pub fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
+pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
     let mut unit = Unit { words: Vec::new(), known: true };
     let mut power = None;
     let mut tokens = tokens.iter().peekable();
@@ -198,4 +214,11 @@ impl Unit {
         self.words.push(canonical.and_then(|spellings| spellings.first()).map_or(singular, |name| name).into());
         Some(canonical.is_some())
     }
+}
+
+/// Whether a lower-case word is one of the known units of two letters or more, or begins one.
+pub fn is_known(word: &str) -> bool {
+    let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
+    let spelt = |spellings: &&[&str]| spellings.contains(&word) || spellings.contains(&singular);
+    matches!(word, "sq" | "square" | "cubic") || (word.len() > 1 && KNOWN.iter().any(spelt))
 }

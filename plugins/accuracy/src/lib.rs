@@ -1,28 +1,102 @@
-//! `accuracy`: 1 when the answer is the reference, else 0. Exact: no tolerance, no ×100.
+//! `accuracy`: 1 when the answer is the reference, else 0.
 //!
-//! The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in the last
-//! `\boxed{…}` of the text, else there is none: 0, reason `no answer`.
+//! **Where they stand.** The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in
+//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. The reference is a final answer, or a worked solution
+//! that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the sample unscorable: it is masked, never scored 0, because
+//! the fault is the data's.
 //!
-//! The reference is a final answer, or a worked solution that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the
-//! sample unscorable: it is masked, never scored 0, because the fault is the data's.
+//! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for evaluation; `computed = true` where
+//! the problem itself is a formula.
 //!
-//! `kind = "math"` (the only one yet) compares numbers as exact rationals; `reward_sdk::number` says what a number is. A
-//! percentage is a hundredth: `50%` is 1/2, not 50.
+//! ## `math`
+//!
+//! LaTeX and plain text are read into one tree ([`parse`], [`formula`]) and compared for what they mean, never as floats:
+//!
+//! | what | rule |
+//! |---|---|
+//! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234` are one number; so are `1\frac12` and `1½`; `101_2` is 5 |
+//! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
+//! | units, money | may be missing on either side; two known ones must be the same: `5 km` is `5`, not `5 m`; nothing is converted. What is counted (`18 eggs`) is left out |
+//! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
+//! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x` |
+//! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
+//! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
+//! | inequalities | linear ones are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x \ne 3`; `x<1 \text{ or } x>2` |
+//! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}` |
+//! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
+//! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}` and not `[3, 4]` |
+//! | matrices | entry by entry, sums, products and multiples worked out; `[[1,2],[3,4]]` is one |
+//! | ratios | proportional: `3:4`, `6:8`, `3/4` |
+//! | words | without case, articles and punctuation: `\text{Even}`, `even` |
+//!
+//! **How equality is decided** ([`equal`]). Both sides are evaluated exactly at seeded points, in rationals with square roots and an
+//! independent value for π, e, each logarithm and each angle's point on the circle ([`points`]). What cannot be had so, nested roots for
+//! instance, is evaluated in balls of growing precision ([`numeric`]): balls that part show two values to be different; balls that
+//! still meet below the least distance that formulas of their size can have show them equal. What is too large for either is
+//! undecided, which is never a pass.
+//!
+//! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers, points, and what all evaluations may cost
+//! are bounded, so every answer ends in a verdict well within the default fuel.
+//!
+//! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals that agree to six places
+//! (`0.333333` for 1/3), a decimal comma, sets for tuples and columns for points, `y = 5` for `x = 5`.
+//!
+//! `computed` refuses an answer that leaves sums undone where the reference is a numeral: `9 \cdot 2` is 18, but a policy that is asked
+//! for `9 \cdot 2` would learn to repeat the question. Fractions, powers of ten, units and `x = 18` are numerals.
+//!
+//! ## `choice`
+//!
+//! The letters that the answer chooses are those of the reference: `B`, `(b)`, `\text{(B)}`, `B. twelve`, `the answer is B`; `A, C`.
+//!
+//! ## `exact`
+//!
+//! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
-use reward_sdk::number::{self, Quantity};
-use reward_sdk::{Completion, Error, Info, Result, Reward, Score, boxed, tags};
+mod ball;
+mod choice;
+mod commands;
+mod compare;
+mod elementary;
+mod equal;
+mod equations;
+mod exponents;
+mod expression;
+mod formula;
+mod functions;
+mod lexer;
+mod math;
+mod matrix;
+mod names;
+mod numerals;
+mod numeric;
+mod parse;
+mod points;
+mod real_set;
+mod separation;
+mod surd;
+mod text;
+
+use math::Outcome;
+use reward_sdk::answers::{excerpt, of_completion, of_reference};
+use reward_sdk::number;
+use reward_sdk::{Completion, Error, Info, Result, Reward, Score};
 
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accuracy {
     kind: Kind,
+    lenient: bool,
+    /// `math`: where the reference is a numeral, the answer must be one.
+    computed: bool,
 }
 
-#[derive(Default, serde::Deserialize)]
+#[derive(Clone, Copy, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     #[default]
     Math,
+    Choice,
+    Exact,
 }
 
 impl Reward for Accuracy {
@@ -30,53 +104,47 @@ impl Reward for Accuracy {
 
     fn score(&self, completion: &Completion) -> Result<Score> {
         let reference = completion.reference.as_deref().ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
-        match self.kind {
-            Kind::Math => math(&completion.text, reference),
+        let truth = of_reference(reference);
+        // Without an answer the reference is looked at all the same: a bad one masks the sample.
+        let given = of_completion(&completion.text);
+        let outcome = match self.kind {
+            Kind::Math if self.computed && number::read(truth).is_some() && number::read(given.unwrap_or_default()).is_none() => {
+                Outcome::Wrong(format!("not a number: {}", excerpt(given.unwrap_or_default())))
+            }
+            Kind::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
+            Kind::Choice => choose(truth, given.unwrap_or_default()),
+            Kind::Exact => exact(truth, given.unwrap_or_default(), self.lenient),
+        };
+        match (outcome, given) {
+            (Outcome::Unusable(why), _) => Err(Error::Unscorable(why)),
+            (_, None) => Ok(Score::fail("no answer")),
+            (Outcome::Right, _) => Ok(Score::pass(true)),
+            (Outcome::Wrong(why), _) => Ok(Score::fail(why)),
         }
     }
 }
 
-fn math(text: &str, reference: &str) -> Result<Score> {
-    let final_answer = of_reference(reference);
-    let truth = number::read(final_answer)
-        .ok_or_else(|| Error::Unscorable(format!("the reference is not a number: {}", excerpt(final_answer))))?;
-    let Some(answer) = of_completion(text) else { return Ok(Score::fail("no answer")) };
-    Ok(compare(answer, &truth))
-}
-
-fn compare(answer: &str, truth: &Quantity) -> Score {
-    match number::read(answer) {
-        Some(number) if number.agrees_with(truth) => Score::pass(true),
-        Some(_) => Score::fail(format!("wrong answer: {}", excerpt(answer))),
-        None => Score::fail(format!("not a number: {}", excerpt(answer))),
-    }
-}
-
-/// The answer that a completion gives.
-fn of_completion(text: &str) -> Option<&str> {
-    let answer = match tags::last(text, "answer") {
-        Some(answer) => boxed::last(answer).unwrap_or(answer),
-        None => boxed::last(text)?,
+fn choose(reference: &str, answer: &str) -> Outcome {
+    let Some(truth) = choice::read(reference) else {
+        return Outcome::Unusable(format!("the reference is no choice: {}", excerpt(reference)));
     };
-    Some(answer.trim()).filter(|answer| !answer.is_empty())
-}
-
-/// The final answer of a reference: behind the last `####`, else in the last `\boxed{}`, else all of it.
-fn of_reference(reference: &str) -> &str {
-    match reference.rsplit_once("####") {
-        Some((_, rest)) => rest.trim().lines().next().unwrap_or_default(),
-        None => boxed::last(reference).unwrap_or(reference).trim(),
+    match choice::read(answer) {
+        Some(letters) if letters == truth => Outcome::Right,
+        Some(_) => Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))),
+        None => Outcome::Wrong(format!("not one choice: {}", excerpt(answer))),
     }
 }
 
-/// Enough of a text to recognise it by.
-fn excerpt(text: &str) -> String {
-    const CHARS_MAX: usize = 60;
-    let text = text.trim();
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((end, _)) => format!("`{}…`", text.get(..end).unwrap_or_default()),
-        None => format!("`{text}`"),
+/// White space counts as one space.
+fn exact(reference: &str, answer: &str, lenient: bool) -> Outcome {
+    let plain = |text: &str| -> String {
+        let text = text.split_whitespace().collect::<Vec<&str>>().join(" ");
+        if lenient { text.trim_end_matches('.').to_lowercase() } else { text }
+    };
+    if reference.trim().is_empty() {
+        return Outcome::Unusable("the reference is empty".into());
     }
+    if plain(reference) == plain(answer) { Outcome::Right } else { Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))) }
 }
 
 reward_sdk::export!(Accuracy);

@@ -80,7 +80,7 @@ fn lex<'a>(mut text: &'a str, roman: bool, depth: u32, out: &mut Vec<Token<'a>>)
                 let end = text.find(|c: char| !c.is_alphabetic()).unwrap_or(text.len());
                 let (word, after) = text.split_at(end);
                 out.push(match word.to_ascii_lowercase().as_str() {
-                    "percent" | "percents" => Token::Percent,
+                    "percent" | "percents" | "percentage" | "pct" => Token::Percent,
                     _ => Token::Word { text: word, roman },
                 });
                 text = after;
@@ -141,7 +141,10 @@ fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'
         "pounds" => out.push(Token::Currency("sterling")),
         "euro" => out.push(Token::Currency("euro")),
         "left" | "right" | "quad" | "qquad" | "displaystyle" | "textstyle" | "thinspace" => {}
-        "text" | "textrm" | "textbf" | "mathrm" | "mathbf" | "mbox" | "operatorname" if depth < TEXT_DEPTH_MAX => {
+        "text" | "textrm" | "textbf" | "textit" | "textnormal" | "mathrm" | "mathbf" | "mathit" | "mbox" | "hbox"
+        | "operatorname"
+            if depth < TEXT_DEPTH_MAX =>
+        {
             let (inside, after) = group(rest)?;
             lex(inside, true, depth + 1, out)?;
             return Some(after);

@@ -1,0 +1,199 @@
+//! LaTeX's commands → tokens.
+
+use crate::lexer::{Bracket, Kind, Lexer, Relation, is_letter};
+use crate::names::is_function;
+
+impl<'a> Lexer<'a> {
+    /// A backslash and what follows it.
+    pub fn command(&mut self) -> Option<()> {
+        let rest = self.rest().get(1..)?;
+        let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        if end == 0 {
+            let c = rest.chars().next()?;
+            let kind = match c {
+                '{' => Kind::Open(Bracket::Curly),
+                '}' => Kind::Close(Bracket::Curly),
+                '$' => Kind::Currency,
+                '%' => Kind::Percent,
+                '&' => Kind::And,
+                '_' => Kind::Underscore,
+                '|' => Kind::Bar,
+                '\\' if self.rows => Kind::Newline,
+                // `\\frac`: written into a string twice.
+                '\\' => {
+                    let doubled = rest
+                        .get(1..)
+                        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic() || "{}$%,!".contains(c)));
+                    if doubled {
+                        self.at += 1;
+                        return Some(());
+                    }
+                    Kind::Newline
+                }
+                ',' | ';' | ':' | '!' | '>' | '/' | '(' | ')' | '[' | ']' | '"' => {
+                    self.skip(2);
+                    return Some(());
+                }
+                c if c.is_whitespace() => {
+                    self.skip(1 + c.len_utf8());
+                    return Some(());
+                }
+                _ => return None,
+            };
+            self.push(kind, 2);
+            return Some(());
+        }
+        // `\quad x` without its space.
+        let end = ["qquad", "quad", "cdot", "times"].iter().find(|name| rest.starts_with(**name)).map_or(end, |name| name.len());
+        let name = rest.get(..end)?;
+        let bytes = 1 + end;
+        let kind = match name {
+            "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "biggl" | "biggr"
+            | "middle" => {
+                self.skip(bytes);
+                if self.rest().starts_with('.') {
+                    self.at += 1;
+                }
+                return Some(());
+            }
+            "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
+            | "space" | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "underline"
+            | "nonumber" | "notag" | "ensuremath" => {
+                self.skip(bytes);
+                return Some(());
+            }
+            "text" | "textrm" | "textbf" | "textit" | "textnormal" | "textsf" | "texttt" | "mbox" | "hbox" | "mathrm"
+            | "mathbf" | "mathit" | "mathsf" | "mathcal" | "mathscr" | "mathfrak" | "boldsymbol" | "bm" | "operatorname"
+            | "mathbb" | "Bbb" | "rmfamily" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => {
+                return self.font(name, bytes);
+            }
+            "frac" | "dfrac" | "tfrac" | "cfrac" => Kind::Fraction,
+            "times" | "cdot" | "ast" | "bullet" | "centerdot" => Kind::Times,
+            "div" | "slash" => Kind::Slash,
+            "pm" => Kind::PlusMinus,
+            "mp" => Kind::MinusPlus,
+            "circ" | "degree" | "degrees" => Kind::Degree,
+            "prime" => Kind::Prime,
+            "ldots" | "dots" | "cdots" | "dotsc" | "dotsb" => Kind::Dots,
+            "lbrace" => Kind::Open(Bracket::Curly),
+            "rbrace" => Kind::Close(Bracket::Curly),
+            "lbrack" => Kind::Open(Bracket::Square),
+            "rbrack" => Kind::Close(Bracket::Square),
+            "langle" => Kind::Open(Bracket::Angle),
+            "rangle" => Kind::Close(Bracket::Angle),
+            "lfloor" => Kind::Open(Bracket::Floor),
+            "rfloor" => Kind::Close(Bracket::Floor),
+            "lceil" => Kind::Open(Bracket::Ceiling),
+            "rceil" => Kind::Close(Bracket::Ceiling),
+            "vert" | "lvert" | "rvert" | "mid" | "Vert" | "lVert" | "rVert" => Kind::Bar,
+            "colon" => Kind::Colon,
+            "newline" | "cr" => Kind::Newline,
+            "land" | "wedge" => Kind::And,
+            "lor" | "vee" => Kind::Or,
+            "eq" | "equiv" => Kind::Relation(Relation::Equal),
+            "approx" | "simeq" | "sim" | "approxeq" => Kind::Relation(Relation::Approximately),
+            "ne" | "neq" => Kind::Relation(Relation::NotEqual),
+            "lt" => Kind::Relation(Relation::Less),
+            "gt" => Kind::Relation(Relation::Greater),
+            "le" | "leq" | "leqslant" | "leqq" => Kind::Relation(Relation::LessOrEqual),
+            "ge" | "geq" | "geqslant" | "geqq" => Kind::Relation(Relation::GreaterOrEqual),
+            "in" => Kind::Relation(Relation::Member),
+            "cup" | "bigcup" => Kind::Union,
+            "cap" | "bigcap" => Kind::Intersection,
+            "setminus" | "backslash" | "smallsetminus" => Kind::Without,
+            "pounds" | "euro" | "yen" => Kind::Currency,
+            "begin" | "end" => return self.environment(name == "begin", bytes),
+            _ => Kind::Command(name),
+        };
+        self.push(kind, bytes);
+        Some(())
+    }
+
+    /// `\text{…}`, `\mathbf{v}`, `\mathbb R`: what the group holds.
+    fn font(&mut self, name: &str, bytes: usize) -> Option<()> {
+        let after = self.rest().get(bytes..)?;
+        let (inside, whole) = match group(after) {
+            Some(found) => found,
+            None => {
+                let start = after.trim_start();
+                let skipped = after.len() - start.len();
+                let c = start.chars().next().filter(|c| is_letter(*c))?;
+                (start.get(..c.len_utf8())?, skipped + c.len_utf8())
+            }
+        };
+        let trimmed = inside.trim().trim_matches('$').trim();
+        let lower = trimmed.trim_matches(|c: char| c == ',' || c.is_whitespace()).to_ascii_lowercase();
+        let letter = trimmed.chars().count() == 1 && trimmed.starts_with(is_letter);
+        let kind = match (name, lower.as_str()) {
+            ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
+            (_, "and" | "&") => Kind::And,
+            (_, "or") => Kind::Or,
+            (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
+            (_, "percent" | "percentage" | "pct" | "%" | "\\%") => Kind::Percent,
+            (_, "") if trimmed.is_empty() => {
+                self.skip(bytes + whole);
+                return Some(());
+            }
+            (_, "") => Kind::Comma,
+            ("vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathbf" | "boldsymbol" | "bm" | "mathcal", _) if letter => {
+                Kind::Word(trimmed)
+            }
+            ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word) if is_function(word) => {
+                Kind::Word(trimmed)
+            }
+            ("text", word)
+                if word.len() > 2 && is_function(word) && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) =>
+            {
+                Kind::Word(trimmed)
+            }
+            // `\text{13}`, `\mathrm{2x}`: formulas in another font.
+            (_, _) if trimmed.starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
+                self.skip(bytes + after.find('{').unwrap_or(0));
+                return Some(());
+            }
+            _ if letter => Kind::Roman(trimmed),
+            _ => Kind::Text(trimmed),
+        };
+        self.push(kind, bytes + whole);
+        Some(())
+    }
+
+    fn environment(&mut self, begins: bool, bytes: usize) -> Option<()> {
+        let (name, whole) = group(self.rest().get(bytes..)?)?;
+        let mut length = bytes + whole;
+        // The columns of an array.
+        if begins && name.starts_with("array") {
+            length += group(self.rest().get(length..)?).map_or(0, |(_, whole)| whole);
+        }
+        let name = name.trim_end_matches('*');
+        if matches!(name, "align" | "aligned" | "equation" | "gather" | "gathered" | "split") {
+            self.skip(length);
+            return Some(());
+        }
+        let kind = if begins { Kind::Begin(name) } else { Kind::End(name) };
+        self.push(kind, length);
+        Some(())
+    }
+}
+
+/// `{inside}` at the start of the text, braces balanced: the inside, and the bytes of the whole.
+fn group(text: &str) -> Option<(&str, usize)> {
+    let start = text.trim_start();
+    let skipped = text.len() - start.len();
+    let inside = start.strip_prefix('{')?;
+    let mut open = 1u32;
+    let mut escaped = false;
+    for (i, byte) in inside.bytes().enumerate() {
+        match byte {
+            _ if escaped => {}
+            b'{' => open += 1,
+            b'}' => open -= 1,
+            _ => {}
+        }
+        escaped = byte == b'\\' && !escaped;
+        if open == 0 {
+            return Some((inside.get(..i)?, skipped + i + 2));
+        }
+    }
+    None
+}

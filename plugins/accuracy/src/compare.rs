@@ -1,0 +1,413 @@
+//! Whether an answer says what the reference says: the rules for each kind of thing.
+
+use crate::equal::{Judge, Verdict};
+use crate::equations::{assigned, equivalent, name, same_name};
+use crate::expression::{Expr, Function, Joined};
+use crate::lexer::{Bracket, Relation};
+use crate::matrix::{resolved, rows_of};
+use crate::real_set::{RealSet, mirrored, subject};
+use crate::text;
+use reward_sdk::units::Unit;
+
+/// Items of lists and sets that are matched with each other.
+const ITEMS_MAX: usize = 64;
+/// Structures within structures.
+const DEPTH_MAX: u32 = 12;
+
+pub struct Compare<'j> {
+    pub judge: &'j Judge,
+    /// For evaluation: see [`crate`].
+    pub lenient: bool,
+}
+
+impl Compare<'_> {
+    pub fn same(&self, reference: &Expr, answer: &Expr) -> Verdict {
+        self.within(&expanded(&resolved(reference)), &expanded(&resolved(answer)), DEPTH_MAX)
+    }
+
+    fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+        let Some(depth) = depth.checked_sub(1) else { return Verdict::Undecided };
+        match (r, a) {
+            // A set of a single thing is that thing.
+            (Expr::Set(items) | Expr::List(_, items), other) if self.is_single(items, other, depth) => {
+                items.first().map_or(Verdict::Different, |one| self.within(one, other, depth))
+            }
+            (other, Expr::Set(items) | Expr::List(_, items)) if self.is_single(items, other, depth) => {
+                items.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
+            }
+            (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
+            (Expr::Relations(sides, relations), other) => {
+                if let ([_, set], [Relation::Member]) = (sides.as_slice(), relations.as_slice()) {
+                    return self.within(set, other, depth);
+                }
+                match assigned(self.judge, sides, relations, false) {
+                    Some(value) => self.within(value, other, depth),
+                    None => self.sets(r, a).unwrap_or(Verdict::Different),
+                }
+            }
+            (other, Expr::Relations(sides, relations)) => {
+                if let ([_, set], [Relation::Member]) = (sides.as_slice(), relations.as_slice()) {
+                    return self.within(other, set, depth);
+                }
+                match assigned(self.judge, sides, relations, true) {
+                    Some(value) => self.within(other, value, depth),
+                    None => self.sets(r, a).unwrap_or(Verdict::Different),
+                }
+            }
+            (Expr::Text(_), _) | (_, Expr::Text(_)) => self.texts(r, a),
+            (Expr::Quantity(value, unit), other) => self.quantities(value, Some(unit), other, depth),
+            (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
+            (Expr::List(..) | Expr::Set(_), Expr::List(..) | Expr::Set(_)) => match self.conditions(r, a) {
+                Some(verdict) => verdict,
+                None => self.collections(r, a, depth),
+            },
+            (Expr::List(_, items), Expr::Tuple(open, close, parts)) => match self.conditions(r, a) {
+                Some(verdict) => verdict,
+                None => self.list_and_tuple(items, (*open, *close), parts, true, depth),
+            },
+            (Expr::Tuple(open, close, parts), Expr::List(_, items)) => match self.conditions(r, a) {
+                Some(verdict) => verdict,
+                None => self.list_and_tuple(items, (*open, *close), parts, false, depth),
+            },
+            (Expr::Set(items), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::Set(items)) => {
+                if self.lenient {
+                    self.unordered(items, parts, depth)
+                } else {
+                    Verdict::Different
+                }
+            }
+            (Expr::Ratio(rs), Expr::Ratio(az)) => self.ratios(rs, az, depth),
+            (Expr::Ratio(parts), other) | (other, Expr::Ratio(parts)) => match parts.as_slice() {
+                [above, below] if other.is_scalar() => self.scalars(&above.clone().over(below.clone()), other),
+                _ => Verdict::Different,
+            },
+            _ if rows_of(r).is_some() && rows_of(a).is_some() => self.matrices(r, a, depth),
+            (Expr::Matrix(rows), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::Matrix(rows)) if self.lenient => {
+                let entries: Vec<Expr> = rows.iter().flatten().cloned().collect();
+                if rows.len() == 1 || rows.iter().all(|row| row.len() == 1) {
+                    self.in_order(&entries, parts, depth)
+                } else {
+                    Verdict::Different
+                }
+            }
+            (Expr::Tuple(ro, rc, rs), Expr::Tuple(ao, ac, az)) => self.tuples((*ro, *rc, rs), (*ao, *ac, az), depth),
+            _ if r.is_scalar() && a.is_scalar() => self.scalars(r, a),
+            _ => match self.sets(r, a) {
+                Some(verdict) => verdict,
+                None => self.structures(r, a, depth),
+            },
+        }
+    }
+
+    /// Whether the items are all one thing, to be compared with another that is no collection.
+    fn is_single(&self, items: &[Expr], other: &Expr, depth: u32) -> bool {
+        let collection = matches!(other, Expr::Set(_) | Expr::List(..) | Expr::Tuple(..));
+        match items.split_first() {
+            Some((_, [])) => !matches!(other, Expr::Set(_) | Expr::List(..)),
+            Some((first, rest)) => {
+                !collection && rest.len() < 4 && rest.iter().all(|item| self.within(first, item, depth) == Verdict::Equal)
+            }
+            None => false,
+        }
+    }
+
+    fn scalars(&self, r: &Expr, a: &Expr) -> Verdict {
+        let verdict = self.judge.equal(r, a);
+        if verdict == Verdict::Equal {
+            return verdict;
+        }
+        // A word that was read as a product: `Odd`, `odd`.
+        if let (Some(x), Some(y)) = (text::letters(r), text::letters(a))
+            && x.chars().count() > 1
+            && text::same(&x, &y)
+            && x.chars().skip(1).eq(y.chars().skip(1))
+        {
+            return Verdict::Equal;
+        }
+        if self.lenient {
+            let bare = |expr: &Expr| match expr {
+                Expr::Percent(inner) => (**inner).clone(),
+                other => other.clone(),
+            };
+            let turned = |expr: &Expr| crate::exponents::radians(expr);
+            let close = |x: &Expr, y: &Expr| self.judge.equal(x, y) == Verdict::Equal || self.judge.close(x, y);
+            if close(r, a) || close(&bare(r), &bare(a)) || close(&turned(r), &turned(a)) {
+                return Verdict::Equal;
+            }
+        }
+        verdict
+    }
+
+    fn texts(&self, r: &Expr, a: &Expr) -> Verdict {
+        let nothing = |expr: &Expr| matches!(expr, Expr::Set(items) if items.is_empty());
+        for (x, y) in [(r, a), (a, r)] {
+            if let Expr::Text(said) = x
+                && ((nothing(y) && text::says_nothing(said))
+                    || (text::says_all_reals(said) && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
+            {
+                return Verdict::Equal;
+            }
+        }
+        match (text::letters(r), text::letters(a)) {
+            (Some(x), Some(y)) => Verdict::of(text::same(&x, &y)),
+            _ => Verdict::Different,
+        }
+    }
+
+    fn quantities(&self, r: &Expr, unit: Option<&Unit>, a: &Expr, depth: u32) -> Verdict {
+        let (a, other) = match a {
+            Expr::Quantity(value, unit) => (&**value, Some(unit)),
+            value => (value, None),
+        };
+        if let (Some(x), Some(y)) = (unit, other)
+            && x.contradicts(y)
+        {
+            return Verdict::Different;
+        }
+        self.within(r, a, depth)
+    }
+
+    /// Both as sets of real numbers.
+    fn sets(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
+        let (x, y) = (RealSet::of(self.judge, r)?, RealSet::of(self.judge, a)?);
+        Some(x.equal(&y, self.judge))
+    }
+
+    /// Lists of inequalities: both as sets of reals, when one is one.
+    fn conditions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
+        let conditions = |expr: &Expr| matches!(expr, Expr::List(_, items) if items.iter().all(|item| matches!(item, Expr::Relations(_, relations) if relations.iter().all(|relation| *relation != Relation::Equal))));
+        if !conditions(r) && !conditions(a) {
+            return None;
+        }
+        if let (Expr::List(_, rs), Expr::List(_, az)) = (r, a)
+            && rs.iter().zip(az).any(|(x, y)| subject(x) != subject(y))
+        {
+            return None;
+        }
+        self.sets(r, a)
+    }
+
+    fn collections(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+        let items = |expr: &Expr| match expr {
+            Expr::Set(items) => items.clone(),
+            Expr::List(_, items) => with_names(items),
+            other => vec![other.clone()],
+        };
+        self.unordered(&items(r), &items(a), depth)
+    }
+
+    /// Each with one of the others; what is written twice counts once.
+    fn unordered(&self, rs: &[Expr], az: &[Expr], depth: u32) -> Verdict {
+        if rs.len() > ITEMS_MAX || az.len() > ITEMS_MAX {
+            return if rs == az { Verdict::Equal } else { Verdict::Undecided };
+        }
+        let covered = |xs: &[Expr], ys: &[Expr], turned: bool| -> Verdict {
+            let mut all = Verdict::Equal;
+            for x in xs {
+                let mut best = Verdict::Different;
+                for y in ys {
+                    match if turned { self.within(y, x, depth) } else { self.within(x, y, depth) } {
+                        Verdict::Equal => {
+                            best = Verdict::Equal;
+                            break;
+                        }
+                        Verdict::Undecided => best = Verdict::Undecided,
+                        Verdict::Different => {}
+                    }
+                }
+                all = all.and(|| best);
+                if all == Verdict::Different {
+                    break;
+                }
+            }
+            all
+        };
+        covered(rs, az, false).and(|| if rs.len() == az.len() && distinct(rs) { Verdict::Equal } else { covered(az, rs, true) })
+    }
+
+    fn in_order(&self, rs: &[Expr], az: &[Expr], depth: u32) -> Verdict {
+        if rs.len() != az.len() {
+            return Verdict::Different;
+        }
+        rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| all.and(|| self.within(x, y, depth)))
+    }
+
+    /// `3, 4` for `(3, 4)`; `x = 3, y = 4` too, in whatever order.
+    fn list_and_tuple(
+        &self,
+        items: &[Expr],
+        brackets: (Bracket, Bracket),
+        parts: &[Expr],
+        list_is_reference: bool,
+        depth: u32,
+    ) -> Verdict {
+        if parts.len() == 2 && !matches!(brackets, (Bracket::Round, Bracket::Round) | (Bracket::Angle, Bracket::Angle)) {
+            return Verdict::Different;
+        }
+        let compare = |items: &[Expr]| {
+            if list_is_reference { self.in_order(items, parts, depth) } else { self.in_order(parts, items, depth) }
+        };
+        let verdict = compare(items);
+        let named: Option<Vec<(String, Expr)>> = items
+            .iter()
+            .map(|item| match item {
+                Expr::Relations(sides, relations) => {
+                    let value = assigned(self.judge, sides, relations, false)?;
+                    Some((text::letters(name(sides)?)?, value.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        match named {
+            Some(mut named) if verdict == Verdict::Different => {
+                named.sort_by(|x, y| x.0.cmp(&y.0));
+                compare(&named.into_iter().map(|(_, value)| value).collect::<Vec<Expr>>())
+            }
+            _ => verdict,
+        }
+    }
+
+    fn tuples(&self, r: (Bracket, Bracket, &[Expr]), a: (Bracket, Bracket, &[Expr]), depth: u32) -> Verdict {
+        let round = |bracket: Bracket| if bracket == Bracket::Angle { Bracket::Round } else { bracket };
+        // Of two things brackets tell points and intervals apart; of more they do not.
+        if r.2.len() == 2 && (round(r.0), round(r.1)) != (round(a.0), round(a.1)) {
+            return Verdict::Different;
+        }
+        self.in_order(r.2, a.2, depth)
+    }
+
+    fn ratios(&self, rs: &[Expr], az: &[Expr], depth: u32) -> Verdict {
+        if self.in_order(rs, az, depth) == Verdict::Equal {
+            return Verdict::Equal;
+        }
+        let (Some((r, rs)), Some((a, az))) = (rs.split_first(), az.split_first()) else { return Verdict::Different };
+        if rs.len() != az.len() {
+            return Verdict::Different;
+        }
+        let zero = |expr: &Expr| self.judge.equal(expr, &Expr::integer(0)) == Verdict::Equal;
+        if zero(r) || zero(a) || rs.iter().chain(az).any(zero) {
+            return Verdict::Different;
+        }
+        rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| {
+            all.and(|| self.judge.equal(&x.clone().times(a.clone()), &y.clone().times(r.clone())))
+        })
+    }
+
+    fn matrices(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+        let (Some(rs), Some(az)) = (rows_of(r), rows_of(a)) else { return Verdict::Different };
+        if rs.len() != az.len() {
+            return Verdict::Different;
+        }
+        rs.iter().zip(&az).fold(Verdict::Equal, |all, (x, y)| all.and(|| self.in_order(x, y, depth)))
+    }
+
+    fn relations(&self, r: (&[Expr], &[Relation]), a: (&[Expr], &[Relation]), depth: u32) -> Verdict {
+        if let ([variable, rs], [Relation::Member], [other, az], [Relation::Member]) = (r.0, r.1, a.0, a.1) {
+            return if variable == other || self.lenient { self.within(rs, az, depth) } else { Verdict::Different };
+        }
+        let expr = |(sides, relations): (&[Expr], &[Relation])| Expr::Relations(sides.to_vec(), relations.to_vec());
+        let (whole_r, whole_a) = (expr(r), expr(a));
+        let named = (assigned(self.judge, r.0, r.1, false), assigned(self.judge, a.0, a.1, false));
+        if let ((Some(x), Some(y)), Some(r_name), Some(a_name)) = (named, name(r.0), name(a.0))
+            && (same_name(r_name, a_name) || self.lenient)
+            && self.within(x, y, depth) == Verdict::Equal
+        {
+            return Verdict::Equal;
+        }
+        // `x > 2` and `x \in (2, \infty)`.
+        let member = |relations: &[Relation]| relations == [Relation::Member];
+        let ordered = |relations: &[Relation]| {
+            relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately))
+        };
+        if (ordered(r.1) && ordered(a.1))
+            && (self.lenient || member(r.1) || member(a.1) || subject(&whole_r) == subject(&whole_a))
+            && let Some(verdict) = self.sets(&whole_r, &whole_a)
+        {
+            return verdict;
+        }
+        if let ([rl, rr], [r_relation], [al, ar], [a_relation]) = (r.0, r.1, a.0, a.1) {
+            return equivalent(self.judge, (rl, *r_relation, rr), (al, *a_relation, ar));
+        }
+        let straight = if r.1 == a.1 { self.in_order(r.0, a.0, depth) } else { Verdict::Different };
+        if straight == Verdict::Equal {
+            return straight;
+        }
+        // `a < b < c` read from its end.
+        let backwards: Vec<Expr> = a.0.iter().rev().cloned().collect();
+        let turned: Vec<Relation> = a.1.iter().rev().map(|relation| mirrored(*relation)).collect();
+        if r.1 == turned.as_slice() { self.in_order(r.0, &backwards, depth) } else { straight }
+    }
+
+    /// Unions and the like whose parts have variables in them: part by part.
+    fn structures(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+        match (r, a) {
+            (Expr::Union(..), Expr::Union(..)) => {
+                fn parts(expr: &Expr) -> Vec<Expr> {
+                    match expr {
+                        Expr::Union(a, b) => [parts(a), parts(b)].concat(),
+                        other => vec![other.clone()],
+                    }
+                }
+                self.unordered(&parts(r), &parts(a), depth)
+            }
+            (Expr::Intersection(a1, b1), Expr::Intersection(a2, b2)) | (Expr::Without(a1, b1), Expr::Without(a2, b2)) => {
+                self.within(a1, a2, depth).and(|| self.within(b1, b2, depth))
+            }
+            (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => self.in_order(rs, az, depth),
+            _ => Verdict::of(r == a),
+        }
+    }
+}
+
+/// `x = 1, 2` means `x = 1, x = 2`.
+fn with_names(items: &[Expr]) -> Vec<Expr> {
+    let mut named = None;
+    items
+        .iter()
+        .map(|item| match (item, &named) {
+            (Expr::Relations(sides, relations), _) => {
+                named = match (sides.as_slice(), relations.as_slice()) {
+                    ([name, _], [Relation::Equal]) => Some(name.clone()),
+                    _ => None,
+                };
+                item.clone()
+            }
+            (value, Some(name)) if value.is_scalar() => Expr::Relations(vec![name.clone(), value.clone()], vec![Relation::Equal]),
+            (value, _) => value.clone(),
+        })
+        .collect()
+}
+
+fn distinct(items: &[Expr]) -> bool {
+    items.iter().enumerate().all(|(at, item)| !items.iter().take(at).any(|other| other == item))
+}
+
+/// With each `±` written out as two.
+fn expanded(expr: &Expr) -> Expr {
+    if !expr.has_plus_minus() {
+        return expr.clone();
+    }
+    match expr {
+        Expr::List(joined, items) => Expr::List(*joined, spread(items)),
+        Expr::Set(items) => Expr::Set(spread(items)),
+        Expr::Relations(sides, relations) if matches!(relations.as_slice(), [Relation::Member]) => {
+            Expr::Relations(sides.iter().map(expanded).collect(), relations.clone())
+        }
+        Expr::Union(a, b) => Expr::Union(Box::new(expanded(a)), Box::new(expanded(b))),
+        Expr::Quantity(inner, unit) => {
+            let both = [inner.signed(true), inner.signed(false)];
+            Expr::List(Joined::Or, both.into_iter().map(|value| Expr::Quantity(Box::new(value), unit.clone())).collect())
+        }
+        other => Expr::List(Joined::Or, vec![other.signed(true), other.signed(false)]),
+    }
+}
+
+fn spread(items: &[Expr]) -> Vec<Expr> {
+    items
+        .iter()
+        .flat_map(|item| match expanded(item) {
+            Expr::List(_, parts) if item.has_plus_minus() => parts,
+            other => vec![other],
+        })
+        .collect()
+}

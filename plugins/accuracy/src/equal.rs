@@ -1,0 +1,289 @@
+//! Whether two formulas are equal: exactly where that is possible, else by balls.
+
+use crate::ball::Ball;
+use crate::expression::{Expr, Function};
+use crate::numeric::{Complex, Numeric};
+use crate::points::{Domain, Point, Signs, Stop};
+use crate::separation::separation_bits;
+use reward_sdk::rational::Rational;
+use std::cell::Cell;
+use std::cmp::Ordering;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Equal,
+    Different,
+    /// Too large, or so close that no bound tells. Never a pass.
+    Undecided,
+}
+
+impl Verdict {
+    pub fn of(equal: bool) -> Verdict {
+        if equal { Verdict::Equal } else { Verdict::Different }
+    }
+
+    pub fn and(self, other: impl FnOnce() -> Verdict) -> Verdict {
+        match self {
+            Verdict::Equal => other(),
+            Verdict::Different => Verdict::Different,
+            Verdict::Undecided => {
+                if other() == Verdict::Different {
+                    Verdict::Different
+                } else {
+                    Verdict::Undecided
+                }
+            }
+        }
+    }
+}
+
+/// Bits of the first look.
+const BITS_FIRST: u64 = 128;
+/// Formulas that need more than this are left undecided.
+const BITS_MAX: u64 = 2_400;
+/// Points at which identities are checked, and those that are looked at to find them.
+const POINTS_MIN: u32 = 2;
+const POINTS_MAX: u32 = 8;
+/// What all evaluations of one verdict may cost, in about the sandbox's fuel: with room for what the estimates miss.
+const BUDGET: u64 = 10_000_000;
+/// An exact evaluation that cost more is not tried in finer parts.
+const COST_RETRIED_MAX: u64 = 500_000;
+/// What a comparison costs besides.
+const COMPARISON_COST: u64 = 8_000;
+const SIZE_MAX: usize = 1_500;
+
+pub struct Judge {
+    seed: u64,
+    budget: Cell<u64>,
+}
+
+impl Judge {
+    /// Seeded by the texts themselves: nobody can choose an answer for the points at which it is looked at.
+    pub fn new(texts: &[&str]) -> Judge {
+        let mut seed = 0xcbf2_9ce4_8422_2325u64;
+        for byte in texts.iter().flat_map(|text| text.bytes()) {
+            seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Judge { seed, budget: Cell::new(BUDGET) }
+    }
+
+    pub fn equal(&self, a: &Expr, b: &Expr) -> Verdict {
+        if a == b {
+            return if defined(a) { Verdict::Equal } else { Verdict::Different };
+        }
+        if let (a, b) = (infinite(a), infinite(b))
+            && (a.is_some() || b.is_some())
+        {
+            return Verdict::of(a == b);
+        }
+        if !a.is_scalar() || !b.is_scalar() || a.size() + b.size() > SIZE_MAX {
+            return if a.is_scalar() && b.is_scalar() { Verdict::Undecided } else { Verdict::Different };
+        }
+        if !self.spend(COMPARISON_COST) {
+            return Verdict::Undecided;
+        }
+        // Whole multiples of angles first: halves and twelfths make for larger numbers.
+        for parts in [1, 2, 12] {
+            let before = self.budget.get();
+            if let Some(verdict) = self.exactly(a, b, parts) {
+                return verdict;
+            }
+            // What was too large will not become smaller.
+            if before - self.budget.get() > COST_RETRIED_MAX {
+                break;
+            }
+        }
+        self.numerically(a, b)
+    }
+
+    /// Whether there was as much left.
+    fn spend(&self, cost: u64) -> bool {
+        let left = self.budget.get().checked_sub(cost);
+        self.budget.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
+    /// The sign of a real constant.
+    pub fn sign(&self, expr: &Expr) -> Option<Ordering> {
+        match infinite(expr) {
+            Some(true) => return Some(Ordering::Greater),
+            Some(false) => return Some(Ordering::Less),
+            None => {}
+        }
+        if let Some(value) = crate::numeric::constant_rational(expr) {
+            return Some(value.cmp(&Rational::integer(0)));
+        }
+        if self.equal(expr, &Expr::integer(0)) == Verdict::Equal {
+            return Some(Ordering::Equal);
+        }
+        let value = Numeric { bits: BITS_FIRST, budget: &self.budget }.value(expr)?;
+        if value.may_be_real() { value.re.sign() } else { None }
+    }
+
+    /// By exact values at seeded points; `None` where they cannot be had.
+    fn exactly(&self, a: &Expr, b: &Expr, parts: i64) -> Option<Verdict> {
+        let either = |wanted: &dyn Fn(&Expr) -> bool| a.any(wanted) || b.any(wanted);
+        let symbols = either(&|e| matches!(e, Expr::Symbol(_)));
+        let counts = either(
+            &|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter().any(|a| !a.symbols().is_empty())),
+        );
+        let roots = either(&|e| {
+            matches!(e, Expr::Root(..))
+                || matches!(e, Expr::Power(_, exponent) if crate::numeric::constant_rational(exponent).is_some_and(|e| e.to_i64().is_none()))
+        });
+        let domain = if counts {
+            Domain::Natural
+        } else if symbols && roots {
+            Domain::Roots
+        } else {
+            Domain::Any
+        };
+        let constant = !symbols && !either(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..)));
+        let wanted = if constant { 1 } else { POINTS_MIN + u32::from(domain == Domain::Roots) };
+        let mut agreed = 0;
+        for round in 0..POINTS_MAX {
+            // All above zero, all below, then mixed: √(x²) is |x|.
+            let signs = match round {
+                0 => Signs::Positive,
+                1 => Signs::Negative,
+                _ => Signs::Mixed,
+            };
+            let point = Point::new(self.seed.wrapping_add(u64::from(round) * 0x9e37_79b9), domain, signs).cut(parts);
+            let values = (point.value(a), point.value(b));
+            if !self.spend(point.cost()) {
+                return Some(Verdict::Undecided);
+            }
+            match values {
+                (Ok(x), Ok(y)) if x == y => agreed += 1,
+                // Roots of variables below zero may be complex, where identities of real roots need not hold.
+                (Ok(x), Ok(y))
+                    if domain == Domain::Roots && (x.is_complex() || y.is_complex()) && !either(&|e| *e == Expr::Imaginary) => {}
+                (Ok(_), Ok(_)) => return Some(Verdict::Different),
+                (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => return None,
+                (Err(Stop::Undefined), _) | (_, Err(Stop::Undefined)) if constant => return Some(Verdict::Different),
+                _ => {}
+            }
+            if agreed == wanted {
+                return Some(Verdict::Equal);
+            }
+        }
+        if agreed > 0 { Some(Verdict::Equal) } else { None }
+    }
+
+    fn numerically(&self, a: &Expr, b: &Expr) -> Verdict {
+        let mut names = a.symbols();
+        for name in b.symbols() {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() {
+            return self.constants(a, b, false).unwrap_or(Verdict::Undecided);
+        }
+        let complex = a.any(&|e| *e == Expr::Imaginary) || b.any(&|e| *e == Expr::Imaginary);
+        let counts = |expr: &Expr| expr.any(&|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, _)));
+        let whole = counts(a) || counts(b);
+        let mut agreed = 0;
+        for round in 0..POINTS_MAX {
+            let value_of = |name: &str| names.iter().position(|known| known == name).map(|at| self.sample(round, at as u64, whole));
+            let (x, y) = (a.substitute(&value_of), b.substitute(&value_of));
+            match self.constants(&x, &y, !complex) {
+                Some(Verdict::Equal) => agreed += 1,
+                Some(Verdict::Different) => return Verdict::Different,
+                _ => {}
+            }
+            if agreed == POINTS_MIN + 1 {
+                return Verdict::Equal;
+            }
+        }
+        if agreed >= POINTS_MIN { Verdict::Equal } else { Verdict::Undecided }
+    }
+
+    /// A small rational: above zero, below zero, between 0 and 1, larger than 1.
+    fn sample(&self, round: u32, at: u64, whole: bool) -> Expr {
+        let mut random = self.seed.wrapping_add(u64::from(round) << 32).wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        random ^= random >> 31;
+        random = random.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        random ^= random >> 29;
+        if whole {
+            return Expr::integer(3 + (random % 9) as i64);
+        }
+        let value = match round % 4 {
+            0 => 9 + (random % 38) as i64,
+            1 => -(3 + (random % 30) as i64),
+            2 => 1 + (random % 14) as i64,
+            _ => 17 + (random % 100) as i64,
+        };
+        Expr::integer(value).over(Expr::integer(16))
+    }
+
+    /// Two formulas without variables; `None` where one of them has no value, or no real one where that is wanted.
+    fn constants(&self, a: &Expr, b: &Expr, real: bool) -> Option<Verdict> {
+        let difference = a.clone().minus(b.clone());
+        let look = |bits: u64| -> Option<Complex> {
+            let numeric = Numeric { bits, budget: &self.budget };
+            if real {
+                let (a, b) = (numeric.value(a)?, numeric.value(b)?);
+                (a.may_be_real() && b.may_be_real()).then_some(())?;
+                return Some(Complex::real(a.re.subtract(&b.re, bits)?));
+            }
+            numeric.value(&difference)
+        };
+        if !look(BITS_FIRST)?.contains_zero() {
+            return Some(Verdict::Different);
+        }
+        let needed = separation_bits(&Numeric { bits: BITS_FIRST, budget: &self.budget }, &difference);
+        if !needed.is_finite() || needed > BITS_MAX as f64 {
+            return Some(Verdict::Undecided);
+        }
+        let needed = needed as u64;
+        // What is lost on the way is made up for once.
+        for extra in [64, 256 + needed / 2] {
+            let Some(value) = look(needed + extra) else { return Some(Verdict::Undecided) };
+            if !value.contains_zero() {
+                return Some(Verdict::Different);
+            }
+            if value.error() < -(needed as i64) {
+                return Some(Verdict::Equal);
+            }
+        }
+        Some(Verdict::Undecided)
+    }
+
+    /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|: what Math-Verify's rounding to six places comes to.
+    pub fn close(&self, a: &Expr, b: &Expr) -> bool {
+        let numeric = Numeric { bits: BITS_FIRST, budget: &self.budget };
+        let within = || -> Option<bool> {
+            let (a, b) = (numeric.value(a)?, numeric.value(b)?);
+            let gap = a.re.subtract(&b.re, BITS_FIRST)?.absolute();
+            let scale = Ball::integer(2_000_000);
+            let scaled = gap.multiply(&scale, BITS_FIRST)?;
+            let size = b.re.clone().absolute();
+            let bound = if size.subtract(&Ball::integer(1), BITS_FIRST)?.sign() == Some(Ordering::Greater) {
+                size
+            } else {
+                Ball::integer(1)
+            };
+            Some(a.may_be_real() && b.may_be_real() && bound.subtract(&scaled, BITS_FIRST)?.sign() != Some(Ordering::Less))
+        };
+        a.is_scalar() && b.is_scalar() && within().unwrap_or(false)
+    }
+}
+
+/// `Some(true)` for ∞, `Some(false)` for −∞.
+pub fn infinite(expr: &Expr) -> Option<bool> {
+    match expr {
+        Expr::Infinity => Some(true),
+        Expr::Product(factors) => match factors.as_slice() {
+            [Expr::Number(value), inner] => infinite(inner).map(|positive| positive != value.is_negative()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether no division by a plain zero stands in it.
+fn defined(expr: &Expr) -> bool {
+    let zero = |expr: &Expr| crate::numeric::constant_rational(expr).is_some_and(|value| value.is_zero());
+    !expr.any(&|e| matches!(e, Expr::Quotient(_, below) if zero(below)))
+}

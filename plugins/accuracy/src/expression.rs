@@ -1,0 +1,232 @@
+//! What an answer is, once read: one tree for numbers, formulas, and what is built of them.
+
+use crate::lexer::{Bracket, Relation};
+use reward_sdk::rational::Rational;
+use reward_sdk::units::Unit;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    Sin,
+    Cos,
+    Tan,
+    Cot,
+    Sec,
+    Csc,
+    Arcsin,
+    Arccos,
+    Arctan,
+    Sinh,
+    Cosh,
+    Tanh,
+    /// Natural.
+    Ln,
+    /// Base, argument.
+    Log,
+    Absolute,
+    Floor,
+    Ceiling,
+    Factorial,
+    Binomial,
+    Gcd,
+    Lcm,
+    Max,
+    Min,
+    Determinant,
+    RealPart,
+    ImaginaryPart,
+}
+
+/// What joins the items of a list that stands without brackets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    Comma,
+    And,
+    Or,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expr {
+    Number(Rational),
+    Pi,
+    Euler,
+    Imaginary,
+    Infinity,
+    Symbol(String),
+    Sum(Vec<Expr>),
+    Product(Vec<Expr>),
+    Quotient(Box<Expr>, Box<Expr>),
+    Power(Box<Expr>, Box<Expr>),
+    /// The n-th root, n at least 2.
+    Root(Box<Expr>, u32),
+    Call(Function, Vec<Expr>),
+    /// `±` when true, `∓` when false.
+    PlusMinus(bool, Box<Expr>),
+    Percent(Box<Expr>),
+    Degrees(Box<Expr>),
+    Quantity(Box<Expr>, Unit),
+
+    /// Several things between brackets: a point, an interval, a row.
+    Tuple(Bracket, Bracket, Vec<Expr>),
+    /// Several things without brackets.
+    List(Joined, Vec<Expr>),
+    Set(Vec<Expr>),
+    Matrix(Vec<Vec<Expr>>),
+    /// `a < b < c`: one relation fewer than sides.
+    Relations(Vec<Expr>, Vec<Relation>),
+    Ratio(Vec<Expr>),
+    Union(Box<Expr>, Box<Expr>),
+    Intersection(Box<Expr>, Box<Expr>),
+    Without(Box<Expr>, Box<Expr>),
+    Reals,
+    Text(String),
+}
+
+impl Expr {
+    pub fn integer(value: i64) -> Expr {
+        Expr::Number(Rational::integer(value))
+    }
+
+    pub fn negate(self) -> Expr {
+        match self {
+            Expr::Number(value) => Expr::Number(value.negate()),
+            other => Expr::Product(vec![Expr::integer(-1), other]),
+        }
+    }
+
+    pub fn minus(self, other: Expr) -> Expr {
+        Expr::Sum(vec![self, other.negate()])
+    }
+
+    pub fn times(self, other: Expr) -> Expr {
+        Expr::Product(vec![self, other])
+    }
+
+    pub fn over(self, other: Expr) -> Expr {
+        Expr::Quotient(Box::new(self), Box::new(other))
+    }
+
+    pub fn raised_to(self, exponent: Expr) -> Expr {
+        Expr::Power(Box::new(self), Box::new(exponent))
+    }
+
+    pub fn call(function: Function, argument: Expr) -> Expr {
+        Expr::Call(function, vec![argument])
+    }
+
+    pub fn children(&self) -> Vec<&Expr> {
+        match self {
+            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) | Expr::Tuple(_, _, all) | Expr::List(_, all) => {
+                all.iter().collect()
+            }
+            Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().collect(),
+            Expr::Matrix(rows) => rows.iter().flatten().collect(),
+            Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => {
+                vec![a, b]
+            }
+            Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => vec![a],
+            Expr::Number(_)
+            | Expr::Pi
+            | Expr::Euler
+            | Expr::Imaginary
+            | Expr::Infinity
+            | Expr::Symbol(_)
+            | Expr::Reals
+            | Expr::Text(_) => Vec::new(),
+        }
+    }
+
+    /// The same tree with each child replaced; the tree's depth is bounded by the parser.
+    pub fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Expr {
+        let mut all = |items: &[Expr]| -> Vec<Expr> { items.iter().map(&mut *f).collect() };
+        match self {
+            Expr::Sum(items) => Expr::Sum(all(items)),
+            Expr::Product(items) => Expr::Product(all(items)),
+            Expr::Call(function, items) => Expr::Call(*function, all(items)),
+            Expr::Tuple(open, close, items) => Expr::Tuple(*open, *close, all(items)),
+            Expr::List(joined, items) => Expr::List(*joined, all(items)),
+            Expr::Set(items) => Expr::Set(all(items)),
+            Expr::Relations(items, relations) => Expr::Relations(all(items), relations.clone()),
+            Expr::Ratio(items) => Expr::Ratio(all(items)),
+            Expr::Matrix(rows) => Expr::Matrix(rows.iter().map(|row| all(row)).collect()),
+            Expr::Quotient(a, b) => Expr::Quotient(Box::new(f(a)), Box::new(f(b))),
+            Expr::Power(a, b) => Expr::Power(Box::new(f(a)), Box::new(f(b))),
+            Expr::Union(a, b) => Expr::Union(Box::new(f(a)), Box::new(f(b))),
+            Expr::Intersection(a, b) => Expr::Intersection(Box::new(f(a)), Box::new(f(b))),
+            Expr::Without(a, b) => Expr::Without(Box::new(f(a)), Box::new(f(b))),
+            Expr::Root(a, n) => Expr::Root(Box::new(f(a)), *n),
+            Expr::PlusMinus(plus, a) => Expr::PlusMinus(*plus, Box::new(f(a))),
+            Expr::Percent(a) => Expr::Percent(Box::new(f(a))),
+            Expr::Degrees(a) => Expr::Degrees(Box::new(f(a))),
+            Expr::Quantity(a, unit) => Expr::Quantity(Box::new(f(a)), unit.clone()),
+            leaf => leaf.clone(),
+        }
+    }
+
+    pub fn any(&self, wanted: &dyn Fn(&Expr) -> bool) -> bool {
+        wanted(self) || self.children().into_iter().any(|child| child.any(wanted))
+    }
+
+    /// Nodes of the tree.
+    pub fn size(&self) -> usize {
+        1 + self.children().into_iter().map(Expr::size).sum::<usize>()
+    }
+
+    /// The variables, each once, in the order in which they appear.
+    pub fn symbols(&self) -> Vec<String> {
+        fn walk(expr: &Expr, found: &mut Vec<String>) {
+            if let Expr::Symbol(name) = expr
+                && !found.contains(name)
+            {
+                found.push(name.clone());
+            }
+            for child in expr.children() {
+                walk(child, found);
+            }
+        }
+        let mut found = Vec::new();
+        walk(self, &mut found);
+        found
+    }
+
+    pub fn substitute(&self, value_of: &dyn Fn(&str) -> Option<Expr>) -> Expr {
+        match self {
+            Expr::Symbol(name) => value_of(name).unwrap_or_else(|| self.clone()),
+            other => other.map(&mut |child| child.substitute(value_of)),
+        }
+    }
+
+    /// A formula: no set, list, relation or text in it.
+    pub fn is_scalar(&self) -> bool {
+        !self.any(&|e| {
+            matches!(
+                e,
+                Expr::Tuple(..)
+                    | Expr::List(..)
+                    | Expr::Set(_)
+                    | Expr::Matrix(_)
+                    | Expr::Relations(..)
+                    | Expr::Ratio(_)
+                    | Expr::Union(..)
+                    | Expr::Intersection(..)
+                    | Expr::Without(..)
+                    | Expr::Reals
+                    | Expr::Text(_)
+            )
+        })
+    }
+
+    pub fn has_plus_minus(&self) -> bool {
+        self.any(&|e| matches!(e, Expr::PlusMinus(..)))
+    }
+
+    /// With every `±` read as the upper or the lower sign.
+    pub fn signed(&self, upper: bool) -> Expr {
+        match self {
+            Expr::PlusMinus(plus, inner) => {
+                let inner = inner.signed(upper);
+                if *plus == upper { inner } else { inner.negate() }
+            }
+            other => other.map(&mut |child| child.signed(upper)),
+        }
+    }
+}

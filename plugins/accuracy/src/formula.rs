@@ -1,0 +1,378 @@
+//! Tokens → tree: formulas.
+//!
+//! ```text
+//! sum     := [sign] term (("+"|"-"|"±"|"∓") term)*
+//! term    := factor (["·"|"/"] factor)*
+//! factor  := sign factor | atom postfix*
+//! postfix := "!" | "%" | "°" | "'" | "_" index | "^" exponent
+//! ```
+
+use crate::expression::{Expr, Function};
+use crate::functions::function_prefix;
+use crate::lexer::{Bracket, Kind, Numeral};
+use crate::names::{constant, is_function, is_greek, is_prose, symbol};
+use crate::numerals::{in_base, vulgar};
+use crate::parse::Parser;
+use reward_sdk::rational::Rational;
+use reward_sdk::units;
+
+/// Signs before a factor.
+const SIGNS_MAX: usize = 8;
+/// Postfixes of one value, and divisions one after the other: each makes the tree deeper.
+const CHAIN_MAX: usize = 24;
+
+impl<'a> Parser<'a> {
+    pub fn sum(&mut self) -> Option<Expr> {
+        self.nested(Self::sum_within)
+    }
+
+    pub fn sum_within(&mut self) -> Option<Expr> {
+        let mut terms = Vec::new();
+        loop {
+            let sign =
+                self.peek().filter(|kind| matches!(kind, Kind::Plus | Kind::Minus | Kind::PlusMinus | Kind::MinusPlus)).cloned();
+            if sign.is_none() && !terms.is_empty() {
+                break;
+            }
+            // `\mathbb{R} - \{0\}` is no sum.
+            if terms.as_slice() == [Expr::Reals] {
+                break;
+            }
+            self.at += usize::from(sign.is_some());
+            let term = self.term()?;
+            terms.push(match sign {
+                Some(Kind::Minus) => term.negate(),
+                Some(Kind::PlusMinus) => Expr::PlusMinus(true, Box::new(term)),
+                Some(Kind::MinusPlus) => Expr::PlusMinus(false, Box::new(term)),
+                _ => term,
+            });
+        }
+        if terms.len() == 1 { terms.pop() } else { Some(Expr::Sum(terms)) }
+    }
+
+    pub fn term(&mut self) -> Option<Expr> {
+        let mut product = vec![self.factor()?];
+        let mut divisions = 0;
+        loop {
+            match self.peek() {
+                Some(Kind::Times) => {
+                    self.at += 1;
+                    product.push(self.factor()?);
+                }
+                Some(Kind::Slash) => {
+                    self.at += 1;
+                    divisions += 1;
+                    if divisions > CHAIN_MAX {
+                        return None;
+                    }
+                    let below = self.factor()?;
+                    let above = if product.len() == 1 { product.pop()? } else { Expr::Product(std::mem::take(&mut product)) };
+                    product = vec![above.over(below)];
+                }
+                _ if self.starts_factor() => product.push(self.atom_with_postfix()?),
+                _ => break,
+            }
+        }
+        if product.len() == 1 { product.pop() } else { Some(Expr::Product(product)) }
+    }
+
+    /// Whether the next token goes on with a product that has no sign between its factors.
+    pub fn starts_factor(&self) -> bool {
+        match self.peek() {
+            Some(Kind::Open(_) | Kind::Fraction | Kind::Begin(_)) => true,
+            // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
+            Some(Kind::Number(_)) => self
+                .at
+                .checked_sub(1)
+                .and_then(|at| self.tokens.get(at))
+                .is_some_and(|token| matches!(token.kind, Kind::Close(_) | Kind::Bang)),
+            Some(Kind::Command(name)) => is_known(name),
+            Some(Kind::Bar) => self.bars == 0 && self.bar_opens(),
+            Some(Kind::Word(word)) => !self.is_unit(word),
+            Some(Kind::Roman(letter)) => matches!(*letter, "e" | "i" | "x" | "y" | "z" | "n" | "k"),
+            _ => false,
+        }
+    }
+
+    /// Whether a `|` after a value has its partner: `2|x|`.
+    pub fn bar_opens(&self) -> bool {
+        self.tokens.iter().skip(self.at).filter(|token| token.kind == Kind::Bar).count() % 2 == 0
+    }
+
+    /// Whether a word after a value is a unit or what is counted, rather than variables.
+    pub fn is_unit(&self, word: &str) -> bool {
+        let letters = word.chars().count();
+        let lower = word.to_ascii_lowercase();
+        if letters == 1 {
+            return false;
+        }
+        // `5 min`, `30 sec`, but `2\sec x`.
+        let applied = matches!(self.peek_at(1), Some(Kind::Open(Bracket::Round) | Kind::Command(_) | Kind::Word(_)));
+        if units::is_known(&lower) && !(is_function(word) && applied) {
+            return true;
+        }
+        if is_function(word) || constant(word) || function_prefix(word).is_some() {
+            return false;
+        }
+        let vowels = lower.contains(['a', 'e', 'i', 'o', 'u']);
+        is_prose(word) || (letters == 3 && vowels && self.spaced() && word == lower)
+    }
+
+    pub fn factor(&mut self) -> Option<Expr> {
+        let mut negative = false;
+        for _ in 0..SIGNS_MAX {
+            match self.peek() {
+                Some(Kind::Minus) => negative = !negative,
+                Some(Kind::Plus) => {}
+                Some(Kind::PlusMinus) => {
+                    self.at += 1;
+                    let inner = self.atom_with_postfix()?;
+                    return Some(Expr::PlusMinus(!negative, Box::new(inner)));
+                }
+                _ => {
+                    let found = self.atom_with_postfix()?;
+                    return Some(if negative { found.negate() } else { found });
+                }
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    pub fn atom_with_postfix(&mut self) -> Option<Expr> {
+        let mut found = self.atom()?;
+        for _ in 0..=CHAIN_MAX {
+            match self.peek() {
+                Some(Kind::Bang) => {
+                    if self.peek_at(1) == Some(&Kind::Bang) {
+                        return None;
+                    }
+                    self.at += 1;
+                    found = Expr::call(Function::Factorial, found);
+                }
+                Some(Kind::Percent) => {
+                    self.at += 1;
+                    found = Expr::Percent(Box::new(found));
+                }
+                Some(Kind::Degree) if !self.temperature(1) => {
+                    self.at += 1;
+                    found = Expr::Degrees(Box::new(found));
+                }
+                Some(Kind::Prime) => {
+                    self.at += 1;
+                    found = match found {
+                        Expr::Symbol(name) => Expr::Symbol(format!("{name}'")),
+                        _ => return None,
+                    };
+                }
+                Some(Kind::Underscore) => {
+                    self.at += 1;
+                    let index = self.index()?;
+                    found = match found {
+                        Expr::Symbol(name) => Expr::Symbol(format!("{name}_{index}")),
+                        Expr::Number(value) => Expr::Number(in_base(&value, &index)?),
+                        _ => return None,
+                    };
+                }
+                Some(Kind::Superscript(power)) => {
+                    let power = Expr::integer(*power);
+                    self.at += 1;
+                    found = found.raised_to(power);
+                }
+                Some(Kind::Caret) => match self.degree_after_caret() {
+                    Some(tokens) if self.temperature(tokens) => return Some(found),
+                    Some(tokens) => {
+                        self.at += tokens;
+                        found = Expr::Degrees(Box::new(found));
+                    }
+                    None => {
+                        self.at += 1;
+                        if self.eat(&Kind::Prime) {
+                            found = match found {
+                                Expr::Symbol(name) => Expr::Symbol(format!("{name}'")),
+                                _ => return None,
+                            };
+                            continue;
+                        }
+                        let exponent = self.exponent()?;
+                        found = found.raised_to(exponent);
+                    }
+                },
+                _ => return Some(found),
+            }
+        }
+        None
+    }
+
+    /// Tokens of `^\circ`, `^{\circ}`.
+    pub fn degree_after_caret(&self) -> Option<usize> {
+        match (self.peek_at(1), self.peek_at(2), self.peek_at(3)) {
+            (Some(Kind::Degree), ..) => Some(2),
+            (Some(Kind::Open(Bracket::Group)), Some(Kind::Degree), Some(Kind::Close(Bracket::Group))) => Some(4),
+            _ => None,
+        }
+    }
+
+    /// `°C`, `°F`: a unit of its own.
+    pub fn temperature(&self, tokens: usize) -> bool {
+        matches!(
+            self.peek_at(tokens),
+            Some(Kind::Word("C" | "F") | Kind::Roman("C" | "F") | Kind::Text("C" | "F" | "Celsius" | "Fahrenheit"))
+        )
+    }
+
+    /// `^2`, `^{2}`, `^-2`, `^{-2}`, `^(2)`, `^\frac12`, `^x`; towers to the right.
+    pub fn exponent(&mut self) -> Option<Expr> {
+        self.nested(|parser| {
+            let negative = parser.eat(&Kind::Minus);
+            parser.eat(&Kind::Plus);
+            let mut found = parser.atom()?;
+            if parser.eat(&Kind::Caret) {
+                found = found.raised_to(parser.exponent()?);
+            }
+            Some(if negative { found.negate() } else { found })
+        })
+    }
+
+    /// What stands below: its letters and digits as written.
+    pub fn index(&mut self) -> Option<String> {
+        let mut text = String::new();
+        let mut depth = 0u32;
+        loop {
+            match self.peek()? {
+                Kind::Open(Bracket::Group | Bracket::Round) => depth += 1,
+                Kind::Close(_) => depth = depth.checked_sub(1)?,
+                Kind::Number(numeral) => text.push_str(&numeral.digits),
+                Kind::Word(word) | Kind::Text(word) | Kind::Roman(word) | Kind::Command(word) => text.push_str(word),
+                Kind::Plus => text.push('+'),
+                Kind::Minus => text.push('-'),
+                Kind::Comma => text.push(','),
+                Kind::Relation(relation) => text.push_str(&format!("{relation:?}")),
+                _ => return None,
+            }
+            self.at += 1;
+            if depth == 0 {
+                return Some(text);
+            }
+        }
+    }
+
+    pub fn atom(&mut self) -> Option<Expr> {
+        let kind = self.peek()?.clone();
+        self.at += 1;
+        match kind {
+            Kind::Number(numeral) => self.number(&numeral),
+            Kind::Open(open) => self.bracketed(open),
+            Kind::Fraction => self.fraction(),
+            Kind::Bar => {
+                self.bars += 1;
+                let inside = self.list();
+                self.bars -= 1;
+                let inside = inside?;
+                self.eat(&Kind::Bar).then(|| Expr::call(Function::Absolute, inside))
+            }
+            Kind::Begin(name) => self.matrix(name),
+            Kind::Word(word) | Kind::Roman(word) => self.word(word),
+            Kind::Text(text) => Some(Expr::Symbol(text.to_string())),
+            Kind::Command(name) => self.command(name),
+            _ => None,
+        }
+    }
+
+    pub fn fraction(&mut self) -> Option<Expr> {
+        let above = self.argument()?;
+        let below = self.argument()?;
+        Some(above.over(below))
+    }
+
+    /// An argument of a command: a group, or one digit or letter, as TeX reads `\frac12`.
+    pub fn argument(&mut self) -> Option<Expr> {
+        let at = self.at;
+        match self.peek()?.clone() {
+            Kind::Open(Bracket::Group | Bracket::Round) => self.atom(),
+            Kind::Number(numeral) if numeral.is_integer() && numeral.digits.len() > 1 => {
+                let (first, rest) = numeral.digits.split_at(1);
+                let rest = Numeral { digits: rest.into(), ..numeral.clone() };
+                self.tokens.get_mut(at)?.kind = Kind::Number(rest);
+                Some(Expr::Number(Rational::decimal(first, 0, 0)?))
+            }
+            Kind::Number(numeral) => {
+                self.at += 1;
+                Some(Expr::Number(numeral.value()?))
+            }
+            Kind::Word(word) if word.chars().count() > 1 && !constant(word) => {
+                let (first, rest) = word.split_at_checked(word.chars().next()?.len_utf8())?;
+                self.tokens.get_mut(at)?.kind = Kind::Word(rest);
+                symbol(first)
+            }
+            Kind::Word(_) | Kind::Roman(_) => self.atom(),
+            Kind::Command(name) if !is_function(name) => self.atom(),
+            Kind::Command("sqrt") => self.atom(),
+            _ => None,
+        }
+    }
+
+    pub fn word(&mut self, word: &'a str) -> Option<Expr> {
+        let lower = word.to_ascii_lowercase();
+        if is_function(word) {
+            return self.function(word);
+        }
+        if is_function(&lower) && word.chars().count() > 2 {
+            return self.function(match lower.as_str() {
+                "sqrt" => "sqrt",
+                "log" => "log",
+                _ => return None,
+            });
+        }
+        if constant(&lower) {
+            return symbol(&lower);
+        }
+        // `sinx`, `log2`, `xcosx`
+        if let Some((name, rest)) = function_prefix(word) {
+            self.at -= 1;
+            self.tokens.get_mut(self.at)?.kind = Kind::Word(rest);
+            return self.function(name);
+        }
+        let mut letters = word.char_indices();
+        letters.next()?;
+        let Some((second, _)) = letters.next() else { return symbol(word) };
+        // A run of letters is a product; the last may have a power or an index of its own.
+        let (first, rest) = word.split_at_checked(second)?;
+        let index = matches!(self.peek(), Some(Kind::Underscore)) && word.chars().all(char::is_uppercase);
+        if index {
+            return Some(Expr::Symbol(word.to_string()));
+        }
+        self.at -= 1;
+        self.tokens.get_mut(self.at)?.kind = Kind::Word(rest);
+        self.tokens.get_mut(self.at)?.spaced = false;
+        symbol(first)
+    }
+
+    pub fn command(&mut self, name: &'a str) -> Option<Expr> {
+        match name {
+            "pi" => Some(Expr::Pi),
+            "infty" => Some(Expr::Infinity),
+            "Reals" => Some(Expr::Reals),
+            "emptyset" | "varnothing" => Some(Expr::Set(Vec::new())),
+            "imath" => Some(Expr::Imaginary),
+            "binom" | "dbinom" | "tbinom" => {
+                let above = self.argument()?;
+                let below = self.argument()?;
+                Some(Expr::Call(Function::Binomial, vec![above, below]))
+            }
+            "overline" | "bar" | "underline" => {
+                let inside = self.index()?;
+                Some(Expr::Symbol(format!("{name} {inside}")))
+            }
+            _ if is_function(name) || name == "surd" => self.function(name),
+            _ => vulgar(name).or_else(|| is_greek(name).then(|| Expr::Symbol(name.to_string()))),
+        }
+    }
+}
+
+fn is_known(name: &str) -> bool {
+    matches!(name, "pi" | "infty" | "imath" | "binom" | "dbinom" | "tbinom" | "surd" | "overline" | "bar" | "emptyset")
+        || is_function(name)
+        || is_greek(name)
+        || vulgar(name).is_some()
+}

@@ -1,0 +1,147 @@
+//! An answer against a reference, both as texts.
+
+use crate::compare::Compare;
+use crate::equal::{Judge, Verdict};
+use crate::expression::Expr;
+use crate::lexer::{BYTES_MAX, Commas};
+use crate::{choice, parse, text};
+use reward_sdk::answers::excerpt;
+use reward_sdk::number;
+
+/// What a text that is no formula may be long, to count as an answer in words.
+const WORDS_BYTES_MAX: usize = 120;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Right,
+    /// And why.
+    Wrong(String),
+    /// The reference cannot be read.
+    Unusable(String),
+}
+
+pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
+    let (r, a) = (number::unwrap(reference), number::unwrap(answer));
+    if r.is_empty() {
+        return Outcome::Unusable("the reference is empty".into());
+    }
+    if r.len() > BYTES_MAX {
+        return Outcome::Unusable(format!("the reference is too long to be read: {}", excerpt(r)));
+    }
+    if text::is_numeral(r) {
+        return Outcome::Unusable(format!("the reference is a number in words: {}", excerpt(r)));
+    }
+    let wrong = |why: &str| Outcome::Wrong(format!("{why}: {}", excerpt(answer)));
+    if !lenient
+        && !r.contains('=')
+        && !a.contains('=')
+        && let (Some(x), Some(y)) = (number::read(r), number::read(a))
+    {
+        return if x.agrees_with(&y) { Outcome::Right } else { wrong("wrong answer") };
+    }
+    if a.len() <= BYTES_MAX && squeezed(r) == squeezed(a) {
+        return Outcome::Right;
+    }
+    let judge = Judge::new(&[r, a]);
+    let compare = Compare { judge: &judge, lenient };
+    let Some(truth) = read(r, Commas::Group) else {
+        return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
+    };
+    if a.len() > BYTES_MAX {
+        return wrong("too long to be read");
+    }
+    // The letter of a choice, with what it stands for: `(B) 12`.
+    if let (Some(letter), Some(chosen)) = (lone_letter(r), choice::read(a))
+        && chosen.len() == 1
+        && chosen.contains(&letter)
+    {
+        return Outcome::Right;
+    }
+    let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
+    // `1,234` may also be two numbers.
+    if verdict != Some(Verdict::Equal)
+        && (grouped(r) || grouped(a))
+        && let (Some(truth), Some(given)) = (read(r, Commas::Separate), read(a, Commas::Separate))
+        && compare.same(&truth, &given) == Verdict::Equal
+    {
+        verdict = Some(Verdict::Equal);
+    }
+    if lenient && verdict != Some(Verdict::Equal) && decimal_comma(r) != decimal_comma(a) {
+        let (r, a) = (r.replace(',', "."), a.replace(',', "."));
+        if let (Some(truth), Some(given)) = (read(&r, Commas::Group), read(&a, Commas::Group)) {
+            verdict = Some(compare.same(&truth, &given));
+        }
+    }
+    // `6 m/s` in plain letters.
+    if verdict != Some(Verdict::Equal)
+        && (roman_unit(r).is_some() || roman_unit(a).is_some())
+        && let (Some(truth), Some(given)) = (
+            read(&roman_unit(r).unwrap_or_else(|| r.into()), Commas::Group),
+            read(&roman_unit(a).unwrap_or_else(|| a.into()), Commas::Group),
+        )
+        && compare.same(&truth, &given) == Verdict::Equal
+    {
+        verdict = Some(Verdict::Equal);
+    }
+    match verdict {
+        Some(Verdict::Equal) => Outcome::Right,
+        Some(Verdict::Different) => wrong("wrong answer"),
+        Some(Verdict::Undecided) => wrong("too complex to decide"),
+        None => wrong("not understood"),
+    }
+}
+
+/// The answer in a text: a formula, or else a few plain words.
+fn read(text: &str, commas: Commas) -> Option<Expr> {
+    parse::read(text, commas).or_else(|| {
+        let words = text.len() <= WORDS_BYTES_MAX
+            && text.chars().any(char::is_alphabetic)
+            && !text.contains(['\\', '=', '^', '_', '<', '>']);
+        words.then(|| Expr::Text(text.to_string()))
+    })
+}
+
+/// A reference that is one capital letter, as choices are.
+fn lone_letter(text: &str) -> Option<char> {
+    let mut letters = choice::read(text)?.into_iter();
+    let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
+    (letters.next().is_none() && text.chars().filter(|c| c.is_ascii_uppercase()).count() == 1 && text.len() < 16).then_some(letter)
+}
+
+/// A number, a space and a unit of single letters, written as a unit: `6 m/s` → `6 \text{m/s}`.
+fn roman_unit(text: &str) -> Option<String> {
+    let at = text.find(|c: char| c.is_alphabetic())?;
+    let (number, unit) = text.split_at_checked(at)?;
+    let letters =
+        unit.chars().all(|c| matches!(c, 'm' | 'g' | 's' | 'h' | 'l' | 'L' | 'k' | 'c' | '/' | '^' | '2' | '3' | '²' | '³'));
+    (number.ends_with(' ') && letters && !number.contains('\\')).then(|| format!("{number}\\text{{{unit}}}"))
+}
+
+/// Without white space, sizing, and what fractions are called by.
+fn squeezed(text: &str) -> String {
+    let mut plain: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    if plain.contains('\\') {
+        for (long, short) in
+            [("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\,", ""), ("\\!", ""), ("\\;", "")]
+        {
+            plain = plain.replace(long, short);
+        }
+    }
+    plain
+}
+
+/// Whether commas stand as between groups of three digits.
+fn grouped(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.match_indices(',').any(|(at, _)| {
+        let digits = |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
+        at > 0 && digits(at - 1..at) && digits(at + 1..at + 4)
+    })
+}
+
+/// `1,5`
+fn decimal_comma(text: &str) -> bool {
+    let mut parts = text.trim_start_matches('-').split(',');
+    let digits = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    digits(parts.next()) && digits(parts.next()) && parts.next().is_none()
+}

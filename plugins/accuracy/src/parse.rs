@@ -1,0 +1,372 @@
+//! Tokens → tree: lists, relations, sets, brackets, matrices. Formulas are in [`crate::formula`].
+//!
+//! ```text
+//! list    := item ((","|";"|"and"|"or") item)*
+//! item    := text | sides (relation sides)* [unit]
+//! sides   := sum (":" sum)*, joined by ∪ ∩ ∖
+//! ```
+
+use crate::expression::{Expr, Function, Joined};
+use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
+use crate::names::{constant, is_function, is_prose};
+use reward_sdk::units::{self, Unit};
+
+/// Brackets, groups and arguments within each other. Each level is some calls deep, and the sandbox's stack is small.
+const DEPTH_MAX: u32 = 24;
+/// Sets joined one after the other: each makes the tree deeper.
+const JOINED_MAX: usize = 40;
+
+/// The answer that a text is, whole; `None` when it is not understood.
+pub fn read(text: &str, commas: Commas) -> Option<Expr> {
+    let mut parser = Parser { text, tokens: lexer::tokens(text, commas)?, at: 0, depth: 0, bars: 0 };
+    if parser.tokens.is_empty() {
+        return None;
+    }
+    let found = parser.list()?;
+    parser.peek().is_none().then_some(found)
+}
+
+pub struct Parser<'a> {
+    pub text: &'a str,
+    pub tokens: Vec<Token<'a>>,
+    pub at: usize,
+    pub depth: u32,
+    /// Open `|`: within them one closes.
+    pub bars: u32,
+}
+
+impl<'a> Parser<'a> {
+    pub fn peek(&self) -> Option<&Kind<'a>> {
+        self.tokens.get(self.at).map(|token| &token.kind)
+    }
+
+    pub fn peek_at(&self, ahead: usize) -> Option<&Kind<'a>> {
+        self.tokens.get(self.at + ahead).map(|token| &token.kind)
+    }
+
+    pub fn spaced(&self) -> bool {
+        self.tokens.get(self.at).is_some_and(|token| token.spaced)
+    }
+
+    pub fn eat(&mut self, kind: &Kind<'_>) -> bool {
+        let found = self.peek() == Some(kind);
+        self.at += usize::from(found);
+        found
+    }
+
+    pub fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        if self.depth >= DEPTH_MAX {
+            return None;
+        }
+        self.depth += 1;
+        let found = inner(self);
+        self.depth -= 1;
+        found
+    }
+
+    /// Items up to a closing bracket or the end.
+    pub fn list(&mut self) -> Option<Expr> {
+        // Semicolons part groups, commas what is in them: `p=5,q=2; p=7,q=2`.
+        let mut groups: Vec<Vec<Expr>> = vec![Vec::new()];
+        let mut joined = Joined::Comma;
+        let mut parted_by_or = false;
+        loop {
+            while matches!(self.peek(), Some(Kind::Comma | Kind::And | Kind::Newline)) && groups.iter().all(Vec::is_empty) {
+                self.at += 1;
+            }
+            if self.ends_list() {
+                break;
+            }
+            groups.last_mut()?.push(self.item()?);
+            let mut separated = false;
+            while let Some(separator) = self.peek() {
+                match separator {
+                    Kind::Comma | Kind::Newline => {}
+                    Kind::And if joined == Joined::Comma => joined = Joined::And,
+                    Kind::And => {}
+                    Kind::Or => {
+                        joined = Joined::Or;
+                        groups.push(Vec::new());
+                        parted_by_or = true;
+                    }
+                    Kind::Semicolon => groups.push(Vec::new()),
+                    _ => break,
+                }
+                separated = true;
+                self.at += 1;
+            }
+            if !separated {
+                break;
+            }
+        }
+        groups.retain(|group| !group.is_empty());
+        let assigns = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.as_slice() == [Relation::Equal]);
+        let several = groups.len() > 1 && groups.iter().any(|group| group.len() > 1);
+        let tuples = several && (!parted_by_or || groups.iter().all(|group| group.len() > 1 && group.iter().all(assigns)));
+        let mut items: Vec<Expr> = if tuples {
+            groups.into_iter().map(|group| Expr::Tuple(Bracket::Round, Bracket::Round, group)).collect()
+        } else {
+            groups.into_iter().flatten().collect()
+        };
+        match items.len() {
+            0 => None,
+            1 => items.pop(),
+            _ => Some(Expr::List(joined, items)),
+        }
+    }
+
+    fn ends_list(&self) -> bool {
+        matches!(self.peek(), None | Some(Kind::Close(_) | Kind::End(_) | Kind::Ampersand | Kind::Newline))
+            || (self.bars > 0 && self.peek() == Some(&Kind::Bar))
+    }
+
+    /// Whether the token ends an item.
+    fn ends_item(kind: Option<&Kind<'a>>) -> bool {
+        matches!(
+            kind,
+            None | Some(
+                Kind::Comma
+                    | Kind::Semicolon
+                    | Kind::And
+                    | Kind::Or
+                    | Kind::Newline
+                    | Kind::Ampersand
+                    | Kind::Close(_)
+                    | Kind::End(_)
+                    | Kind::Relation(_)
+                    | Kind::Colon
+                    | Kind::Union
+            )
+        )
+    }
+
+    pub fn item(&mut self) -> Option<Expr> {
+        if let Some(text) = self.words() {
+            return Some(text);
+        }
+        // `= 5`, `\approx 5`
+        if matches!(self.peek(), Some(Kind::Relation(Relation::Equal | Relation::Approximately))) {
+            self.at += 1;
+        }
+        let mut sides = vec![self.quantity()?];
+        let mut relations = Vec::new();
+        while let Some(Kind::Relation(relation)) = self.peek() {
+            relations.push(*relation);
+            self.at += 1;
+            sides.push(self.quantity()?);
+        }
+        if relations.is_empty() { sides.pop() } else { Some(Expr::Relations(sides, relations)) }
+    }
+
+    /// An item of nothing but words: `Evelyn`, `\text{no solution}`.
+    fn words(&mut self) -> Option<Expr> {
+        let start = self.at;
+        let mut text = String::new();
+        let mut prose = false;
+        while let Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) = self.peek() {
+            prose |= matches!(self.peek(), Some(Kind::Text(_)))
+                || (matches!(self.peek(), Some(Kind::Word(_)))
+                    && (is_prose(word) || (!text.is_empty() && word.chars().count() > 2 && !is_function(word) && !constant(word))));
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(word);
+            self.at += 1;
+        }
+        if prose && Self::ends_item(self.peek()) && !matches!(self.peek(), Some(Kind::Relation(_) | Kind::Colon)) {
+            return Some(Expr::Text(text));
+        }
+        self.at = start;
+        None
+    }
+
+    /// One side of a relation, with its currency and unit.
+    fn quantity(&mut self) -> Option<Expr> {
+        let start = self.at;
+        let mut negative = false;
+        if matches!((self.peek(), self.peek_at(1)), (Some(Kind::Minus | Kind::Plus), Some(Kind::Currency))) {
+            negative = self.peek() == Some(&Kind::Minus);
+            self.at += 1;
+        }
+        let currency = if self.peek() == Some(&Kind::Currency) { self.currency() } else { None };
+        if currency.is_none() {
+            self.at = start;
+            negative = false;
+        }
+        let mut value = self.joined()?;
+        if negative {
+            value = value.negate();
+        }
+        let unit = if Self::ends_item(self.peek()) || (self.bars > 0 && self.peek() == Some(&Kind::Bar)) {
+            None
+        } else {
+            Some(self.unit()?)
+        };
+        Some(match currency.or(unit) {
+            Some(unit) => Expr::Quantity(Box::new(value), unit),
+            None => value,
+        })
+    }
+
+    fn currency(&mut self) -> Option<Unit> {
+        let from = self.tokens.get(self.at)?.at;
+        self.at += 1;
+        let to = self.tokens.get(self.at)?.at;
+        units::read(self.text.get(from..to)?)
+    }
+
+    /// What follows a value up to the item's end, when it is a unit.
+    fn unit(&mut self) -> Option<Unit> {
+        let from = self.tokens.get(self.at)?.at;
+        let mut groups = 0u32;
+        while let Some(kind) = self.peek() {
+            match kind {
+                Kind::Open(Bracket::Group) => groups += 1,
+                Kind::Close(Bracket::Group) if groups > 0 => groups -= 1,
+                other if Self::ends_item(Some(other)) => break,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        let to = self.tokens.get(self.at).map_or(self.text.len(), |token| token.at);
+        units::read(self.text.get(from..to)?.trim())
+    }
+
+    /// Sums joined by `∪`, `∩`, `∖`; ratios.
+    fn joined(&mut self) -> Option<Expr> {
+        let mut left = self.ratio()?;
+        for _ in 0..=JOINED_MAX {
+            let join: fn(Box<Expr>, Box<Expr>) -> Expr = match self.peek() {
+                Some(Kind::Union) => Expr::Union,
+                Some(Kind::Intersection) => Expr::Intersection,
+                Some(Kind::Without) => Expr::Without,
+                // `\mathbb{R} - \{1\}`
+                Some(Kind::Minus) if left == Expr::Reals => Expr::Without,
+                _ => return Some(left),
+            };
+            self.at += 1;
+            left = join(Box::new(left), Box::new(self.ratio()?));
+        }
+        None
+    }
+
+    fn ratio(&mut self) -> Option<Expr> {
+        let first = self.sum()?;
+        if self.peek() != Some(&Kind::Colon) {
+            return Some(first);
+        }
+        let mut parts = vec![first];
+        while self.eat(&Kind::Colon) {
+            parts.push(self.sum()?);
+        }
+        Some(Expr::Ratio(parts))
+    }
+
+    /// What stands between brackets, the opening one read already.
+    pub fn bracketed(&mut self, open: Bracket) -> Option<Expr> {
+        let bars = std::mem::take(&mut self.bars);
+        let found = self.nested(|parser| parser.bracketed_within(open));
+        self.bars = bars;
+        found
+    }
+
+    fn bracketed_within(&mut self, open: Bracket) -> Option<Expr> {
+        if open == Bracket::Curly
+            && let Some(condition) = self.set_builder()
+        {
+            return condition;
+        }
+        let start = self.at;
+        let content = if matches!(self.peek(), Some(Kind::Close(_))) { None } else { Some(self.list()?) };
+        let Some(Kind::Close(close)) = self.peek() else { return None };
+        let close = *close;
+        let mixed = |a, b| matches!((a, b), (Bracket::Round, Bracket::Square) | (Bracket::Square, Bracket::Round));
+        // `]1, 2[` is not read.
+        if open != close && !mixed(open, close) {
+            return None;
+        }
+        self.at += 1;
+        let between = self.tokens.get(start..self.at).unwrap_or_default();
+        let several = matches!(content, Some(Expr::List(..)))
+            && between.iter().any(|token| matches!(token.kind, Kind::Comma | Kind::Semicolon));
+        match (open, content) {
+            (Bracket::Curly, None) => Some(Expr::Set(Vec::new())),
+            (_, None) => None,
+            (Bracket::Curly, Some(Expr::List(_, items))) => Some(Expr::Set(items)),
+            (Bracket::Curly, Some(item)) => Some(Expr::Set(vec![item])),
+            (Bracket::Floor, Some(item)) => Some(Expr::call(Function::Floor, item)),
+            (Bracket::Ceiling, Some(item)) => Some(Expr::call(Function::Ceiling, item)),
+            (Bracket::Group, Some(item)) => Some(item),
+            (_, Some(Expr::List(_, items))) if several => Some(Expr::Tuple(open, close, items)),
+            (Bracket::Square, Some(item @ Expr::Tuple(Bracket::Square, Bracket::Square, _))) => {
+                Some(Expr::Tuple(open, close, vec![item]))
+            }
+            (_, Some(item)) if open == close => Some(item),
+            _ => None,
+        }
+    }
+
+    /// `\{x \mid x > 2\}`: its condition; the outer `None` where there is no such thing.
+    fn set_builder(&mut self) -> Option<Option<Expr>> {
+        let mut depth = 0u32;
+        let mut bar = None;
+        for (at, token) in self.tokens.iter().enumerate().skip(self.at) {
+            match &token.kind {
+                Kind::Open(_) => depth += 1,
+                Kind::Close(_) if depth == 0 => break,
+                Kind::Close(_) => depth -= 1,
+                Kind::Bar | Kind::Colon if depth == 0 && bar.is_none() => bar = Some(at),
+                _ => {}
+            }
+        }
+        let bar = bar?;
+        let head = self.tokens.get(self.at..bar)?;
+        let variable = matches!(head.first()?.kind, Kind::Word(word) if word.chars().count() == 1)
+            && (head.len() == 1 || matches!(head.get(1)?.kind, Kind::Relation(Relation::Member)));
+        if !variable {
+            return None;
+        }
+        self.at = bar + 1;
+        let condition = self.list();
+        Some(condition.filter(|_| self.eat(&Kind::Close(Bracket::Curly))))
+    }
+
+    /// `\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}`, the beginning read already.
+    pub fn matrix(&mut self, name: &str) -> Option<Expr> {
+        let bars = std::mem::take(&mut self.bars);
+        let rows = self.nested(|parser| parser.rows(name));
+        self.bars = bars;
+        let matrix = Expr::Matrix(rows?);
+        Some(if name == "vmatrix" { Expr::call(Function::Determinant, matrix) } else { matrix })
+    }
+
+    fn rows(&mut self, name: &str) -> Option<Vec<Vec<Expr>>> {
+        if !(name.ends_with("matrix") || name == "array") {
+            return None;
+        }
+        let mut rows = vec![Vec::new()];
+        loop {
+            match self.peek()? {
+                Kind::End(end) => {
+                    if *end != name {
+                        return None;
+                    }
+                    self.at += 1;
+                    break;
+                }
+                Kind::Ampersand => self.at += 1,
+                Kind::Newline => {
+                    self.at += 1;
+                    rows.push(Vec::new());
+                }
+                _ => {
+                    let entry = self.sum()?;
+                    rows.last_mut()?.push(entry);
+                }
+            }
+        }
+        rows.retain(|row| !row.is_empty());
+        let width = rows.first()?.len();
+        rows.iter().all(|row| row.len() == width).then_some(rows)
+    }
+}

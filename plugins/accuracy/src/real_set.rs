@@ -1,0 +1,335 @@
+//! Sets of real numbers: intervals and points with constant ends, joined, cut and compared.
+
+use crate::equal::{Judge, Verdict, infinite};
+use crate::expression::{Expr, Function, Joined};
+use crate::lexer::{Bracket, Relation};
+use std::cmp::Ordering;
+
+const PIECES_MAX: usize = 64;
+
+/// One end of an interval; `None` is infinity.
+#[derive(Clone, Debug)]
+struct End {
+    value: Option<Expr>,
+    closed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Piece {
+    low: End,
+    high: End,
+}
+
+/// Disjoint, in order, none touching the next.
+#[derive(Clone, Debug)]
+pub struct RealSet {
+    pieces: Vec<Piece>,
+}
+
+const UNBOUNDED: End = End { value: None, closed: false };
+
+impl RealSet {
+    fn all() -> RealSet {
+        RealSet { pieces: vec![Piece { low: UNBOUNDED, high: UNBOUNDED }] }
+    }
+
+    fn point(value: Expr) -> RealSet {
+        let end = End { value: Some(value), closed: true };
+        RealSet { pieces: vec![Piece { low: end.clone(), high: end }] }
+    }
+
+    /// The set that an expression stands for; `None` for what is no set of reals with constant ends.
+    pub fn of(judge: &Judge, expr: &Expr) -> Option<RealSet> {
+        match expr {
+            Expr::Reals => Some(RealSet::all()),
+            Expr::Tuple(open @ (Bracket::Round | Bracket::Square), close @ (Bracket::Round | Bracket::Square), items) => {
+                let [low, high] = items.as_slice() else { return None };
+                let end = |value: &Expr, closed: bool, above: bool| -> Option<End> {
+                    match infinite(value) {
+                        Some(positive) => (positive == above).then_some(UNBOUNDED),
+                        None => {
+                            (value.is_scalar() && value.symbols().is_empty()).then(|| End { value: Some(value.clone()), closed })
+                        }
+                    }
+                };
+                let piece =
+                    Piece { low: end(low, *open == Bracket::Square, false)?, high: end(high, *close == Bracket::Square, true)? };
+                piece.holds_something(judge)?.then(|| RealSet { pieces: vec![piece] })
+            }
+            Expr::Set(items) => {
+                let mut set = RealSet { pieces: Vec::new() };
+                for item in items {
+                    if !item.is_scalar() || !item.symbols().is_empty() || infinite(item).is_some() || item.has_plus_minus() {
+                        return None;
+                    }
+                    set.pieces.extend(RealSet::point(item.clone()).pieces);
+                }
+                set.ordered(judge)
+            }
+            Expr::Union(a, b) => RealSet::of(judge, a)?.union(RealSet::of(judge, b)?, judge),
+            Expr::Intersection(a, b) => RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?, judge),
+            Expr::Without(a, b) => RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?.complement(), judge),
+            Expr::Relations(sides, relations) => solutions(judge, sides, relations).map(|(_, set)| set),
+            Expr::List(joined, items) => {
+                let conditions = items.iter().all(|item| matches!(item, Expr::Relations(..)));
+                let inequality =
+                    items.iter().any(|item| matches!(item, Expr::Relations(_, relations) if relations.iter().any(is_order)));
+                if !conditions || !inequality {
+                    return None;
+                }
+                let sets = items.iter().map(|item| RealSet::of(judge, item)).collect::<Option<Vec<RealSet>>>()?;
+                let mut names = items.iter().map(subject);
+                let first = names.next()?;
+                names.all(|name| name == first).then_some(())?;
+                if *joined != Joined::Or {
+                    let mut all = RealSet::all();
+                    for set in &sets {
+                        all = all.intersection(set, judge)?;
+                    }
+                    // `x < 1, x > 2` can only mean either of them.
+                    if !all.pieces.is_empty() {
+                        return Some(all);
+                    }
+                }
+                sets.into_iter().try_fold(RealSet { pieces: Vec::new() }, |all, set| all.union(set, judge))
+            }
+            _ => None,
+        }
+    }
+
+    fn union(mut self, other: RealSet, judge: &Judge) -> Option<RealSet> {
+        self.pieces.extend(other.pieces);
+        self.ordered(judge)
+    }
+
+    fn intersection(&self, other: &RealSet, judge: &Judge) -> Option<RealSet> {
+        let mut pieces = Vec::new();
+        for a in &self.pieces {
+            for b in &other.pieces {
+                let low = if before(judge, &a.low, &b.low)? { b.low.clone() } else { a.low.clone() };
+                let high = if after(judge, &b.high, &a.high)? { a.high.clone() } else { b.high.clone() };
+                let piece = Piece { low, high };
+                if piece.holds_something(judge)? {
+                    pieces.push(piece);
+                }
+            }
+        }
+        RealSet { pieces }.ordered(judge)
+    }
+
+    fn complement(&self) -> RealSet {
+        let mut pieces = Vec::new();
+        let mut low = UNBOUNDED;
+        let mut open = true;
+        for piece in &self.pieces {
+            if let Some(value) = &piece.low.value {
+                pieces.push(Piece { low, high: End { value: Some(value.clone()), closed: !piece.low.closed } });
+            }
+            open = piece.high.value.is_some();
+            low = End { value: piece.high.value.clone(), closed: !piece.high.closed };
+        }
+        if open {
+            pieces.push(Piece { low, high: UNBOUNDED });
+        }
+        RealSet { pieces }
+    }
+
+    /// `{x : −x ∈ S}`
+    fn mirrored(&self) -> RealSet {
+        let turn = |end: &End| End { value: end.value.clone().map(Expr::negate), closed: end.closed };
+        RealSet { pieces: self.pieces.iter().rev().map(|piece| Piece { low: turn(&piece.high), high: turn(&piece.low) }).collect() }
+    }
+
+    /// In order, what overlaps or touches joined.
+    fn ordered(mut self, judge: &Judge) -> Option<RealSet> {
+        if self.pieces.len() > PIECES_MAX {
+            return None;
+        }
+        let mut ordered: Vec<Piece> = Vec::new();
+        for piece in self.pieces.drain(..) {
+            let mut at = ordered.len();
+            for (i, other) in ordered.iter().enumerate() {
+                if before(judge, &piece.low, &other.low)? {
+                    at = i;
+                    break;
+                }
+            }
+            ordered.insert(at, piece);
+        }
+        let mut joined: Vec<Piece> = Vec::new();
+        for piece in ordered {
+            if let Some(last) = joined.last_mut() {
+                let touches = match (&last.high.value, &piece.low.value) {
+                    (None, _) | (_, None) => true,
+                    (Some(high), Some(low)) => match judge.sign(&high.clone().minus(low.clone()))? {
+                        Ordering::Greater => true,
+                        Ordering::Equal => last.high.closed || piece.low.closed,
+                        Ordering::Less => false,
+                    },
+                };
+                if touches {
+                    if after(judge, &piece.high, &last.high)? {
+                        last.high = piece.high;
+                    }
+                    continue;
+                }
+            }
+            joined.push(piece);
+        }
+        Some(RealSet { pieces: joined })
+    }
+
+    pub fn equal(&self, other: &RealSet, judge: &Judge) -> Verdict {
+        if self.pieces.len() != other.pieces.len() {
+            return Verdict::Different;
+        }
+        let ends = |a: &End, b: &End| match (&a.value, &b.value) {
+            (None, None) => Verdict::Equal,
+            (Some(x), Some(y)) if a.closed == b.closed => judge.equal(x, y),
+            _ => Verdict::Different,
+        };
+        let mut verdict = Verdict::Equal;
+        for (a, b) in self.pieces.iter().zip(&other.pieces) {
+            verdict = verdict.and(|| ends(&a.low, &b.low)).and(|| ends(&a.high, &b.high));
+        }
+        verdict
+    }
+}
+
+impl Piece {
+    fn holds_something(&self, judge: &Judge) -> Option<bool> {
+        let (Some(low), Some(high)) = (&self.low.value, &self.high.value) else { return Some(true) };
+        Some(match judge.sign(&high.clone().minus(low.clone()))? {
+            Ordering::Greater => true,
+            Ordering::Equal => self.low.closed && self.high.closed,
+            Ordering::Less => false,
+        })
+    }
+}
+
+/// Whether one lower end lets in more than another.
+fn before(judge: &Judge, a: &End, b: &End) -> Option<bool> {
+    match (&a.value, &b.value) {
+        (None, b) => Some(b.is_some()),
+        (_, None) => Some(false),
+        (Some(x), Some(y)) => Some(match judge.sign(&x.clone().minus(y.clone()))? {
+            Ordering::Less => true,
+            Ordering::Equal => a.closed && !b.closed,
+            Ordering::Greater => false,
+        }),
+    }
+}
+
+/// Whether one upper end lets in more than another.
+fn after(judge: &Judge, a: &End, b: &End) -> Option<bool> {
+    match (&a.value, &b.value) {
+        (None, b) => Some(b.is_some()),
+        (_, None) => Some(false),
+        (Some(x), Some(y)) => Some(match judge.sign(&x.clone().minus(y.clone()))? {
+            Ordering::Greater => true,
+            Ordering::Equal => a.closed && !b.closed,
+            Ordering::Less => false,
+        }),
+    }
+}
+
+fn is_order(relation: &Relation) -> bool {
+    !matches!(relation, Relation::Equal | Relation::Approximately)
+}
+
+/// What a condition is about: its only variable, or the formula that stands against constants.
+pub fn subject(expr: &Expr) -> Option<Expr> {
+    let Expr::Relations(sides, _) = expr else { return None };
+    if let [name] = expr.symbols().as_slice() {
+        return Some(Expr::Symbol(name.clone()));
+    }
+    let mut open = sides.iter().filter(|side| !side.symbols().is_empty());
+    let found = open.next()?;
+    open.next().is_none().then(|| found.clone())
+}
+
+/// The real solutions of a chain of relations in one variable, each of them linear, and that variable.
+pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Option<(Expr, RealSet)> {
+    if let ([variable, set], [Relation::Member]) = (sides, relations) {
+        return Some((variable.clone(), RealSet::of(judge, set)?));
+    }
+    let whole = Expr::Relations(sides.to_vec(), relations.to_vec());
+    let variable = subject(&whole)?;
+    let mut set = RealSet::all();
+    for (pair, relation) in sides.windows(2).zip(relations) {
+        let [left, right] = pair else { return None };
+        set = set.intersection(&half_line(judge, left, *relation, right, &variable)?, judge)?;
+    }
+    // |x| < 2
+    let inner = sides.iter().find_map(|side| match side {
+        Expr::Call(Function::Absolute, arguments) => arguments.first().filter(|inner| **inner == variable),
+        _ => None,
+    });
+    if inner.is_some() {
+        let zero = End { value: Some(Expr::integer(0)), closed: true };
+        let set = set.intersection(&RealSet { pieces: vec![Piece { low: zero, high: UNBOUNDED }] }, judge)?;
+        return Some((variable, set.mirrored().union(set, judge)?));
+    }
+    Some((variable, set))
+}
+
+fn half_line(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variable: &Expr) -> Option<RealSet> {
+    let is_subject =
+        |side: &Expr| side == variable || matches!(side, Expr::Call(Function::Absolute, inner) if inner.first() == Some(variable));
+    let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
+    let (value, flipped) = if is_subject(left) && constant(right) {
+        (right.clone(), false)
+    } else if is_subject(right) && constant(left) {
+        (left.clone(), true)
+    } else {
+        // m·x + c, with m and c by its values at 0 and 1.
+        let Expr::Symbol(name) = variable else { return None };
+        let difference = left.clone().minus(right.clone());
+        if !difference.is_scalar() {
+            return None;
+        }
+        let at = |value: i64| difference.substitute(&|other| (other == name).then(|| Expr::integer(value)));
+        let constant = at(0);
+        let slope = at(1).minus(constant.clone());
+        let line = slope.clone().times(variable.clone());
+        if judge.equal(&difference, &Expr::Sum(vec![line, constant.clone()])) != Verdict::Equal {
+            return None;
+        }
+        match judge.sign(&slope)? {
+            Ordering::Equal => return None,
+            sign => (constant.negate().over(slope), sign == Ordering::Less),
+        }
+    };
+    let relation = if flipped { mirrored(relation) } else { relation };
+    if let Some(positive) = infinite(&value) {
+        // `-\infty < x`
+        let holds = match relation {
+            Relation::Less | Relation::LessOrEqual => positive,
+            Relation::Greater | Relation::GreaterOrEqual => !positive,
+            _ => return None,
+        };
+        return holds.then(RealSet::all);
+    }
+    let end = |closed| End { value: Some(value.clone()), closed };
+    let piece = |low, high| RealSet { pieces: vec![Piece { low, high }] };
+    Some(match relation {
+        Relation::Less => piece(UNBOUNDED, end(false)),
+        Relation::LessOrEqual => piece(UNBOUNDED, end(true)),
+        Relation::Greater => piece(end(false), UNBOUNDED),
+        Relation::GreaterOrEqual => piece(end(true), UNBOUNDED),
+        Relation::Equal => RealSet::point(value.clone()),
+        Relation::NotEqual => RealSet::point(value.clone()).complement(),
+        Relation::Approximately | Relation::Member => return None,
+    })
+}
+
+/// The relation read from right to left.
+pub fn mirrored(relation: Relation) -> Relation {
+    match relation {
+        Relation::Less => Relation::Greater,
+        Relation::LessOrEqual => Relation::GreaterOrEqual,
+        Relation::Greater => Relation::Less,
+        Relation::GreaterOrEqual => Relation::LessOrEqual,
+        same => same,
+    }
+}

@@ -1,0 +1,69 @@
+//! Answers made to keep a judge busy, or to break it. Each ends in 0 with a reason; what they cost in fuel is checked in the sandbox.
+
+use accuracy::Accuracy;
+use reward_sdk::{Completion, Reward};
+
+fn poisoned() -> Vec<(&'static str, String)> {
+    let repeated = |text: &str, times: usize| text.repeat(times);
+    let joined = |texts: Vec<String>, by: &str| texts.join(by);
+    vec![
+        ("9", r"9^{9^{9^{9}}}".into()),
+        ("9", "9**9**9**9".into()),
+        ("1", format!("{}1{}", repeated(r"\frac{1}{", 10_000), repeated("}", 10_000))),
+        ("1", format!("{}1{}", repeated(r"\frac{1}{", 300), repeated("}", 300))),
+        ("1", repeated("9", 1 << 20)),
+        ("1", format!("0.{}", repeated("3", 4_000))),
+        ("1", format!("{}1{}", repeated("(", 1_900), repeated(")", 1_900))),
+        ("1", repeated(r"\left", 500)),
+        ("1", repeated("-", 4_000)),
+        ("1", repeated("^", 4_000)),
+        ("1", repeated("|", 4_000)),
+        ("1", repeated(r"\text{", 600)),
+        ("1", format!("x{}", repeated("/x", 900))),
+        ("1", format!("x{}", repeated("%", 2_000))),
+        ("1", format!("x{}", repeated("!", 2_000))),
+        ("1", format!("x{}", repeated("^x", 900))),
+        ("1", format!("(1,2){}", repeated(r"\cup(1,2)", 300))),
+        ("1", "100000!".into()),
+        ("1", "((100!)!)!".into()),
+        ("1", r"\binom{1000000}{500000}".into()),
+        ("1", "2^{100000}-2^{100000}".into()),
+        ("1", "(((2^{1000})^{1000})^{1000})".into()),
+        ("1", "e^{e^{e^{e^{e}}}}".into()),
+        ("1", "10^{-10^{10}}".into()),
+        ("1", "1e999999999999999999".into()),
+        ("x", "(x+1)^{1000000}".into()),
+        ("(x+1)^{5000}", "(1+x)^{5001}".into()),
+        ("2", r"(1+\sqrt{2})^{9999}".into()),
+        ("1", repeated(r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", 100)),
+        ("1", joined((2..300).map(|i| format!(r"\sqrt{{{i}}}")).collect(), "+")),
+        ("1", joined((2..250).map(|i| format!(r"\sin({i})")).collect(), "+")),
+        ("1", joined((2..250).map(|i| format!(r"\ln({i})")).collect(), "\\cdot ")),
+        (r"\sin x", repeated(r"\sin x+\cos x", 40)),
+        (r"\sin x", format!(r"\sin({})", repeated("x+", 200) + "1")),
+        // A difference far beyond any float, and one beyond what is looked at.
+        ("5", r"\sqrt{25+10^{-100}}".into()),
+        ("5", r"\sqrt{25+10^{-3000}}".into()),
+        (r"\pi", r"\pi+10^{-1400}".into()),
+        ("1", r"\frac{0}{0}".into()),
+        ("1", r"\tan\frac{\pi}{2}".into()),
+        ("1", r"\ln 0".into()),
+        ("1", r"\log_1 5".into()),
+        ("0", "0^{-1}".into()),
+        ("1", joined((0..900).map(|i| i.to_string()).collect(), ",")),
+        ("1", repeated("1\\pm", 200) + "1"),
+        ("1", repeated("\\pm1,", 300) + "1, 2"),
+        ("1", repeated("x=", 700) + "2"),
+    ]
+}
+
+#[test]
+fn poisoned_answers_are_wrong_answers() {
+    for (reference, answer) in poisoned() {
+        let completion =
+            Completion { text: format!(r"\boxed{{{answer}}}"), reference: Some(reference.into()), ..Completion::default() };
+        let score = Accuracy::default().score(&completion).unwrap();
+        assert_eq!(score.value, 0.0, "{}", &answer[..answer.len().min(60)]);
+        assert!(score.reason.is_some_and(|reason| reason.len() < 300), "{}", &answer[..answer.len().min(60)]);
+    }
+}
