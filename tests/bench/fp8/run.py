@@ -32,6 +32,7 @@ arguments = parser.parse_args()
 def job(fp8, tokens):
     text = (HERE / "job.toml").read_text().replace('"../../..', f'"{HERE.parents[2]}').replace('"model.json"', f'"{arguments.model.resolve()}"')
     text = text.replace("steps = 300", f"steps = {arguments.steps}").replace("seed = 1", f"seed = {arguments.seed}")
+    text = text.replace("warmup_steps = 50", f"warmup_steps = {min(50, arguments.steps // 6)}")
     text = text.replace('dtype = "bfloat16"', f'dtype = "bfloat16"\nfp8 = {str(fp8).lower()}')
     text = text.replace("max_tokens_per_device = 16384", f"max_tokens_per_device = {tokens}")
     if "num_nextn_predict_layers" not in json.loads(arguments.model.read_text()):
