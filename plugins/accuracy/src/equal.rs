@@ -127,9 +127,11 @@ impl Judge {
         let counts = either(
             &|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter().any(|a| !a.symbols().is_empty())),
         );
-        let roots = either(&|e| {
-            matches!(e, Expr::Root(..))
-                || matches!(e, Expr::Power(_, exponent) if crate::numeric::constant_rational(exponent).is_some_and(|e| e.to_i64().is_none()))
+        let fraction = |e: &Expr| crate::numeric::constant_rational(e).is_some_and(|e| e.to_i64().is_none());
+        let roots = either(&|e| match e {
+            Expr::Root(inner, _) => !inner.symbols().is_empty(),
+            Expr::Power(base, exponent) => !base.symbols().is_empty() && fraction(exponent),
+            _ => false,
         });
         let domain = if counts {
             Domain::Natural

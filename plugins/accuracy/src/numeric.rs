@@ -127,7 +127,7 @@ impl Numeric<'_> {
         let bits = self.bits;
         if z.is_real() {
             let negative = z.re.middle < num_bigint::BigInt::ZERO && !z.re.contains_zero();
-            if self.real && negative && degree % 2 == 0 {
+            if self.real && negative && degree.is_multiple_of(2) {
                 return None;
             }
             return Some(match (negative, degree) {

@@ -120,7 +120,7 @@ impl Point {
     fn charge(&self, found: &Surd) -> Result<(), Stop> {
         // Products of numbers of n words take about n² steps. Reducing a fraction goes bit by bit.
         let words = found.bits() / 32;
-        let fractions = if found.is_whole() { 0 } else { 30_000 + 20 * words * words };
+        let fractions = if found.is_whole() { 0 } else { 30_000 + 6 * words * words };
         let cost = self.cost.get().saturating_add(2 * words * words + fractions + 1_000);
         self.cost.set(cost);
         if cost > COST_MAX { Err(Stop::Unsupported) } else { Ok(()) }
