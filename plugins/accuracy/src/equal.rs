@@ -116,7 +116,7 @@ impl Judge {
         if self.equal(expr, &Expr::integer(0)) == Verdict::Equal {
             return Some(Ordering::Equal);
         }
-        let value = Numeric { bits: BITS_FIRST, budget: &self.budget }.value(expr)?;
+        let value = Numeric { bits: BITS_FIRST, real: false, budget: &self.budget }.value(expr)?;
         if value.may_be_real() { value.re.sign() } else { None }
     }
 
@@ -127,13 +127,15 @@ impl Judge {
         let counts = either(
             &|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter().any(|a| !a.symbols().is_empty())),
         );
-        let roots = either(&|e| {
-            matches!(e, Expr::Root(..))
-                || matches!(e, Expr::Power(_, exponent) if crate::numeric::constant_rational(exponent).is_some_and(|e| e.to_i64().is_none()))
+        let fraction = |e: &Expr| crate::numeric::constant_rational(e).is_some_and(|e| e.to_i64().is_none());
+        let roots = either(&|e| match e {
+            Expr::Root(inner, _) => !inner.symbols().is_empty(),
+            Expr::Power(base, exponent) => !base.symbols().is_empty() && fraction(exponent),
+            _ => false,
         });
         let domain = if counts {
             Domain::Natural
-        } else if symbols && roots {
+        } else if symbols && roots && !either(&|e| *e == Expr::Imaginary) {
             Domain::Roots
         } else {
             Domain::Any
@@ -155,9 +157,6 @@ impl Judge {
             }
             match values {
                 (Ok(x), Ok(y)) if x == y => agreed += 1,
-                // Roots of variables below zero may be complex, where identities of real roots need not hold.
-                (Ok(x), Ok(y))
-                    if domain == Domain::Roots && (x.is_complex() || y.is_complex()) && !either(&|e| *e == Expr::Imaginary) => {}
                 (Ok(_), Ok(_)) => return Some(Verdict::Different),
                 (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => return None,
                 (Err(Stop::Undefined), _) | (_, Err(Stop::Undefined)) if constant => return Some(Verdict::Different),
@@ -221,7 +220,7 @@ impl Judge {
     fn constants(&self, a: &Expr, b: &Expr, real: bool) -> Option<Verdict> {
         let difference = a.clone().minus(b.clone());
         let look = |bits: u64| -> Option<Complex> {
-            let numeric = Numeric { bits, budget: &self.budget };
+            let numeric = Numeric { bits, real, budget: &self.budget };
             if real {
                 let (a, b) = (numeric.value(a)?, numeric.value(b)?);
                 (a.may_be_real() && b.may_be_real()).then_some(())?;
@@ -232,7 +231,7 @@ impl Judge {
         if !look(BITS_FIRST)?.contains_zero() {
             return Some(Verdict::Different);
         }
-        let needed = separation_bits(&Numeric { bits: BITS_FIRST, budget: &self.budget }, &difference);
+        let needed = separation_bits(&Numeric { bits: BITS_FIRST, real: false, budget: &self.budget }, &difference);
         if !needed.is_finite() || needed > BITS_MAX as f64 {
             return Some(Verdict::Undecided);
         }
@@ -252,7 +251,7 @@ impl Judge {
 
     /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|: what Math-Verify's rounding to six places comes to.
     pub fn close(&self, a: &Expr, b: &Expr) -> bool {
-        let numeric = Numeric { bits: BITS_FIRST, budget: &self.budget };
+        let numeric = Numeric { bits: BITS_FIRST, real: false, budget: &self.budget };
         let within = || -> Option<bool> {
             let (a, b) = (numeric.value(a)?, numeric.value(b)?);
             let gap = a.re.subtract(&b.re, BITS_FIRST)?.absolute();

@@ -46,6 +46,8 @@ impl Complex {
 /// Evaluates to so many bits, until what it may cost is spent.
 pub struct Numeric<'a> {
     pub bits: u64,
+    /// Roots and logarithms of negative numbers have no value.
+    pub real: bool,
     pub budget: &'a Cell<u64>,
 }
 
@@ -125,6 +127,9 @@ impl Numeric<'_> {
         let bits = self.bits;
         if z.is_real() {
             let negative = z.re.middle < num_bigint::BigInt::ZERO && !z.re.contains_zero();
+            if self.real && negative && degree.is_multiple_of(2) {
+                return None;
+            }
             return Some(match (negative, degree) {
                 (false, _) => Complex::real(z.re.root(degree, bits)?),
                 (true, 2) => Complex { re: Ball::integer(0), im: z.re.clone().negate().root(2, bits)? },
@@ -148,6 +153,9 @@ impl Numeric<'_> {
         let bits = self.bits;
         if z.is_real() && z.re.sign() == Some(Ordering::Greater) {
             return Some(Complex::real(logarithm(&z.re, bits)?));
+        }
+        if self.real {
+            return None;
         }
         let size = logarithm(&self.norm(z)?, bits)?.scale(-1)?;
         Some(Complex { re: size, im: self.argument(z)? })

@@ -120,10 +120,16 @@ impl Point {
     fn charge(&self, found: &Surd) -> Result<(), Stop> {
         // Products of numbers of n words take about n² steps. Reducing a fraction goes bit by bit.
         let words = found.bits() / 32;
-        let fractions = if found.is_whole() { 0 } else { 30_000 + 20 * words * words };
+        let fractions = if found.is_whole() { 0 } else { 30_000 + 6 * words * words };
         let cost = self.cost.get().saturating_add(2 * words * words + fractions + 1_000);
         self.cost.set(cost);
         if cost > COST_MAX { Err(Stop::Unsupported) } else { Ok(()) }
+    }
+
+    /// With roots of variables, what is not real has no value.
+    fn root(&self, value: &Rational, degree: u32) -> Result<Surd, Stop> {
+        let imaginary = value.is_negative() && degree.is_multiple_of(2);
+        if self.domain == Domain::Roots && imaginary { Err(Stop::Undefined) } else { root(value, degree) }
     }
 
     fn value_of(&self, expr: &Expr) -> Result<Surd, Stop> {
@@ -162,7 +168,7 @@ impl Point {
             Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.value(inner),
             Expr::Root(inner, degree) => {
                 let inner = supported(self.value(inner)?.to_rational())?;
-                root(&inner, *degree)
+                self.root(&inner, *degree)
             }
             Expr::Power(base, exponent) => self.power(base, exponent),
             Expr::Call(function, arguments) => self.call(*function, arguments),
@@ -187,7 +193,7 @@ impl Point {
             let base = supported(self.value(base)?.to_rational())?;
             let degree = supported(exponent.denominator().try_into().ok().filter(|&d: &u32| d <= 64))?;
             let times = supported(i64::try_from(exponent.numerator()).ok().filter(|times| times.abs() <= EXPONENT_MAX))?;
-            return supported(root(&base, degree)?.power(times));
+            return supported(self.root(&base, degree)?.power(times));
         }
         let linear = supported(self.linear(exponent))?;
         let mut product = Surd::integer(1);

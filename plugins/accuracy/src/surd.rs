@@ -49,10 +49,6 @@ impl Surd {
         self.terms.iter().all(|(_, value)| *value.denominator() == BigInt::from(1))
     }
 
-    pub fn is_complex(&self) -> bool {
-        self.terms.iter().any(|(radicand, _)| *radicand < 0)
-    }
-
     pub fn to_rational(&self) -> Option<Rational> {
         match self.terms.as_slice() {
             [] => Some(Rational::integer(0)),
