@@ -77,7 +77,9 @@ fn inherit(workspace: &toml::Value, key: &str, value: &mut toml::Value) {
     if value.get("workspace").and_then(toml::Value::as_bool) == Some(true) {
         *value = match key {
             // The one crate that comes along.
-            "reward-sdk-macros" => toml::Value::Table([("path".to_owned(), toml::Value::String("macros".into()))].into_iter().collect()),
+            "reward-sdk-macros" => {
+                toml::Value::Table([("path".to_owned(), toml::Value::String("macros".into()))].into_iter().collect())
+            }
             _ => workspace[key].clone(),
         };
     }

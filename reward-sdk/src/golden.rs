@@ -122,9 +122,11 @@ pub fn groups(cases: &[Case]) -> impl Iterator<Item = &[Case]> {
 
 /// Judges every case natively; panics with all that differ. For a plugin's own test.
 pub fn check<R: Reward>(jsonl: &str) {
-    run(jsonl, |case| Ok(vec![crate::configure::<R>(&case[0].config_json())?.score(&case[0].completion())]), |cases| {
-        cases.chunks(1).collect()
-    });
+    run(
+        jsonl,
+        |case| Ok(vec![crate::configure::<R>(&case[0].config_json())?.score(&case[0].completion())]),
+        |cases| cases.chunks(1).collect(),
+    );
 }
 
 /// The same for a reward of groups.

@@ -60,7 +60,11 @@ pub fn plan<R: JudgedReward>(reward: Option<&R>, item: Completion) -> Vec<Ask> {
     asks.into_iter().map(|ask| Ask { model: ask.model, prompt: ask.prompt, max_tokens: ask.max_tokens }).collect()
 }
 
-pub fn conclude<R: JudgedReward>(reward: Option<&R>, item: Completion, answers: Vec<Result<String, String>>) -> Result<Score, Error> {
+pub fn conclude<R: JudgedReward>(
+    reward: Option<&R>,
+    item: Completion,
+    answers: Vec<Result<String, String>>,
+) -> Result<Score, Error> {
     to_host(configured(reward).and_then(|reward| reward.conclude(&from_host(item), &answers)))
 }
 

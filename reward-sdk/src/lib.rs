@@ -32,7 +32,8 @@
 //! adds the component's exports (`wit/reward.wit`). The result may import nothing, so a reward has no clock, no randomness, no
 //! files: only its configuration and the completion. A panic is a fault and scores the declared minimum.
 //!
-//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write; [`golden`] runs a file of cases with known verdicts.
+//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write; [`reward_model`] is for rewards that ask one; [`golden`] runs a file of
+//! cases with known verdicts.
 
 pub mod boxed;
 pub mod golden;
@@ -41,6 +42,7 @@ pub mod golden;
 pub mod guest;
 pub mod number;
 pub mod rational;
+pub mod reward_model;
 pub mod tags;
 mod units;
 pub mod words;
@@ -160,7 +162,9 @@ pub trait GroupReward: DeserializeOwned {
 pub struct Ask {
     /// The job's name for it.
     pub model: String,
+    /// What a judge is to go on from, or the conversation that a reward model is to value.
     pub prompt: String,
+    /// Of a judge's answer; 0 asks a reward model for its number, which comes as decimal text.
     pub max_tokens: u32,
 }
 

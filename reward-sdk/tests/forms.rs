@@ -51,7 +51,10 @@ mod configured {
         assert_eq!(reward.score(&item).unwrap(), Score { value: -1.0, parts: vec![3.0, 2.0], reason: None });
         assert_eq!(reward.score(&completion("")), Err(Error::Unscorable("no reference".into())));
         let info = Reward::INFO;
-        assert_eq!((info.name, info.version, info.min, info.max, info.parts), ("brief", "2.0.0", -1.0, 1.0, &["words", "limit"][..]));
+        assert_eq!(
+            (info.name, info.version, info.min, info.max, info.parts),
+            ("brief", "2.0.0", -1.0, 1.0, &["words", "limit"][..])
+        );
         assert!(reward_sdk::configure::<Reward>(r#"{"word_max": 2}"#).err().unwrap().contains("word_max"));
     }
 }

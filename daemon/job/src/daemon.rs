@@ -84,7 +84,10 @@ fn trusted_keys(rewards: &Fields<'_>) -> Result<Vec<String>, JobError> {
     let keys: Vec<String> = rewards.get("trusted_keys")?;
     let is_key = |key: &String| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
     match keys.iter().find(|key| !is_key(key)) {
-        Some(bad) => Err(rewards.unsound(format!("`trusted_keys` has {bad:?}, which is no key"), "write the 64 hex digits that `r1ctl plugin keygen` prints")),
+        Some(bad) => Err(rewards.unsound(
+            format!("`trusted_keys` has {bad:?}, which is no key"),
+            "write the 64 hex digits that `r1ctl plugin keygen` prints",
+        )),
         None => Ok(keys),
     }
 }

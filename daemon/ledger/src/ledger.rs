@@ -198,7 +198,8 @@ impl Ledger {
             let submission: Submission = self.decode("submissions", &row.submission)?;
             let progress: Progress = self.decode("progress", &row.progress)?;
             let evals = row.evals.iter().map(|bytes| self.decode("evals", bytes)).collect::<Result<Vec<EvalResult>, _>>()?;
-            let graders = row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
+            let graders =
+                row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
             records.push(JobRecord { submission, progress, evals, graders });
         }
         Ok(State::from_records(records))

@@ -76,9 +76,16 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
         // The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have one.
         let abandoned = |error| End::Abandoned { cause: format!("reward `{}`: {error}", judge.reward.name) };
         let judged = judged(rewards, &judge.loaded, &completions).await.map_err(abandoned)?;
-        verdicts.iter_mut().zip(judged).for_each(|(verdicts, judged)| verdicts.push(verdict(&judge.reward.name, &judge.loaded, judged)));
+        verdicts
+            .iter_mut()
+            .zip(judged)
+            .for_each(|(verdicts, judged)| verdicts.push(verdict(&judge.reward.name, &judge.loaded, judged)));
     }
-    let scored = |((item, completion), verdicts): ((ScoreItem, Completion), _)| Event::Scored { key: item.key, verdicts, text: completion.text };
+    let scored = |((item, completion), verdicts): ((ScoreItem, Completion), _)| Event::Scored {
+        key: item.key,
+        verdicts,
+        text: completion.text,
+    };
     Ok(items.into_iter().zip(completions).zip(verdicts).map(scored).collect())
 }
 

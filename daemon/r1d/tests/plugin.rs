@@ -116,10 +116,16 @@ fn what_a_line_says_reaches_the_plugin() {
 fn every_kind_of_fault_is_a_verdict_and_the_exit_code_is_zero() {
     let home = Home::new();
     home.lines(&[case("2", "2")]);
-    let long = format!("(i32.store (i32.const {}) (i32.const 16384)) (i32.store (i32.const {}) (i32.const 2)) (i32.const {RESULT})", RESULT + 8, RESULT + 12);
+    let long = format!(
+        "(i32.store (i32.const {}) (i32.const 16384)) (i32.store (i32.const {}) (i32.const 2)) (i32.const {RESULT})",
+        RESULT + 8,
+        RESULT + 12
+    );
     let internal = format!(
         "(i32.store (i32.const {RESULT}) (i32.const 1)) (i32.store (i32.const {}) (i32.const 1)) (i32.store (i32.const {}) (i32.const 2048)) (i32.store (i32.const {}) (i32.const 4)) (i32.const {RESULT})",
-        RESULT + 4, RESULT + 8, RESULT + 12
+        RESULT + 4,
+        RESULT + 8,
+        RESULT + 12
     );
     let cases = [
         (returns("(f32.const 0.5)"), "score", ""),
@@ -233,14 +239,21 @@ fn a_component_brings_its_golden_cases_and_a_check_attacks_it() {
     // One that runs out of fuel where the text is long.
     let greedy = "(local $i i32) (local.set $i (i32.mul (local.get 4) (i32.const 16)))
         (loop $again (br_if $again (i32.gt_s (local.tee $i (i32.sub (local.get $i) (i32.const 1))) (i32.const 0))))";
-    let module = home.write("greedy.wasm", core(&Guest { score: &format!("{greedy} {}", returns("(f32.const 0)")), ..Guest::default() }, "reward"));
+    let module = home.write(
+        "greedy.wasm",
+        core(&Guest { score: &format!("{greedy} {}", returns("(f32.const 0)")), ..Guest::default() }, "reward"),
+    );
     let made = home.0.path().join("made.wasm");
     assert!(home.run(&["componentize", module.to_str().unwrap(), made.to_str().unwrap()]).status.success());
     let ran = home.run(&["check", "./made.wasm", "--fuel", "1000000"]);
     let checked: Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!((ran.status.code(), &checked["passed"]), (Some(1), &json!(false)), "{checked}");
-    let failed: Vec<&Value> = checked["checks"].as_array().unwrap().iter().filter(|check| check["passed"] == json!(false)).collect();
-    assert!(failed.iter().all(|check| check["found"].as_str().unwrap().contains("out_of_fuel")) && !failed.is_empty(), "{failed:?}");
+    let failed: Vec<&Value> =
+        checked["checks"].as_array().unwrap().iter().filter(|check| check["passed"] == json!(false)).collect();
+    assert!(
+        failed.iter().all(|check| check["found"].as_str().unwrap().contains("out_of_fuel")) && !failed.is_empty(),
+        "{failed:?}"
+    );
 }
 
 #[test]

@@ -78,7 +78,9 @@ pub fn run(reward: &LoadedReward, jsonl: &str) -> Result<GoldenReport, RewardErr
             Ok(reward) => judge(reward, unit).map_err(|e| refused(e.to_string()))?,
             Err(e) => unit.iter().map(|_| Err(e.to_string())).collect(),
         };
-        report.differing.extend(unit.iter().zip(verdicts).filter_map(|(case, verdict)| Some((case.name.clone(), differs(case, verdict)?))));
+        report
+            .differing
+            .extend(unit.iter().zip(verdicts).filter_map(|(case, verdict)| Some((case.name.clone(), differs(case, verdict)?))));
     }
     Ok(report)
 }

@@ -145,7 +145,7 @@ impl LoadedReward {
     /// configuration and the completion alone (`RWD-1`). Blocks for as long as the limits allow; see [`crate::Pool`].
     pub fn score(&self, completion: &Completion) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
-        let ran = self.0.run(std::slice::from_ref(completion), 0, |instance, store| match instance {
+        let ran = self.0.run(Budget::of_one(&self.0.limits, completion), |instance, store| match instance {
             Instance::Reward(instance) => instance.call_score(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -159,7 +159,7 @@ impl LoadedReward {
             return Ok(Vec::new());
         }
         let given: Vec<guest::Completion> = group.iter().map(to_guest).collect();
-        let Ran { answer, fuel, took } = self.0.run(group, 0, |instance, store| match instance {
+        let Ran { answer, fuel, took } = self.0.run(Budget::of(&self.0.limits, group), |instance, store| match instance {
             Instance::Group(instance) => instance.call_score_group(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -181,7 +181,8 @@ impl LoadedReward {
     /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict, nothing is asked then.
     pub fn plan(&self, completion: &Completion) -> Result<Result<Vec<Ask>, Judged>, ScoreError> {
         let given = to_guest(completion);
-        let Ran { answer, fuel, took } = self.0.run(std::slice::from_ref(completion), 0, |instance, store| match instance {
+        let budget = Budget::of_one(&self.0.limits, completion).with_quotes_of(completion);
+        let Ran { answer, fuel, took } = self.0.run(budget, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_plan(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -199,7 +200,8 @@ impl LoadedReward {
     pub fn conclude(&self, completion: &Completion, answers: &[Result<String, String>]) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
         let bytes = answers.iter().map(|answer| answer.as_ref().unwrap_or_else(|why| why).len()).sum();
-        let ran = self.0.run(std::slice::from_ref(completion), bytes, |instance, store| match instance {
+        let budget = Budget::of_one(&self.0.limits, completion).with_input(&self.0.limits, bytes);
+        let ran = self.0.run(budget, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_conclude(store, &given, answers).map(Some),
             _ => Ok(None),
         })?;
@@ -233,21 +235,17 @@ impl<T> Ran<T> {
 }
 
 impl Loaded {
-    /// Calls a fresh instance that is configured, within the limits of these completions; once more with a longer wait when the
-    /// backstop was hit. `more_bytes`: of input besides the completions.
+    /// Calls a fresh instance that is configured, within the budget; once more with a longer wait when the backstop was hit.
     fn run<T>(
         &self,
-        completions: &[Completion],
-        more_bytes: usize,
+        budget: Budget,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, ScoreError> {
-        let budget = Budget::of(&self.limits, completions, more_bytes);
         let turn = self.engine.turn();
         let start = self.clock.now();
         let mut ran = self.attempt(budget, &call)?;
         if matches!(ran.0, Err(Outcome::OutOfTime)) {
-            let (wall, id) = (budget.wall, completions.first().map_or(0, |completion| completion.id));
-            tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
+            tracing::warn!(plugin = self.info.name, id = budget.first_id, wall = ?budget.wall, "reward hit the wall-clock backstop: trying once more");
             ran = self.attempt(budget.with_longer_wall(), &call)?;
         }
         let took = self.clock.now().saturating_sub(start);
@@ -260,11 +258,12 @@ impl Loaded {
         budget: Budget,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
-        let mut store = store(&self.engine, &self.limits, budget).map_err(|e| ScoreError::Host(e.to_string()))?;
-        let answer = self.linked.instantiate(&mut store).and_then(|instance| match instance.configure(&mut store, &self.config)? {
-            Ok(()) => call(&instance, &mut store).map(Ok),
-            Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
-        });
+        let mut store = store(&self.engine, budget).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let answer =
+            self.linked.instantiate(&mut store).and_then(|instance| match instance.configure(&mut store, &self.config)? {
+                Ok(()) => call(&instance, &mut store).map(Ok),
+                Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
+            });
         let used = budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         match answer {
             Ok(answer) => Ok((answer, used)),
@@ -286,9 +285,9 @@ impl Loaded {
 
     fn try_config(&self) -> Result<(), RewardError> {
         let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let budget = Budget::of(&self.limits, &[], self.config.len());
+        let budget = Budget::of(&self.limits, &[]).with_input(&self.limits, self.config.len());
         let _turn = self.engine.turn();
-        let mut store = store(&self.engine, &self.limits, budget).map_err(|e| refused(e.to_string()))?;
+        let mut store = store(&self.engine, budget).map_err(|e| refused(e.to_string()))?;
         let accepted = self.linked.instantiate(&mut store).and_then(|instance| instance.configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
@@ -302,18 +301,42 @@ impl Loaded {
 struct Budget {
     fuel: u64,
     wall: Duration,
+    memory_bytes: usize,
     /// Bytes that the guest may hand to the host.
     hostcall_bytes: usize,
+    /// Whom a log line names.
+    first_id: u64,
 }
 
 impl Budget {
-    /// Limits are per completion: those of a group add up. A call without any counts as one.
-    fn of(limits: &Limits, completions: &[Completion], more_bytes: usize) -> Budget {
+    fn of_one(limits: &Limits, completion: &Completion) -> Budget {
+        Budget::of(limits, std::slice::from_ref(completion))
+    }
+
+    /// Limits are per completion: fuel of a group adds up, its memory grows by what the others hand in. A call without any counts as one.
+    fn of(limits: &Limits, completions: &[Completion]) -> Budget {
         let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
-        let fuel = if completions.is_empty() { limits.fuel_for(more_bytes) } else { fuel.saturating_add(limits.fuel_for_more(more_bytes)) };
-        let items = completions.len().max(1);
-        let hostcall_bytes = limits.hostcall_bytes + (items - 1) * limits::HOSTCALL_BYTES_PER_ITEM;
-        Budget { fuel, wall: limits.wall_for(fuel), hostcall_bytes }
+        let fuel = if completions.is_empty() { limits.fuel_for(0) } else { fuel };
+        let others = completions.get(1..).unwrap_or_default();
+        Budget {
+            fuel,
+            wall: limits.wall_for(fuel),
+            memory_bytes: limits.memory_bytes_with(others.iter().map(input_bytes).sum()),
+            hostcall_bytes: limits.hostcall_bytes + others.len() * limits::HOSTCALL_BYTES_PER_ITEM,
+            first_id: completions.first().map_or(0, |completion| completion.id),
+        }
+    }
+
+    /// For input besides the completions.
+    fn with_input(self, limits: &Limits, bytes: usize) -> Budget {
+        let fuel = self.fuel.saturating_add(limits.fuel_for_more(bytes));
+        Budget { fuel, wall: limits.wall_for(fuel), ..self }
+    }
+
+    /// For questions, which hand the completion on.
+    fn with_quotes_of(self, completion: &Completion) -> Budget {
+        let quotes = input_bytes(completion).saturating_mul(limits::HOSTCALL_QUOTES_MAX);
+        Budget { hostcall_bytes: self.hostcall_bytes.saturating_add(quotes), ..self }
     }
 
     fn with_longer_wall(self) -> Budget {
@@ -333,7 +356,7 @@ fn config_hash(json: &str) -> String {
 fn describe(engine: &Engine, linked: &Linked, limits: &Limits, path: &Path) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
     let _turn = engine.turn();
-    let mut store = store(engine, limits, Budget::of(limits, &[], 0)).map_err(|e| failed(e.to_string()))?;
+    let mut store = store(engine, Budget::of(limits, &[])).map_err(|e| failed(e.to_string()))?;
     let info = linked.instantiate(&mut store).and_then(|instance| instance.describe(&mut store));
     let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
     let range = format!("min {} and max {}", info.min, info.max);
@@ -351,9 +374,9 @@ fn describe(engine: &Engine, linked: &Linked, limits: &Limits, path: &Path) -> R
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, limits: &Limits, budget: Budget) -> wasmtime::Result<Store<Memory>> {
-    let mut store =
-        Store::try_new(engine.wasm(), Memory { left: limits.memory_bytes(), limit: limits.memory_bytes(), refused: false })?;
+fn store(engine: &Engine, budget: Budget) -> wasmtime::Result<Store<Memory>> {
+    let memory = Memory { left: budget.memory_bytes, limit: budget.memory_bytes, refused: false };
+    let mut store = Store::try_new(engine.wasm(), memory)?;
     store.limiter(|memory| memory);
     store.set_fuel(budget.fuel)?;
     store.set_hostcall_fuel(budget.hostcall_bytes);

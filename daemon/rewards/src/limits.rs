@@ -15,6 +15,8 @@ pub const MEMORY_MB_MAX: u32 = 512;
 pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
 /// More of them for each further completion of a group.
 pub const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
+/// A judged reward's questions may quote the completion, its prompt and its row so often altogether.
+pub const HOSTCALL_QUOTES_MAX: usize = 4;
 /// Longer reasons are cut.
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;
@@ -33,7 +35,7 @@ pub const WALL_RETRY_FACTOR: u64 = 6;
 pub struct Limits {
     /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta.
     pub fuel: Option<u64>,
-    /// MiB of linear memory, all memories of the instance together.
+    /// MiB of linear memory, all memories of the instance together. A group's instance gets more by the size of its completions.
     pub memory_mb: u32,
     /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow machine.
     pub wall_ms: Option<u64>,
@@ -61,8 +63,10 @@ impl Limits {
         }
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
-        (self.memory_mb as usize) << 20
+    /// With room for more input: twice, as what is handed in is often copied once.
+    pub(crate) fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
+        let memory = (self.memory_mb as usize) << 20;
+        memory.saturating_add(more_input_bytes.saturating_mul(2)).min((MEMORY_MB_MAX as usize) << 20)
     }
 
     /// The budget for an input of so many bytes.

@@ -63,7 +63,8 @@ pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey
     message = message_of(&Sha256::digest(&message).into());
     let (public, signature) = (public(&pair), pair.sign(&message));
     let path = beside(component);
-    let kept: Vec<String> = read_signatures(&path)?.lines().filter(|line| !line.contains(&public.to_string())).map(String::from).collect();
+    let kept: Vec<String> =
+        read_signatures(&path)?.lines().filter(|line| !line.contains(&public.to_string())).map(String::from).collect();
     let line = format!("{ALGORITHM} {public} {}", hex(signature.as_ref()));
     let text: String = kept.into_iter().chain([line]).map(|line| line + "\n").collect();
     let part = path.with_extension("sig.part");

@@ -23,7 +23,8 @@ pub enum World {
 impl World {
     /// Of the function names that a component exports.
     pub(crate) fn of_exports(exports: impl Fn(&str) -> bool) -> Result<World, Vec<&'static str>> {
-        let world = [World::Reward, World::GroupReward, World::JudgedReward].into_iter().find(|world| exports(world.functions()[0]));
+        let world =
+            [World::Reward, World::GroupReward, World::JudgedReward].into_iter().find(|world| exports(world.functions()[0]));
         let world = world.unwrap_or(World::Reward);
         let wanted = ["describe", "configure"].iter().chain(world.functions());
         let missing: Vec<&str> = wanted.copied().filter(|name| !exports(name)).collect();

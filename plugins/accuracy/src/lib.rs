@@ -79,6 +79,7 @@ fn excerpt(text: &str) -> String {
     }
 }
 
+#[cfg(feature = "component")]
 reward_sdk::export!(Accuracy);
 
 #[cfg(test)]

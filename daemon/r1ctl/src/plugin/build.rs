@@ -87,7 +87,17 @@ struct Target {
 fn build_crate(dir: &Path, out: Option<&Path>, _: &Printer) -> Result<PathBuf, Error> {
     require_target(dir)?;
     let mut cargo = cargo(dir);
-    cargo.args(["build", "--quiet", "--profile", "plugin", "--lib", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    cargo.args([
+        "build",
+        "--quiet",
+        "--profile",
+        "plugin",
+        "--lib",
+        "--target",
+        TARGET,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     for setting in PROFILE {
         cargo.args(["--config", &format!("profile.plugin.{setting}")]);
     }

@@ -102,7 +102,11 @@ fn passed_through(words: Vec<OsString>) -> Result<Ended, Error> {
 }
 
 /// r1d's document, as it is or as people read it. An exit code of 1 after a document says that the plugin did not pass.
-fn document<T: DeserializeOwned + Serialize>(words: Vec<OsString>, output: Output, text: impl Fn(&T) -> String) -> Result<Ended, Error> {
+fn document<T: DeserializeOwned + Serialize>(
+    words: Vec<OsString>,
+    output: Output,
+    text: impl Fn(&T) -> String,
+) -> Result<Ended, Error> {
     let mut command = Command::new(sibling::find("r1d"));
     command.args(words).stdout(Stdio::piped());
     let ran = sibling::output(&mut command)?;

@@ -10,7 +10,15 @@ pub fn plugins(plugins: &[Plugin], look: Look) -> String {
             Some(about) => (one_line(&about.version), about.world.clone(), format!("{} to {}", about.min, about.max)),
             None => (String::new(), look.red("refused"), String::new()),
         };
-        vec![one_line(&plugin.plugin), version, world, range, size(plugin.bytes), plugin.sha256.chars().take(12).collect(), one_line(&plugin.file)]
+        vec![
+            one_line(&plugin.plugin),
+            version,
+            world,
+            range,
+            size(plugin.bytes),
+            plugin.sha256.chars().take(12).collect(),
+            one_line(&plugin.file),
+        ]
     };
     let columns = [left("plugin"), left("version"), left("world"), left("range"), right("size"), left("sha256"), left("file")];
     table(look, &columns, plugins.iter().map(row).collect())

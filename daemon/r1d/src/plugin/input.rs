@@ -23,7 +23,9 @@ const KEYS: [&str; 7] = ["prompt", "completion", "reference", "tokens", "finish"
 pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
     let mut unknown = BTreeSet::new();
     let members = lines(path, |line, object| member(line, object, &mut unknown))?;
-    for (key, line) in unknown.into_iter().map(|(key, line): (String, usize)| (key, line)).collect::<std::collections::BTreeMap<_, _>>() {
+    for (key, line) in
+        unknown.into_iter().map(|(key, line): (String, usize)| (key, line)).collect::<std::collections::BTreeMap<_, _>>()
+    {
         eprintln!("warning: {}, line {line}: unknown key `{key}` is left out; the keys are {}", path.display(), KEYS.join(", "));
     }
     Ok(members)
@@ -32,7 +34,8 @@ pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
 /// Each line, from 1, as a JSON object.
 pub fn lines<T>(path: &Path, mut take: impl FnMut(usize, Map<String, Value>) -> Result<T, String>) -> Result<Vec<T>, PluginError> {
     let failed = |source| PluginError::Read { path: path.into(), source };
-    let source: Box<dyn Read> = if path == Path::new("-") { Box::new(std::io::stdin()) } else { Box::new(File::open(path).map_err(failed)?) };
+    let source: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(std::io::stdin()) } else { Box::new(File::open(path).map_err(failed)?) };
     let mut reader = BufReader::new(source.take(INPUT_BYTES_MAX + 1));
     let (mut taken, mut bytes, mut empty) = (Vec::new(), 0u64, None);
     for number in 1.. {

@@ -19,7 +19,9 @@ pub fn run(subject: &Subject, cases: &Path, answers: Option<&Path>, asks: Option
     let mut stdout = BufWriter::new(std::io::stdout().lock());
     let mut printed = Ok(());
     reward.judge_all(&members, &answers, bench.threads, |_, judged| {
-        printed = serde_json::to_writer(&mut stdout, &scored(judged)).map_err(std::io::Error::from).and_then(|()| stdout.write_all(b"\n"));
+        printed = serde_json::to_writer(&mut stdout, &scored(judged))
+            .map_err(std::io::Error::from)
+            .and_then(|()| stdout.write_all(b"\n"));
         printed.is_ok()
     })?;
     printed.and_then(|()| stdout.flush())?;
