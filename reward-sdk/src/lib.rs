@@ -257,7 +257,7 @@ macro_rules! export {
                 }
 
                 fn configure(json: std::string::String) -> std::result::Result<(), std::string::String> {
-                    let reward = $crate::configure::<$reward>(&json)?;
+                    let reward = $crate::configure::<$reward>(&json).map_err($crate::guest::cut)?;
                     REWARD.with(|slot| slot.set(reward)).map_err(|_| "configured twice".into())
                 }
 
