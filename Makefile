@@ -10,12 +10,24 @@ TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-
 PLUGINS := accuracy format language-consistency helpfulness harmlessness length repetition soft-overlong
 BIN := target/release
 
-.PHONY: toolchain build demo test test-all test-rust test-python control bench mutations libtorch python lint clean
+.PHONY: toolchain build plugins plugins-python templates demo test test-all test-rust test-python control bench mutations libtorch python lint clean
 
 # Always the whole workspace: a selection of packages would select other features of shared dependencies, and build them again.
 build: toolchain libtorch
 	cargo build --release --workspace
 	sh plugins/build $(PLUGINS)
+
+# Every plugin. Those in Python take a minute and a package from PyPI, and no demo needs them.
+plugins: build plugins-python
+
+plugins-python: $(BIN)/plugins/code.wasm
+
+$(BIN)/plugins/code.wasm: plugins/build-python plugins/reproducible.c $(wildcard plugins/code/*.py) reward-sdk/wit/reward.wit
+	sh plugins/build-python code
+
+# What authors in other languages start from, tried as they would: Python, and JavaScript where there is node.
+templates:
+	sh reward-sdk/templates/build python $$(command -v node >/dev/null && command -v npm >/dev/null && echo js)
 
 # --- what is fetched -------------------------------------------------------------------------------------------------
 
@@ -69,7 +81,7 @@ control: build
 
 test: test-rust test-python
 
-test-rust: build
+test-rust: build plugins-python templates
 	cargo test --release --workspace
 
 test-python: build python

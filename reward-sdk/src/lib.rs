@@ -1,39 +1,133 @@
-//! Write a reward for r1d: one type whose fields are its configuration, one method that scores a completion.
+//! Write a reward for r1d: a function that judges a completion. `cargo test` runs it as an ordinary function; a job runs it as a WASM
+//! component that can compute and nothing else, so whoever owns a cluster can take it from anybody.
+//!
+//! # Ten minutes to a reward
+//!
+//! ```sh
+//! rustup target add wasm32-unknown-unknown     # once
+//! r1ctl plugin new brief                       # a crate with a reward, golden cases, and a copy of this SDK
+//! r1ctl plugin test brief                      # natively, then in the sandbox
+//! ```
+//!
+//! ## 1. One function
+//!
+//! [`macro@reward`] makes a plugin of a function that takes a [`Completion`]. It may return a number, a [`Score`], or a [`Result`] of either.
 //!
 //! ```
-//! use reward_sdk::{Completion, Info, Result, Reward, Score};
+//! use reward_sdk::{Completion, reward};
 //!
-//! /// 1 when the answer is short enough, else 0. The fields are the job file's `config` table.
+//! /// 1 when there is an answer, else 0.
+//! #[reward]
+//! fn answered(completion: &Completion) -> f32 {
+//!     if completion.text.contains("<answer>") { 1.0 } else { 0.0 }
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! ## 2. Its configuration
+//!
+//! A second parameter is the job's `config` table, read by serde. `deny_unknown_fields` makes a misspelt key an error that names it, before the
+//! job is accepted; `default` makes keys optional.
+//!
+//! ```
+//! use reward_sdk::{Completion, Error, Result, Score, reward, tags};
+//!
 //! #[derive(Default, serde::Deserialize)]
 //! #[serde(default, deny_unknown_fields)]
-//! struct Brief {
+//! struct Config {
 //!     words_max: usize,
 //! }
 //!
-//! impl Reward for Brief {
-//!     const INFO: Info = Info::new("brief", "1.0.0");
-//!
-//!     fn score(&self, completion: &Completion) -> Result<Score> {
-//!         let words = completion.text.split_whitespace().count();
-//!         Ok(Score::pass(words <= self.words_max))
+//! #[reward(parts = ["words"])]
+//! fn brief(completion: &Completion, config: &Config) -> Result<Score> {
+//!     if completion.reference.is_none() {
+//!         return Err(Error::Unscorable("no reference".into()));
 //!     }
+//!     let Some(answer) = tags::last(&completion.text, "answer") else {
+//!         return Ok(Score { parts: vec![0.0], ..Score::fail("no answer") });
+//!     };
+//!     let words = answer.split_whitespace().count();
+//!     Ok(Score { parts: vec![words as f32], ..Score::pass(words <= config.words_max) })
 //! }
-//!
-//! reward_sdk::export!(Brief);
-//!
 //! # fn main() {
-//! let brief: Brief = reward_sdk::configure(r#"{"words_max": 3}"#).unwrap();
-//! let score = brief.score(&Completion { text: "it is 42".into(), ..Completion::default() }).unwrap();
-//! assert_eq!(score.value, 1.0);
+//! # use reward_sdk::Reward as _;
+//! # let brief: Reward = reward_sdk::configure(r#"{"words_max": 3}"#).unwrap();
+//! # let item = Completion { text: "<answer>it is 42</answer>".into(), reference: Some("42".into()), ..Completion::default() };
+//! # assert_eq!(brief.score(&item).unwrap().value, 1.0);
 //! # }
 //! ```
 //!
-//! The crate is an ordinary library: `cargo test` needs no WASM. Built for `wasm32-unknown-unknown` as a `cdylib`, [`export!`]
-//! adds the component's exports (`wit/reward.wit`). The result may import nothing, so a reward has no clock, no randomness, no
-//! files: only its configuration and the completion. A panic is a fault and scores the declared minimum.
+//! Three things to say, and they are not the same:
 //!
-//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write; [`reward_model`] is for rewards that ask one; [`golden`] runs a file of
-//! cases with known verdicts.
+//! | | when | what becomes of the sample |
+//! |---|---|---|
+//! | a [`Score`] | the completion can be judged; a wrong one scores low, with a [`reason`](Score::reason) | it trains |
+//! | [`Error::Unscorable`] | the *row* is bad: no reference, one that cannot be read | it is left out, never scored 0 |
+//! | [`Error::Internal`], a panic, too much work | the *reward* is at fault | it scores the declared minimum, so that no model learns to break its judge |
+//!
+//! Scores lie between 0 and 1 unless the attribute says otherwise: `#[reward(min = -1.0, max = 0.0)]`. What is outside, or NaN, is a fault.
+//!
+//! ## 3. Golden cases
+//!
+//! `golden.jsonl` beside `Cargo.toml` has completions with the verdicts that they must get ([`golden`]):
+//!
+//! ```json
+//! {"case": "short", "config": {"words_max": 3}, "completion": "<answer>it is 42</answer>", "reference": "42", "expect": {"score": 1, "parts": [3]}}
+//! {"case": "no reference", "completion": "<answer>42</answer>", "expect": {"verdict": "abstain"}}
+//! ```
+//!
+//! One test runs them natively, with a debugger and println at hand: `reward_sdk::golden::check::<Reward>(include_str!("../golden.jsonl"))`. They
+//! become part of the component; a daemon runs them before a new version takes an old one's place in a running job.
+//!
+//! ## 4. Build, try, measure, use
+//!
+//! ```sh
+//! r1ctl plugin build brief                                          # brief/brief.wasm
+//! r1ctl plugin score brief/brief.wasm cases.jsonl                   # a verdict for each line, as in a job
+//! r1ctl plugin check brief/brief.wasm                               # what a daemon asks of it, and texts that stall bad judges
+//! r1ctl plugin bench brief/brief.wasm                               # fuel per KB, completions/s
+//! r1ctl rescore JOB --plugin brief/brief.wasm                       # a past run under this grader, beside what was recorded
+//! r1ctl plugin reload JOB brief brief/brief.wasm                    # into a running job, from its next step on
+//! ```
+//!
+//! ```toml
+//! [[stage.reward]]
+//! plugin = "brief/brief.wasm"
+//! weight = 0.5
+//! config = { words_max = 20 }
+//! ```
+//!
+//! # Forms
+//!
+//! **Groups.** A function of `&[Completion]` judges all samples of one prompt together: diversity, length beside the others'. It returns as many
+//! results as there are completions, in their order; the daemon never splits a group.
+//!
+//! ```
+//! use reward_sdk::{Completion, reward};
+//!
+//! /// The share of the group that is longer.
+//! #[reward]
+//! fn shorter(group: &[Completion]) -> Vec<f32> {
+//!     let longer = |one: &Completion| group.iter().filter(|other| other.tokens > one.tokens).count();
+//!     group.iter().map(|one| longer(one) as f32 / group.len() as f32).collect()
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! **Judged.** A [`JudgedReward`] asks a model and concludes from its answers, in two pure phases. `r1ctl plugin score --asks` writes its
+//! questions, `--answers` reads what a model said; jobs refuse it until r1d runs reward models.
+//!
+//! **A type.** What the attribute makes can be written out: a type whose fields are the configuration, with [`Reward`] (or [`GroupReward`])
+//! implemented, and [`export!`].
+//!
+//! # What a reward may rely on
+//!
+//! Its arguments, and nothing else: there is no clock, no randomness, no file, no network, and nothing is left of the call before, because
+//! every completion gets a fresh instance. So a verdict is a function of (component, configuration, completion), costs the same fuel on every
+//! machine, and can be checked later. The stack is small (128 KiB inside, 512 KiB in all): loop where text decides how deep it goes.
+//!
+//! [`boxed`], [`tags`], [`number`] and [`words`] read what models write, with the same rules as the rewards that r1d ships; [`reward_model`] is for judged
+//! rewards that ask a reward model.
 
 pub mod boxed;
 pub mod golden;
@@ -47,6 +141,11 @@ pub mod tags;
 mod units;
 pub mod words;
 
+/// Makes a plugin of a function; see the [crate's documentation](crate).
+///
+/// The first parameter is `&Completion`, or `&[Completion]` for a reward of groups; a second one, `&Config`, is the job's `config` table. The
+/// attribute's arguments are all optional: `name` and `version` (the crate's), `min` (0) and `max` (1), `parts = ["…"]`. The function stays what it
+/// is; beside it stands a type `Reward` for tests, so a module has one such function.
 pub use reward_sdk_macros::reward;
 #[doc(hidden)]
 pub use serde;

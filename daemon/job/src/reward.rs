@@ -32,10 +32,10 @@ pub enum Plugin {
 /// Per completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input.
+    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input, a hundred times that for an interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory.
-    pub memory_mb: u32,
+    /// MiB of linear memory; `None`: 64, and 512 for an interpreted plugin.
+    pub memory_mb: Option<u32>,
     /// KiB that a plugin may hand to the host in one call.
     pub hostcall_kb: u32,
     /// Milliseconds of the wall-clock backstop; `None`: 2,000, and what the fuel takes on a very slow machine.
@@ -67,7 +67,7 @@ impl Reward {
             plugin: Plugin::parse(name, Path::new("")),
             weight: 1.0,
             config_json: "{}".into(),
-            limits: Limits { fuel: None, memory_mb: 64, hostcall_kb: 17, wall_ms: None },
+            limits: Limits { fuel: None, memory_mb: None, hostcall_kb: 17, wall_ms: None },
             domains: Vec::new(),
             on_abstain: OnAbstain::DropSample,
             on_fault: OnFault::Min,
@@ -93,7 +93,7 @@ impl Reward {
             config_json: config.to_string(),
             limits: Limits {
                 fuel: limits.optional("fuel")?,
-                memory_mb: limits.get("memory_mb")?,
+                memory_mb: limits.optional("memory_mb")?,
                 hostcall_kb: limits.get("hostcall_kb")?,
                 wall_ms: limits.optional("wall_ms")?,
             },
@@ -107,6 +107,16 @@ impl Reward {
     /// Whether it judges a row of this domain.
     pub fn judges(&self, domain: Option<&str>) -> bool {
         self.domains.is_empty() || domain.is_some_and(|d| self.domains.iter().any(|own| own == d))
+    }
+}
+
+/// As a job file has it: a name or a path.
+impl std::fmt::Display for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Plugin::Named(name) => f.write_str(name),
+            Plugin::Path(path) => path.display().fmt(f),
+        }
     }
 }
 

@@ -171,7 +171,9 @@ fn reward(reward: &Reward) -> toml::Table {
     if let Some(fuel) = reward.limits.fuel {
         set(&mut limits, "fuel", fuel);
     }
-    set(&mut limits, "memory_mb", reward.limits.memory_mb);
+    if let Some(memory_mb) = reward.limits.memory_mb {
+        set(&mut limits, "memory_mb", memory_mb);
+    }
     set(&mut limits, "hostcall_kb", reward.limits.hostcall_kb);
     if let Some(wall_ms) = reward.limits.wall_ms {
         set(&mut limits, "wall_ms", wall_ms);

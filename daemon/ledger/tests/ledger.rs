@@ -42,6 +42,8 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
             let (dir, manifest_sha256) = (PathBuf::from(format!("/c/{step}")), "00".repeat(32));
             commands.push(Command::Checkpoint { job: id(job), epoch: 1, stage: 0, step, dir, manifest_sha256 });
             commands.push(Command::Eval { job: id(job), epoch: 1, result: eval(step) });
+            let (plugin, sha256) = (["accuracy", "format"][step as usize % 2].to_owned(), format!("{step:064}"));
+            commands.push(Command::SetGrader { job: id(job), plugin, sha256, stage: 0, step: step + 2, at: 13 });
         }
     }
     commands

@@ -31,6 +31,10 @@ fn checkpoint(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
     Command::Checkpoint { job: id(job), epoch, stage, step, dir: format!("/c/{step}").into(), manifest_sha256: "ab".into() }
 }
 
+fn set_grader(job: &str, plugin: &str, stage: u32, step: u64) -> Command {
+    Command::SetGrader { job: id(job), plugin: plugin.into(), sha256: format!("{stage}-{step}"), stage, step, at: 500 }
+}
+
 fn finish(job: &str, epoch: u64, state: RunState) -> Command {
     Command::Finish { job: id(job), epoch, state, error: None, model: None, at: 400 }
 }
@@ -122,6 +126,18 @@ impl History {
         let current = |epoch: &u64| *epoch > 0 && *epoch == self.epoch(job);
         match command {
             Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } => true,
+            Command::SetGrader { stage, step, .. } => {
+                let from = (*stage, *step);
+                let later = match self.at_work(job) {
+                    Some(at_work) => from > (at_work, self.committed(job, at_work)),
+                    None => *stage >= self.begun(job),
+                };
+                let last = self.0.iter().rev().find_map(|command| match command {
+                    Command::SetGrader { job: of, stage, step, .. } if of == job => Some((*stage, *step)),
+                    _ => None,
+                });
+                later && last.is_none_or(|last| from >= last)
+            }
             Command::BeginStage { epoch, stage, steps, .. } => {
                 current(epoch)
                     && match self.at_work(job) {
@@ -166,7 +182,7 @@ struct Intent {
 
 fn intent() -> impl Strategy<Value = Intent> {
     let offset = || prop_oneof![8 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
-    (0usize..16, 0..JOBS.len(), -1i32..2, offset(), offset(), offset(), 0u64..4)
+    (0usize..18, 0..JOBS.len(), -1i32..2, offset(), offset(), offset(), 0u64..4)
         .prop_map(|(kind, job, priority, epoch, stage, step, steps)| Intent { kind, job, priority, epoch, stage, step, steps })
 }
 
@@ -190,6 +206,8 @@ fn resolve(intent: &Intent, history: &History) -> Command {
         11 => Command::DropCheckpoint { job, epoch, stage, step },
         12 => Command::Eval { job, epoch, result: eval("s0", step, 0.5) },
         13 | 14 => Command::FinishStage { job, epoch, stage, at: 2 },
+        16 => set_grader(JOBS[intent.job], "accuracy", stage, step + 1),
+        17 => set_grader(JOBS[intent.job], "accuracy", stage + 1, 0),
         _ if intent.priority == -1 => Command::Cancel { job, at: 3 },
         _ => finish(JOBS[intent.job], epoch, if intent.priority == 0 { RunState::Succeeded } else { RunState::Failed }),
     }
@@ -289,6 +307,21 @@ fn a_cancelled_job_leaves_the_queue_and_refuses_its_runner() {
     assert_eq!((record.progress.stages[0].state, record.progress.ended_at), (RunState::Cancelled, Some(8)));
     assert_eq!(state.apply(&commit("b", 1, 0, 0)), Err(Rejected::Ended { job: id("b"), state: RunState::Cancelled }));
     assert!(matches!(state.apply(&Command::Cancel { job: id("b"), at: 9 }), Err(Rejected::Ended { .. })));
+}
+
+#[test]
+fn a_judge_changes_from_a_later_step_on_only() {
+    let mut state = State::default();
+    let first = set_grader("a1", "accuracy", 0, 0);
+    accept(&mut state, &[submit("a1", 0), first, start("a1"), begin("a1", 1, 0, 9), commit("a1", 1, 0, 0)]);
+    for (stage, step) in [(0, 0), (0, 1)] {
+        let late = Err(Rejected::GraderLate { job: id("a1"), stage, step });
+        assert_eq!(state.apply(&set_grader("a1", "accuracy", stage, step)), late, "step 1 is at work");
+    }
+    accept(&mut state, &[set_grader("a1", "accuracy", 0, 3), set_grader("a1", "format", 0, 2), set_grader("a1", "accuracy", 0, 3)]);
+    assert!(state.apply(&set_grader("a1", "accuracy", 0, 2)).is_err(), "another one judges from step 3 on already");
+    let known: Vec<_> = state.job(&id("a1")).unwrap().graders.iter().map(|g| (g.plugin.as_str(), g.stage, g.step)).collect();
+    assert_eq!(known, [("accuracy", 0, 0), ("accuracy", 0, 3), ("format", 0, 2)]);
 }
 
 #[test]

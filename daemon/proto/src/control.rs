@@ -17,6 +17,16 @@ pub enum Request {
         job: String,
         /// Instead of the job file's.
         priority: Option<i32>,
+        /// SHA-256 that a plugin must have, by its name or absolute path in the job (`r1.lock`).
+        #[serde(default)]
+        pins: BTreeMap<String, String>,
+    },
+    /// Let another component judge where the job names `plugin` (or a reward has that name), from the next step on.
+    Reload {
+        job: String,
+        plugin: String,
+        /// Absolute.
+        file: PathBuf,
     },
     Plan {
         job: String,
@@ -66,11 +76,26 @@ pub enum SampleSort {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "response", content = "body", rename_all = "snake_case")]
 pub enum Response {
-    Submitted { job: JobId, warnings: Vec<String> },
+    Submitted {
+        job: JobId,
+        warnings: Vec<String>,
+        /// SHA-256 of the components that judge, by their names or absolute paths in the job.
+        plugins: BTreeMap<String, String>,
+    },
+    /// The component judges from step `step` (from 1) of `stage` on.
+    Reloaded {
+        job: JobId,
+        plugin: String,
+        sha256: String,
+        stage: String,
+        step: u64,
+    },
     Plan(Box<Plan>),
     Jobs(Vec<JobSummary>),
     Status(Box<JobStatus>),
-    Cancelled { job: JobId },
+    Cancelled {
+        job: JobId,
+    },
     Log(LogLine),
     Samples(Vec<Sample>),
     Why(Why),

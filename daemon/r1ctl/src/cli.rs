@@ -64,7 +64,8 @@ pub enum Output {
 pub enum Command {
     /// Queue a job
     ///
-    /// Prints the new job's id. With --wait, shows its progress and ends with a summary; Ctrl-C detaches, the job goes on.
+    /// The plugins that judge are pinned in r1.lock beside the job file when it is first submitted; later submissions are judged by the
+    /// same, or refused. Prints the new job's id. With --wait, shows its progress and ends with a summary; Ctrl-C detaches, the job goes on.
     Submit {
         /// The job file
         #[arg(value_name = "JOB.TOML")]
@@ -75,6 +76,12 @@ pub enum Command {
         /// Jobs of a higher priority start first [default: of the job file]
         #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(i32).range(-1000..=1000))]
         priority: Option<i32>,
+        /// Refuse when r1.lock beside the job file lacks one of the job's plugins
+        #[arg(long, conflicts_with = "update_lock")]
+        locked: bool,
+        /// Take the plugins as they are now, and pin them in r1.lock
+        #[arg(long)]
+        update_lock: bool,
         #[command(flatten)]
         patience: Patience,
     },
@@ -141,9 +148,28 @@ pub enum Command {
     /// Work with a model directory; needs no daemon
     #[command(subcommand)]
     Model(Model),
-    /// Write, test and measure rewards; needs no daemon
+    /// Write, test and measure rewards; only `reload` needs a daemon
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Judge a run's completions again, by another grader, and show where the two disagree
+    Rescore {
+        /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which needs no daemon
+        job: String,
+        /// The other grader: a name or a file
+        #[arg(long, value_name = "NAME_OR_FILE")]
+        plugin: String,
+        /// The reward of the run to compare with [default: the one with a plugin of that name, or the only one]
+        #[arg(long, value_name = "NAME")]
+        reward: Option<String>,
+        /// The other grader's configuration, a JSON object [default: that of the reward]
+        #[arg(long, value_name = "JSON")]
+        config: Option<String>,
+        /// Disagreements to show
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        limit: u32,
+        #[command(flatten)]
+        dirs: PluginDirs,
+    },
     /// Stop a daemon that was started by `r1d dev`, after the step in flight
     Shutdown,
     /// Print the completion script of a shell
@@ -241,6 +267,25 @@ pub enum Model {
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
+    #[command(flatten)]
+    Author(Author),
+    /// Let a new version of a plugin judge a job, from the next step on
+    ///
+    /// It must declare the same range, parts and world, and pass the golden cases that it brings. Which step it judges from is recorded.
+    Reload {
+        /// Id of a job, or any prefix of it that no other job shares
+        job: String,
+        /// The plugin, as the job file has it, or the name of its reward
+        plugin: String,
+        /// The new component
+        #[arg(value_name = "FILE.wasm")]
+        file: PathBuf,
+    },
+}
+
+/// What needs no daemon.
+#[derive(Debug, Subcommand)]
+pub enum Author {
     /// Start a plugin: a directory that builds, with its tests
     New {
         /// Of the directory and the plugin: lower-case letters, digits and dashes

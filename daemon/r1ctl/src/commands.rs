@@ -1,26 +1,41 @@
 //! What each command asks, and what it prints of the answer.
 
-use crate::cli::{Cli, Command, Global, Output, Patience};
+use crate::cli::{Cli, Command, Global, Output, Patience, Plugin};
 use crate::client::Client;
 use crate::error::{Ended, Error};
+use crate::lock::{Lock, Mode};
 use crate::print::{self, Printer};
 use crate::socket::candidates;
 use crate::watch::{Style, Watch};
 use crate::{explain, job_file, model, pages, plugin, show};
+use r1d_job::Job;
 use r1d_proto::control::{Request, Response};
 use r1d_proto::world::SharedClock;
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Error> {
     let Cli { global, command } = cli;
     let session = Session { global, printer, clock };
     match command {
-        Command::Submit { file, wait, priority, patience } => {
+        Command::Submit { file, wait, priority, locked, update_lock, patience } => {
             // What is wrong with the job file itself is told without a daemon.
             let job = job_file::read(&file)?;
-            let request = Request::Submit { job: job.to_toml(), priority };
-            session.block_on(session.submit(request, wait.then_some(patience)))
+            let lock = Lock::beside(&file)?;
+            let mode = if locked {
+                Mode::Locked
+            } else if update_lock {
+                Mode::Update
+            } else {
+                Mode::Add
+            };
+            if mode == Mode::Locked {
+                require_pins(&job, &lock)?;
+            }
+            let request = Request::Submit { job: job.to_toml(), priority, pins: lock.pins(mode) };
+            session.block_on(session.submit(request, lock, wait.then_some(patience)))
         }
         Command::Status { job, watch: true, patience } => {
             let style = Style::of_status(session.global.output);
@@ -39,9 +54,32 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
         Command::Shutdown => session.ask(Request::Shutdown),
         Command::Explain { key } => explain::run(key.as_deref(), session.global.output),
         Command::Model(command) => model::run(command, session.global.output),
-        Command::Plugin(command) => plugin::run(command, session.global.output, printer),
+        Command::Plugin(Plugin::Reload { job, plugin, file }) => {
+            let file = std::path::absolute(&file).map_err(|source| Error::File { path: file, source })?;
+            session.ask(Request::Reload { job, plugin, file })
+        }
+        Command::Rescore { job, plugin, reward, config, limit, dirs } => {
+            let run = if job.contains('/') { PathBuf::from(job) } else { session.directory(job)? };
+            plugin::rescore(plugin::Rescore { run, plugin, reward, config, limit, dirs }, session.global.output, printer)
+        }
+        Command::Plugin(Plugin::Author(command)) => plugin::run(command, session.global.output, printer),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(dir.as_deref()),
+    }
+}
+
+/// Every plugin that the job file names has a pin, in the lock or of its own.
+fn require_pins(job: &Job, lock: &Lock) -> Result<(), Error> {
+    let rewards = job.stages.iter().filter_map(|stage| stage.grpo()).flat_map(|grpo| grpo.rewards.iter().cloned());
+    let rewards = rewards.chain(job.evals.iter().flat_map(|eval| job.eval_rewards(eval)));
+    let unpinned: BTreeSet<String> =
+        rewards.filter(|reward| reward.sha256.is_none()).map(|reward| reward.plugin.to_string()).collect();
+    match lock.missing(&unpinned).as_slice() {
+        [] => Ok(()),
+        missing => Err(Error::Lock {
+            path: lock.path().into(),
+            why: format!("no pin of {}, and --locked adds none: submit without it once", missing.join(", ")),
+        }),
     }
 }
 
@@ -88,6 +126,10 @@ impl Session<'_> {
             (Request::Cancel { .. }, Response::Cancelled { job }) => {
                 self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
             }
+            (Request::Reload { .. }, Response::Reloaded { plugin, sha256, stage, step, .. }) => {
+                let short: String = sha256.chars().take(12).collect();
+                self.print(&Body::of(&answer)?, || format!("{plugin}: {short} judges from step {step} of stage {stage} on\n"))
+            }
             (Request::Shutdown, Response::ShuttingDown) => match self.global.output {
                 Output::Json => print::json(&answer),
                 Output::Table => {
@@ -99,12 +141,31 @@ impl Session<'_> {
         }
     }
 
-    async fn submit(&self, request: Request, wait: Option<Patience>) -> Result<Ended, Error> {
+    /// Where a job leaves its files.
+    fn directory(&self, job: String) -> Result<PathBuf, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+        runtime.block_on(async {
+            let client = self.find().await?;
+            let request = Request::Status { job };
+            match client.ask(&request).await? {
+                Response::Status(status) => Ok(status.directory),
+                answer => Err(client.unexpected(&request, &answer)),
+            }
+        })
+    }
+
+    async fn submit(&self, request: Request, mut lock: Lock, wait: Option<Patience>) -> Result<Ended, Error> {
         let client = self.find().await?;
         let answer = client.ask(&request).await?;
-        let Response::Submitted { job, warnings } = &answer else {
+        let Response::Submitted { job, warnings, plugins } = &answer else {
             return Err(client.unexpected(&request, &answer));
         };
+        // The job is queued whatever becomes of the file.
+        match lock.take(plugins) {
+            Ok(true) => self.printer.note(&format!("plugins pinned in {}", lock.path().display())),
+            Ok(false) => {}
+            Err(error) => self.printer.warning(&format!("the job's plugins are not pinned: {error}")),
+        }
         for warning in warnings {
             self.printer.warning(warning);
         }

@@ -65,6 +65,8 @@ pub enum Error {
     SiblingAnswer(serde_json::Error),
     #[error("{0}")]
     Plugin(String),
+    #[error("{}: {why}", .path.display())]
+    Lock { path: PathBuf, why: String },
     #[error("{}: {source}", .path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("{}: cannot write the man pages: {source}", .dir.display())]

@@ -10,6 +10,7 @@ mod error;
 mod explain;
 mod format;
 mod job_file;
+mod lock;
 mod model;
 mod pages;
 mod plugin;

@@ -1,5 +1,6 @@
 //! Taking a job in: everything that it reads is read and checked before it is queued.
 
+use crate::graders::{self, Recorded};
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::{OutputError, Outputs};
@@ -13,6 +14,7 @@ use r1d_proto::control::Plan;
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::Rewards;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Letters of a job's id: 32^8 ids, read aloud without doubt (no i, l, o, u).
@@ -33,6 +35,8 @@ pub enum AcceptError {
     Data(#[from] DataError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Keep(#[from] r1d_rewards::RewardError),
     #[error("no free job id after {ID_TRIES_MAX} tries")]
     NoId,
 }
@@ -47,7 +51,7 @@ impl AcceptError {
 /// What the job would do. Blocks.
 pub fn plan(text: &str, rewards: &Rewards) -> Result<Plan, AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
-    let materials = Materials::open(job, rewards)?;
+    let materials = Materials::open(job, rewards, &Recorded::default())?;
     Ok(Plan {
         name: materials.job.name.clone(),
         model: format!("{} ({})", materials.job.model.config().display(), materials.facts.architecture),
@@ -58,11 +62,26 @@ pub fn plan(text: &str, rewards: &Rewards) -> Result<Plan, AcceptError> {
     })
 }
 
-/// Checks the job and queues it. A priority of the request wins over the job file's. Blocks.
-pub fn submit(text: &str, priority: Option<i32>, rewards: &Rewards, desk: &Desk) -> Result<(JobId, Vec<String>), AcceptError> {
+/// A job that is queued.
+pub struct Submitted {
+    pub job: JobId,
+    pub warnings: Vec<String>,
+    /// SHA-256 of the components that judge, by plugin.
+    pub plugins: BTreeMap<String, String>,
+}
+
+/// Checks the job and queues it. `pins` are of plugins, by name or absolute path. A priority of the request wins over the job file's. Blocks.
+pub fn submit(
+    text: &str,
+    priority: Option<i32>,
+    pins: BTreeMap<String, String>,
+    rewards: &Rewards,
+    desk: &Desk,
+) -> Result<Submitted, AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
     let fingerprint = inputs::fingerprint(&job);
-    let materials = Materials::open(job, rewards)?;
+    let materials = Materials::open(job, rewards, &Recorded::pinned(pins))?;
+    let plugins = graders::keep(&materials, rewards)?;
     let job_toml = materials.job.to_toml();
     let priority = priority.unwrap_or(materials.job.priority);
     for attempt in 0..ID_TRIES_MAX {
@@ -82,8 +101,15 @@ pub fn submit(text: &str, priority: Option<i32>, rewards: &Rewards, desk: &Desk)
         let (name, at) = (materials.job.name.clone(), desk.clock.unix().as_secs());
         match desk.ledger.apply(Command::Submit { job: id.clone(), name, priority, job_toml: job_toml.clone(), at }) {
             Ok(_) => {
+                for (plugin, sha256) in &plugins {
+                    let (job, plugin, sha256) = (id.clone(), plugin.clone(), sha256.clone());
+                    // A job that runs already found the same files.
+                    if let Err(error) = desk.ledger.apply(Command::SetGrader { job, plugin, sha256, stage: 0, step: 0, at }) {
+                        tracing::warn!("who judges job {id} is not recorded: {error}");
+                    }
+                }
                 JobLog::new(outputs.log(), &id.0, desk.clock.clone()).info(format!("submitted as {id}"));
-                return Ok((id, materials.warnings));
+                return Ok(Submitted { job: id, warnings: materials.warnings, plugins });
             }
             Err(LedgerError::Rejected(Rejected::DuplicateJob { .. })) => continue,
             Err(error) => {

@@ -129,6 +129,26 @@ pub enum Plugin {
         #[command(flatten)]
         dirs: PluginDirs,
     },
+    /// Judge a run's completions again, and compare
+    Rescore {
+        /// The job's directory
+        #[arg(value_name = "DIR")]
+        run: PathBuf,
+        /// The other grader: a name or a file
+        #[arg(long, value_name = "NAME_OR_FILE")]
+        plugin: String,
+        /// The reward of the run to compare with [default: the one with a plugin of that name, or the only one]
+        #[arg(long, value_name = "NAME")]
+        reward: Option<String>,
+        /// The other grader's configuration [default: that of the reward]
+        #[arg(long, value_name = "JSON")]
+        config: Option<String>,
+        /// Disagreements to show
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        limit: u32,
+        #[command(flatten)]
+        dirs: PluginDirs,
+    },
     /// Make a key to sign plugins with
     Keygen {
         #[arg(value_name = "KEY")]

@@ -7,6 +7,7 @@ use crate::actors::supervise::{Supervised, supervise};
 use crate::actors::worker::{Recipe, Worker};
 use crate::board::Board;
 use crate::cli::COMPILE;
+use crate::graders::OpenJobs;
 use crate::materials::worker_threads;
 use crate::settings::Settings;
 use crate::state_dir::{StateDir, StateError};
@@ -110,10 +111,10 @@ fn build(
         clock: clock.clone(),
     })?;
     let trusted = settings.config.trusted_keys.iter().filter_map(|key| PublicKey::parse(key)).collect();
-    let rewards = Arc::new(rewards.trusting(trusted));
+    let rewards = Arc::new(rewards.trusting(trusted).storing(state.plugins()));
     let names = devices::found(&settings.config.devices);
     let board = Board::new(&names);
-    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into() };
+    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into(), open_jobs: OpenJobs::default() };
     let means = names.iter().map(|name| means(settings, &state, &desk, &rewards, name)).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let patience = clock.now() + OLD_WORKERS_MAX;

@@ -7,7 +7,7 @@
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
 //! | [`accept`], [`materials`] | a job's files, read and checked |
-//! | [`clerk`], [`scoring`] | a running job's hands: durable writes, verdicts |
+//! | [`clerk`], [`scoring`], [`graders`] | a running job's hands: durable writes, verdicts, which component judges at which step |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
 //! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
 
@@ -18,6 +18,7 @@ mod clerk;
 mod cli;
 mod daemon;
 mod devices;
+mod graders;
 mod job_log;
 mod log;
 mod materials;

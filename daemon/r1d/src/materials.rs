@@ -1,6 +1,7 @@
 //! Everything that a job reads, opened and checked: done once to accept a job or plan it, and again when it runs.
 
 use crate::devices;
+use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
 use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Prompts, Supervision, Template, Tokenizer, rows_of_step};
@@ -10,13 +11,14 @@ use r1d_job::{Job, JobError, ModelFacts, Reward, Stage, StageKind, Weights};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{ModelSource, SupervisedSequence};
 use r1d_proto::world::counter_hash;
-use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards, World};
+use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::RwLock;
 
 /// Salt that keeps the further prompts of dynamic sampling apart from the steps' own.
 const RESAMPLE: u64 = 0x7265_7361;
@@ -47,7 +49,9 @@ pub enum MaterialsError {
 /// A reward that is ready to judge.
 pub struct Judge {
     pub reward: Reward,
-    pub loaded: LoadedReward,
+    /// Its components are these of [`Materials::graders`].
+    pub number: usize,
+    facts: RewardFacts,
 }
 
 /// Prompts and who judges their completions.
@@ -69,6 +73,7 @@ pub struct Materials {
     pub seen: Seen,
     pub warnings: Vec<String>,
     pub tokenizer: Tokenizer,
+    pub graders: RwLock<Graders>,
     base: ModelSource,
     stages: Vec<StageMaterial>,
     evals: Vec<Prompted>,
@@ -79,13 +84,16 @@ struct Shelf<'a> {
     job: &'a Job,
     tokenizer: &'a Tokenizer,
     rewards: &'a Rewards,
+    recorded: &'a Recorded,
+    versions: Vec<Versions>,
     data: BTreeMap<String, Arc<DataSet>>,
     prompts: BTreeMap<String, Arc<Prompts>>,
 }
 
 impl Materials {
     /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin.
-    pub fn open(job: Job, rewards: &Rewards) -> Result<Materials, MaterialsError> {
+    /// `recorded` says which components judge, of the plugins that it knows.
+    pub fn open(job: Job, rewards: &Rewards, recorded: &Recorded) -> Result<Materials, MaterialsError> {
         let path = job.model.config();
         let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
         let facts = ModelFacts::from_config(&config)
@@ -100,16 +108,30 @@ impl Materials {
             }
             Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
         };
-        let mut shelf = Shelf { job: &job, tokenizer: &tokenizer, rewards, data: BTreeMap::new(), prompts: BTreeMap::new() };
+        let mut shelf = Shelf {
+            job: &job,
+            tokenizer: &tokenizer,
+            rewards,
+            recorded,
+            versions: Vec::new(),
+            data: BTreeMap::new(),
+            prompts: BTreeMap::new(),
+        };
         let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
         let evals =
             job.evals.iter().map(|eval| shelf.prompted(&eval.data, &job.eval_rewards(eval))).collect::<Result<Vec<_>, _>>()?;
+        let graders = Graders::new(shelf.versions);
         let seen = seen(&job, &stages, &evals);
         let mut warnings = r1d_job::plan::warnings(&job, Some(&facts), &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
-        Ok(Materials { facts, seen, warnings, base, stages, evals, tokenizer, job })
+        Ok(Materials { facts, seen, warnings, base, stages, evals, tokenizer, graders, job })
+    }
+
+    /// Everything that judges, in stages and evaluations.
+    pub fn judges(&self) -> impl Iterator<Item = &Judge> {
+        self.stages.iter().flat_map(StageMaterial::judges).chain(self.evals.iter().flat_map(|eval| &eval.judges))
     }
 
     /// Rows (packed sequences) of a stage's data.
@@ -202,13 +224,38 @@ impl Materials {
 
 impl Judge {
     fn facts(&self) -> RewardFacts {
-        let info = self.loaded.info();
-        let of_groups = self.loaded.world() == World::GroupReward;
-        RewardFacts { min: info.min, max: info.max, of_groups }
+        self.facts
+    }
+
+    /// How its plugin is to be loaded, whichever component it is.
+    pub fn spec(&self) -> RewardSpec {
+        spec(&self.reward)
     }
 }
 
+fn spec(reward: &Reward) -> RewardSpec {
+    let plugin = match &reward.plugin {
+        Plugin::Named(name) => r1d_rewards::Plugin::Named(name.clone()),
+        Plugin::Path(path) => r1d_rewards::Plugin::Path(path.clone()),
+    };
+    let wanted = reward.limits;
+    let limits = r1d_rewards::Limits {
+        fuel: wanted.fuel,
+        memory_mb: wanted.memory_mb,
+        wall_ms: wanted.wall_ms,
+        hostcall_bytes: Some((wanted.hostcall_kb as usize) << 10),
+    };
+    RewardSpec { plugin, sha256: reward.sha256.clone(), config_json: reward.config_json.clone(), limits }
+}
+
 impl StageMaterial {
+    fn judges(&self) -> &[Judge] {
+        match self {
+            StageMaterial::Prompted(prompted) => &prompted.judges,
+            StageMaterial::Supervised(_) => &[],
+        }
+    }
+
     fn rows(&self) -> u64 {
         match self {
             StageMaterial::Supervised(supervision) => supervision.len(),
@@ -266,24 +313,25 @@ impl Shelf<'_> {
         Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data)?, shuffle, judges })
     }
 
-    fn judge(&self, reward: &Reward) -> Result<Judge, MaterialsError> {
-        let plugin = match &reward.plugin {
-            Plugin::Named(name) => r1d_rewards::Plugin::Named(name.clone()),
-            Plugin::Path(path) => r1d_rewards::Plugin::Path(path.clone()),
+    fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {
+        let refused = |source| MaterialsError::Reward { name: reward.name.clone(), source };
+        let load = |sha256: Option<String>| {
+            let spec = spec(reward);
+            self.rewards.load(&RewardSpec { sha256: spec.sha256.clone().or(sha256), ..spec }).map_err(refused)
         };
-        let wanted = reward.limits;
-        let limits = r1d_rewards::Limits {
-            fuel: wanted.fuel,
-            memory_mb: wanted.memory_mb,
-            wall_ms: wanted.wall_ms,
-            hostcall_bytes: (wanted.hostcall_kb as usize) << 10,
-        };
-        let spec = RewardSpec { plugin, sha256: reward.sha256.clone(), config_json: reward.config_json.clone(), limits };
-        let loaded = self.rewards.load(&spec).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
-        if loaded.world() == World::JudgedReward {
+        let plugin = reward.plugin.to_string();
+        let first = load(self.recorded.first(&plugin))?;
+        let info = first.info();
+        let facts = RewardFacts { min: info.min, max: info.max, of_groups: first.world() == World::GroupReward };
+        if first.world() == World::JudgedReward {
             return Err(MaterialsError::Judged { name: reward.name.clone() });
         }
-        Ok(Judge { reward: reward.clone(), loaded })
+        let mut versions = Versions::new(first);
+        for later in self.recorded.later(&plugin) {
+            versions.set((later.stage, later.step), load(Some(later.sha256.clone()))?);
+        }
+        self.versions.push(versions);
+        Ok(Judge { reward: reward.clone(), number: self.versions.len() - 1, facts })
     }
 }
 

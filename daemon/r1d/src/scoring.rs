@@ -1,7 +1,7 @@
 //! The bridge to the reward pool: completions go in as they end (whole groups where a reward judges groups), verdicts come out in
 //! whatever order the pool has them.
 
-use crate::materials::Materials;
+use crate::materials::{Judge, Materials};
 use crate::tasks;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -72,14 +72,13 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
     };
     let completions = items.iter().map(completion).collect::<Result<Vec<_>, _>>()?;
     let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); items.len()];
-    for judge in judges {
+    let judges: Vec<&Judge> = judges.collect();
+    let graders = materials.graders.read().await.of(&judges, of, &items);
+    for (judge, loaded) in judges.into_iter().zip(graders) {
         // The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have one.
         let abandoned = |error| End::Abandoned { cause: format!("reward `{}`: {error}", judge.reward.name) };
-        let judged = judged(rewards, &judge.loaded, &completions).await.map_err(abandoned)?;
-        verdicts
-            .iter_mut()
-            .zip(judged)
-            .for_each(|(verdicts, judged)| verdicts.push(verdict(&judge.reward.name, &judge.loaded, judged)));
+        let judged = judged(rewards, &loaded, &completions).await.map_err(abandoned)?;
+        verdicts.iter_mut().zip(judged).for_each(|(verdicts, judged)| verdicts.push(verdict(&judge.reward.name, &loaded, judged)));
     }
     let scored = |((item, completion), verdicts): ((ScoreItem, Completion), _)| Event::Scored {
         key: item.key,

@@ -6,6 +6,7 @@
 //! | `workers.lock` | held by every worker that the daemon started, as its standard output: it outlives a killed daemon |
 //! | `ledger.redb` | the ledger |
 //! | `cache/` | compiled plugins |
+//! | `plugins/<sha256>.wasm` | components that judge jobs, or did |
 //! | `jobs/<id>/` | see [`crate::outputs`] |
 
 use r1d_proto::ids::JobId;
@@ -69,6 +70,10 @@ impl StateDir {
 
     pub fn ledger(&self) -> PathBuf {
         self.root.join("ledger.redb")
+    }
+
+    pub fn plugins(&self) -> PathBuf {
+        self.root.join("plugins")
     }
 
     pub fn cache(&self) -> PathBuf {

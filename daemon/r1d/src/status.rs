@@ -1,6 +1,7 @@
 //! Jobs as `r1ctl` shows them: what the ledger holds, and what the board says of the moment.
 
 use crate::board::{Board, Live};
+use crate::graders::OpenJobs;
 use crate::state_dir::job_dir;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
@@ -17,6 +18,7 @@ pub struct Desk {
     pub board: Board,
     pub clock: SharedClock,
     pub state_dir: PathBuf,
+    pub open_jobs: OpenJobs,
 }
 
 /// Steps that the job file itself tells; a number of epochs needs the data.

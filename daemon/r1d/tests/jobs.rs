@@ -82,7 +82,11 @@ fn jobs_queue_by_priority_then_first_come() {
     let mut house = House::new();
     house.plant("open-1", "hang");
     house.start();
-    let submit = |priority: i32| match house.ask(Request::Submit { job: house.job(&[]), priority: Some(priority) }) {
+    let submit = |priority: i32| match house.ask(Request::Submit {
+        job: house.job(&[]),
+        priority: Some(priority),
+        pins: Default::default(),
+    }) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),
     };

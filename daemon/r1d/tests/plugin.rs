@@ -174,7 +174,7 @@ fn a_bad_line_is_named_with_its_key_before_anything_is_judged() {
     home.write("cases.jsonl", format!("{}\n\n\n", good.replace("reference", "refrence")));
     let shipped = shipped();
     let ran = home.run(&["score", "accuracy", "cases.jsonl", "--plugin-dir", shipped.to_str().unwrap()]);
-    assert!(ran.status.success() && text(&ran.stderr).contains("line 1: unknown key `refrence`"), "{}", text(&ran.stderr));
+    assert!(ran.status.success() && text(&ran.stderr).contains("line 1: unknown key \"refrence\""), "{}", text(&ran.stderr));
     assert_eq!(text(&ran.stdout).lines().count(), 1);
 }
 

@@ -1,7 +1,8 @@
-//! The one wasmtime engine: how guests are compiled and where their instances live.
+//! The engine: how guests are compiled and where their instances live.
 //!
 //! Instances come from a pool of fixed slots with copy-on-write memories, so a fresh instance costs microseconds and no two
-//! completions ever share one. Whoever runs guest code holds a [`Turn`]: there are as many as slots, and while any is held an OS
+//! completions ever share one. Guests with an interpreter inside get theirs on demand: they have more memories, tables and
+//! instances than slots could hold for everyone, and what the mapping costs does not show beside the interpreter. Whoever runs guest code holds a [`Turn`]: there are as many as slots, and while any is held an OS
 //! thread ticks the epoch that the wall-clock backstop counts.
 
 use crate::error::RewardError;
@@ -12,44 +13,59 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Core instances of one component: a Rust guest has one, CPython split into libraries about 25.
-const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 48;
-const MEMORIES_PER_COMPONENT_MAX: u32 = 2;
-const TABLES_PER_COMPONENT_MAX: u32 = 32;
+/// Of a guest in the pool: one written for the SDK has one of each.
+const POOLED_CORE_INSTANCES_MAX: u32 = 8;
+const POOLED_MEMORIES_MAX: u32 = 2;
+const POOLED_TABLES_MAX: u32 = 4;
 /// Memory of a slot that is zeroed and kept instead of being given back to the kernel between completions.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+/// Of the host's stack, for a guest's calls. CPython needs this much to notice its own recursion, before it would end in a trap: with 512 KiB a
+/// memoised function (`lru_cache`) got no further than 300 calls deep.
+const GUEST_STACK_BYTES: usize = 4 << 20;
+/// And for the host's own functions around and below them.
+const HOST_STACK_BYTES: usize = 1 << 20;
+pub(crate) const STACK_BYTES: usize = GUEST_STACK_BYTES + HOST_STACK_BYTES;
 
 pub(crate) struct Engine {
-    wasm: wasmtime::Engine,
+    pooled: wasmtime::Engine,
+    on_demand: wasmtime::Engine,
     turns: Arc<Turns>,
 }
 
 impl Engine {
     /// `slots`: instances that live at the same time.
     pub fn open(slots: u32) -> Result<Engine, RewardError> {
-        let wasm = wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
-            let gib = u64::from(slots * MEMORIES_PER_COMPONENT_MAX) * u64::from(limits::MEMORY_MB_MAX) / 1024;
+        let pooled = wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
+            let gib = u64::from(slots * POOLED_MEMORIES_MAX) * u64::from(limits::MEMORY_MB_MAX) / 1024;
             RewardError::Engine(format!(
                 "{e:#} (it reserves about {gib} GiB of address space: see `ulimit -v`, or use fewer reward threads)"
             ))
         })?;
         let turns = Arc::new(Turns { taken: Mutex::new(Taken { count: 0, closed: false }), changed: Condvar::new(), slots });
-        let (weak, ticking) = (wasm.weak(), turns.clone());
+        let on_demand = compiler()?;
+        let (weak, ticking) = ([pooled.weak(), on_demand.weak()], turns.clone());
         std::thread::Builder::new()
             .name("reward-epoch".into())
             .spawn(move || tick(&weak, &ticking))
             .map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
-        Ok(Engine { wasm, turns })
+        Ok(Engine { pooled, on_demand, turns })
     }
 
-    pub fn wasm(&self) -> &wasmtime::Engine {
-        &self.wasm
+    /// Where a guest's instances live.
+    pub fn wasm(&self, interpreted: bool) -> &wasmtime::Engine {
+        if interpreted { &self.on_demand } else { &self.pooled }
     }
 
     /// Waits for a free slot; waiting is never part of a completion's time.
     pub fn turn(&self) -> Turn<'_> {
         self.turns.take()
     }
+}
+
+/// Calls a guest with the stack that it may use, whatever is left of this thread's: a guest that recurses must meet its own limit first. Costs
+/// nothing on a scoring thread.
+pub(crate) fn on_deep_stack<T>(call: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK_BYTES, STACK_BYTES + HOST_STACK_BYTES, call)
 }
 
 impl Drop for Engine {
@@ -61,17 +77,19 @@ impl Drop for Engine {
 
 /// Advances the epoch while anything runs, until the engine is gone.
 #[allow(clippy::disallowed_methods, reason = "a thread of its own that does nothing but sleep and tick")]
-fn tick(engine: &wasmtime::EngineWeak, turns: &Turns) {
+fn tick(engines: &[wasmtime::EngineWeak], turns: &Turns) {
     while turns.wait_until_running() {
         std::thread::sleep(Duration::from_millis(limits::TICK_MS));
-        match engine.upgrade() {
-            Some(engine) => engine.increment_epoch(),
-            None => return,
+        for engine in engines {
+            match engine.upgrade() {
+                Some(engine) => engine.increment_epoch(),
+                None => return,
+            }
         }
     }
 }
 
-/// An engine for compiling only: the same code, without the pool's address space.
+/// An engine without the pool's address space; its code runs in the pool too.
 pub(crate) fn compiler() -> Result<wasmtime::Engine, RewardError> {
     wasmtime::Engine::new(&config()).map_err(|e| RewardError::Engine(format!("{e:#}")))
 }
@@ -96,7 +114,7 @@ fn config() -> Config {
     let mut config = Config::new();
     // The verdict must be the same on every machine and in every run.
     config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
-    config.consume_fuel(true).epoch_interruption(true).max_wasm_stack(512 << 10);
+    config.consume_fuel(true).epoch_interruption(true).max_wasm_stack(GUEST_STACK_BYTES).async_stack_size(STACK_BYTES);
     // Multi-memory stays on: with it off, compiling a JavaScript component panics.
     config.wasm_multi_memory(true);
     config.wasm_memory64(false).wasm_tail_call(false).wasm_wide_arithmetic(false).wasm_custom_page_sizes(false);
@@ -110,15 +128,15 @@ fn config() -> Config {
 fn pool(slots: u32) -> InstanceAllocationStrategy {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_core_instances(slots * CORE_INSTANCES_PER_COMPONENT_MAX)
-        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
-        .total_memories(slots * MEMORIES_PER_COMPONENT_MAX)
-        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)
-        .max_memories_per_module(MEMORIES_PER_COMPONENT_MAX)
+        .total_core_instances(slots * POOLED_CORE_INSTANCES_MAX)
+        .max_core_instances_per_component(POOLED_CORE_INSTANCES_MAX)
+        .total_memories(slots * POOLED_MEMORIES_MAX)
+        .max_memories_per_component(POOLED_MEMORIES_MAX)
+        .max_memories_per_module(POOLED_MEMORIES_MAX)
         .max_memory_size((limits::MEMORY_MB_MAX as usize) << 20)
-        .total_tables(slots * TABLES_PER_COMPONENT_MAX)
-        .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
-        .max_tables_per_module(TABLES_PER_COMPONENT_MAX)
+        .total_tables(slots * POOLED_TABLES_MAX)
+        .max_tables_per_component(POOLED_TABLES_MAX)
+        .max_tables_per_module(POOLED_TABLES_MAX)
         .table_elements(limits::TABLE_ELEMENTS_MAX)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 << 10);

@@ -13,7 +13,8 @@ pub enum RewardError {
     #[error("plugin {path}: {bytes} bytes, the limit is {limit}")]
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     #[error(
-        "plugin {path}: sha256 is {found}, the job pins {pinned}: use the pinned file, or change `sha256` if the new one is meant"
+        "plugin {path}: sha256 is {found}, the job pins {pinned}: use the pinned file, or, if the new one is meant, change `sha256` in the job \
+         (`r1ctl submit --update-lock` where r1.lock pins it)"
     )]
     Pin { path: PathBuf, found: String, pinned: String },
     #[error("plugin {path}: `sha256 = \"{pinned}\"` is not 64 hex digits")]
@@ -37,6 +38,8 @@ pub enum RewardError {
     Describe { path: PathBuf, why: String },
     #[error("plugin {path}: refuses its config {config}: {why}")]
     Config { path: PathBuf, config: String, why: String },
+    #[error("plugin {path}: no copy of it can be kept: {cause}")]
+    Keep { path: PathBuf, cause: std::io::Error },
     #[error("plugin {path}: golden cases: {why}")]
     Golden { path: PathBuf, why: String },
     #[error("reward limit `{key}` = {value}: {why}")]

@@ -13,6 +13,7 @@ use r1d_proto::verdict::Outcome;
 use reward_sdk::Finish;
 use reward_sdk::golden::{self, Case, Expected};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 const SECTION: &[u8] = b"r1d:golden";
 /// Golden cases are a few texts, not a data set.
@@ -55,6 +56,12 @@ pub fn embed(component: &[u8], jsonl: &str) -> Result<Vec<u8>, ComponentizeError
 pub fn embedded(component: &[u8]) -> Option<&str> {
     let found = sections(component).map_while(|section| section).find_map(|section| section.cases())?;
     std::str::from_utf8(found).ok().filter(|text| text.len() <= GOLDEN_BYTES_MAX)
+}
+
+/// The cases that a component's file brings.
+pub fn of_file(path: &Path) -> Result<Option<String>, RewardError> {
+    let bytes = std::fs::read(path).map_err(|cause| RewardError::Read { path: path.into(), cause })?;
+    Ok(embedded(&bytes).map(String::from))
 }
 
 /// How many cases these lines are; 0 when they are not.

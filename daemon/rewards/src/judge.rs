@@ -2,9 +2,9 @@
 
 use crate::bindings::r1d::reward::types as guest;
 use crate::cache;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::{RewardError, ScoreError};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Budget};
 use crate::world::{Instance, Linked, World};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
@@ -66,7 +66,7 @@ struct Loaded {
     linked: Linked,
     info: Info,
     config: String,
-    limits: Limits,
+    limits: Budget,
     module_sha256: String,
     config_sha256: String,
 }
@@ -75,7 +75,7 @@ struct Loaded {
 pub(crate) struct Setting {
     pub path: PathBuf,
     pub config: String,
-    pub limits: Limits,
+    pub limits: Budget,
     pub module_sha256: String,
 }
 
@@ -89,9 +89,8 @@ impl LoadedReward {
         setting: Setting,
     ) -> Result<Self, RewardError> {
         let Setting { path, config, limits, module_sha256 } = setting;
-        limits.check()?;
         let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
-        let pre = Linker::new(engine.wasm()).instantiate_pre(component).map_err(not_reward)?;
+        let pre = Linker::new(component.engine()).instantiate_pre(component).map_err(not_reward)?;
         let linked = Linked::new(world, pre).map_err(not_reward)?;
         let info = describe(&engine, &linked, &limits, &path)?;
         let config_sha256 = config_hash(&config);
@@ -145,7 +144,7 @@ impl LoadedReward {
     /// configuration and the completion alone (`RWD-1`). Blocks for as long as the limits allow; see [`crate::Pool`].
     pub fn score(&self, completion: &Completion) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
-        let ran = self.0.run(Budget::of_one(&self.0.limits, completion), |instance, store| match instance {
+        let ran = self.0.run(Allowance::of_one(&self.0.limits, completion), |instance, store| match instance {
             Instance::Reward(instance) => instance.call_score(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -153,13 +152,13 @@ impl LoadedReward {
     }
 
     /// Judges all samples of one prompt in one instance; as many judgements as completions, in their order. A fault is the
-    /// whole group's; fuel is shown in equal shares, and each completion counts towards the budget.
+    /// whole group's; fuel is shown in equal shares, and each completion counts towards what it may cost.
     pub fn score_group(&self, group: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
         if group.is_empty() {
             return Ok(Vec::new());
         }
         let given: Vec<guest::Completion> = group.iter().map(to_guest).collect();
-        let Ran { answer, fuel, took } = self.0.run(Budget::of(&self.0.limits, group), |instance, store| match instance {
+        let Ran { answer, fuel, took } = self.0.run(Allowance::of(&self.0.limits, group), |instance, store| match instance {
             Instance::Group(instance) => instance.call_score_group(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -181,8 +180,8 @@ impl LoadedReward {
     /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict, nothing is asked then.
     pub fn plan(&self, completion: &Completion) -> Result<Result<Vec<Ask>, Judged>, ScoreError> {
         let given = to_guest(completion);
-        let budget = Budget::of_one(&self.0.limits, completion).with_quotes_of(completion);
-        let Ran { answer, fuel, took } = self.0.run(budget, |instance, store| match instance {
+        let allowed = Allowance::of_one(&self.0.limits, completion).with_quotes_of(completion);
+        let Ran { answer, fuel, took } = self.0.run(allowed, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_plan(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -200,8 +199,8 @@ impl LoadedReward {
     pub fn conclude(&self, completion: &Completion, answers: &[Result<String, String>]) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
         let bytes = answers.iter().map(|answer| answer.as_ref().unwrap_or_else(|why| why).len()).sum();
-        let budget = Budget::of_one(&self.0.limits, completion).with_input(&self.0.limits, bytes);
-        let ran = self.0.run(budget, |instance, store| match instance {
+        let allowed = Allowance::of_one(&self.0.limits, completion).with_input(&self.0.limits, bytes);
+        let ran = self.0.run(allowed, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_conclude(store, &given, answers).map(Some),
             _ => Ok(None),
         })?;
@@ -235,18 +234,19 @@ impl<T> Ran<T> {
 }
 
 impl Loaded {
-    /// Calls a fresh instance that is configured, within the budget; once more with a longer wait when the backstop was hit.
+    /// Calls a fresh instance that is configured, within what is allowed; once more with a longer wait when the backstop was hit.
     fn run<T>(
         &self,
-        budget: Budget,
+        allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, ScoreError> {
         let turn = self.engine.turn();
         let start = self.clock.now();
-        let mut ran = self.attempt(budget, &call)?;
+        let mut ran = self.attempt(allowed, &call)?;
         if matches!(ran.0, Err(Outcome::OutOfTime)) {
-            tracing::warn!(plugin = self.info.name, id = budget.first_id, wall = ?budget.wall, "reward hit the wall-clock backstop: trying once more");
-            ran = self.attempt(budget.with_longer_wall(), &call)?;
+            let (wall, id) = (allowed.wall, allowed.first_id);
+            tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
+            ran = self.attempt(allowed.with_longer_wall(), &call)?;
         }
         let took = self.clock.now().saturating_sub(start);
         drop(turn);
@@ -255,16 +255,18 @@ impl Loaded {
 
     fn attempt<T>(
         &self,
-        budget: Budget,
+        allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
-        let mut store = store(&self.engine, budget).map_err(|e| ScoreError::Host(e.to_string()))?;
-        let answer =
-            self.linked.instantiate(&mut store).and_then(|instance| match instance.configure(&mut store, &self.config)? {
+        let mut store = store(&self.engine, allowed).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let answer = engine::on_deep_stack(|| {
+            let instance = self.linked.instantiate(&mut store)?;
+            match instance.configure(&mut store, &self.config)? {
                 Ok(()) => call(&instance, &mut store).map(Ok),
                 Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
-            });
-        let used = budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+            }
+        });
+        let used = allowed.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         match answer {
             Ok(answer) => Ok((answer, used)),
             Err(e) => Ok((Err(fault(&e, store.data())?), used)),
@@ -285,10 +287,10 @@ impl Loaded {
 
     fn try_config(&self) -> Result<(), RewardError> {
         let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let budget = Budget::of(&self.limits, &[]).with_input(&self.limits, self.config.len());
+        let allowed = Allowance::of(&self.limits, &[]).with_input(&self.limits, self.config.len());
         let _turn = self.engine.turn();
-        let mut store = store(&self.engine, budget).map_err(|e| refused(e.to_string()))?;
-        let accepted = self.linked.instantiate(&mut store).and_then(|instance| instance.configure(&mut store, &self.config));
+        let mut store = store(&self.engine, allowed).map_err(|e| refused(e.to_string()))?;
+        let accepted = engine::on_deep_stack(|| self.linked.instantiate(&mut store)?.configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
             Err(e) => Err(refused(fault_text(&e, store.data()))),
@@ -298,7 +300,8 @@ impl Loaded {
 
 /// What a call may cost.
 #[derive(Clone, Copy)]
-struct Budget {
+struct Allowance {
+    interpreted: bool,
     fuel: u64,
     wall: Duration,
     memory_bytes: usize,
@@ -308,17 +311,18 @@ struct Budget {
     first_id: u64,
 }
 
-impl Budget {
-    fn of_one(limits: &Limits, completion: &Completion) -> Budget {
-        Budget::of(limits, std::slice::from_ref(completion))
+impl Allowance {
+    fn of_one(limits: &Budget, completion: &Completion) -> Allowance {
+        Allowance::of(limits, std::slice::from_ref(completion))
     }
 
     /// Limits are per completion: fuel of a group adds up, its memory grows by what the others hand in. A call without any counts as one.
-    fn of(limits: &Limits, completions: &[Completion]) -> Budget {
+    fn of(limits: &Budget, completions: &[Completion]) -> Allowance {
         let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
         let fuel = if completions.is_empty() { limits.fuel_for(0) } else { fuel };
         let others = completions.get(1..).unwrap_or_default();
-        Budget {
+        Allowance {
+            interpreted: limits.interpreted,
             fuel,
             wall: limits.wall_for(fuel),
             memory_bytes: limits.memory_bytes_with(others.iter().map(input_bytes).sum()),
@@ -328,19 +332,19 @@ impl Budget {
     }
 
     /// For input besides the completions.
-    fn with_input(self, limits: &Limits, bytes: usize) -> Budget {
+    fn with_input(self, limits: &Budget, bytes: usize) -> Allowance {
         let fuel = self.fuel.saturating_add(limits.fuel_for_more(bytes));
-        Budget { fuel, wall: limits.wall_for(fuel), ..self }
+        Allowance { fuel, wall: limits.wall_for(fuel), ..self }
     }
 
     /// For questions, which hand the completion on.
-    fn with_quotes_of(self, completion: &Completion) -> Budget {
+    fn with_quotes_of(self, completion: &Completion) -> Allowance {
         let quotes = input_bytes(completion).saturating_mul(limits::HOSTCALL_QUOTES_MAX);
-        Budget { hostcall_bytes: self.hostcall_bytes.saturating_add(quotes), ..self }
+        Allowance { hostcall_bytes: self.hostcall_bytes.saturating_add(quotes), ..self }
     }
 
-    fn with_longer_wall(self) -> Budget {
-        Budget { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
+    fn with_longer_wall(self) -> Allowance {
+        Allowance { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
     }
 }
 
@@ -353,11 +357,11 @@ fn config_hash(json: &str) -> String {
     cache::hex(&Sha256::digest(json.as_bytes()))
 }
 
-fn describe(engine: &Engine, linked: &Linked, limits: &Limits, path: &Path) -> Result<Info, RewardError> {
+fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
     let _turn = engine.turn();
-    let mut store = store(engine, Budget::of(limits, &[])).map_err(|e| failed(e.to_string()))?;
-    let info = linked.instantiate(&mut store).and_then(|instance| instance.describe(&mut store));
+    let mut store = store(engine, Allowance::of(limits, &[])).map_err(|e| failed(e.to_string()))?;
+    let info = engine::on_deep_stack(|| linked.instantiate(&mut store)?.describe(&mut store));
     let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
     let range = format!("min {} and max {}", info.min, info.max);
     if !(info.min.is_finite() && info.max.is_finite() && info.min <= info.max) {
@@ -374,14 +378,14 @@ fn describe(engine: &Engine, linked: &Linked, limits: &Limits, path: &Path) -> R
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, budget: Budget) -> wasmtime::Result<Store<Memory>> {
-    let memory = Memory { left: budget.memory_bytes, limit: budget.memory_bytes, refused: false };
-    let mut store = Store::try_new(engine.wasm(), memory)?;
+fn store(engine: &Engine, allowed: Allowance) -> wasmtime::Result<Store<Memory>> {
+    let memory = Memory { left: allowed.memory_bytes, limit: allowed.memory_bytes, refused: false };
+    let mut store = Store::try_new(engine.wasm(allowed.interpreted), memory)?;
     store.limiter(|memory| memory);
-    store.set_fuel(budget.fuel)?;
-    store.set_hostcall_fuel(budget.hostcall_bytes);
+    store.set_fuel(allowed.fuel)?;
+    store.set_hostcall_fuel(allowed.hostcall_bytes);
     // One more tick: the first may come at once.
-    store.set_epoch_deadline(budget.wall.as_millis() as u64 / limits::TICK_MS + 1);
+    store.set_epoch_deadline(allowed.wall.as_millis() as u64 / limits::TICK_MS + 1);
     Ok(store)
 }
 
@@ -475,5 +479,17 @@ impl ResourceLimiter for Memory {
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= limits::TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES_MAX
     }
 }

@@ -94,6 +94,7 @@ pub struct Rewards {
     clock: SharedClock,
     pool: Pool,
     trusted: Vec<PublicKey>,
+    store: Option<PathBuf>,
 }
 
 impl Rewards {
@@ -105,13 +106,51 @@ impl Rewards {
         let slots =
             u32::try_from(threads + 1).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
         let engine = Arc::new(Engine::open(slots)?);
-        let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm()))).transpose()?;
-        Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)?, trusted: Vec::new() })
+        let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm(false)))).transpose()?;
+        Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)?, trusted: Vec::new(), store: None })
     }
 
     /// From now on a plugin must bear a signature of one of these keys. None: signatures are not asked for.
     pub fn trusting(self, keys: Vec<PublicKey>) -> Rewards {
         Rewards { trusted: keys, ..self }
+    }
+
+    /// Components that were [kept](Rewards::keep) in this directory are found there by their pin, whatever became of the files they came
+    /// from.
+    pub fn storing(self, dir: PathBuf) -> Rewards {
+        Rewards { store: Some(dir), ..self }
+    }
+
+    /// Keeps a copy of the component, and of its signatures, under its hash. Nothing happens without [`Rewards::storing`], or when it is
+    /// kept already.
+    pub fn keep(&self, reward: &LoadedReward) -> Result<(), RewardError> {
+        let Some(kept) = self.kept(reward.module_sha256()) else { return Ok(()) };
+        if kept == reward.path() {
+            return Ok(());
+        }
+        let failed = |cause| RewardError::Keep { path: reward.path().into(), cause };
+        let bytes = read(reward.path())?;
+        // The file may have changed since it was loaded.
+        check_pin(reward.path(), &cache::hex(&Sha256::digest(&bytes)), reward.module_sha256())?;
+        let write = |path: &Path, bytes: &[u8]| -> std::io::Result<()> {
+            let part = path.with_extension(format!("part-{}", std::process::id()));
+            std::fs::write(&part, bytes)?;
+            std::fs::File::open(&part)?.sync_all()?;
+            std::fs::rename(&part, path)
+        };
+        if let Some(dir) = kept.parent() {
+            std::fs::create_dir_all(dir).map_err(failed)?;
+        }
+        if let Ok(signatures) = std::fs::read(signature::beside(reward.path())) {
+            write(&signature::beside(&kept), &signatures).map_err(failed)?;
+        }
+        write(&kept, &bytes).map_err(failed)
+    }
+
+    /// Where a component of this hash is kept; the file need not be there.
+    fn kept(&self, sha256: &str) -> Option<PathBuf> {
+        let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hash.then_some(self.store.as_ref()?.join(format!("{}.wasm", sha256.to_ascii_lowercase())))
     }
 
     /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks: milliseconds for a small plugin from
@@ -122,8 +161,11 @@ impl Rewards {
 
     /// [`Rewards::load`] without trying the configuration: for what a plugin says of itself, and for golden cases, which bring their own.
     pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
-        let path = self.find(&spec.plugin)?;
+        let kept = spec.sha256.as_ref().and_then(|sha256| self.kept(sha256)).filter(|path| path.is_file());
+        let path = kept.map_or_else(|| self.find(&spec.plugin), Ok)?;
         let bytes = read(&path)?;
+        // Golden cases are no code.
+        let limits = spec.limits.budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
         let module_sha256 = cache::hex(&sha256);
         if let Some(pinned) = &spec.sha256 {
@@ -137,9 +179,9 @@ impl Rewards {
             Kind::CoreModule => return Err(RewardError::CoreModule { path }),
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
-        let component = self.component(&path, &bytes, &sha256)?;
+        let component = self.component(&path, &bytes, &sha256, limits.interpreted)?;
         let world = component::check(&component, &path)?;
-        let setting = Setting { path, config: spec.config_json.clone(), limits: spec.limits, module_sha256 };
+        let setting = Setting { path, config: spec.config_json.clone(), limits, module_sha256 };
         LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, world, setting)
     }
 
@@ -175,15 +217,16 @@ impl Rewards {
         })
     }
 
-    fn component(&self, path: &Path, bytes: &[u8], sha256: &[u8; 32]) -> Result<Component, RewardError> {
+    fn component(&self, path: &Path, bytes: &[u8], sha256: &[u8; 32], interpreted: bool) -> Result<Component, RewardError> {
+        let engine = self.engine.wasm(interpreted);
         if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.load(sha256))
-            && let Ok(component) = deserialize(&self.engine, &cached)
+            && let Ok(component) = deserialize(engine, &cached)
         {
             return Ok(component);
         }
         let refused = |why| RewardError::Compile { path: path.into(), why };
         let code = self.compiler.compile(bytes).map_err(refused)?;
-        let component = deserialize(&self.engine, &code).map_err(refused)?;
+        let component = deserialize(engine, &code).map_err(refused)?;
         if let Some(cache) = &self.cache {
             cache.store(sha256, &code);
         }
@@ -191,10 +234,10 @@ impl Rewards {
     }
 }
 
-fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component, String> {
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, String> {
     // SAFETY: the code comes from our own compiler, either just now over a private socket or from a file whose MAC only this
     // daemon could have made.
-    unsafe { Component::deserialize(engine.wasm(), code) }.map_err(|e| format!("{e:#}"))
+    unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RewardError> {

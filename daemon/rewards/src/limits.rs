@@ -8,9 +8,14 @@ use std::time::Duration;
 
 pub const FUEL_DEFAULT: u64 = 50_000_000;
 pub const FUEL_PER_BYTE_DEFAULT: u64 = 2_000;
+/// What an interpreter (CPython, QuickJS) spends more on the same work.
+pub const INTERPRETED_FUEL_FACTOR: u64 = 100;
 pub const MEMORY_MB_DEFAULT: u32 = 64;
-/// An interpreted guest (Python, JavaScript) needs about this; it is also the address space that the pool keeps per memory.
+pub const INTERPRETED_MEMORY_MB_DEFAULT: u32 = MEMORY_MB_MAX;
+/// Also the address space that the pool keeps per memory.
 pub const MEMORY_MB_MAX: u32 = 512;
+/// A component from this size on has an interpreter inside: QuickJS makes 1.6 MB, CPython 18 MB, the largest of the SDK's plugins a tenth of one.
+pub const INTERPRETED_BYTES_MIN: usize = 1 << 20;
 /// 16 KiB, and 1 KiB for the completion.
 pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
 /// More of them for each further completion of a group.
@@ -21,6 +26,10 @@ pub const HOSTCALL_QUOTES_MAX: usize = 4;
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3 memories.
+pub const CORE_INSTANCES_MAX: usize = 64;
+pub const TABLES_MAX: usize = 64;
+pub const MEMORIES_MAX: usize = 4;
 /// The epoch's tick: how finely the backstop measures.
 pub const TICK_MS: u64 = 10;
 /// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a desktop core.
@@ -30,56 +39,75 @@ const WALL_MS_MAX: u64 = 3_600_000;
 /// A completion that hits the backstop is judged once more with the backstop times this.
 pub const WALL_RETRY_FACTOR: u64 = 6;
 
-/// Per completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Per completion, as they are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta.
+    /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta; a hundred times that for an interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory, all memories of the instance together. A group's instance gets more by the size of its completions.
-    pub memory_mb: u32,
+    /// MiB of linear memory, all memories of the instance together; `None`: 64, and 512 for an interpreted plugin. A group's instance gets more by
+    /// the size of its completions.
+    pub memory_mb: Option<u32>,
     /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow machine.
     pub wall_ms: Option<u64>,
-    /// That the guest may hand to the host in one call: without it a string of 8 MiB that a list names 64 times makes the host allocate
+    /// That the guest may hand to the host in one call; `None`: 17 KiB. Without it a string of 8 MiB that a list names 64 times makes the host allocate
     /// 512 MiB.
-    pub hostcall_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { fuel: None, memory_mb: MEMORY_MB_DEFAULT, wall_ms: None, hostcall_bytes: HOSTCALL_BYTES_DEFAULT }
-    }
+    pub hostcall_bytes: Option<usize>,
 }
 
 impl Limits {
-    pub(crate) fn check(&self) -> Result<(), RewardError> {
+    /// What holds for a component of this size.
+    pub(crate) fn budget(&self, component_bytes: usize) -> Result<Budget, RewardError> {
         let refuse = |key, value, why: &str| Err(RewardError::Limit { key, value, why: why.into() });
+        let interpreted = component_bytes >= INTERPRETED_BYTES_MIN;
+        let memory_default = if interpreted { INTERPRETED_MEMORY_MB_DEFAULT } else { MEMORY_MB_DEFAULT };
+        let memory_mb = self.memory_mb.unwrap_or(memory_default);
+        if !(1..=MEMORY_MB_MAX).contains(&memory_mb) {
+            return refuse("memory_mb", memory_mb.into(), &format!("must be 1 to {MEMORY_MB_MAX}"));
+        }
         match self {
             Limits { fuel: Some(0), .. } => refuse("fuel", 0, "nothing runs without fuel"),
-            Limits { memory_mb, .. } if !(1..=MEMORY_MB_MAX).contains(memory_mb) => {
-                refuse("memory_mb", (*memory_mb).into(), &format!("must be 1 to {MEMORY_MB_MAX}"))
-            }
             Limits { wall_ms: Some(0), .. } => refuse("wall_ms", 0, "must be at least 1"),
-            _ => Ok(()),
+            _ => Ok(Budget {
+                fuel: self.fuel,
+                interpreted,
+                memory_bytes: (memory_mb as usize) << 20,
+                wall_ms: self.wall_ms,
+                hostcall_bytes: self.hostcall_bytes.unwrap_or(HOSTCALL_BYTES_DEFAULT),
+            }),
         }
     }
+}
 
-    /// With room for more input: twice, as what is handed in is often copied once.
-    pub(crate) fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
-        let memory = (self.memory_mb as usize) << 20;
-        memory.saturating_add(more_input_bytes.saturating_mul(2)).min((MEMORY_MB_MAX as usize) << 20)
-    }
+/// The limits of a loaded plugin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    fuel: Option<u64>,
+    pub interpreted: bool,
+    memory_bytes: usize,
+    wall_ms: Option<u64>,
+    pub hostcall_bytes: usize,
+}
 
+impl Budget {
     /// The budget for an input of so many bytes.
-    pub(crate) fn fuel_for(&self, input_bytes: usize) -> u64 {
-        self.fuel.unwrap_or_else(|| FUEL_DEFAULT.saturating_add(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64)))
+    pub fn fuel_for(&self, input_bytes: usize) -> u64 {
+        let factor = if self.interpreted { INTERPRETED_FUEL_FACTOR } else { 1 };
+        let compiled = FUEL_DEFAULT.saturating_add(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64));
+        self.fuel.unwrap_or_else(|| compiled.saturating_mul(factor))
     }
 
     /// More of it for input besides the completion; nothing where the job sets the fuel.
-    pub(crate) fn fuel_for_more(&self, input_bytes: usize) -> u64 {
-        self.fuel.map_or(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64), |_| 0)
+    pub fn fuel_for_more(&self, input_bytes: usize) -> u64 {
+        let factor = if self.interpreted { INTERPRETED_FUEL_FACTOR } else { 1 };
+        self.fuel.map_or((FUEL_PER_BYTE_DEFAULT * factor).saturating_mul(input_bytes as u64), |_| 0)
     }
 
-    pub(crate) fn wall_for(&self, fuel: u64) -> Duration {
+    /// With room for more input: twice, as what is handed in is often copied once.
+    pub fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
+        self.memory_bytes.saturating_add(more_input_bytes.saturating_mul(2)).min((MEMORY_MB_MAX as usize) << 20)
+    }
+
+    pub fn wall_for(&self, fuel: u64) -> Duration {
         let ms = self.wall_ms.unwrap_or((WALL_MS_MIN + fuel / FUEL_PER_MS_MIN).min(WALL_MS_MAX));
         Duration::from_millis(ms)
     }

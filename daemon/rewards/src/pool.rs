@@ -1,6 +1,7 @@
 //! The scoring threads. They are OS threads of their own, so judging never delays the control plane; their queue is bounded
 //! (`LIM-1`), and time in it is never part of a completion's time.
 
+use crate::engine;
 use crate::error::{RewardError, ScoreError};
 use crate::judge::{Completion, Judged, LoadedReward};
 use std::collections::VecDeque;
@@ -111,7 +112,7 @@ impl Pool {
         let pool = Pool { shared: shared.clone(), room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads };
         for i in 0..threads {
             let shared = shared.clone();
-            let thread = std::thread::Builder::new().name(format!("reward-{i}"));
+            let thread = std::thread::Builder::new().name(format!("reward-{i}")).stack_size(2 * engine::STACK_BYTES);
             thread.spawn(move || shared.work()).map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
         }
         Ok(pool)

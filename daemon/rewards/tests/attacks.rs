@@ -2,7 +2,7 @@
 
 mod guests;
 
-use guests::{Guest, RESULT, completion, component, load, load_bytes, returns, rewards};
+use guests::{Guest, RESULT, completion, component, group_core, load, load_bytes, resident_bytes, returns, rewards, sharing};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Judged, RewardError};
 use std::sync::mpsc;
@@ -58,7 +58,7 @@ fn a_memory_bomb_ends_at_its_limit() {
     let body = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     assert_eq!(trap_reason(body), "out of memory: the limit is 64 MiB");
     let bytes = component(&Guest { score: body, ..Guest::default() });
-    let small = load_bytes(&rewards(1), &bytes, |spec| spec.limits.memory_mb = 1).unwrap();
+    let small = load_bytes(&rewards(1), &bytes, |spec| spec.limits.memory_mb = Some(1)).unwrap();
     let Outcome::Trap { reason } = small.score(&completion("2", None)).unwrap().outcome else { panic!("no trap") };
     assert_eq!(reason, "out of memory: the limit is 1 MiB");
 }
@@ -152,6 +152,47 @@ fn what_fuel_cannot_see_hits_the_backstop_after_a_retry() {
     assert_eq!(endless.unwrap().score(&completion("2", None)).unwrap().outcome, Outcome::OutOfTime);
 }
 
+/// A large component gets an interpreter's limits, outside of the pool. They are limits too.
+#[test]
+fn a_large_guest_is_bounded_too() {
+    let large = format!("(data \"{}\")", "x".repeat(1 << 20));
+    let bomb = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
+    let reason = match judge(&Guest { fields: &large, score: bomb, ..Guest::default() }).outcome {
+        Outcome::Trap { reason } => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason, "out of memory: the limit is 512 MiB");
+    let asks = |fields: &str| {
+        let bytes = component(&Guest { fields: &(large.clone() + fields), score: &returns("(f32.const 1)"), ..Guest::default() });
+        load_bytes(&rewards(1), &bytes, |_| ()).map(|reward| reward.score(&completion("2", None)).unwrap().outcome)
+    };
+    assert_eq!(asks(&"(memory 1)".repeat(3)).unwrap(), Outcome::Score { value: 1.0, parts: vec![] });
+    for many in ["(memory 1)".repeat(4), "(table 1 funcref)".repeat(65), "(table 20001 funcref)".into(), "(memory 8192)".into()] {
+        let error = asks(&many).err().unwrap();
+        assert!(matches!(error, RewardError::Describe { .. }), "{error}");
+    }
+    // A call that never ends is interrupted there as well.
+    let bytes = component(&Guest { fields: &large, score: "(loop $again (br $again)) (unreachable)", ..Guest::default() });
+    let endless = load_bytes(&rewards(1), &bytes, |spec| {
+        (spec.limits.fuel, spec.limits.wall_ms) = (Some(u64::MAX / 2), Some(20));
+    });
+    assert_eq!(endless.unwrap().score(&completion("2", None)).unwrap().outcome, Outcome::OutOfTime);
+}
+
+/// A caller's thread may have less stack than a guest.
+#[test]
+fn a_deep_guest_needs_no_deep_thread() {
+    let recursion = Guest {
+        fields: "(func $down (param i64) (call $down (i64.add (local.get 0) (i64.const 1))) (drop (i64.eqz (local.get 0))))",
+        score: "(call $down (i64.const 0)) (unreachable)",
+        ..Guest::default()
+    };
+    let reward = load(&rewards(1), &recursion);
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let judged = small.spawn(move || reward.score(&completion("2", None)).unwrap()).unwrap().join().unwrap();
+    assert_eq!(judged.outcome, Outcome::Trap { reason: "stack overflow".into() });
+}
+
 #[test]
 fn work_at_load_time_is_bounded_too() {
     let start = Guest { fields: "(func $main (loop $again (br $again))) (start $main)", ..Guest::default() };
@@ -203,4 +244,65 @@ fn no_attack_changes_a_neighbours_verdict() {
         beside[i] = Some((judged.outcome, judged.reason, judged.fuel));
     }
     assert_eq!(alone.into_iter().map(Some).collect::<Vec<_>>(), beside);
+}
+
+#[test]
+fn a_group_is_one_call_and_its_faults_are_everybodys() {
+    let rewards = rewards(1);
+    let group: Vec<_> = (0..4).map(|i| completion(&"x".repeat(i), None)).collect();
+    let reward = load_bytes(&rewards, &sharing(), |_| ()).unwrap();
+    let judged = reward.score_group(&group).unwrap();
+    assert!(judged.iter().all(|judged| judged.outcome == Outcome::Score { value: 0.25, parts: vec![] }), "{judged:?}");
+    assert_eq!(reward.score_group(&group[..1]).unwrap()[0].outcome, Outcome::Score { value: 1.0, parts: vec![] });
+    assert_eq!(reward.score_group(&[]).unwrap(), []);
+    assert!(reward.score(&group[0]).unwrap_err().to_string().contains("world `group-reward`"));
+
+    let outcomes = |body: &str| -> Vec<Outcome> {
+        let reward = load_bytes(&rewards, &r1d_rewards::componentize(&group_core(body)).unwrap(), |_| ()).unwrap();
+        reward.score_group(&group).unwrap().into_iter().map(|judged| judged.outcome).collect()
+    };
+    let empty = "(i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (i32.const 0)) (i32.const 4096)";
+    let wrong_count = Outcome::Trap { reason: "0 results for 4 completions".into() };
+    assert_eq!(outcomes(empty), vec![wrong_count; 4]);
+    assert_eq!(outcomes("(loop $again (br $again)) (unreachable)"), vec![Outcome::OutOfFuel; 4]);
+    assert_eq!(outcomes("(unreachable)"), vec![Outcome::Trap { reason: "the plugin panicked".into() }; 4]);
+    // One result that breaks the contract is its completion's alone.
+    let one_bad = "(i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (i32.const 4))
+        (f32.store (i32.const 8196) (f32.const nan)) (i32.const 4096)";
+    let outcomes = outcomes(one_bad);
+    assert_eq!(outcomes[0], Outcome::Trap { reason: "the score is NaN".into() });
+    assert_eq!(outcomes[1..], vec![Outcome::Score { value: 0.0, parts: vec![] }; 3]);
+}
+
+#[test]
+fn two_hundred_reloads_leave_nothing_behind() {
+    let rewards = rewards(1);
+    let reload = |i: u32| {
+        let reward = load(&rewards, &Guest { score: &returns(&format!("(f32.const {})", i as f32 / 1000.0)), ..Guest::default() });
+        assert_eq!(
+            reward.score(&completion("2", None)).unwrap().outcome,
+            Outcome::Score { value: i as f32 / 1000.0, parts: vec![] }
+        );
+    };
+    (0..50).for_each(reload);
+    let before = resident_bytes();
+    (50..250).for_each(reload);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more after 200 reloads");
+}
+
+/// Functions without end, and one function that is all the file: each is refused or compiled within the compiler's limits, and the
+/// daemon goes on.
+#[test]
+fn compile_bombs_are_a_plugins_own_problem() {
+    let rewards = rewards(1);
+    let many: String =
+        (0..20_000).map(|i| format!("(func $f{i} (param i32) (result i32) (i32.add (local.get 0) (i32.const {i})))")).collect();
+    let reward = load(&rewards, &Guest { fields: &many, score: &returns("(f32.const 0.5)"), ..Guest::default() });
+    assert_eq!(reward.score(&completion("2", None)).unwrap().outcome, Outcome::Score { value: 0.5, parts: vec![] });
+    let deep = format!("{}{}", "(block ".repeat(5_000), ")".repeat(5_000));
+    let guest = Guest { score: &format!("{deep} {}", returns("(f32.const 0.5)")), ..Guest::default() };
+    if let Ok(reward) = load_bytes(&rewards, &component(&guest), |_| ()) {
+        assert!(reward.score(&completion("2", None)).is_ok());
+    }
 }

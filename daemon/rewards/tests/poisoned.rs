@@ -3,7 +3,7 @@
 
 mod guests;
 
-use guests::{completion, rewards};
+use guests::{completion, resident_bytes, rewards};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, RewardSpec, Rewards, World, attacks};
 
@@ -153,12 +153,6 @@ fn the_rest_of_a_poisoned_batch_keeps_its_verdicts() {
             assert!(found == expected, "{plugin:?}, {name}: a neighbour's verdict changed");
         }
     }
-}
-
-/// Memory that this process holds.
-fn resident_bytes() -> usize {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size()
 }
 
 #[test]

@@ -33,11 +33,11 @@ fn imports_are_refused_by_name() {
 fn a_core_module_is_refused_with_the_way_out() {
     let error = refusal(&core(&Guest::default(), "reward"));
     assert!(matches!(error, RewardError::CoreModule { .. }));
-    assert!(error.to_string().contains("r1d plugin componentize"), "{error}");
+    assert!(error.to_string().contains("r1ctl plugin build"), "{error}");
 }
 
 #[test]
-fn other_worlds_are_refused_by_name() {
+fn worlds_with_other_functions_are_refused() {
     // Only the exports' names are looked at before a component is linked.
     let exporting = |names: &[&str]| {
         let exports: String = names.iter().map(|name| format!(r#"(export "{name}" (func $f))"#)).collect();
@@ -46,8 +46,11 @@ fn other_worlds_are_refused_by_name() {
         );
         refusal(&wat::parse_str(text).unwrap())
     };
-    assert!(exporting(&["describe", "configure", "score-group"]).to_string().contains("group-reward"));
-    assert!(exporting(&["describe", "configure", "plan", "conclude"]).to_string().contains("judged-reward"));
+    let error = exporting(&["describe", "configure", "plan"]);
+    assert!(matches!(&error, RewardError::NotReward { why, .. } if why.contains("conclude")), "{error}");
+    for whole in [["describe", "configure", "score-group"].as_slice(), &["describe", "configure", "plan", "conclude"]] {
+        assert!(matches!(exporting(whole), RewardError::NotReward { .. }), "wrong types: {whole:?}");
+    }
     let error = exporting(&["describe", "score"]);
     assert!(matches!(&error, RewardError::NotReward { why, .. } if why.contains("configure")), "{error}");
     let error = exporting(&["describe", "configure", "score"]);
@@ -88,7 +91,10 @@ fn a_name_is_looked_up_in_the_plugin_directories_only() {
     let rewards = rewards(1);
     assert!(rewards.names().contains(&"accuracy".to_owned()));
     let error = rewards.load(&RewardSpec::named("acuracy")).err().unwrap().to_string();
-    assert!(error.contains("acuracy") && error.contains("accuracy, format") && error.contains("plugins"), "{error}");
+    assert!(
+        error.contains("acuracy") && error.contains("accuracy, ") && error.contains("format") && error.contains("plugins"),
+        "{error}"
+    );
     for name in ["../plugins/accuracy", "", "..", "."] {
         assert!(matches!(rewards.load(&RewardSpec::named(name)), Err(RewardError::NotFound { .. })), "{name}");
     }
@@ -113,7 +119,7 @@ fn limits_out_of_range_are_refused_by_name() {
     let rewards = rewards(1);
     for (key, memory_mb, fuel) in [("memory_mb", 0, None), ("memory_mb", 4_096, None), ("fuel", 64, Some(0))] {
         let mut spec = RewardSpec::named("format");
-        (spec.limits.memory_mb, spec.limits.fuel) = (memory_mb, fuel);
+        (spec.limits.memory_mb, spec.limits.fuel) = (Some(memory_mb), fuel);
         let error = rewards.load(&spec).err().unwrap();
         assert!(error.to_string().contains(key), "{error}");
     }
@@ -129,4 +135,22 @@ fn only_a_core_module_of_the_sdk_becomes_a_component() {
     assert!(componentize(&module[..module.len() - 9]).is_err());
     let accuracy = std::fs::read(shipped().join("accuracy.wasm")).unwrap();
     assert!(matches!(componentize(&accuracy), Err(ComponentizeError::AlreadyComponent)));
+}
+
+#[test]
+fn where_keys_are_trusted_only_what_they_signed_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, key, other) = (dir.path().join("guest.wasm"), dir.path().join("key"), dir.path().join("other"));
+    std::fs::write(&file, honest()).unwrap();
+    let (trusted, stranger) = (r1d_rewards::signature::generate(&key).unwrap(), r1d_rewards::signature::generate(&other).unwrap());
+    assert_ne!(trusted, stranger);
+    let trusting = rewards(1).trusting(vec![trusted]);
+    let refused = || trusting.load(&guests::spec(&file)).err().map(|error| error.to_string());
+    assert!(refused().unwrap().contains("guest.wasm.sig"), "{:?}", refused());
+    r1d_rewards::signature::sign(&file, &other).unwrap();
+    assert!(refused().is_some(), "signed by a stranger");
+    r1d_rewards::signature::sign(&file, &key).unwrap();
+    assert_eq!(refused(), None);
+    std::fs::write(&file, component(&Guest { score: "(unreachable) (unreachable)", ..Guest::default() })).unwrap();
+    assert!(refused().is_some(), "changed since");
 }

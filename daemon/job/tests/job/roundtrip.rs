@@ -109,5 +109,5 @@ fn an_evaluation_scores_with_the_stages_reward_of_that_name() {
     assert_eq!(job.eval_rewards(&job.evals[0]), vec![job.stages[2].grpo().unwrap().rewards[0].clone()]);
     let other = parse(&JOB.replace("[[eval]]", "[[eval]]\nrewards = [\"exact\"]")).unwrap();
     let reward = &other.eval_rewards(&other.evals[0])[0];
-    assert_eq!((&reward.plugin, reward.limits.memory_mb), (&Plugin::Named("exact".into()), 64));
+    assert_eq!((&reward.plugin, reward.limits.memory_mb), (&Plugin::Named("exact".into()), None));
 }

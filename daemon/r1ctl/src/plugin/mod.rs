@@ -6,62 +6,81 @@ mod embedded;
 mod new;
 mod show;
 
-use crate::cli::{Output, Plugin, PluginDirs, Subject};
+use crate::cli::{Author, Output, PluginDirs, Subject};
 use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
 use crate::sibling;
-use r1d_proto::plugin::{Benched, Checked, Plugin as Described, Signed, Tested};
+use r1d_proto::plugin::{Benched, Checked, Plugin, Rescored, Signed, Tested};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use new::Language;
 
-pub fn run(command: Plugin, output: Output, printer: &Printer) -> Result<Ended, Error> {
+pub fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, Error> {
     let look = printer.stdout;
     match command {
-        Plugin::New { name, lang, sdk } => new::run(&name, lang, sdk.as_deref(), printer),
-        Plugin::Build { path, out } => {
+        Author::New { name, lang, sdk } => new::run(&name, lang, sdk.as_deref(), printer),
+        Author::Build { path, out } => {
             let built = build::run(&path, out.as_deref(), printer)?;
             print::data(&format!("{}\n", built.display()))?;
             Ok(Ended::Ok)
         }
-        Plugin::Test { subject, golden } => test(subject, golden.as_deref(), output, printer),
-        Plugin::Score { subject, cases, answers, asks } => {
+        Author::Test { subject, golden } => test(subject, golden.as_deref(), output, printer),
+        Author::Score { subject, cases, answers, asks } => {
             let mut words = subject_words("score", subject);
             words.push(cases.into());
             words.extend(answers.map(|path| sibling::option("answers", path)));
             words.extend(asks.map(|path| sibling::option("asks", path)));
             passed_through(words)
         }
-        Plugin::Check { subject } => {
+        Author::Check { subject } => {
             document(subject_words("check", subject), output, |checked: &Checked| show::checked(checked, look))
         }
-        Plugin::Bench { subject, cases, seconds } => {
+        Author::Bench { subject, cases, seconds } => {
             let mut words = subject_words("bench", subject);
             words.extend(cases.map(OsString::from));
             words.push(sibling::option("seconds", seconds.to_string()));
             document(words, output, |benched: &Benched| show::benched(benched, look))
         }
-        Plugin::Inspect { plugin, dirs } => {
+        Author::Inspect { plugin, dirs } => {
             let words = [words("inspect"), vec![plugin.into()], dir_words(dirs)].concat();
-            document(words, output, |described: &Described| show::described(described, look))
+            document(words, output, |described: &Plugin| show::described(described, look))
         }
-        Plugin::List { dirs } => {
+        Author::List { dirs } => {
             let words = [words("list"), dir_words(dirs)].concat();
-            document(words, output, |plugins: &Vec<Described>| show::plugins(plugins, look))
+            document(words, output, |plugins: &Vec<Plugin>| show::plugins(plugins, look))
         }
-        Plugin::Keygen { key } => {
+        Author::Keygen { key } => {
             let words = [words("keygen"), vec![key.into()]].concat();
             document(words, output, |signed: &Signed| show::keygen(signed))
         }
-        Plugin::Sign { file, key } => {
+        Author::Sign { file, key } => {
             let words = [words("sign"), vec![file.into(), sibling::option("key", key)]].concat();
             document(words, output, |signed: &Signed| show::signed(signed))
         }
     }
+}
+
+/// `r1ctl rescore`, with the job's directory found.
+pub struct Rescore {
+    pub run: PathBuf,
+    pub plugin: String,
+    pub reward: Option<String>,
+    pub config: Option<String>,
+    pub limit: u32,
+    pub dirs: PluginDirs,
+}
+
+pub fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Result<Ended, Error> {
+    let mut words = [words("rescore"), vec![asked.run.into(), sibling::option("plugin", asked.plugin)]].concat();
+    words.extend(asked.reward.map(|name| sibling::option("reward", name)));
+    words.extend(asked.config.map(|json| sibling::option("config", json)));
+    words.push(sibling::option("limit", asked.limit.to_string()));
+    words.extend(dir_words(asked.dirs));
+    document(words, output, |rescored: &Rescored| show::rescored(rescored, printer.stdout))
 }
 
 /// A directory is tested natively, then built and tested in the sandbox; a name or a file in the sandbox alone.

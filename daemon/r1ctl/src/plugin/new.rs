@@ -10,9 +10,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What stands for the plugin's name in the templates, in file names too.
-const PLACEHOLDER: &str = "NAME";
+const NAME: &str = "{{name}}";
 /// Where reward-sdk is, for the manifest.
-const SDK_PLACEHOLDER: &str = "REWARD_SDK";
+const SDK_PLACE: &str = "{{reward_sdk}}";
+/// The interface, for languages that read it when they build.
+const WIT: &str = "wit/reward.wit";
+/// A template's own, without the dot that would make it the repository's.
+const GITIGNORE: &str = "gitignore";
 const NAME_BYTES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,32 +55,20 @@ pub fn run(name: &str, language: Language, sdk: Option<&Path>, printer: &Printer
     let root = Path::new(name);
     // Fails where it is there: nothing of anybody's is written over.
     fs::create_dir(root).map_err(|source| file(root, source))?;
-    let fill = |text: &str| replace_word(&text.replace(SDK_PLACEHOLDER, &sdk_path.display().to_string()), PLACEHOLDER, name);
     for (path, text) in template {
-        write(&root.join(replace_word(path, PLACEHOLDER, name)), &fill(text))?;
+        let path = if path == GITIGNORE { ".gitignore".into() } else { path.replace(NAME, name) };
+        write(&root.join(path), &text.replace(NAME, name).replace(SDK_PLACE, &sdk_path.display().to_string()))?;
     }
-    if language == Language::Rust && sdk.is_none() {
-        for (path, text) in SDK {
-            write(&root.join("reward-sdk").join(path), text)?;
-        }
+    let (below, wanted): (&str, fn(&str) -> bool) = match language {
+        Language::Rust => ("reward-sdk", |_| true),
+        Language::Python | Language::Js => ("", |path| path == WIT),
+    };
+    for (path, text) in SDK.iter().filter(|(path, _)| sdk.is_none() && wanted(path)) {
+        write(&root.join(below).join(path), text)?;
     }
     print::data(&format!("{name}\n"))?;
     printer.note(&format!("next: r1ctl plugin test {name}; its README.md says more"));
     Ok(Ended::Ok)
-}
-
-/// Where the word stands alone: not in `CARGO_PKG_NAME`.
-fn replace_word(text: &str, word: &str, by: &str) -> String {
-    let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    let mut replaced = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(word) {
-        replaced.push_str(before);
-        let alone = !inside(replaced.chars().next_back()) && !inside(after.chars().next());
-        replaced.push_str(if alone { by } else { word });
-        rest = after;
-    }
-    replaced + rest
 }
 
 /// A crate, a file and a reward of a job can all be called so.
@@ -117,12 +109,6 @@ mod tests {
         for bad in ["", "A", "1a", "a_b", "a/b", "..", "a.b", "-a", "a-", "é", &"a".repeat(65)] {
             assert!(check(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_name_is_put_where_the_word_stands_alone() {
-        assert_eq!(replace_word("NAME.wasm, CARGO_PKG_NAME, (NAME)NAMES NAME", "NAME", "a"), "a.wasm, CARGO_PKG_NAME, (a)NAMES a");
-        assert_eq!(replace_word("NAMENAME", "NAME", "a"), "NAMENAME");
     }
 
     #[test]

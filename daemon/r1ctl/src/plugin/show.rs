@@ -2,7 +2,7 @@
 
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line};
-use r1d_proto::plugin::{Benched, Checked, Plugin, Signed, Tested};
+use r1d_proto::plugin::{Benched, Checked, Disagreement, Plugin, Rescored, Signed, Tested};
 
 pub fn plugins(plugins: &[Plugin], look: Look) -> String {
     let row = |plugin: &Plugin| {
@@ -97,6 +97,39 @@ pub fn keygen(signed: &Signed) -> String {
 
 pub fn signed(signed: &Signed) -> String {
     format!("{}\n", one_line(&signed.file))
+}
+
+pub fn rescored(rescored: &Rescored, look: Look) -> String {
+    let pair = |pair: &r1d_proto::plugin::Pair| {
+        let agree = if pair.recorded == pair.rescored { String::new() } else { look.yellow("differs") };
+        vec![pair.recorded.clone(), pair.rescored.clone(), pair.completions.to_string(), agree]
+    };
+    let columns = [left("recorded"), left("rescored"), right("completions"), left("")];
+    let pairs = table(look, &columns, rescored.pairs.iter().map(pair).collect());
+    let share = rescored.agreeing as f64 * 100.0 / rescored.completions.max(1) as f64;
+    let sha256: String = rescored.sha256.chars().take(12).collect();
+    let line = format!(
+        "{} of {} completions agree ({share:.2} %): {} as recorded, {} {sha256}\n",
+        rescored.agreeing,
+        rescored.completions,
+        one_line(&rescored.reward),
+        one_line(&rescored.plugin)
+    );
+    let disagreement = |d: &Disagreement| {
+        format!(
+            "\n{} step {}, prompt {}, sample {}: {} recorded, {} rescored\nprompt:     {}\ncompletion: {}\nreference:  {}\n",
+            look.bold("disagreement"),
+            d.step,
+            d.prompt_index,
+            d.sample_index,
+            d.recorded,
+            d.rescored,
+            one_line(&d.prompt),
+            one_line(&d.completion),
+            d.reference.as_deref().map_or_else(|| "none".into(), one_line)
+        )
+    };
+    pairs + &line + &rescored.disagreements.iter().map(disagreement).collect::<String>()
 }
 
 /// A reason may quote what a model wrote.

@@ -12,6 +12,7 @@ mod help;
 mod logs;
 mod model;
 mod on_terminal;
+mod plugin;
 mod shape;
 mod submit;
 mod watch;

@@ -30,7 +30,11 @@ steps = 2
 "#;
 
 fn submitted() -> Response {
-    Response::Submitted { job: fix::id(), warnings: vec!["data.train has 12 rows: each is seen 3 times".into()] }
+    Response::Submitted {
+        job: fix::id(),
+        warnings: vec!["data.train has 12 rows: each is seen 3 times".into()],
+        plugins: [("accuracy".to_owned(), "ab".repeat(32))].into(),
+    }
 }
 
 fn job_of(request: &Request) -> String {
@@ -153,4 +157,41 @@ fn explain_is_of_the_table_that_checks_the_keys() {
     assert!(home.run(&["explain"]).expect(0).stdout.contains("learning_rate"));
     let schema: Value = serde_json::from_str(&home.run(&["explain", "-o", "json"]).expect(0).stdout).unwrap();
     assert!(schema.get("$schema").is_some());
+}
+
+fn pins(request: &Request) -> Vec<(String, String)> {
+    match request {
+        Request::Submit { pins, .. } => pins.clone().into_iter().collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_first_submission_pins_the_plugins_and_later_ones_ask_for_the_same() {
+    let home = Home::new();
+    home.write("jobs/job.toml", JOB_FILE);
+    let daemon = FakeDaemon::answering(&home.socket(), submitted());
+    let first = home.run(&["submit", "jobs/job.toml"]).expect(0);
+    assert!(first.stderr.contains("plugins pinned in HOME/jobs/r1.lock"), "{}", first.stderr);
+    let lock = std::fs::read_to_string(home.path().join("jobs/r1.lock")).unwrap();
+    golden("table/r1.lock.txt", &lock);
+    let second = home.run(&["submit", "jobs/job.toml", "--locked"]).expect(0);
+    assert!(!second.stderr.contains("r1.lock"), "nothing new: {}", second.stderr);
+    home.run(&["submit", "jobs/job.toml", "--update-lock"]).expect(0);
+    let accuracy = vec![("accuracy".to_owned(), "ab".repeat(32))];
+    assert_eq!(daemon.requests().iter().map(pins).collect::<Vec<_>>(), [vec![], accuracy, vec![]]);
+    assert_eq!(std::fs::read_to_string(home.path().join("jobs/r1.lock")).unwrap(), lock);
+}
+
+#[test]
+fn a_locked_submission_needs_a_lock_that_is_whole() {
+    let home = Home::new();
+    home.write("jobs/job.toml", JOB_FILE);
+    let missing = home.run(&["submit", "jobs/job.toml", "--locked"]).expect(1).stderr;
+    assert!(missing.contains("r1.lock") && missing.contains("no pin of accuracy"), "{missing}");
+    for (text, part) in [("version = 7", "version is 7"), ("version", "r1.lock"), ("version = 1\nplugins = []", "plugins")] {
+        home.write("jobs/r1.lock", text);
+        let refused = home.run(&["submit", "jobs/job.toml"]).expect(1).stderr;
+        assert!(refused.contains("r1.lock") && refused.contains(part), "{text}: {refused}");
+    }
 }

@@ -3,6 +3,7 @@
 use crate::accept::{self, AcceptError};
 use crate::actors::jobs::{Cancel, Dispatch, Jobs};
 use crate::actors::supervise::{Alive, Supervised};
+use crate::graders;
 use crate::job_log;
 use crate::outputs::Outputs;
 use crate::samples;
@@ -168,18 +169,28 @@ impl Counter {
     async fn single(&self, request: Request) -> Result<Response, ControlErrorOf> {
         let desk = self.desk.clone();
         Ok(match request {
-            Request::Submit { job, priority } => {
+            Request::Submit { job, priority, pins } => {
                 let rewards = self.rewards.clone();
-                let submitted = tasks::blocking(move || accept::submit(&job, priority, &rewards, &desk)).await.map_err(internal)?;
-                let (job, warnings) = submitted?;
+                let submitted =
+                    tasks::blocking(move || accept::submit(&job, priority, pins, &rewards, &desk)).await.map_err(internal)?;
+                let accept::Submitted { job, warnings, plugins } = submitted?;
                 self.desk.board.touch();
                 self.jobs.ask("the queue", Dispatch).await.map_err(internal)?;
-                Response::Submitted { job, warnings }
+                Response::Submitted { job, warnings, plugins }
             }
             Request::Plan { job } => {
                 let rewards = self.rewards.clone();
                 let plan = tasks::blocking(move || accept::plan(&job, &rewards)).await.map_err(internal)?;
                 Response::Plan(Box::new(plan?))
+            }
+            Request::Reload { job, plugin, file } => {
+                let reload = graders::reload(self.find(&job)?, plugin, file, self.rewards.clone(), desk);
+                let reloaded = reload.await.map_err(|refused| {
+                    let kind = if refused.is_the_daemons() { ErrorKind::Internal } else { ErrorKind::Invalid };
+                    error(kind, refused)
+                })?;
+                self.desk.board.touch();
+                reloaded
             }
             Request::List => Response::Jobs(desk.summaries()),
             Request::Status { job } => Response::Status(Box::new(desk.status(&*self.find(&job)?))),

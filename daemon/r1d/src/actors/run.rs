@@ -8,6 +8,7 @@ use crate::actors::supervise::Supervised;
 use crate::actors::worker::{self, Said, Worker};
 use crate::board::Live;
 use crate::clerk::{Clerk, Task, unkept};
+use crate::graders::Recorded;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::Outputs;
@@ -177,7 +178,9 @@ impl Run {
                     run.log.warn(warning);
                 }
                 let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
-                run.materials = Some((Arc::new(materials), Arc::new(plan)));
+                let materials = Arc::new(materials);
+                run.means.desk.open_jobs.opened(&run.id, &materials);
+                run.materials = Some((materials, Arc::new(plan)));
                 run.attempt(context);
             }
             Ok(Err(error)) => run.finish(End::Failed { error: error.to_string() }, context),
@@ -576,7 +579,7 @@ fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Mate
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
-    Ok(Materials::open(job, rewards)?)
+    Ok(Materials::open(job, rewards, &Recorded::of(record))?)
 }
 
 /// The epoch of a new attempt and what is durable.

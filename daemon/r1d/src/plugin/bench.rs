@@ -1,11 +1,11 @@
 //! `plugin bench`: what a plugin costs on one core.
 
-use super::{Bench, PluginError, input, print, score::ms};
+use super::{Host, PluginError, SomeAnswer, input, print, score::ms};
 use crate::cli::Subject;
 use r1d_proto::plugin::{Benched, BenchedInput};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Answers, Ask, Completion, LoadedReward, Member};
+use r1d_rewards::{Completion, LoadedReward, Member};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ const BATCH: usize = 16;
 const SAMPLES_MAX: usize = 1_000_000;
 
 pub fn run(subject: &Subject, cases: Option<&Path>, seconds: u32) -> Result<bool, PluginError> {
-    let bench = Bench::open(&subject.dirs)?;
-    bench.load(subject)?;
-    let start = bench.clock.now();
-    let reward = bench.load(subject)?;
-    let load = bench.clock.now().saturating_sub(start);
+    let host = Host::open(&subject.dirs)?;
+    host.load(subject)?;
+    let start = host.clock.now();
+    let reward = host.load(subject)?;
+    let load = host.clock.now().saturating_sub(start);
     let mut sets: Vec<(String, Vec<Member>)> = Vec::new();
     match cases {
         Some(path) => sets.push((path.display().to_string(), input::read(path)?)),
@@ -28,7 +28,7 @@ pub fn run(subject: &Subject, cases: Option<&Path>, seconds: u32) -> Result<bool
     let inputs = sets
         .iter()
         .filter(|(_, members)| !members.is_empty())
-        .map(|(name, members)| measure(&bench, &reward, name, members, Duration::from_secs(seconds.into())))
+        .map(|(name, members)| measure(&host, &reward, name, members, Duration::from_secs(seconds.into())))
         .collect::<Result<_, _>>()?;
     print(&Benched { plugin: reward.info().name.clone(), load_ms: ms(load), inputs })?;
     Ok(true)
@@ -53,28 +53,19 @@ fn member(text: &str) -> Member {
     Member { completion, group: "0".into() }
 }
 
-struct Anything;
-
-impl Answers for Anything {
-    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
-        // A reward model says a number, a judge words.
-        Some(Ok(if ask.max_tokens == 0 { "0.5" } else { "yes" }.into()))
-    }
-}
-
 /// Judges all of them, again until the time is over.
 fn measure(
-    bench: &Bench,
+    host: &Host,
     reward: &LoadedReward,
     name: &str,
     members: &[Member],
     wanted: Duration,
 ) -> Result<BenchedInput, PluginError> {
     let (mut took, mut fuel, mut count, mut unscored) = (Vec::new(), 0u64, 0u64, 0u64);
-    let start = bench.clock.now();
+    let start = host.clock.now();
     let mut spent = Duration::ZERO;
     while spent < wanted || count == 0 {
-        reward.judge_all(members, &Anything, 1, |_, judged| {
+        reward.judge_all(members, &SomeAnswer, 1, |_, judged| {
             fuel = fuel.saturating_add(judged.fuel);
             count += 1;
             unscored += u64::from(!matches!(judged.outcome, Outcome::Score { .. }));
@@ -83,7 +74,7 @@ fn measure(
             }
             true
         })?;
-        spent = bench.clock.now().saturating_sub(start);
+        spent = host.clock.now().saturating_sub(start);
     }
     took.sort_unstable();
     let percentile = |p: usize| took.get((took.len() * p / 100).min(took.len() - 1)).copied().unwrap_or_default();

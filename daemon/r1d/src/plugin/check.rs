@@ -1,16 +1,16 @@
 //! `plugin check`: what a daemon asks of a plugin, whether its verdicts repeat, its golden cases, and the attack corpus.
 
-use super::{Bench, PluginError, print, score::ms, test};
+use super::{Host, PluginError, SomeAnswer, print, score::ms, test};
 use crate::cli::Subject;
 use r1d_proto::plugin::{Check, Checked, VerdictKind};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, attacks, golden};
+use r1d_rewards::{Completion, Judged, LoadedReward, Member, attacks, golden};
 
 pub fn run(subject: &Subject) -> Result<bool, PluginError> {
-    let bench = Bench::open(&subject.dirs)?;
+    let host = Host::open(&subject.dirs)?;
     // Loading refuses imports, other worlds, a range that is none, files that are too large.
-    let reward = bench.load(subject)?;
+    let reward = host.load(subject)?;
     let info = reward.info();
     let mut checks = vec![
         check("component", true, format!("imports nothing, world {}, {} {}", reward.world(), info.name, info.version)),
@@ -19,7 +19,7 @@ pub fn run(subject: &Subject) -> Result<bool, PluginError> {
         golden_cases(&reward)?,
         repeats(&reward)?,
     ];
-    checks.extend(attacked(&bench, &reward)?);
+    checks.extend(attacked(&host, &reward)?);
     let passed = checks.iter().all(|check| check.passed);
     print(&Checked { plugin: info.name.clone(), passed, checks })?;
     Ok(passed)
@@ -46,16 +46,6 @@ fn golden_cases(reward: &LoadedReward) -> Result<Check, PluginError> {
     Ok(check("golden cases", report.differing.is_empty(), found))
 }
 
-/// A model's answer where a judged reward asks for one.
-struct Anything;
-
-impl Answers for Anything {
-    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
-        // A reward model says a number, a judge words.
-        Some(Ok(if ask.max_tokens == 0 { "0.5" } else { "yes" }.into()))
-    }
-}
-
 fn member(text: &str, reference: &str) -> Member {
     let completion = Completion {
         id: 0,
@@ -72,10 +62,10 @@ fn member(text: &str, reference: &str) -> Member {
 /// Verdict and fuel of the same completion, again and again.
 fn repeats(reward: &LoadedReward) -> Result<Check, PluginError> {
     const TIMES: usize = 20;
-    let members = vec![member("<think>3 + 4 is 7</think><answer>7</answer>", "7"); 1];
+    let members = [member("<think>3 + 4 is 7</think><answer>7</answer>", "7")];
     let mut seen: Vec<(Outcome, u64)> = Vec::new();
     for _ in 0..TIMES {
-        reward.judge_all(&members, &Anything, 1, |_, judged| {
+        reward.judge_all(&members, &SomeAnswer, 1, |_, judged| {
             seen.push((judged.outcome, judged.fuel));
             true
         })?;
@@ -89,7 +79,7 @@ fn repeats(reward: &LoadedReward) -> Result<Check, PluginError> {
 }
 
 /// Each text as a completion and as a reference: a plugin may find them wrong or unusable, but must find.
-fn attacked(bench: &Bench, reward: &LoadedReward) -> Result<Vec<Check>, PluginError> {
+fn attacked(host: &Host, reward: &LoadedReward) -> Result<Vec<Check>, PluginError> {
     let texts = attacks::texts();
     // Each alone in its group: what one does must not be laid on another.
     let alone = |(i, member): (usize, Member)| Member { group: i.to_string(), ..member };
@@ -97,7 +87,7 @@ fn attacked(bench: &Bench, reward: &LoadedReward) -> Result<Vec<Check>, PluginEr
     let members: Vec<Member> =
         as_completion.chain(texts.iter().map(|(_, text)| member("<answer>7</answer>", text))).enumerate().map(alone).collect();
     let mut judged: Vec<Judged> = Vec::new();
-    reward.judge_all(&members, &Anything, bench.threads, |_, one| {
+    reward.judge_all(&members, &SomeAnswer, host.threads, |_, one| {
         judged.push(one);
         true
     })?;

@@ -9,7 +9,7 @@ use super::PluginError;
 use r1d_proto::rollout::FinishReason;
 use r1d_rewards::{Completion, Member};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -17,16 +17,16 @@ use std::path::Path;
 const LINE_BYTES_MAX: u64 = 16 << 20;
 /// All lines together: they are read before the first is judged, so that a bad line costs no half result.
 const INPUT_BYTES_MAX: u64 = 2 << 30;
+/// Unknown keys that are warned of.
+const UNKNOWN_MAX: usize = 8;
 const KEYS: [&str; 7] = ["prompt", "completion", "reference", "tokens", "finish", "group", "meta"];
 
 /// All lines of a file (`-`: of standard input). Empty lines at its end are none; elsewhere they are an error, as every line has a verdict.
 pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
-    let mut unknown = BTreeSet::new();
+    let mut unknown = BTreeMap::new();
     let members = lines(path, |line, object| member(line, object, &mut unknown))?;
-    for (key, line) in
-        unknown.into_iter().map(|(key, line): (String, usize)| (key, line)).collect::<std::collections::BTreeMap<_, _>>()
-    {
-        eprintln!("warning: {}, line {line}: unknown key `{key}` is left out; the keys are {}", path.display(), KEYS.join(", "));
+    for (key, line) in unknown {
+        eprintln!("warning: {}, line {line}: unknown key {key:?} is left out; the keys are {}", path.display(), KEYS.join(", "));
     }
     Ok(members)
 }
@@ -69,7 +69,7 @@ pub fn lines<T>(path: &Path, mut take: impl FnMut(usize, Map<String, Value>) -> 
     Ok(taken)
 }
 
-fn member(line: usize, mut object: Map<String, Value>, unknown: &mut BTreeSet<(String, usize)>) -> Result<Member, String> {
+fn member(line: usize, mut object: Map<String, Value>, unknown: &mut BTreeMap<String, usize>) -> Result<Member, String> {
     let prompt = text(&mut object, "prompt")?.ok_or("`prompt` is missing")?;
     let completion = text(&mut object, "completion")?.ok_or("`completion` is missing")?;
     let tokens = match taken(&mut object, "tokens") {
@@ -96,10 +96,9 @@ fn member(line: usize, mut object: Map<String, Value>, unknown: &mut BTreeSet<(S
         Some(other) => return Err(format!("`meta` is {}: write an object", kind(&other))),
     };
     let reference = text(&mut object, "reference")?;
-    if let Some((key, _)) = object.into_iter().find(|(key, _)| !KEYS.contains(&key.as_str()))
-        && !unknown.iter().any(|(known, _)| *known == key)
-    {
-        unknown.insert((key, line));
+    // What is left: each is warned of once.
+    for (key, _) in object.into_iter().take(UNKNOWN_MAX.saturating_sub(unknown.len())) {
+        unknown.entry(key).or_insert(line);
     }
     let completion = Completion { id: line as u64, prompt, text: completion, reference, tokens, finish, meta };
     Ok(Member { completion, group })

@@ -1,6 +1,6 @@
 //! `plugin inspect` and `plugin list`: what a component says of itself.
 
-use super::{Bench, PluginError, plugin, print, test};
+use super::{Host, PluginError, plugin, print, test};
 use crate::cli::PluginDirs;
 use r1d_proto::plugin::{About, Plugin};
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec, golden, signature};
@@ -8,25 +8,25 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 
 pub fn run(name: &str, dirs: &PluginDirs) -> Result<bool, PluginError> {
-    let described = describe(&Bench::open(dirs)?, name)?;
+    let described = describe(&Host::open(dirs)?, name)?;
     print(&described)?;
     Ok(described.refused.is_none())
 }
 
 pub fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
-    let bench = Bench::open(dirs)?;
-    let plugins: Vec<Plugin> = bench.rewards.names().iter().map(|name| describe(&bench, name)).collect::<Result<_, _>>()?;
+    let host = Host::open(dirs)?;
+    let plugins: Vec<Plugin> = host.rewards.names().iter().map(|name| describe(&host, name)).collect::<Result<_, _>>()?;
     print(&plugins)?;
     Ok(true)
 }
 
 /// What is no plugin is described as far as it can be; an error says that there is no file to describe.
-fn describe(bench: &Bench, name: &str) -> Result<Plugin, PluginError> {
-    let path = bench.rewards.find(&plugin(name))?;
+fn describe(host: &Host, name: &str) -> Result<Plugin, PluginError> {
+    let path = host.rewards.find(&plugin(name))?;
     let bytes = std::fs::read(&path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
     let spec = RewardSpec { plugin: r1d_rewards::Plugin::Path(path.clone()), ..RewardSpec::named("") };
-    let (about, refused) = match bench.rewards.unconfigured(&spec) {
+    let (about, refused) = match host.rewards.unconfigured(&spec) {
         Ok(reward) => (Some(about(&reward, &sha256)?), None),
         Err(error @ (RewardError::Engine(_) | RewardError::Cache { .. })) => return Err(error.into()),
         Err(error) => (None, Some(error.to_string())),

@@ -9,6 +9,7 @@
 //! | [`check`] | `check`: what a daemon asks of a plugin, and the attack corpus |
 //! | [`bench`] | `bench`: fuel and time |
 //! | [`inspect`] | `inspect`, `list` |
+//! | [`rescore`] | `rescore`: a run's completions under another grader |
 //! | [`sign`] | `keygen`, `sign` |
 
 mod bench;
@@ -16,6 +17,7 @@ mod check;
 mod componentize;
 mod input;
 mod inspect;
+mod rescore;
 mod score;
 mod sign;
 mod test;
@@ -24,7 +26,7 @@ use crate::cli::{COMPILE, Plugin, PluginDirs, Subject};
 use crate::settings;
 use r1d_data::DataError;
 use r1d_proto::world::{SharedClock, SystemClock};
-use r1d_rewards::{Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
+use r1d_rewards::{Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,8 @@ pub enum PluginError {
     Config(String),
     #[error("{plugin} brings no golden cases: name a file with --golden, or build it with golden.jsonl beside its Cargo.toml")]
     NoGolden { plugin: String },
+    #[error("{0}")]
+    Run(String),
     #[error(transparent)]
     Reward(#[from] RewardError),
     #[error(transparent)]
@@ -64,6 +68,9 @@ pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
         Plugin::Bench { subject, cases, seconds } => bench::run(&subject, cases.as_deref(), seconds),
         Plugin::Inspect { plugin, dirs } => inspect::run(&plugin, &dirs),
         Plugin::List { dirs } => inspect::list(&dirs),
+        Plugin::Rescore { run, plugin, reward, config, limit, dirs } => {
+            rescore::run(&run, &plugin, reward.as_deref(), config.as_deref(), limit, &dirs)
+        }
         Plugin::Keygen { key } => sign::keygen(&key),
         Plugin::Sign { file, key } => sign::sign(&file, &key),
     };
@@ -76,14 +83,14 @@ pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
 }
 
 /// The reward host with its tools' settings: code is compiled in a child and kept in the user's cache.
-pub struct Bench {
+pub struct Host {
     pub rewards: Rewards,
     pub clock: SharedClock,
     pub threads: usize,
 }
 
-impl Bench {
-    pub fn open(dirs: &PluginDirs) -> Result<Bench, PluginError> {
+impl Host {
+    pub fn open(dirs: &PluginDirs) -> Result<Host, PluginError> {
         let clock = SystemClock::shared();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let program = std::env::current_exe()?;
@@ -98,7 +105,7 @@ impl Bench {
         };
         // A home that cannot be written to costs a compilation each time, no more.
         let cache = settings::home_cache().filter(|dir| std::fs::create_dir_all(dir).is_ok());
-        Ok(Bench { rewards: Rewards::open(options(cache))?, clock, threads })
+        Ok(Host { rewards: Rewards::open(options(cache))?, clock, threads })
     }
 
     pub fn load(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
@@ -110,9 +117,18 @@ impl Bench {
     }
 }
 
+/// Where any answer of a model will do.
+pub struct SomeAnswer;
+
+impl Answers for SomeAnswer {
+    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
+        // A reward model says a number, a judge words.
+        Some(Ok(if ask.max_tokens == 0 { "0.5" } else { "yes" }.into()))
+    }
+}
+
 fn spec(subject: &Subject) -> Result<RewardSpec, PluginError> {
-    let default = r1d_rewards::Limits::default();
-    let limits = r1d_rewards::Limits { fuel: subject.fuel, memory_mb: subject.memory_mb.unwrap_or(default.memory_mb), ..default };
+    let limits = r1d_rewards::Limits { fuel: subject.fuel, memory_mb: subject.memory_mb, ..Default::default() };
     Ok(RewardSpec { plugin: plugin(&subject.plugin), sha256: None, config_json: config(&subject.config)?, limits })
 }
 

@@ -1,6 +1,6 @@
 //! `plugin score`: a verdict for each line of a file, in order.
 
-use super::{Bench, PluginError, input};
+use super::{Host, PluginError, input};
 use crate::cli::Subject;
 use r1d_proto::plugin::{Scored, VerdictKind};
 use r1d_proto::verdict::Outcome;
@@ -12,13 +12,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub fn run(subject: &Subject, cases: &Path, answers: Option<&Path>, asks: Option<&Path>) -> Result<bool, PluginError> {
-    let bench = Bench::open(&subject.dirs)?;
-    let reward = bench.load(subject)?;
+    let host = Host::open(&subject.dirs)?;
+    let reward = host.load(subject)?;
     let answers = AnswerFile::read(answers)?;
     let members = input::read(cases)?;
     let mut stdout = BufWriter::new(std::io::stdout().lock());
     let mut printed = Ok(());
-    reward.judge_all(&members, &answers, bench.threads, |_, judged| {
+    reward.judge_all(&members, &answers, host.threads, |_, judged| {
         printed = serde_json::to_writer(&mut stdout, &scored(judged))
             .map_err(std::io::Error::from)
             .and_then(|()| stdout.write_all(b"\n"));

@@ -1,14 +1,14 @@
 //! `plugin test`: golden cases through the sandbox.
 
-use super::{Bench, PluginError, print, read};
+use super::{Host, PluginError, print, read};
 use crate::cli::Subject;
 use r1d_proto::plugin::{Difference, Tested};
 use r1d_rewards::{LoadedReward, golden};
 use std::path::Path;
 
 pub fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> {
-    let bench = Bench::open(&subject.dirs)?;
-    let reward = bench.load_unconfigured(subject)?;
+    let host = Host::open(&subject.dirs)?;
+    let reward = host.load_unconfigured(subject)?;
     let jsonl = match file {
         Some(path) => read(path)?,
         None => own_cases(&reward)?.ok_or_else(|| PluginError::NoGolden { plugin: subject.plugin.clone() })?,
@@ -21,7 +21,5 @@ pub fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> 
 }
 
 pub fn own_cases(reward: &LoadedReward) -> Result<Option<String>, PluginError> {
-    let path = reward.path();
-    let bytes = std::fs::read(path).map_err(|source| PluginError::Read { path: path.into(), source })?;
-    Ok(golden::embedded(&bytes).map(String::from))
+    Ok(golden::of_file(reward.path())?)
 }

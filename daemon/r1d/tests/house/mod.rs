@@ -193,7 +193,7 @@ impl House {
     }
 
     pub fn submit(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: None }) {
+        match self.ask(Request::Submit { job, priority: None, pins: Default::default() }) {
             Response::Submitted { job, .. } => job.0,
             other => panic!("{other:?}"),
         }
@@ -201,7 +201,7 @@ impl House {
 
     /// The error that a job is refused with.
     pub fn refused(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: None }) {
+        match self.ask(Request::Submit { job, priority: None, pins: Default::default() }) {
             Response::Error(error) => {
                 assert_eq!(error.kind, ErrorKind::Invalid, "{}", error.message);
                 error.message

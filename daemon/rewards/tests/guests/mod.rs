@@ -40,9 +40,15 @@ pub fn component(guest: &Guest<'_>) -> Vec<u8> {
 
 /// The core module, with the metadata of a world embedded.
 pub fn core(guest: &Guest<'_>, world: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(core_text(guest)).unwrap();
+    embed(&mut module, world);
+    module
+}
+
+fn core_text(guest: &Guest<'_>) -> String {
     let Guest { fields, describe, configure, score } = guest;
     // info at 1024: name "test", version "1", min 0, max 1, no parts.
-    let text = format!(
+    format!(
         r#"(module
           (memory (export "memory") 2)
           (global $heap (mut i32) (i32.const 65536))
@@ -60,9 +66,32 @@ pub fn core(guest: &Guest<'_>, world: &str) -> Vec<u8> {
           (func (export "describe") (result i32) {describe})
           (func (export "configure") (param i32 i32) (result i32) {configure})
           (func (export "score") (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {score}))"#
-    );
+    )
+}
+
+/// A component of the world `group-reward` that gives every completion `1 / n`, n being the size of its group.
+pub fn sharing() -> Vec<u8> {
+    let body = r#"(local $i i32) (local $at i32)
+        (i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (local.get 1))
+        (local.set $at (i32.const 8192))
+        (block $done (loop $next
+          (br_if $done (i32.ge_u (local.get $i) (local.get 1)))
+          (i64.store (local.get $at) (i64.const 0))
+          (f32.store (i32.add (local.get $at) (i32.const 4)) (f32.div (f32.const 1) (f32.convert_i32_u (local.get 1))))
+          (local.set $at (i32.add (local.get $at) (i32.const 28)))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br $next)))
+        (i32.const 4096)"#;
+    r1d_rewards::componentize(&group_core(body)).unwrap()
+}
+
+/// The core module of a group reward; `body` leaves the address of a list of results: address and length.
+pub fn group_core(body: &str) -> Vec<u8> {
+    let text = core_text(&Guest::default());
+    let one = text.find(r#"(func (export "score")"#).unwrap();
+    let text = format!(r#"{}(func (export "score-group") (param i32 i32) (result i32) {body}))"#, &text[..one]);
     let mut module = wat::parse_str(text).unwrap();
-    embed(&mut module, world);
+    embed(&mut module, "group-reward");
     module
 }
 
@@ -126,4 +155,10 @@ pub fn completion(text: &str, reference: Option<&str>) -> Completion {
         finish: FinishReason::Stop,
         meta: None,
     }
+}
+
+/// Memory that this process holds.
+pub fn resident_bytes() -> usize {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
 }

@@ -1,4 +1,4 @@
-//! `NAME`: 1 when the answer has at most `words_max` words, else 0.
+//! `{{name}}`: 1 when the answer has at most `words_max` words, else 0.
 
 use reward_sdk::{Completion, Error, Result, Score, reward, tags};
 

@@ -1,0 +1,185 @@
+//! `plugin rescore`: the completions of a run under another grader, beside what was recorded.
+
+use super::{Host, PluginError, config, plugin, print};
+use crate::cli::PluginDirs;
+use r1d_data::DataSet;
+use r1d_data::rollouts::{self, RolloutRow};
+use r1d_job::{Job, Reward, StageKind};
+use r1d_proto::plugin::{Disagreement, Pair, Rescored};
+use r1d_proto::verdict::Outcome;
+use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub fn run(
+    dir: &Path,
+    other: &str,
+    reward: Option<&str>,
+    config_json: Option<&str>,
+    limit: u32,
+    dirs: &PluginDirs,
+) -> Result<bool, PluginError> {
+    let host = Host::open(dirs)?;
+    let job_toml = dir.join("job.toml");
+    let job = Job::parse(&super::read(&job_toml)?, dir).map_err(|e| PluginError::Run(format!("{}: {e}", job_toml.display())))?;
+    let recorded = compared(&job, other, reward)?;
+    let config_json = config_json.map_or_else(|| Ok(recorded.config_json.clone()), config)?;
+    let limits = r1d_rewards::Limits {
+        fuel: recorded.limits.fuel,
+        memory_mb: recorded.limits.memory_mb,
+        wall_ms: recorded.limits.wall_ms,
+        hostcall_bytes: Some((recorded.limits.hostcall_kb as usize) << 10),
+    };
+    let loaded = host.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
+    let mut tally = Tally { limit: limit as usize, ..Tally::default() };
+    for (index, stage) in job.stages.iter().enumerate() {
+        let files = files(dir, &stage.name)?;
+        if files.is_empty() {
+            continue;
+        }
+        let data = job.data.get(&stage.data).and_then(|source| DataSet::open(source).ok());
+        if data.is_none() {
+            eprintln!("warning: data.{} cannot be read: the grader gets no `meta`", stage.data);
+        }
+        for file in files {
+            tally.file(&file, index as u32, recorded, &loaded, data.as_ref(), host.threads)?;
+        }
+    }
+    if tally.completions == 0 {
+        return Err(PluginError::Run(format!("{}: no rollouts that reward `{}` judged", dir.display(), recorded.name)));
+    }
+    print(&tally.report(recorded, &loaded))?;
+    Ok(true)
+}
+
+/// The reward of the run to compare with.
+fn compared<'a>(job: &'a Job, other: &str, wanted: Option<&str>) -> Result<&'a Reward, PluginError> {
+    let rewards: Vec<&Reward> = (job.stages.iter())
+        .filter_map(|stage| match &stage.kind {
+            StageKind::Grpo(grpo) => Some(grpo.rewards.iter()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let stem = r1d_job::reward::plugin_stem(other);
+    let found = match (wanted, rewards.as_slice()) {
+        (Some(name), _) => rewards.iter().find(|reward| reward.name == name),
+        (None, [only]) => Some(only),
+        (None, _) => rewards.iter().find(|reward| reward.name == stem),
+    };
+    let names: Vec<&str> = rewards.iter().map(|reward| reward.name.as_str()).collect();
+    found.copied().ok_or_else(|| {
+        PluginError::Run(format!("which reward of the run to compare with? --reward names one of: {}", names.join(", ")))
+    })
+}
+
+/// `rollouts/<stage>-step-<N>.parquet`, in the order of steps.
+fn files(dir: &Path, stage: &str) -> Result<Vec<PathBuf>, PluginError> {
+    let rollouts = dir.join("rollouts");
+    let entries = match std::fs::read_dir(&rollouts) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|source| PluginError::Read { path: rollouts.clone(), source })?,
+    };
+    let step = |path: &Path| -> Option<u64> {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix(stage)?.strip_prefix("-step-")?.strip_suffix(".parquet")?.parse().ok()
+    };
+    let mut files: Vec<(u64, PathBuf)> =
+        entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()).filter_map(|path| Some((step(&path)?, path))).collect();
+    files.sort();
+    Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+#[derive(Default)]
+struct Tally {
+    limit: usize,
+    completions: u64,
+    agreeing: u64,
+    pairs: BTreeMap<(String, String), u64>,
+    disagreements: Vec<Disagreement>,
+}
+
+impl Tally {
+    fn file(
+        &mut self,
+        file: &Path,
+        stage: u32,
+        recorded: &Reward,
+        loaded: &LoadedReward,
+        data: Option<&DataSet>,
+        threads: usize,
+    ) -> Result<(), PluginError> {
+        let judged = |row: &RolloutRow| row.scored.verdicts.iter().find(|v| v.plugin == recorded.name).map(|v| outcome(&v.outcome));
+        let rows = rollouts::read(file)?;
+        let (rows, before): (Vec<&RolloutRow>, Vec<String>) = rows.iter().filter_map(|row| Some((row, judged(row)?))).unzip();
+        let members: Vec<Member> = rows.iter().map(|row| member(row, data)).collect();
+        loaded.judge_all(&members, &NoAnswers, threads, |i, judged| {
+            if let (Some(row), Some(before)) = (rows.get(i), before.get(i)) {
+                self.count(stage, row, before, outcome(&judged.outcome));
+            }
+            true
+        })?;
+        Ok(())
+    }
+
+    fn count(&mut self, stage: u32, row: &RolloutRow, recorded: &str, rescored: String) {
+        self.completions += 1;
+        *self.pairs.entry((recorded.to_owned(), rescored.clone())).or_insert(0) += 1;
+        if recorded == rescored {
+            self.agreeing += 1;
+        } else if self.disagreements.len() < self.limit {
+            let key = row.scored.rollout.key;
+            self.disagreements.push(Disagreement {
+                stage,
+                step: key.step + 1,
+                prompt_index: key.prompt,
+                sample_index: key.sample,
+                recorded: recorded.into(),
+                rescored,
+                prompt: row.prompt.clone(),
+                completion: row.completion.clone(),
+                reference: row.reference.clone(),
+            });
+        }
+    }
+
+    fn report(self, recorded: &Reward, loaded: &LoadedReward) -> Rescored {
+        let pair = |((recorded, rescored), completions)| Pair { recorded, rescored, completions };
+        let mut pairs: Vec<Pair> = self.pairs.into_iter().map(pair).collect();
+        pairs.sort_by(|a, b| b.completions.cmp(&a.completions));
+        Rescored {
+            reward: recorded.name.clone(),
+            plugin: loaded.info().name.clone(),
+            sha256: loaded.module_sha256().into(),
+            completions: self.completions,
+            agreeing: self.agreeing,
+            pairs,
+            disagreements: self.disagreements,
+        }
+    }
+}
+
+/// Two verdicts agree when they read the same: a score by its value, an abstention or fault by its kind.
+fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Score { value, .. } => format!("score {value}"),
+        other => r1d_proto::plugin::VerdictKind::of(other).name().into(),
+    }
+}
+
+fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
+    let rollout = &row.scored.rollout;
+    // A data set that changed since has another row there.
+    let meta = data.filter(|data| rollout.row < data.len()).map(|data| data.row(rollout.row));
+    let meta = meta.filter(|found| found.reference == row.reference).and_then(|found| found.meta.clone());
+    let completion = Completion {
+        id: u64::from(rollout.key.prompt) << 32 | u64::from(rollout.key.sample),
+        prompt: row.prompt.clone(),
+        text: row.completion.clone(),
+        reference: row.reference.clone(),
+        tokens: u32::try_from(rollout.completion_ids.len()).unwrap_or(u32::MAX),
+        finish: rollout.finish,
+        meta,
+    };
+    Member { completion, group: rollout.key.prompt.to_string() }
+}
