@@ -90,8 +90,20 @@ fn from_host(item: Completion) -> crate::Completion {
 
 fn to_host(result: crate::Result<crate::Score>) -> Result<Score, Error> {
     match result {
-        Ok(score) => Ok(Score { value: score.value, parts: score.parts, reason: score.reason }),
-        Err(crate::Error::Unscorable(reason)) => Err(Error::Unscorable(reason)),
-        Err(crate::Error::Internal(reason)) => Err(Error::Internal(reason)),
+        Ok(score) => Ok(Score { value: score.value, parts: score.parts, reason: score.reason.map(cut) }),
+        Err(crate::Error::Unscorable(reason)) => Err(Error::Unscorable(cut(reason))),
+        Err(crate::Error::Internal(reason)) => Err(Error::Internal(cut(reason))),
     }
+}
+
+/// The host shows so much of a reason, and takes a plugin that hands over far more for a hostile one.
+const REASON_BYTES_MAX: usize = 512;
+
+/// A reason that quotes a long row or completion must not make a fault of a verdict.
+pub fn cut(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES_MAX {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        reason.push('…');
+    }
+    reason
 }

@@ -126,7 +126,8 @@
 //! every completion gets a fresh instance. So a verdict is a function of (component, configuration, completion), costs the same fuel on every
 //! machine, and can be checked later. The stack is small (128 KiB inside, 512 KiB in all): loop where text decides how deep it goes.
 //!
-//! [`answers`], [`boxed`], [`tags`], [`number`], [`units`] and [`words`] read what models write, with the same rules as the rewards that r1d ships.
+//! [`answers`], [`boxed`], [`tags`], [`number`], [`units`] and [`words`] read what models write, with the same rules as the rewards that r1d ships;
+//! [`reward_model`] is for judged rewards that ask a reward model.
 
 pub mod answers;
 pub mod boxed;
@@ -136,6 +137,7 @@ pub mod golden;
 pub mod guest;
 pub mod number;
 pub mod rational;
+pub mod reward_model;
 pub mod tags;
 pub mod units;
 pub mod words;
@@ -260,7 +262,9 @@ pub trait GroupReward: DeserializeOwned {
 pub struct Ask {
     /// The job's name for it.
     pub model: String,
+    /// What a judge is to go on from, or the conversation that a reward model is to value.
     pub prompt: String,
+    /// Of a judge's answer; 0 asks a reward model for its number, which comes as decimal text.
     pub max_tokens: u32,
 }
 
@@ -353,7 +357,7 @@ macro_rules! export {
                 }
 
                 fn configure(json: std::string::String) -> std::result::Result<(), std::string::String> {
-                    let reward = $crate::configure::<$reward>(&json)?;
+                    let reward = $crate::configure::<$reward>(&json).map_err($crate::guest::cut)?;
                     REWARD.with(|slot| slot.set(reward)).map_err(|_| "configured twice".into())
                 }
 

@@ -1,6 +1,7 @@
 //! From bytes to a reward component: what a file is, what it may import, which world it exports; and from a core module to a
 //! component.
 
+use crate::engine;
 use crate::error::{ComponentizeError, RewardError};
 use crate::world::World;
 use std::path::Path;
@@ -18,6 +19,9 @@ pub fn componentize(core: &[u8]) -> Result<Vec<u8>, ComponentizeError> {
         Kind::Component => return Err(ComponentizeError::AlreadyComponent),
         Kind::Other(why) => return Err(ComponentizeError::NotModule(why)),
     }
+    // What follows trusts lengths that only a validator checks.
+    let engine = engine::compiler().map_err(|e| ComponentizeError::Encode(e.to_string()))?;
+    wasmtime::Module::validate(&engine, core).map_err(|e| ComponentizeError::NotModule(format!("{e:#}")))?;
     let (world, _) = wit_component::metadata::decode(core).map_err(|e| ComponentizeError::NotModule(format!("{e:#}")))?;
     if world.is_none() {
         return Err(ComponentizeError::NoWorld);

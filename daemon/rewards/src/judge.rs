@@ -144,7 +144,7 @@ impl LoadedReward {
     /// configuration and the completion alone (`RWD-1`). Blocks for as long as the limits allow; see [`crate::Pool`].
     pub fn score(&self, completion: &Completion) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
-        let ran = self.0.run(std::slice::from_ref(completion), 0, |instance, store| match instance {
+        let ran = self.0.run(Allowance::of_one(&self.0.limits, completion), |instance, store| match instance {
             Instance::Reward(instance) => instance.call_score(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -152,13 +152,13 @@ impl LoadedReward {
     }
 
     /// Judges all samples of one prompt in one instance; as many judgements as completions, in their order. A fault is the
-    /// whole group's; fuel is shown in equal shares, and each completion counts towards the allowed.
+    /// whole group's; fuel is shown in equal shares, and each completion counts towards what it may cost.
     pub fn score_group(&self, group: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
         if group.is_empty() {
             return Ok(Vec::new());
         }
         let given: Vec<guest::Completion> = group.iter().map(to_guest).collect();
-        let Ran { answer, fuel, took } = self.0.run(group, 0, |instance, store| match instance {
+        let Ran { answer, fuel, took } = self.0.run(Allowance::of(&self.0.limits, group), |instance, store| match instance {
             Instance::Group(instance) => instance.call_score_group(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -180,7 +180,8 @@ impl LoadedReward {
     /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict, nothing is asked then.
     pub fn plan(&self, completion: &Completion) -> Result<Result<Vec<Ask>, Judged>, ScoreError> {
         let given = to_guest(completion);
-        let Ran { answer, fuel, took } = self.0.run(std::slice::from_ref(completion), 0, |instance, store| match instance {
+        let allowed = Allowance::of_one(&self.0.limits, completion).with_quotes_of(completion);
+        let Ran { answer, fuel, took } = self.0.run(allowed, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_plan(store, &given).map(Some),
             _ => Ok(None),
         })?;
@@ -198,7 +199,8 @@ impl LoadedReward {
     pub fn conclude(&self, completion: &Completion, answers: &[Result<String, String>]) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
         let bytes = answers.iter().map(|answer| answer.as_ref().unwrap_or_else(|why| why).len()).sum();
-        let ran = self.0.run(std::slice::from_ref(completion), bytes, |instance, store| match instance {
+        let allowed = Allowance::of_one(&self.0.limits, completion).with_input(&self.0.limits, bytes);
+        let ran = self.0.run(allowed, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_conclude(store, &given, answers).map(Some),
             _ => Ok(None),
         })?;
@@ -232,20 +234,17 @@ impl<T> Ran<T> {
 }
 
 impl Loaded {
-    /// Calls a fresh instance that is configured, within the limits of these completions; once more with a longer wait when the
-    /// backstop was hit. `more_bytes`: of input besides the completions.
+    /// Calls a fresh instance that is configured, within what is allowed; once more with a longer wait when the backstop was hit.
     fn run<T>(
         &self,
-        completions: &[Completion],
-        more_bytes: usize,
+        allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, ScoreError> {
-        let allowed = Allowance::of(&self.limits, completions, more_bytes);
         let turn = self.engine.turn();
         let start = self.clock.now();
         let mut ran = self.attempt(allowed, &call)?;
         if matches!(ran.0, Err(Outcome::OutOfTime)) {
-            let (wall, id) = (allowed.wall, completions.first().map_or(0, |completion| completion.id));
+            let (wall, id) = (allowed.wall, allowed.first_id);
             tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
             ran = self.attempt(allowed.with_longer_wall(), &call)?;
         }
@@ -259,7 +258,7 @@ impl Loaded {
         allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
-        let mut store = store(&self.engine, &self.limits, allowed).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let mut store = store(&self.engine, allowed).map_err(|e| ScoreError::Host(e.to_string()))?;
         let answer = engine::on_deep_stack(|| {
             let instance = self.linked.instantiate(&mut store)?;
             match instance.configure(&mut store, &self.config)? {
@@ -288,9 +287,9 @@ impl Loaded {
 
     fn try_config(&self) -> Result<(), RewardError> {
         let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let allowed = Allowance::of(&self.limits, &[], self.config.len());
+        let allowed = Allowance::of(&self.limits, &[]).with_input(&self.limits, self.config.len());
         let _turn = self.engine.turn();
-        let mut store = store(&self.engine, &self.limits, allowed).map_err(|e| refused(e.to_string()))?;
+        let mut store = store(&self.engine, allowed).map_err(|e| refused(e.to_string()))?;
         let accepted = engine::on_deep_stack(|| self.linked.instantiate(&mut store)?.configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
@@ -302,24 +301,46 @@ impl Loaded {
 /// What a call may cost.
 #[derive(Clone, Copy)]
 struct Allowance {
+    interpreted: bool,
     fuel: u64,
     wall: Duration,
+    memory_bytes: usize,
     /// Bytes that the guest may hand to the host.
     hostcall_bytes: usize,
+    /// Whom a log line names.
+    first_id: u64,
 }
 
 impl Allowance {
-    /// Limits are per completion: those of a group add up. A call without any counts as one.
-    fn of(limits: &Budget, completions: &[Completion], more_bytes: usize) -> Allowance {
+    fn of_one(limits: &Budget, completion: &Completion) -> Allowance {
+        Allowance::of(limits, std::slice::from_ref(completion))
+    }
+
+    /// Limits are per completion: fuel of a group adds up, its memory grows by what the others hand in. A call without any counts as one.
+    fn of(limits: &Budget, completions: &[Completion]) -> Allowance {
         let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
-        let fuel = if completions.is_empty() {
-            limits.fuel_for(more_bytes)
-        } else {
-            fuel.saturating_add(limits.fuel_for_more(more_bytes))
-        };
-        let items = completions.len().max(1);
-        let hostcall_bytes = limits.hostcall_bytes + (items - 1) * limits::HOSTCALL_BYTES_PER_ITEM;
-        Allowance { fuel, wall: limits.wall_for(fuel), hostcall_bytes }
+        let fuel = if completions.is_empty() { limits.fuel_for(0) } else { fuel };
+        let others = completions.get(1..).unwrap_or_default();
+        Allowance {
+            interpreted: limits.interpreted,
+            fuel,
+            wall: limits.wall_for(fuel),
+            memory_bytes: limits.memory_bytes_with(others.iter().map(input_bytes).sum()),
+            hostcall_bytes: limits.hostcall_bytes + others.len() * limits::HOSTCALL_BYTES_PER_ITEM,
+            first_id: completions.first().map_or(0, |completion| completion.id),
+        }
+    }
+
+    /// For input besides the completions.
+    fn with_input(self, limits: &Budget, bytes: usize) -> Allowance {
+        let fuel = self.fuel.saturating_add(limits.fuel_for_more(bytes));
+        Allowance { fuel, wall: limits.wall_for(fuel), ..self }
+    }
+
+    /// For questions, which hand the completion on.
+    fn with_quotes_of(self, completion: &Completion) -> Allowance {
+        let quotes = input_bytes(completion).saturating_mul(limits::HOSTCALL_QUOTES_MAX);
+        Allowance { hostcall_bytes: self.hostcall_bytes.saturating_add(quotes), ..self }
     }
 
     fn with_longer_wall(self) -> Allowance {
@@ -339,7 +360,7 @@ fn config_hash(json: &str) -> String {
 fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
     let _turn = engine.turn();
-    let mut store = store(engine, limits, Allowance::of(limits, &[], 0)).map_err(|e| failed(e.to_string()))?;
+    let mut store = store(engine, Allowance::of(limits, &[])).map_err(|e| failed(e.to_string()))?;
     let info = engine::on_deep_stack(|| linked.instantiate(&mut store)?.describe(&mut store));
     let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
     let range = format!("min {} and max {}", info.min, info.max);
@@ -357,11 +378,9 @@ fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> R
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, limits: &Budget, allowed: Allowance) -> wasmtime::Result<Store<Memory>> {
-    let mut store = Store::try_new(
-        engine.wasm(limits.interpreted),
-        Memory { left: limits.memory_bytes, limit: limits.memory_bytes, refused: false },
-    )?;
+fn store(engine: &Engine, allowed: Allowance) -> wasmtime::Result<Store<Memory>> {
+    let memory = Memory { left: allowed.memory_bytes, limit: allowed.memory_bytes, refused: false };
+    let mut store = Store::try_new(engine.wasm(allowed.interpreted), memory)?;
     store.limiter(|memory| memory);
     store.set_fuel(allowed.fuel)?;
     store.set_hostcall_fuel(allowed.hostcall_bytes);

@@ -23,6 +23,7 @@ mod error;
 pub mod golden;
 mod judge;
 mod limits;
+pub mod line;
 mod pool;
 pub mod signature;
 mod world;

@@ -20,6 +20,8 @@ pub const INTERPRETED_BYTES_MIN: usize = 1 << 20;
 pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
 /// More of them for each further completion of a group.
 pub const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
+/// A judged reward's questions may quote the completion, its prompt and its row so often altogether.
+pub const HOSTCALL_QUOTES_MAX: usize = 4;
 /// Longer reasons are cut.
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;
@@ -42,7 +44,8 @@ pub const WALL_RETRY_FACTOR: u64 = 6;
 pub struct Limits {
     /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta; a hundred times that for an interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory, all memories of the instance together; `None`: 64, and 512 for an interpreted plugin.
+    /// MiB of linear memory, all memories of the instance together; `None`: 64, and 512 for an interpreted plugin. A group's instance gets more by
+    /// the size of its completions.
     pub memory_mb: Option<u32>,
     /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow machine.
     pub wall_ms: Option<u64>,
@@ -80,7 +83,7 @@ impl Limits {
 pub(crate) struct Budget {
     fuel: Option<u64>,
     pub interpreted: bool,
-    pub memory_bytes: usize,
+    memory_bytes: usize,
     wall_ms: Option<u64>,
     pub hostcall_bytes: usize,
 }
@@ -97,6 +100,11 @@ impl Budget {
     pub fn fuel_for_more(&self, input_bytes: usize) -> u64 {
         let factor = if self.interpreted { INTERPRETED_FUEL_FACTOR } else { 1 };
         self.fuel.map_or((FUEL_PER_BYTE_DEFAULT * factor).saturating_mul(input_bytes as u64), |_| 0)
+    }
+
+    /// With room for more input: twice, as what is handed in is often copied once.
+    pub fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
+        self.memory_bytes.saturating_add(more_input_bytes.saturating_mul(2)).min((MEMORY_MB_MAX as usize) << 20)
     }
 
     pub fn wall_for(&self, fuel: u64) -> Duration {

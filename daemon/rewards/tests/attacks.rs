@@ -2,7 +2,7 @@
 
 mod guests;
 
-use guests::{Guest, RESULT, completion, component, group_core, load, load_bytes, returns, rewards, sharing};
+use guests::{Guest, RESULT, completion, component, group_core, load, load_bytes, resident_bytes, returns, rewards, sharing};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Judged, RewardError};
 use std::sync::mpsc;
@@ -272,12 +272,6 @@ fn a_group_is_one_call_and_its_faults_are_everybodys() {
     let outcomes = outcomes(one_bad);
     assert_eq!(outcomes[0], Outcome::Trap { reason: "the score is NaN".into() });
     assert_eq!(outcomes[1..], vec![Outcome::Score { value: 0.0, parts: vec![] }; 3]);
-}
-
-/// Pages that this process holds.
-fn resident_bytes() -> usize {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size()
 }
 
 #[test]

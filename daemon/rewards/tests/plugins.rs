@@ -1,66 +1,38 @@
-//! The shipped plugins through the host: their golden cases, what models could poison them with, and the pool.
+//! The shipped plugins through the host: their golden cases, and the pool.
 
 mod guests;
 
 use guests::{Guest, completion, load, returns, rewards};
-use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Completion, Judged, LoadedReward, QUEUE_PER_THREAD_MAX, RewardError, RewardSpec, Rewards, ScoreError};
-use reward_sdk::golden::{Case, Expected, parse};
-use std::collections::BTreeMap;
+use r1d_rewards::{LoadedReward, QUEUE_PER_THREAD_MAX, RewardError, RewardSpec, Rewards, ScoreError, World, golden};
 use std::time::Duration;
 
 fn named(rewards: &Rewards, name: &str, config: &str) -> LoadedReward {
     rewards.load(&RewardSpec { config_json: config.into(), ..RewardSpec::named(name) }).unwrap()
 }
 
-fn completion_of(case: &Case) -> Completion {
-    let native = case.completion();
-    Completion {
-        id: native.id,
-        prompt: native.prompt,
-        text: native.text,
-        reference: native.reference,
-        tokens: native.tokens,
-        finish: if native.finish == reward_sdk::Finish::Length { FinishReason::Length } else { FinishReason::Stop },
-        meta: native.meta,
-    }
-}
-
-fn differs(case: &Case, judged: &Judged) -> Option<String> {
-    match &judged.outcome {
-        Outcome::Score { value, parts } => case.expect.differs(Expected::Score, *value, parts, judged.reason.as_deref()),
-        Outcome::Abstain { reason } => case.expect.differs(Expected::Abstain, 0.0, &[], Some(reason)),
-        Outcome::Trap { reason } => case.expect.differs(Expected::Trap, 0.0, &[], Some(reason)),
-        other => Some(format!("{other:?}")),
-    }
-}
-
+/// The cases that a plugin was built with, through the sandbox; natively its own test runs them.
 #[test]
 fn golden_cases_get_the_same_verdicts_as_natively() {
     let rewards = rewards(1);
-    for (name, cases, range) in [
-        ("accuracy", include_str!("../../../plugins/accuracy/golden.jsonl"), (0.0, 1.0)),
-        ("format", include_str!("../../../plugins/format/golden.jsonl"), (0.0, 1.0)),
-        ("language-consistency", include_str!("../../../plugins/language-consistency/golden.jsonl"), (0.0, 1.0)),
-        ("repetition", include_str!("../../../plugins/repetition/golden.jsonl"), (-1.0, 0.0)),
-        ("soft-overlong", include_str!("../../../plugins/soft-overlong/golden.jsonl"), (-1.0, 0.0)),
+    for (name, world, range) in [
+        ("accuracy", World::Reward, (0.0, 1.0)),
+        ("format", World::Reward, (0.0, 1.0)),
+        ("language-consistency", World::Reward, (0.0, 1.0)),
+        ("helpfulness", World::JudgedReward, (0.0, 1.0)),
+        ("harmlessness", World::JudgedReward, (0.0, 1.0)),
+        ("length", World::GroupReward, (-1.0, 1.0)),
+        ("repetition", World::Reward, (-1.0, 0.0)),
+        ("soft-overlong", World::Reward, (-1.0, 0.0)),
     ] {
-        let cases = parse(cases).unwrap();
-        // One load per configuration: it compiles.
-        let mut loaded: BTreeMap<String, LoadedReward> = BTreeMap::new();
-        let mut judge = |case: &Case| {
-            let config = case.config_json();
-            let reward = loaded.entry(config.clone()).or_insert_with(|| named(&rewards, name, &config));
-            reward.score(&completion_of(case)).unwrap()
-        };
-        let wrong: Vec<String> = cases
-            .iter()
-            .filter_map(|case| differs(case, &judge(case)).map(|differs| format!("{}: {differs}", case.name)))
-            .collect();
-        assert!(wrong.is_empty(), "{name}, {} of {}: {}", wrong.len(), cases.len(), wrong.join("\n"));
-        let info = named(&rewards, name, &cases[0].config_json()).info().clone();
-        assert_eq!((info.name.as_str(), (info.min, info.max)), (name, range));
+        let reward = rewards.unconfigured(&RewardSpec::named(name)).unwrap();
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../plugins/{name}/golden.jsonl"));
+        let cases = std::fs::read_to_string(source).unwrap();
+        assert_eq!(golden::embedded(&std::fs::read(reward.path()).unwrap()), Some(cases.as_str()), "{name} is not built from this");
+        let report = golden::run(&reward, &cases).unwrap();
+        assert!(report.cases > 0 && report.differing.is_empty(), "{name}: {report:?}");
+        let info = reward.info();
+        assert_eq!((info.name.as_str(), reward.world(), (info.min, info.max)), (name, world, range));
     }
 }
 
@@ -69,76 +41,6 @@ fn a_plugins_refusal_of_its_config_names_the_key() {
     let error =
         rewards(1).load(&RewardSpec { config_json: r#"{"kinds": 1}"#.into(), ..RewardSpec::named("accuracy") }).err().unwrap();
     assert!(matches!(&error, RewardError::Config { why, .. } if why.contains("kinds")), "{error}");
-}
-
-/// What a model could write to stall its judge: scored like any wrong answer, within the default limits.
-#[test]
-fn poisoned_answers_are_only_wrong() {
-    let poisons = poisons();
-    let rewards = rewards(1);
-    for name in ["accuracy", "format"] {
-        let reward = named(&rewards, name, "{}");
-        for poison in &poisons {
-            let judged = reward.score(&completion(poison, Some("7"))).unwrap();
-            let start: String = poison.chars().take(40).collect();
-            assert_eq!(judged.outcome, Outcome::Score { value: 0.0, parts: vec![] }, "{name}: {start}");
-            assert!(judged.reason.is_some_and(|reason| reason.len() < 300), "{name}: {start}");
-        }
-    }
-    // A poisoned reference is the data's fault: no score, no fault.
-    let accuracy = named(&rewards, "accuracy", "{}");
-    for reference in poisons.iter().filter(|poison| !poison.contains("1e-4000") && !poison.contains("\u{0}7")) {
-        let outcome = accuracy.score(&completion("<answer>7</answer>", Some(reference))).unwrap().outcome;
-        assert!(matches!(outcome, Outcome::Abstain { .. }), "{outcome:?}");
-    }
-}
-
-/// Rewards of the text's form have a score for any text, within the default limits.
-#[test]
-fn poisoned_answers_have_a_form_too() {
-    let rewards = rewards(1);
-    let overlong = r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#;
-    for (name, config) in [("language-consistency", r#"{"language": "en"}"#), ("repetition", "{}"), ("soft-overlong", overlong)] {
-        let reward = named(&rewards, name, config);
-        for poison in poisons() {
-            let outcome = reward.score(&completion(&poison, None)).unwrap().outcome;
-            let start: String = poison.chars().take(40).collect();
-            assert!(
-                matches!(outcome, Outcome::Score { value, .. } if (-1.0..=1.0).contains(&value)),
-                "{name}: {start}: {outcome:?}"
-            );
-        }
-    }
-}
-
-fn poisons() -> Vec<String> {
-    let megabyte = 1 << 20;
-    vec![
-        r"\boxed{9^{9^{9^{9}}}}".to_owned(),
-        format!(r"\boxed{{{}1{}}}", r"\frac{1}{".repeat(10_000), "}".repeat(10_000)),
-        r"\boxed{\frac{".repeat(megabyte / 13),
-        r"\boxed{".repeat(megabyte / 7),
-        format!(r"\boxed{{{}}}", "9".repeat(megabyte)),
-        format!(r"<answer>0.{}1</answer>", "0".repeat(megabyte)),
-        "<answer>1e999999999</answer>".into(),
-        "<answer>1e-4000</answer>".into(),
-        format!("<answer>{}</answer>", "(".repeat(megabyte)),
-        format!("<answer>{}</answer>", "1/".repeat(megabyte / 2)),
-        format!("<answer>{}</answer>", "1,000".repeat(800)),
-        format!("<answer>{}</answer>", "a".repeat(megabyte)),
-        format!("<answer>{}</answer>", "The answer is ".repeat(70_000)),
-        format!("<answer>{}</answer>", "$".repeat(megabyte)),
-        "<answer>".repeat(megabyte / 8),
-        "</answer>".repeat(megabyte / 9),
-        "<think>".repeat(megabyte / 7),
-        format!("{}</think>", "<answer></answer>".repeat(megabyte / 17)),
-        " ".repeat(megabyte),
-        "{".repeat(megabyte),
-        "\\".repeat(megabyte),
-        "\0".repeat(megabyte),
-        "é\u{202e}\u{0300}🦀".repeat(megabyte / 11),
-        "<answer>\u{0}7\u{0}</answer>".into(),
-    ]
 }
 
 #[test]

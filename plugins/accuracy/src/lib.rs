@@ -147,6 +147,7 @@ fn exact(reference: &str, answer: &str, lenient: bool) -> Outcome {
     if plain(reference) == plain(answer) { Outcome::Right } else { Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))) }
 }
 
+#[cfg(feature = "component")]
 reward_sdk::export!(Accuracy);
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::{Host, PluginError, input};
 use crate::cli::Subject;
 use r1d_proto::plugin::{Scored, VerdictKind};
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Answers, Ask, Judged};
+use r1d_rewards::{Answers, Ask, Judged, line};
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -60,9 +60,9 @@ impl AnswerFile {
         let lines = match path {
             None => Vec::new(),
             Some(path) => input::lines(path, |_, mut object| {
-                let (model, prompt) = (input::text(&mut object, "model")?, input::text(&mut object, "prompt")?);
+                let (model, prompt) = (line::text(&mut object, "model")?, line::text(&mut object, "prompt")?);
                 let prompt = prompt.ok_or("`prompt` is missing")?;
-                let answer = match (input::text(&mut object, "answer")?, input::text(&mut object, "error")?) {
+                let answer = match (line::text(&mut object, "answer")?, line::text(&mut object, "error")?) {
                     (Some(answer), None) => Ok(answer),
                     (None, Some(error)) => Err(error),
                     _ => return Err("write either `answer` or `error`".into()),

@@ -156,3 +156,9 @@ pub fn completion(text: &str, reference: Option<&str>) -> Completion {
         meta: None,
     }
 }
+
+/// Memory that this process holds.
+pub fn resident_bytes() -> usize {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
+}
