@@ -164,7 +164,7 @@ fn padding_behind_a_text_is_not_learned_from() {
 #[test]
 fn a_resumed_run_has_the_same_bits() {
     for make in [(|| qwen2_scorer(Kind::Float)) as fn() -> Scorer, || qwen2_scorer(Kind::BFloat16), deepseek_v3_scorer] {
-        let batch = |step: u64| if step % 2 == 0 { of_pairs(step, 0.01) } else { labelled(step) };
+        let batch = |step: u64| if step.is_multiple_of(2) { of_pairs(step, 0.01) } else { labelled(step) };
         let straight = make();
         let mut trainer = trainer(&straight, 30);
         let (mut expected, mut halfway) = (Vec::new(), None);
