@@ -17,6 +17,7 @@ mod board;
 mod clerk;
 mod cli;
 mod daemon;
+mod datasets;
 mod devices;
 mod job_log;
 mod log;
