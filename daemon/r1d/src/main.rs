@@ -7,7 +7,7 @@
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
 //! | [`accept`], [`materials`] | a job's files, read and checked |
-//! | [`clerk`], [`scoring`] | a running job's hands: durable writes, verdicts |
+//! | [`clerk`], [`datasets`], [`scoring`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
 //! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
 
