@@ -29,4 +29,4 @@ pub use prompts::{Prompt, Prompts};
 pub use shuffle::rows_of_step;
 pub use supervision::Supervision;
 pub use template::Template;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{ReadBack, Tokenizer};

@@ -41,10 +41,11 @@ enum Source {
 
 impl Supervision {
     /// Text packed into sequences of `max_length` tokens, the end-of-sequence id after each document. With `shuffle` the documents are in
-    /// an order of its own in each epoch. What does not fill a sequence at an epoch's end is left out of that epoch.
-    pub fn pretrain(data: &DataSet, tokenizer: &Tokenizer, stage: &Pretrain, order: Order) -> Result<Supervision, DataError> {
-        let mut documents = Vec::with_capacity(data.rows().len());
-        for (index, row) in data.rows().iter().enumerate() {
+    /// an order of its own in each epoch. What does not fill a sequence at an epoch's end is left out of that epoch. The data sets are read one
+    /// after the other.
+    pub fn pretrain(data: &[&DataSet], tokenizer: &Tokenizer, stage: &Pretrain, order: Order) -> Result<Supervision, DataError> {
+        let mut documents = Vec::new();
+        for (data, (index, row)) in data.iter().flat_map(|data| data.rows().iter().enumerate().map(move |row| (*data, row))) {
             let mut ids = tokenizer.encode_open(required(&row.text, "text", data, index)?, true)?;
             ids.push(tokenizer.eos_id());
             documents.push(ids);
@@ -54,7 +55,7 @@ impl Supervision {
             let problem = format!(
                 "its text is {tokens} tokens, and one packed sequence takes max_length = {length}: lower `max_length`, or add text"
             );
-            return Err(DataError::Source { name: data.name().into(), problem });
+            return Err(DataError::Source { name: names(data), problem });
         }
         let sequences = (tokens / length) as u64;
         let source = Source::Packed { documents, length, sequences, epoch: Mutex::new(None) };
@@ -62,18 +63,13 @@ impl Supervision {
     }
 
     /// Prompt by template, completion, end-of-sequence id; the loss is on the completion and the end alone. The completion is tokenised by
-    /// itself, as the sampler makes it: no token spans the border.
-    pub fn sft(
-        data: &DataSet,
-        template: &Template,
-        tokenizer: &Tokenizer,
-        stage: &Sft,
-        order: Order,
-    ) -> Result<Supervision, DataError> {
+    /// itself, as the sampler makes it: no token spans the border. Each data set has a template of its own; their rows are appended.
+    pub fn sft(data: &[(&DataSet, &Template)], tokenizer: &Tokenizer, stage: &Sft, order: Order) -> Result<Supervision, DataError> {
         let length = stage.max_length as usize;
-        let mut sequences = Vec::with_capacity(data.rows().len());
+        let mut sequences = Vec::new();
         let mut truncated = 0;
-        for (index, row) in data.rows().iter().enumerate() {
+        let rows = data.iter().flat_map(|(data, template)| data.rows().iter().enumerate().map(move |row| (*data, *template, row)));
+        for (data, template, (index, row)) in rows {
             let (_, mut ids) = template.prompt_ids(row, tokenizer).map_err(|e| e.in_row(data.name(), index))?;
             let prompt = ids.len();
             if prompt >= length {
@@ -143,6 +139,10 @@ impl Supervision {
         let order = counter_permutation(&[DOCUMENTS, seed, stage as u64, epoch], documents.len());
         order.into_iter().filter_map(|document| documents.get(document)).flatten().copied().collect()
     }
+}
+
+fn names(data: &[&DataSet]) -> String {
+    data.iter().map(|data| data.name()).collect::<Vec<_>>().join(" + ")
 }
 
 fn required<'a>(column: &'a Option<String>, key: &str, data: &DataSet, index: usize) -> Result<&'a str, DataError> {

@@ -13,6 +13,16 @@ pub struct Tokenizer {
     named: Vec<(String, String)>,
 }
 
+/// What becomes of a completion's ids when its text is tokenised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBack {
+    Same,
+    /// The text is the same, in the ids that the tokenizer itself chooses for it.
+    OtherIds,
+    /// The ids are no text, as parts of characters are not: something else would be read.
+    OtherText,
+}
+
 const NAMED_TOKENS: &[&str] = &["bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"];
 
 impl Tokenizer {
@@ -87,8 +97,23 @@ impl Tokenizer {
 
     /// The text of a completion: the ids that end it are left out, everything else is shown.
     pub fn decode_completion(&self, ids: &[u32]) -> Result<String, DataError> {
+        self.decode(self.without_end(ids), false)
+    }
+
+    fn without_end<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
         let end = ids.iter().rposition(|id| !self.eos_ids.contains(id)).map_or(0, |last| last + 1);
-        self.decode(ids.get(..end).unwrap_or_default(), false)
+        ids.get(..end).unwrap_or_default()
+    }
+
+    /// What training on the text of a completion would train, compared with its ids.
+    pub fn read_back(&self, ids: &[u32]) -> Result<ReadBack, DataError> {
+        let text = self.decode_completion(ids)?;
+        let again = self.encode(&text, false)?;
+        if again == self.without_end(ids) {
+            return Ok(ReadBack::Same);
+        }
+        let legible = !text.contains(char::REPLACEMENT_CHARACTER) && self.decode(&again, false)? == text;
+        Ok(if legible { ReadBack::OtherIds } else { ReadBack::OtherText })
     }
 
     /// Ids that end a completion. At least one.

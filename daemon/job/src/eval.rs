@@ -66,7 +66,7 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Completion length of an evaluation in a job without grpo stages.
+/// Completion length of an evaluation in a job without stages that sample.
 const MAX_COMPLETION_LENGTH: u32 = 512;
 
 impl Eval {
@@ -76,7 +76,7 @@ impl Eval {
                 eval.unsound(format!("`metrics` names {text:?}, which is not a metric"), "write pass@k or cons@k, as in \"pass@1\"")
             })
         });
-        let longest = || stages.iter().filter_map(|stage| stage.grpo()).map(|grpo| grpo.max_completion_length).max();
+        let longest = || stages.iter().filter_map(Stage::rollouts).map(|rollouts| rollouts.max_completion_length).max();
         Ok(Eval {
             data: eval.get("data")?,
             every_steps: eval.get("every_steps")?,

@@ -4,9 +4,10 @@ use crate::error::JobError;
 use crate::eval::Eval;
 use crate::fields::{Fields, absolute};
 use crate::reward::Reward;
-use crate::stage::{Origin, Stage, StageKind};
+use crate::stage::{Origin, Stage};
 use crate::{check, keys, sound};
 use r1d_proto::worker::{Dtype, Slots};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -129,21 +130,66 @@ impl Job {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Index of the stage whose final weights `stage` starts from; `None` for the job's own model.
+    /// Index of the stage whose final weights `stage` starts from; `None` for the job's own model. A stage that trains nothing passes on
+    /// what it started from itself.
     pub fn origin(&self, stage: &Stage) -> Option<usize> {
-        match &stage.from {
-            Origin::Base => None,
-            Origin::Stage(name) => self.stages.iter().position(|s| &s.name == name),
+        let mut from = &stage.from;
+        // Each is before the one that names it, which soundness makes sure of; so many steps reach the first.
+        for _ in 0..self.stages.len() {
+            let Origin::Stage(name) = from else { return None };
+            let index = self.stages.iter().position(|s| &s.name == name)?;
+            match self.stages.get(index) {
+                Some(origin) if !origin.trains() => from = &origin.from,
+                _ => return Some(index),
+            }
         }
+        None
+    }
+
+    /// The rejection-sampling stage whose kept completions are the data set `name`.
+    pub fn maker(&self, name: &str) -> Option<&Stage> {
+        self.stage(name).filter(|stage| stage.rejection_sampling().is_some())
+    }
+
+    /// A data set of the job file, or one that a rejection-sampling stage makes: a file `<stage>.jsonl` whose columns are named as the keys, with
+    /// the template of the prompts that the stage read.
+    pub fn source(&self, name: &str) -> Option<Cow<'_, DataSource>> {
+        if let Some(source) = self.data.get(name) {
+            return Some(Cow::Borrowed(source));
+        }
+        let maker = self.maker(name)?;
+        let prompts = self.data.get(self.prompts_of(name)?)?;
+        let column = |name: &str, there: bool| there.then(|| name.to_string());
+        Some(Cow::Owned(DataSource {
+            name: name.into(),
+            path: format!("{}.jsonl", maker.name).into(),
+            prompt: column("prompt", true),
+            completion: column("completion", true),
+            text: None,
+            reference: column("reference", prompts.reference.is_some()),
+            domain: column("domain", prompts.domain.is_some()),
+            shuffle: true,
+            template: prompts.template.clone(),
+        }))
+    }
+
+    /// The data set of the job file that the prompts of `name` come from, whatever stages they went through.
+    pub fn prompts_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        let mut name = name;
+        for _ in 0..=self.stages.len() {
+            if self.data.contains_key(name) {
+                return Some(name);
+            }
+            name = &self.maker(name)?.data;
+        }
+        None
     }
 
     /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.
     pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
         let defined = |name: &String| {
-            self.stages.iter().find_map(|stage| match &stage.kind {
-                StageKind::Grpo(grpo) => grpo.rewards.iter().find(|r| &r.name == name).cloned(),
-                _ => None,
-            })
+            let mut rewards = self.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
+            rewards.find(|reward| &reward.name == name).cloned()
         };
         eval.rewards.iter().map(|name| defined(name).unwrap_or_else(|| Reward::of_plugin(name))).collect()
     }
@@ -151,13 +197,12 @@ impl Job {
     /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations; `None` where neither
     /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
-        if stage.grpo().is_none() && self.evals.is_empty() {
+        if stage.rollouts().is_none() && self.evals.is_empty() {
             return None;
         }
-        let (own, own_count) = match &stage.kind {
-            StageKind::Grpo(grpo) => (prompt_max + grpo.max_completion_length, grpo.prompts_per_step * grpo.num_generations),
-            _ => (0, 0),
-        };
+        let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
+            (prompt_max + rollouts.max_completion_length, rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
+        });
         let eval = self.evals.iter().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
         let count = if self.sampler.slots > 0 {
             self.sampler.slots
@@ -229,8 +274,10 @@ impl Model {
 impl DataSource {
     /// Columns that a stage or evaluation reads get their own name where the file does not name them.
     fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
-        let read_by = |kind: &str| stages.iter().any(|stage| stage.data == name && stage.kind_name() == kind);
-        let prompted = read_by("grpo") || read_by("sft") || evals.iter().any(|eval| eval.data == name);
+        let read_by =
+            |kind: &str| stages.iter().any(|stage| stage.kind_name() == kind && stage.data_sets().any(|data| data == name));
+        let prompted =
+            read_by("grpo") || read_by("rejection-sampling") || read_by("sft") || evals.iter().any(|eval| eval.data == name);
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
             Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
         };

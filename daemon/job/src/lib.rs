@@ -34,4 +34,4 @@ pub use eval::{Eval, Metric};
 pub use facts::ModelFacts;
 pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
 pub use reward::{Limits, OnAbstain, OnFault, Plugin, Reward};
-pub use stage::{Grpo, Length, Origin, Pretrain, Schedule, Sft, Stage, StageKind};
+pub use stage::{Grpo, Length, Origin, Pretrain, RejectionSampling, Rollouts, Schedule, Select, Sft, Stage, StageKind};

@@ -2,7 +2,7 @@
 
 use crate::facts::ModelFacts;
 use crate::job::{Job, Weights};
-use crate::stage::{Origin, Stage, StageKind};
+use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
 use r1d_proto::recipe::ImportanceSamplingLevel;
 use r1d_proto::worker::Dtype;
@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 /// What the daemon read of the job's files.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Rows (packed sequences, for `pretrain`) of each stage's data, by stage name.
+    /// Rows (packed sequences, for `pretrain`) of each stage's data, by stage name; none where a stage before has yet to make them.
     pub rows: BTreeMap<String, u64>,
-    /// Longest prompt of each GRPO stage, tokens, by stage name.
+    /// Longest prompt of each stage that samples, tokens, by stage name.
     pub prompt_max: BTreeMap<String, u32>,
     /// Longest prompt of the evaluations, tokens.
     pub eval_prompt_max: u32,
@@ -38,24 +38,25 @@ pub fn stages(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<PlanSta
             Origin::Base => "base".into(),
             Origin::Stage(name) => name.clone(),
         },
-        data: stage.data.clone(),
+        data: stage.data_sets().collect::<Vec<_>>().join(" + "),
         rows: seen.rows(stage),
         steps: stage.steps(seen.rows(stage)),
         tokens_per_step: tokens_per_step(stage, seen.prompt_max(stage)),
-        rewards: stage.grpo().map(|grpo| grpo.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
+        rewards: stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
         memory: facts.map(|facts| memory(job, stage, facts, seen)).unwrap_or_default(),
     };
     job.stages.iter().map(line).collect()
 }
 
-/// Most tokens that one step trains on; `prompt_max` in tokens.
+/// Most tokens that one step samples or trains on; `prompt_max` in tokens.
 pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
+    let sampled =
+        |r: &Rollouts| r.prompts_per_step as u64 * r.num_generations as u64 * (prompt_max as u64 + r.max_completion_length as u64);
     match &stage.kind {
         StageKind::Pretrain(p) => p.batch_size as u64 * p.max_length as u64,
         StageKind::Sft(s) => s.batch_size as u64 * s.max_length as u64,
-        StageKind::Grpo(g) => {
-            g.prompts_per_step as u64 * g.num_generations as u64 * (prompt_max as u64 + g.max_completion_length as u64)
-        }
+        StageKind::Grpo(g) => sampled(&g.rollouts),
+        StageKind::RejectionSampling(r) => sampled(&r.rollouts),
     }
 }
 
@@ -72,7 +73,7 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
     let weights = (facts.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
     let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
     // Adapters are small beside the weights, and the reference shares those.
-    let trains_weights = stage.adapters().is_none();
+    let trains_weights = stage.trains() && stage.adapters().is_none();
     if trains_weights {
         bytes.insert("optimiser".into(), parameters * (value_bytes + 2 * 4 + master_bytes));
     }
@@ -93,7 +94,9 @@ const EPOCHS_WARN: u64 = 50;
 pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
-        if !job.stages.iter().any(|stage| &stage.data == name) && !job.evals.iter().any(|eval| &eval.data == name) {
+        if !job.stages.iter().any(|stage| stage.data_sets().any(|data| data == name))
+            && !job.evals.iter().any(|eval| &eval.data == name)
+        {
             found.push(format!("[data.{name}] is used by no stage and no evaluation"));
         }
     }
@@ -109,6 +112,13 @@ pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<Strin
         ));
     }
     for stage in &job.stages {
+        let is_read = || job.stages.iter().any(|later| later.data_sets().any(|data| data == stage.name));
+        if stage.rejection_sampling().is_some() && !is_read() {
+            let name = &stage.name;
+            found.push(format!(
+                "[[stage]] {name:?}: no later stage reads what it keeps (data = {name:?}); it stays as datasets/{name}.jsonl"
+            ));
+        }
         stage_warnings(stage, facts, seen, &mut found);
     }
     found
@@ -126,7 +136,9 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,
-        StageKind::Grpo(g) => seen.prompt_max(stage).saturating_add(g.max_completion_length),
+        StageKind::Grpo(_) | StageKind::RejectionSampling(_) => {
+            seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, |r| r.max_completion_length))
+        }
     };
     if let Some(facts) = facts
         && longest as u64 > facts.max_position_embeddings
@@ -134,7 +146,7 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
         let limit = facts.max_position_embeddings;
         found.push(format!("{place} makes sequences of up to {longest} tokens; the model's positions reach to {limit}: leave long rows out, or shorten completions"));
     }
-    if longest > stage.max_tokens_per_device {
+    if stage.trains() && longest > stage.max_tokens_per_device {
         let budget = stage.max_tokens_per_device;
         found.push(format!(
             "{place} makes sequences of up to {longest} tokens; above max_tokens_per_device = {budget} each is a micro-batch alone"

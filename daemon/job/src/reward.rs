@@ -18,6 +18,8 @@ pub struct Reward {
     pub domains: Vec<String>,
     pub on_abstain: OnAbstain,
     pub on_fault: OnFault,
+    /// A completion that scores less, or on which the plugin fails, is not kept; of a rejection-sampling stage alone.
+    pub min_score: Option<f64>,
     /// Pins the component: 64 hex digits.
     pub sha256: Option<String>,
 }
@@ -71,6 +73,7 @@ impl Reward {
             domains: Vec::new(),
             on_abstain: OnAbstain::DropSample,
             on_fault: OnFault::Min,
+            min_score: None,
             sha256: None,
         }
     }
@@ -100,6 +103,7 @@ impl Reward {
             domains: reward.get("domains")?,
             on_abstain: reward.on_abstain("on_abstain")?,
             on_fault: reward.on_fault("on_fault")?,
+            min_score: reward.optional("min_score")?,
             sha256: reward.optional("sha256")?,
         })
     }

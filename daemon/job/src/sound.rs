@@ -6,8 +6,9 @@ use crate::facts::ModelFacts;
 use crate::job::{DataSource, Job};
 use crate::keys::nearest;
 use crate::reward::{Plugin, Reward};
-use crate::stage::{Grpo, Length, Origin, Stage, StageKind};
+use crate::stage::{Grpo, Length, Origin, RejectionSampling, Rollouts, Select, Stage, StageKind};
 use r1d_proto::worker::Dtype;
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What holds whatever the machine.
@@ -92,11 +93,25 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         let near = or_nearest(from, before());
         return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
     }
+    if stage.rejection_sampling().is_some() && job.data.contains_key(&stage.name) {
+        let problem = format!("[data.{}] has the name of this stage, and so of the data set that it makes", stage.name);
+        return refuse(place, problem, "give one of them another name");
+    }
+    for name in stage.data_sets() {
+        check_made(job, index, stage, name, &place)?;
+    }
     let data = data_of(job, &stage.data, &place)?;
+    for (i, name) in stage.more_data.iter().enumerate() {
+        data_of(job, name, &place)?;
+        if *name == stage.data || stage.more_data.iter().take(i).any(|other| other == name) {
+            return refuse(place, format!("{name:?} is named twice in `data` and `more_data`"), "name it once");
+        }
+    }
     if let Length::Steps(steps) = stage.length
-        && stage.schedule.warmup_steps > steps * stage.updates_per_step()
+        && let Some(schedule) = &stage.schedule
+        && schedule.warmup_steps > steps.saturating_mul(stage.updates_per_step())
     {
-        let (warmup, updates) = (stage.schedule.warmup_steps, steps * stage.updates_per_step());
+        let (warmup, updates) = (schedule.warmup_steps, steps * stage.updates_per_step());
         return refuse(
             place,
             format!("warmup_steps = {warmup} is longer than the stage's {updates} updates"),
@@ -106,7 +121,8 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => ("max_length", p.max_length),
         StageKind::Sft(s) => ("max_length", s.max_length),
-        StageKind::Grpo(g) => ("max_completion_length", g.max_completion_length),
+        StageKind::Grpo(g) => ("max_completion_length", g.rollouts.max_completion_length),
+        StageKind::RejectionSampling(_) => ("max_completion_length", 0),
     };
     if longest.1 > stage.max_tokens_per_device {
         return refuse(
@@ -118,10 +134,11 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             format!("raise `max_tokens_per_device` to at least {}, or lower `{}`", longest.1, longest.0),
         );
     }
-    if let (Origin::Stage(before), Some(key)) = (&stage.from, stage.prediction_key())
-        && job.stage(before).is_some_and(|before| !before.opens_prediction())
+    if let Some(key) = stage.prediction_key()
+        && let Some(before) = job.origin(stage).and_then(|origin| job.stages.get(origin))
+        && !before.opens_prediction()
     {
-        let problem = format!("{key} after stage {before:?}, which leaves the prediction module out");
+        let problem = format!("{key} after stage {:?}, which leaves the prediction module out", before.name);
         let fix =
             "give that stage a mtp_loss_weight above 0 (a grpo stage speculative_decoding = true), or start from one that has it";
         return refuse(place, problem, fix);
@@ -150,17 +167,33 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             return refuse(place, "lora_target_modules is empty: no layer would be trained", "name layers, or \"all-linear\"");
         }
     }
-    match stage.grpo() {
-        Some(grpo) => check_grpo(grpo, data, &place),
-        None => Ok(()),
+    match &stage.kind {
+        StageKind::Grpo(grpo) => check_grpo(grpo, &data, &place),
+        StageKind::RejectionSampling(rejection) => check_rejection_sampling(rejection, &data, &place),
+        StageKind::Pretrain(_) | StageKind::Sft(_) => Ok(()),
     }
 }
 
-fn data_of<'a>(job: &'a Job, name: &str, place: &str) -> Result<&'a DataSource, JobError> {
-    match job.data.get(name) {
+/// A data set that a stage makes is there once that stage is finished, and holds prompts and completions.
+fn check_made(job: &Job, index: usize, stage: &Stage, name: &str, place: &str) -> Result<(), JobError> {
+    let Some(maker) = job.maker(name).filter(|_| !job.data.contains_key(name)) else { return Ok(()) };
+    if !job.stages.iter().take(index).any(|before| before.name == maker.name) {
+        let problem = format!("it reads what stage {name:?} keeps, which does not come before it");
+        return refuse(place, problem, "put that stage before this one, or name another data set");
+    }
+    if matches!(stage.kind, StageKind::Pretrain(_)) {
+        let problem = format!("stage {name:?} keeps prompts and completions, and a pretrain stage reads text");
+        return refuse(place, problem, "read it with kind = \"sft\"");
+    }
+    Ok(())
+}
+
+fn data_of<'a>(job: &'a Job, name: &str, place: &str) -> Result<Cow<'a, DataSource>, JobError> {
+    match job.source(name) {
         Some(data) => Ok(data),
         None => {
-            let near = or_nearest(name, job.data.keys().map(String::as_str));
+            let makers = job.stages.iter().filter(|stage| stage.rejection_sampling().is_some()).map(|stage| stage.name.as_str());
+            let near = or_nearest(name, job.data.keys().map(String::as_str).chain(makers));
             refuse(
                 place,
                 format!("`data` = {name:?} is no data set of this job{near}"),
@@ -171,16 +204,16 @@ fn data_of<'a>(job: &'a Job, name: &str, place: &str) -> Result<&'a DataSource, 
 }
 
 fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobError> {
-    let completions = grpo.prompts_per_step as u64 * grpo.num_generations as u64;
+    let completions = grpo.rollouts.prompts_per_step as u64 * grpo.rollouts.num_generations as u64;
     let minibatches = grpo.steps_per_generation as u64;
-    if grpo.num_generations < 2 {
+    if grpo.rollouts.num_generations < 2 {
         return refuse(
             place,
             "num_generations = 1: a completion is judged relative to its group, and alone it has none",
             "set num_generations to 2 or more (R1 used 16)",
         );
     }
-    if grpo.temperature == 0.0 {
+    if grpo.rollouts.temperature == 0.0 {
         return refuse(place, "temperature = 0: all completions of a group would be the same", "set temperature = 1.0");
     }
     if !completions.is_multiple_of(minibatches) {
@@ -208,14 +241,43 @@ fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobErro
             "set beta above 0 (R1 used 0.001), or leave `sync_ref_steps` out",
         );
     }
-    if grpo.rewards.is_empty() {
-        return refuse(place, "nothing judges the completions", "add a [[stage.reward]] with plugin = \"accuracy\"");
+    if let Some(reward) = grpo.rollouts.rewards.iter().find(|reward| reward.min_score.is_some()) {
+        let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
+        let problem = "`min_score` says what a rejection-sampling stage keeps, and a grpo stage keeps nothing";
+        return refuse(place, problem, "leave it out: what scores little is learned from as well");
     }
-    if grpo.rewards.iter().all(|reward| reward.weight == 0.0) {
+    check_rollouts(&grpo.rollouts, data, place)?;
+    if grpo.rollouts.rewards.iter().all(|reward| reward.weight == 0.0) {
         return refuse(place, "every reward has weight 0: there is nothing to learn", "give one a weight");
     }
+    Ok(())
+}
+
+fn check_rejection_sampling(rejection: &RejectionSampling, data: &DataSource, place: &str) -> Result<(), JobError> {
+    let Rollouts { num_generations, temperature, .. } = rejection.rollouts;
+    if temperature == 0.0 && num_generations > 1 {
+        let problem = "temperature = 0 gives the same completion each time";
+        return refuse(place, problem, "set temperature = 1.0, or num_generations = 1");
+    }
+    if rejection.keep > num_generations {
+        let problem = format!("keep = {} of num_generations = {num_generations} completions", rejection.keep);
+        return refuse(place, problem, "lower `keep`, or set it to 0 for all that are good");
+    }
+    check_rollouts(&rejection.rollouts, data, place)?;
+    let ranks = !matches!(rejection.select, Select::Correct { .. });
+    if ranks && rejection.rollouts.rewards.iter().all(|reward| reward.weight == 0.0) {
+        return refuse(place, "every reward has weight 0: no completion is better than another", "give one a weight");
+    }
+    Ok(())
+}
+
+/// What holds of whatever samples and judges.
+fn check_rollouts(rollouts: &Rollouts, data: &DataSource, place: &str) -> Result<(), JobError> {
+    if rollouts.rewards.is_empty() {
+        return refuse(place, "nothing judges the completions", "add a [[stage.reward]] with plugin = \"accuracy\"");
+    }
     let mut names = HashSet::new();
-    for reward in &grpo.rewards {
+    for reward in &rollouts.rewards {
         let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
         if !names.insert(&reward.name) {
             return refuse(place, "two rewards of the stage have this name", "give one of them a `name` of its own");
@@ -240,7 +302,15 @@ fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<()
 
 fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
     let place = format!("[[eval]] {:?}", eval.data);
+    if job.maker(&eval.data).is_some() && !job.data.contains_key(&eval.data) {
+        let problem = format!("{:?} is what a stage keeps: it is not there at the start, and no held-out data", eval.data);
+        return refuse(place, problem, "name a table [data.NAME]");
+    }
     let data = data_of(job, &eval.data, &place)?;
+    if let Some(name) = eval.stages.iter().find(|name| job.stage(name).is_some_and(|stage| !stage.trains())) {
+        let problem = format!("`stages` names {name:?}, which trains nothing: its weights are those it starts from");
+        return refuse(place, problem, "name a stage that trains");
+    }
     if let Some(name) = eval.stages.iter().find(|name| job.stage(name).is_none()) {
         let near = or_nearest(name, job.stages.iter().map(|s| s.name.as_str()));
         return refuse(place, format!("`stages` names {name:?}, which is no stage of this job{near}"), "name one that is");
@@ -273,5 +343,5 @@ fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
             "give one of them a [data.NAME] of its own",
         );
     }
-    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, data, &place))
+    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, &data, &place))
 }

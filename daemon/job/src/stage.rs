@@ -12,10 +12,13 @@ use std::path::Path;
 pub struct Stage {
     pub name: String,
     pub from: Origin,
-    /// Name of a [`crate::DataSource`].
+    /// Name of a [`crate::DataSource`], or of a rejection-sampling stage before, whose kept completions are the data ([`crate::Job::source`]).
     pub data: String,
+    /// Further data sets, whose rows are appended; of a pretrain or sft stage alone.
+    pub more_data: Vec<String>,
     pub length: Length,
-    pub schedule: Schedule,
+    /// `None`: the stage trains nothing.
+    pub schedule: Option<Schedule>,
     pub router: RouterTraining,
     /// λ of multi-token prediction; 0 where the stage trains no prediction module.
     pub mtp_loss_weight: f64,
@@ -23,7 +26,7 @@ pub struct Stage {
     pub speculative_decoding: bool,
     /// Of a stage that may train adapters; see [`Stage::adapters`].
     pub lora: Option<Lora>,
-    /// Micro-batches are packed to this many tokens.
+    /// Micro-batches are packed to this many tokens; 0 where the stage trains nothing.
     pub max_tokens_per_device: u32,
     pub kind: StageKind,
 }
@@ -50,6 +53,7 @@ pub enum StageKind {
     Pretrain(Pretrain),
     Sft(Sft),
     Grpo(Box<Grpo>),
+    RejectionSampling(Box<RejectionSampling>),
 }
 
 /// Next-token training on packed text.
@@ -70,18 +74,46 @@ pub struct Sft {
     pub max_length: u32,
 }
 
-/// Group-relative policy optimisation.
+/// What is sampled in a step, and who judges it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Grpo {
+pub struct Rollouts {
     pub prompts_per_step: u32,
     pub num_generations: u32,
-    pub num_iterations: u32,
-    /// Minibatches, and so updates, per pass over a step's completions.
-    pub steps_per_generation: u32,
     pub max_completion_length: u32,
     pub temperature: f64,
     pub top_p: f64,
     pub top_k: u32,
+    pub rewards: Vec<Reward>,
+}
+
+/// Completions are sampled and judged, and the good ones become the data set of later stages. Trains nothing: the stage's weights are those
+/// that it samples from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RejectionSampling {
+    pub rollouts: Rollouts,
+    pub select: Select,
+    /// Completions kept of a prompt, the best by total reward, of equals those with the lowest sample number; 0: all.
+    pub keep: u32,
+}
+
+/// Which completions of a prompt are good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Select {
+    /// Those whose first reward scores at least `at`.
+    Correct { at: f64 },
+    /// All, so that `keep` decides.
+    BestOfN,
+    /// The best `share` of the group by total reward, rounded up.
+    TopP { share: f64 },
+}
+
+/// Group-relative policy optimisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grpo {
+    pub rollouts: Rollouts,
+    pub num_iterations: u32,
+    /// Minibatches, and so updates, per pass over a step's completions.
+    pub steps_per_generation: u32,
     pub loss_type: LossType,
     pub importance_sampling_level: ImportanceSamplingLevel,
     pub scale_rewards: ScaleRewards,
@@ -94,7 +126,6 @@ pub struct Grpo {
     pub routing_replay: bool,
     pub dynamic_sampling: bool,
     pub max_resample_rounds: u32,
-    pub rewards: Vec<Reward>,
 }
 
 /// The optimiser's keys.
@@ -131,12 +162,13 @@ impl Stage {
         }
     }
 
-    /// `pretrain`, `sft`, `grpo`.
+    /// `pretrain`, `sft`, `grpo`, `rejection-sampling`.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             StageKind::Pretrain(_) => "pretrain",
             StageKind::Sft(_) => "sft",
             StageKind::Grpo(_) => "grpo",
+            StageKind::RejectionSampling(_) => "rejection-sampling",
         }
     }
 
@@ -145,14 +177,29 @@ impl Stage {
         match &self.kind {
             StageKind::Pretrain(p) => p.batch_size as u64,
             StageKind::Sft(s) => s.batch_size as u64,
-            StageKind::Grpo(g) => g.prompts_per_step as u64,
+            StageKind::Grpo(_) | StageKind::RejectionSampling(_) => self.rollouts().map_or(1, |r| r.prompts_per_step as u64),
         }
     }
 
-    /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1.
+    /// Rows that step `step` (from 0) takes of a data set of `rows`: fewer than others do in the last step of a rejection-sampling stage that
+    /// is so many epochs long, so that no prompt has more completions than the others.
+    pub fn rows_of_step(&self, step: u64, rows: u64) -> u64 {
+        let per_step = self.rows_per_step();
+        match (&self.kind, self.length) {
+            (StageKind::RejectionSampling(_), Length::Epochs(epochs)) => {
+                let all = (epochs * rows as f64).ceil() as u64;
+                per_step.min(all.saturating_sub(step.saturating_mul(per_step)))
+            }
+            _ => per_step,
+        }
+    }
+
+    /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1; 0 where it depends on the rows, and they
+    /// are not known yet (`rows` is 0).
     pub fn steps(&self, rows: u64) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
+            Length::Epochs(_) if rows == 0 => 0,
             Length::Epochs(epochs) => ((epochs * rows as f64) / self.rows_per_step() as f64).ceil().max(1.0) as u64,
         }
     }
@@ -161,14 +208,20 @@ impl Stage {
     pub fn updates_per_step(&self) -> u64 {
         match &self.kind {
             StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
-            _ => 1,
+            StageKind::RejectionSampling(_) => 0,
+            StageKind::Pretrain(_) | StageKind::Sft(_) => 1,
         }
     }
 
-    /// AdamW and its schedule over `steps` steps.
-    pub fn optimiser(&self, steps: u64) -> Optimiser {
-        let s = &self.schedule;
-        Optimiser {
+    /// Whether it changes the weights. One that does not has no checkpoints either.
+    pub fn trains(&self) -> bool {
+        self.schedule.is_some()
+    }
+
+    /// AdamW and its schedule over `steps` steps; `None` where the stage trains nothing.
+    pub fn optimiser(&self, steps: u64) -> Option<Optimiser> {
+        let s = self.schedule.as_ref()?;
+        Some(Optimiser {
             learning_rate: s.learning_rate,
             lr_scheduler_type: s.lr_scheduler_type,
             warmup_steps: s.warmup_steps,
@@ -179,13 +232,47 @@ impl Stage {
             adam_epsilon: s.adam_epsilon,
             weight_decay: s.weight_decay,
             max_grad_norm: s.max_grad_norm,
-        }
+        })
     }
 
     pub fn grpo(&self) -> Option<&Grpo> {
         match &self.kind {
             StageKind::Grpo(grpo) => Some(grpo),
             _ => None,
+        }
+    }
+
+    pub fn rejection_sampling(&self) -> Option<&RejectionSampling> {
+        match &self.kind {
+            StageKind::RejectionSampling(rejection) => Some(rejection),
+            _ => None,
+        }
+    }
+
+    /// What a stage that samples samples.
+    pub fn rollouts(&self) -> Option<&Rollouts> {
+        match &self.kind {
+            StageKind::Grpo(grpo) => Some(&grpo.rollouts),
+            StageKind::RejectionSampling(rejection) => Some(&rejection.rollouts),
+            StageKind::Pretrain(_) | StageKind::Sft(_) => None,
+        }
+    }
+
+    /// The data sets that it reads, by name.
+    pub fn data_sets(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.data).chain(&self.more_data).map(String::as_str)
+    }
+}
+
+impl Rollouts {
+    pub fn sampling(&self, stop_ids: Vec<u32>, seed: u64) -> Sampling {
+        Sampling {
+            temperature: self.temperature as f32,
+            top_p: self.top_p as f32,
+            top_k: self.top_k,
+            max_completion_length: self.max_completion_length,
+            stop_ids,
+            seed,
         }
     }
 }
@@ -206,20 +293,9 @@ impl Grpo {
             num_iterations: self.num_iterations,
             num_minibatches: self.steps_per_generation,
             mask_truncated_completions: self.mask_truncated_completions,
-            max_completion_length: self.max_completion_length,
-            temperature: self.temperature as f32,
+            max_completion_length: self.rollouts.max_completion_length,
+            temperature: self.rollouts.temperature as f32,
             routing_replay: self.routing_replay,
-        }
-    }
-
-    pub fn sampling(&self, stop_ids: Vec<u32>, seed: u64) -> Sampling {
-        Sampling {
-            temperature: self.temperature as f32,
-            top_p: self.top_p as f32,
-            top_k: self.top_k,
-            max_completion_length: self.max_completion_length,
-            stop_ids,
-            seed,
         }
     }
 }
@@ -231,42 +307,49 @@ impl Stage {
             Some(name) if name != "base" => Origin::Stage(name),
             _ => Origin::Base,
         };
+        let kind_name = stage.get::<String>("kind")?;
+        let samples_once = kind_name == "rejection-sampling";
         let length = match (stage.optional("steps")?, stage.optional("epochs")?) {
             (Some(steps), None) => Length::Steps(steps),
             (None, Some(epochs)) => Length::Epochs(epochs),
             (Some(_), Some(_)) => return Err(stage.unsound("`steps` and `epochs` both say how long it runs", "keep one of them")),
+            (None, None) if samples_once => Length::Epochs(1.0),
             (None, None) => return Err(stage.unsound("nothing says how long it runs", "add `steps` or `epochs`")),
         };
-        let kind = match stage.get::<String>("kind")?.as_str() {
+        let kind = match kind_name.as_str() {
             "pretrain" => {
                 StageKind::Pretrain(Pretrain { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? })
             }
             "sft" => StageKind::Sft(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? }),
+            "rejection-sampling" => StageKind::RejectionSampling(Box::new(RejectionSampling::read(stage, base_dir)?)),
             _ => StageKind::Grpo(Box::new(Grpo::read(stage, base_dir)?)),
         };
+        let trains = !matches!(kind, StageKind::RejectionSampling(_));
         Ok(Stage {
             name: stage.get("name")?,
             from,
             data: stage.get("data")?,
             length,
-            schedule: Schedule::read(stage)?,
+            more_data: stage.optional("more_data")?.unwrap_or_default(),
+            schedule: if trains { Some(Schedule::read(stage)?) } else { None },
+            // What a kind of stage does not have, its table of keys does not have either.
             router: RouterTraining {
-                bias_update_speed: stage.get("bias_update_speed")?,
-                aux_loss_alpha: stage.get("aux_loss_alpha")?,
-                device_loss_alpha: stage.get("device_loss_alpha")?,
+                bias_update_speed: stage.optional("bias_update_speed")?.unwrap_or(0.0),
+                aux_loss_alpha: stage.optional("aux_loss_alpha")?.unwrap_or(0.0),
+                device_loss_alpha: stage.optional("device_loss_alpha")?.unwrap_or(0.0),
             },
             lora: read_lora(stage, &kind)?,
-            mtp_loss_weight: if matches!(kind, StageKind::Grpo(_)) { 0.0 } else { stage.get("mtp_loss_weight")? },
-            speculative_decoding: matches!(kind, StageKind::Grpo(_)) && stage.get("speculative_decoding")?,
-            max_tokens_per_device: stage.get("max_tokens_per_device")?,
+            mtp_loss_weight: stage.optional("mtp_loss_weight")?.unwrap_or(0.0),
+            speculative_decoding: stage.optional("speculative_decoding")?.unwrap_or(false),
+            max_tokens_per_device: stage.optional("max_tokens_per_device")?.unwrap_or(0),
             kind,
         })
     }
 }
 
-/// A pretrain stage has none.
+/// Stages that train all weights, or none, have none.
 fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
-    if matches!(kind, StageKind::Pretrain(_)) {
+    if matches!(kind, StageKind::Pretrain(_) | StageKind::RejectionSampling(_)) {
         return Ok(None);
     }
     let (r, lora_alpha) = (stage.get("lora_r")?, stage.get("lora_alpha")?);
@@ -289,22 +372,43 @@ impl Schedule {
     }
 }
 
-impl Grpo {
-    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Grpo, JobError> {
+impl Rollouts {
+    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Rollouts, JobError> {
         let rewards = stage.tables("reward").map(|table| {
             let plugin = table.get("plugin").and_then(toml::Value::as_str).unwrap_or_default();
             Reward::read(&Fields::new(table, format!("{}, [[stage.reward]] {plugin:?}", stage.place)), base_dir)
         });
-        let epsilon = stage.get("epsilon")?;
-        Ok(Grpo {
+        Ok(Rollouts {
             prompts_per_step: stage.get("prompts_per_step")?,
             num_generations: stage.get("num_generations")?,
-            num_iterations: stage.get("num_iterations")?,
-            steps_per_generation: stage.get("steps_per_generation")?,
             max_completion_length: stage.get("max_completion_length")?,
             temperature: stage.get("temperature")?,
             top_p: stage.get("top_p")?,
             top_k: stage.get("top_k")?,
+            rewards: rewards.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl RejectionSampling {
+    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<RejectionSampling, JobError> {
+        let select = match stage.get::<String>("select")?.as_str() {
+            "best-of-n" => Select::BestOfN,
+            "top-p" => Select::TopP { share: stage.get("keep_share")? },
+            _ => Select::Correct { at: stage.get("correct_at")? },
+        };
+        let keep = stage.optional("keep")?.unwrap_or(u32::from(select == Select::BestOfN));
+        Ok(RejectionSampling { rollouts: Rollouts::read(stage, base_dir)?, select, keep })
+    }
+}
+
+impl Grpo {
+    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Grpo, JobError> {
+        let epsilon = stage.get("epsilon")?;
+        Ok(Grpo {
+            rollouts: Rollouts::read(stage, base_dir)?,
+            num_iterations: stage.get("num_iterations")?,
+            steps_per_generation: stage.get("steps_per_generation")?,
             loss_type: stage.get("loss_type")?,
             importance_sampling_level: stage.get("importance_sampling_level")?,
             scale_rewards: stage.get("scale_rewards")?,
@@ -316,7 +420,6 @@ impl Grpo {
             routing_replay: stage.get("routing_replay")?,
             dynamic_sampling: stage.get("dynamic_sampling")?,
             max_resample_rounds: stage.get("max_resample_rounds")?,
-            rewards: rewards.collect::<Result<_, _>>()?,
         })
     }
 }

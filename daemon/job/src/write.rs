@@ -4,7 +4,7 @@ use crate::eval::Eval;
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
 use crate::keys::{self, Kind, Table};
 use crate::reward::{OnAbstain, OnFault, Plugin, Reward};
-use crate::stage::{Grpo, Length, Origin, Stage, StageKind};
+use crate::stage::{Grpo, Length, Origin, RejectionSampling, Rollouts, Schedule, Select, Stage, StageKind};
 use serde::Serialize;
 use std::path::Path;
 use toml::Value;
@@ -95,52 +95,81 @@ fn stage(stage: &Stage) -> toml::Table {
         Length::Steps(steps) => set(&mut table, "steps", steps),
         Length::Epochs(epochs) => set(&mut table, "epochs", epochs),
     }
-    let (batch_size, max_length) = match &stage.kind {
-        StageKind::Pretrain(p) => (Some(p.batch_size), Some(p.max_length)),
-        StageKind::Sft(s) => (Some(s.batch_size), Some(s.max_length)),
+    match &stage.kind {
+        StageKind::Pretrain(p) => supervised(&mut table, stage, p.batch_size, p.max_length),
+        StageKind::Sft(s) => supervised(&mut table, stage, s.batch_size, s.max_length),
         StageKind::Grpo(g) => {
             grpo(&mut table, g);
-            (None, None)
+            set(&mut table, "speculative_decoding", stage.speculative_decoding);
         }
-    };
-    for (key, value) in [("batch_size", batch_size), ("max_length", max_length)] {
-        if let Some(value) = value {
-            set(&mut table, key, value);
-        }
+        StageKind::RejectionSampling(r) => rejection_sampling(&mut table, r),
     }
-    let s = &stage.schedule;
-    set(&mut table, "learning_rate", s.learning_rate);
-    set(&mut table, "lr_scheduler_type", s.lr_scheduler_type);
-    set(&mut table, "warmup_steps", s.warmup_steps);
-    set(&mut table, "min_lr_ratio", s.min_lr_ratio);
-    set(&mut table, "adam_beta1", s.adam_beta1);
-    set(&mut table, "adam_beta2", s.adam_beta2);
-    set(&mut table, "adam_epsilon", s.adam_epsilon);
-    set(&mut table, "weight_decay", s.weight_decay);
-    set(&mut table, "max_grad_norm", s.max_grad_norm);
-    set(&mut table, "max_tokens_per_device", stage.max_tokens_per_device);
-    if let Some(lora) = &stage.lora {
-        set(&mut table, "lora_r", lora.r);
-        set(&mut table, "lora_alpha", lora.lora_alpha);
-        set(&mut table, "lora_target_modules", lora.target_modules.clone());
+    if let Some(s) = &stage.schedule {
+        schedule(&mut table, s);
+        training(&mut table, stage);
     }
-    match stage.grpo() {
-        Some(_) => set(&mut table, "speculative_decoding", stage.speculative_decoding),
-        None => set(&mut table, "mtp_loss_weight", stage.mtp_loss_weight),
-    }
-    set(&mut table, "bias_update_speed", stage.router.bias_update_speed);
-    set(&mut table, "aux_loss_alpha", stage.router.aux_loss_alpha);
-    set(&mut table, "device_loss_alpha", stage.router.device_loss_alpha);
     table
 }
 
+fn supervised(table: &mut toml::Table, stage: &Stage, batch_size: u32, max_length: u32) {
+    set(table, "more_data", &stage.more_data);
+    set(table, "batch_size", batch_size);
+    set(table, "max_length", max_length);
+    set(table, "mtp_loss_weight", stage.mtp_loss_weight);
+}
+
+fn schedule(table: &mut toml::Table, s: &Schedule) {
+    set(table, "learning_rate", s.learning_rate);
+    set(table, "lr_scheduler_type", s.lr_scheduler_type);
+    set(table, "warmup_steps", s.warmup_steps);
+    set(table, "min_lr_ratio", s.min_lr_ratio);
+    set(table, "adam_beta1", s.adam_beta1);
+    set(table, "adam_beta2", s.adam_beta2);
+    set(table, "adam_epsilon", s.adam_epsilon);
+    set(table, "weight_decay", s.weight_decay);
+    set(table, "max_grad_norm", s.max_grad_norm);
+}
+
+fn training(table: &mut toml::Table, stage: &Stage) {
+    set(table, "max_tokens_per_device", stage.max_tokens_per_device);
+    if let Some(lora) = &stage.lora {
+        set(table, "lora_r", lora.r);
+        set(table, "lora_alpha", lora.lora_alpha);
+        set(table, "lora_target_modules", lora.target_modules.clone());
+    }
+    set(table, "bias_update_speed", stage.router.bias_update_speed);
+    set(table, "aux_loss_alpha", stage.router.aux_loss_alpha);
+    set(table, "device_loss_alpha", stage.router.device_loss_alpha);
+}
+
+fn rollouts(table: &mut toml::Table, rollouts: &Rollouts) {
+    set(table, "prompts_per_step", rollouts.prompts_per_step);
+    set(table, "num_generations", rollouts.num_generations);
+    set(table, "max_completion_length", rollouts.max_completion_length);
+    set(table, "temperature", rollouts.temperature);
+    set(table, "top_p", rollouts.top_p);
+    set(table, "top_k", rollouts.top_k);
+    set(table, "reward", rollouts.rewards.iter().map(reward).collect::<Vec<_>>());
+}
+
+fn rejection_sampling(table: &mut toml::Table, rejection: &RejectionSampling) {
+    rollouts(table, &rejection.rollouts);
+    match rejection.select {
+        Select::Correct { at } => {
+            set(table, "select", "correct");
+            set(table, "correct_at", at);
+        }
+        Select::BestOfN => set(table, "select", "best-of-n"),
+        Select::TopP { share } => {
+            set(table, "select", "top-p");
+            set(table, "keep_share", share);
+        }
+    }
+    set(table, "keep", rejection.keep);
+}
+
 fn grpo(table: &mut toml::Table, grpo: &Grpo) {
-    set(table, "prompts_per_step", grpo.prompts_per_step);
-    set(table, "num_generations", grpo.num_generations);
-    set(table, "max_completion_length", grpo.max_completion_length);
-    set(table, "temperature", grpo.temperature);
-    set(table, "top_p", grpo.top_p);
-    set(table, "top_k", grpo.top_k);
+    rollouts(table, &grpo.rollouts);
     set(table, "num_iterations", grpo.num_iterations);
     set(table, "steps_per_generation", grpo.steps_per_generation);
     set(table, "loss_type", grpo.loss_type);
@@ -154,7 +183,6 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "dynamic_sampling", grpo.dynamic_sampling);
     set(table, "max_resample_rounds", grpo.max_resample_rounds);
     set(table, "routing_replay", grpo.routing_replay);
-    set(table, "reward", grpo.rewards.iter().map(reward).collect::<Vec<_>>());
 }
 
 fn reward(reward: &Reward) -> toml::Table {
@@ -191,6 +219,9 @@ fn reward(reward: &Reward) -> toml::Table {
         OnFault::Min => set(&mut table, "on_fault", "min"),
         OnFault::DropSample => set(&mut table, "on_fault", "drop-sample"),
         OnFault::Score(score) => set(&mut table, "on_fault", scored(score)),
+    }
+    if let Some(min_score) = reward.min_score {
+        set(&mut table, "min_score", min_score);
     }
     if let Some(sha256) = &reward.sha256 {
         set(&mut table, "sha256", sha256);

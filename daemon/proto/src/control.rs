@@ -302,7 +302,9 @@ pub struct PlanStage {
     pub kind: String,
     pub from: String,
     pub data: String,
+    /// 0: they are known once the stage that makes them is finished.
     pub rows: u64,
+    /// 0: as many as the rows will say.
     pub steps: u64,
     /// Upper bound.
     pub tokens_per_step: u64,

@@ -3,6 +3,7 @@
 //! What the job's machine relies on: a step's records are synced before it trains, its rollout file is whole before the ledger commits it, and
 //! an answer is given only when what it says is durable (`STEP-1`).
 
+use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::{OutputError, Outputs};
@@ -70,6 +71,8 @@ enum ClerkError {
     Data(#[from] DataError),
     #[error(transparent)]
     Output(#[from] OutputError),
+    #[error(transparent)]
+    DataSet(#[from] DataSetError),
     #[error("cannot remove {}: {source}", path.display())]
     Remove { path: PathBuf, source: std::io::Error },
     #[error("stage {0} is not in the job")]
@@ -238,6 +241,7 @@ impl Clerk {
                 self.apply(LedgerCommand::Eval { job, epoch, result: *result })
             }
             Store::FinishStage { stage } => {
+                self.make_data_set(stage)?;
                 self.apply(LedgerCommand::FinishStage { job, epoch, stage: stage as u32, at })?;
                 self.journal(stage)?.prune_before(u64::MAX)?;
                 Ok(())
@@ -253,10 +257,45 @@ impl Clerk {
         }
         let (job, epoch) = (self.job.clone(), self.epoch);
         self.apply(LedgerCommand::CommitStep { job, epoch, stage: stage as u32, step, metrics: metrics.clone() })?;
+        let trains = self.stage(stage)?.trains();
         if let Some(journal) = self.journals.get_mut(&stage) {
             journal.committed(step + 1);
+            if !trains {
+                // There are no weights to rebuild: the rollout file is all that is left to say of the step.
+                journal.prune_before(step + 1)?;
+            }
         }
         Ok(self.outputs.append_metrics(&name, step + 1, &metrics)?)
+    }
+
+    /// What a rejection-sampling stage kept becomes a data set once all its steps are committed.
+    fn make_data_set(&self, stage: usize) -> Result<(), ClerkError> {
+        let settings = self.stage(stage)?;
+        if settings.rejection_sampling().is_none() {
+            return Ok(());
+        }
+        let record = self.ledger.job(&self.job);
+        let steps = record.as_ref().and_then(|r| r.progress.stages.get(stage)).map_or(0, |s| s.step);
+        let made = datasets::make(&self.materials, &self.outputs, (stage, settings), steps)?;
+        self.log.info(format!(
+            "stage {} kept {} of {} completions (acceptance rate {:.4}), of {} of {} prompts: datasets/{}.jsonl, sha256 {}",
+            settings.name,
+            made.rows,
+            made.sampled,
+            made.acceptance_rate,
+            made.prompts_with_rows,
+            made.prompts,
+            settings.name,
+            made.sha256
+        ));
+        if made.other_ids + made.illegible > 0 {
+            self.log.warn(format!(
+                "of what stage {} kept, {} rows have other token ids than were sampled (the tokenizer's own for the same text), and {} \
+                 completions are left out because their token ids are no text",
+                settings.name, made.other_ids, made.illegible
+            ));
+        }
+        Ok(())
     }
 
     /// A rollout and the texts that people read.

@@ -7,7 +7,7 @@
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
 //! | [`accept`], [`materials`] | a job's files, read and checked |
-//! | [`clerk`], [`scoring`], [`graders`] | a running job's hands: durable writes, verdicts, which component judges at which step |
+//! | [`clerk`], [`datasets`], [`scoring`], [`graders`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
 //! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
 
@@ -17,6 +17,7 @@ mod board;
 mod clerk;
 mod cli;
 mod daemon;
+mod datasets;
 mod devices;
 mod graders;
 mod job_log;

@@ -1,5 +1,6 @@
 //! Everything that a job reads, opened and checked: done once to accept a job or plan it, and again when it runs.
 
+use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
 use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
@@ -7,12 +8,13 @@ use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{Job, JobError, ModelFacts, Reward, Stage, StageKind, Weights};
+use r1d_job::{DataSource, Job, JobError, ModelFacts, Reward, Sft, Stage, StageKind, Weights};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{ModelSource, SupervisedSequence};
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,8 @@ pub enum MaterialsError {
          ask: use a plugin of the world `reward` or `group-reward`; `r1ctl plugin score --answers` tries judged ones"
     )]
     Judged { name: String },
+    #[error(transparent)]
+    DataSet(#[from] DataSetError),
     #[error("data.{name} is not in the job")]
     NoData { name: String },
 }
@@ -65,6 +69,14 @@ struct Prompted {
 enum StageMaterial {
     Supervised(Supervision),
     Prompted(Prompted),
+    Later(Later),
+}
+
+/// What is known of a stage that reads what a stage before it keeps, until that one is finished.
+struct Later {
+    judges: Vec<Judge>,
+    /// Of all prompts that the stage before may keep, tokens.
+    prompt_max: u32,
 }
 
 pub struct Materials {
@@ -86,14 +98,20 @@ struct Shelf<'a> {
     rewards: &'a Rewards,
     recorded: &'a Recorded,
     versions: Vec<Versions>,
+    made: &'a DataSets,
     data: BTreeMap<String, Arc<DataSet>>,
     prompts: BTreeMap<String, Arc<Prompts>>,
 }
 
 impl Materials {
-    /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin.
-    /// `recorded` says which components judge, of the plugins that it knows.
+    /// Of a job that has not begun: what its stages are to make is checked as far as it can be. Blocks: reads, tokenises and compiles. Errors
+    /// name the key, file or plugin. `recorded` says which components judge, of the plugins that it knows.
     pub fn open(job: Job, rewards: &Rewards, recorded: &Recorded) -> Result<Materials, MaterialsError> {
+        Materials::open_with(job, rewards, recorded, &DataSets::default())
+    }
+
+    /// Of a job of which some stages have made data sets.
+    pub fn open_with(job: Job, rewards: &Rewards, recorded: &Recorded, made: &DataSets) -> Result<Materials, MaterialsError> {
         let path = job.model.config();
         let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
         let facts = ModelFacts::from_config(&config)
@@ -113,6 +131,7 @@ impl Materials {
             tokenizer: &tokenizer,
             rewards,
             recorded,
+            made,
             versions: Vec::new(),
             data: BTreeMap::new(),
             prompts: BTreeMap::new(),
@@ -143,7 +162,7 @@ impl Materials {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
                 StageMaterial::Prompted(prompted) => Some(prompted),
-                StageMaterial::Supervised(_) => None,
+                StageMaterial::Supervised(_) | StageMaterial::Later(_) => None,
             },
             Source::Eval(index) => self.evals.get(index),
         }
@@ -155,8 +174,9 @@ impl Materials {
         let stages = (self.job.stages.iter().enumerate())
             .map(|(i, stage)| StageFacts {
                 steps: stage.steps(self.rows(i)),
+                later: matches!(self.stages.get(i), Some(StageMaterial::Later(_))),
                 prompt_max: self.seen.prompt_max.get(&stage.name).copied().unwrap_or(0),
-                rewards: self.prompted(Source::Stage(i)).map_or(Vec::new(), |p| facts(&p.judges)),
+                rewards: self.stages.get(i).map_or(Vec::new(), |material| facts(material.judges())),
             })
             .collect();
         let evals = (self.job.evals.iter().zip(&self.evals))
@@ -187,7 +207,9 @@ impl Materials {
         let picked = match of {
             Source::Eval(_) => (0..count.min(rows)).collect(),
             Source::Stage(stage) => {
-                let per_step = self.job.stages.get(stage).map_or(count, Stage::rows_per_step);
+                let settings = self.job.stages.get(stage);
+                let per_step = settings.map_or(count, Stage::rows_per_step);
+                let count = count.min(settings.map_or(count, |settings| settings.rows_of_step(step, rows)));
                 let (seed, shuffle) = match round {
                     0 => (seed, prompted.shuffle),
                     round => (counter_hash(&[RESAMPLE, seed, round as u64]), true),
@@ -260,20 +282,41 @@ impl StageMaterial {
         match self {
             StageMaterial::Supervised(supervision) => supervision.len(),
             StageMaterial::Prompted(prompted) => prompted.data.len(),
+            StageMaterial::Later(_) => 0,
+        }
+    }
+
+    fn judges(&self) -> &[Judge] {
+        match self {
+            StageMaterial::Supervised(_) => &[],
+            StageMaterial::Prompted(prompted) => &prompted.judges,
+            StageMaterial::Later(later) => &later.judges,
         }
     }
 }
 
 impl Shelf<'_> {
-    fn source(&self, name: &str) -> Result<&r1d_job::DataSource, MaterialsError> {
-        self.job.data.get(name).ok_or_else(|| MaterialsError::NoData { name: name.into() })
+    fn source(&self, name: &str) -> Result<Cow<'_, DataSource>, MaterialsError> {
+        self.job.source(name).ok_or_else(|| MaterialsError::NoData { name: name.into() })
+    }
+
+    /// Whether all data sets of a stage are there.
+    fn is_ready(&self, stage: &Stage) -> bool {
+        stage.data_sets().all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
     }
 
     fn data(&mut self, name: &str) -> Result<Arc<DataSet>, MaterialsError> {
         if let Some(data) = self.data.get(name) {
             return Ok(data.clone());
         }
-        let data = Arc::new(DataSet::open(self.source(name)?)?);
+        let source = match self.job.data.get(name) {
+            Some(source) => Cow::Borrowed(source),
+            None => {
+                let path = self.made.find(name)?.ok_or_else(|| MaterialsError::NoData { name: name.into() })?;
+                Cow::Owned(DataSource { path, ..self.source(name)?.into_owned() })
+            }
+        };
+        let data = Arc::new(DataSet::open(&source)?);
         self.data.insert(name.into(), data.clone());
         Ok(data)
     }
@@ -293,18 +336,50 @@ impl Shelf<'_> {
     }
 
     fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
-        let data = self.data(&stage.data)?;
+        if !self.is_ready(stage) {
+            return Ok(StageMaterial::Later(self.later(stage)?));
+        }
         let order = Order { seed: self.job.seed, stage: index as u32, shuffle: self.source(&stage.data)?.shuffle };
         Ok(match &stage.kind {
             StageKind::Pretrain(pretrain) => {
+                let data = stage.data_sets().map(|name| self.data(name)).collect::<Result<Vec<_>, _>>()?;
+                let data: Vec<&DataSet> = data.iter().map(Arc::as_ref).collect();
                 StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?)
             }
             StageKind::Sft(sft) => {
-                let template = self.template(&stage.data)?;
-                StageMaterial::Supervised(Supervision::sft(&data, &template, self.tokenizer, sft, order)?)
+                let data = stage.data_sets().map(|name| Ok((self.data(name)?, self.template(name)?)));
+                let data = data.collect::<Result<Vec<_>, MaterialsError>>()?;
+                let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
+                StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer, sft, order)?)
             }
-            StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(&stage.data, &grpo.rewards)?),
+            StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(&stage.data, &grpo.rollouts.rewards)?),
+            StageKind::RejectionSampling(rejection) => {
+                StageMaterial::Prompted(self.prompted(&stage.data, &rejection.rollouts.rewards)?)
+            }
         })
+    }
+
+    /// All that can be checked of a stage before its data is there: the prompts that it may get, their template, its rewards, and what it reads
+    /// besides.
+    fn later(&mut self, stage: &Stage) -> Result<Later, MaterialsError> {
+        let mut prompt_max = 0;
+        for name in stage.data_sets() {
+            let no_data = || MaterialsError::NoData { name: name.into() };
+            let prompts = self.prompts(self.job.prompts_of(name).ok_or_else(no_data)?)?.length_max();
+            prompt_max = prompt_max.max(prompts);
+            if let StageKind::Sft(Sft { max_length, .. }) = &stage.kind
+                && prompts >= *max_length
+            {
+                let problem = format!(
+                    "its prompts have up to {prompts} tokens, and max_length = {max_length} of stage `{}` leaves nothing to train: raise it",
+                    stage.name
+                );
+                return Err(DataError::Source { name: name.into(), problem }.into());
+            }
+        }
+        let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards);
+        let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
+        Ok(Later { judges, prompt_max })
     }
 
     fn prompted(&mut self, data: &str, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
@@ -395,10 +470,17 @@ fn check_length(file: &Path) -> Result<(), MaterialsError> {
 fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
     let mut seen = Seen::default();
     for (stage, material) in job.stages.iter().zip(stages) {
-        seen.rows.insert(stage.name.clone(), material.rows());
-        if let StageMaterial::Prompted(prompted) = material {
-            seen.prompt_max.insert(stage.name.clone(), prompted.prompts.length_max());
+        match material {
+            StageMaterial::Prompted(prompted) => {
+                seen.prompt_max.insert(stage.name.clone(), prompted.prompts.length_max());
+            }
+            StageMaterial::Later(later) => {
+                seen.prompt_max.insert(stage.name.clone(), later.prompt_max);
+                continue;
+            }
+            StageMaterial::Supervised(_) => {}
         }
+        seen.rows.insert(stage.name.clone(), material.rows());
     }
     seen.eval_prompt_max = evals.iter().map(|prompted| prompted.prompts.length_max()).max().unwrap_or(0);
     seen
@@ -410,7 +492,7 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
         StageMaterial::Supervised(supervision) if supervision.truncated() > 0 => {
             vec![format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len())]
         }
-        StageMaterial::Supervised(_) => Vec::new(),
+        StageMaterial::Supervised(_) | StageMaterial::Later(_) => Vec::new(),
         StageMaterial::Prompted(prompted) => {
             let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
             let rows = prompted.data.rows().iter().filter(|row| !judged(row.domain.as_deref())).count();

@@ -8,6 +8,7 @@
 //! | `log.jsonl` | the job's log |
 //! | `journal/` | rollouts of the steps since the oldest checkpoint kept |
 //! | `rollouts/<stage>-step-<N>.parquet` | every rollout of committed step N (from 1) with its verdicts |
+//! | `datasets/<stage>.jsonl` | what a rejection-sampling stage kept, with `datasets/<stage>.json`, which says how much of what and pins its bytes |
 //! | `checkpoints/<stage>/step-<N>/` | the state after N steps, elsewhere when the job says `checkpoint.to` |
 //! | `final/` | the Hugging Face directory |
 //! | `inputs.json` | the files that the job reads, as they were when it was submitted |
@@ -67,6 +68,11 @@ impl Outputs {
 
     pub fn final_dir(&self) -> PathBuf {
         self.dir.join("final")
+    }
+
+    /// Where the data sets are that the job's stages make.
+    pub fn datasets(&self) -> PathBuf {
+        self.dir.join("datasets")
     }
 
     /// Where the job's checkpoints go.

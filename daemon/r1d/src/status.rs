@@ -98,7 +98,8 @@ impl Desk {
             state: stage.state,
             step: stage.step,
             steps: stage.steps,
-            durable_step: stage.durable_step(),
+            // What rejection sampling has committed is durable: there are no weights to save.
+            durable_step: if stage.kind == "rejection-sampling" { stage.step } else { stage.durable_step() },
             metrics: stage.metrics.clone(),
             seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
         });

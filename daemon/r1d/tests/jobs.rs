@@ -2,7 +2,7 @@
 
 mod house;
 
-use house::House;
+use house::{House, Outcome};
 use r1d_proto::control::{ErrorKind, Request, Response, SampleSort, State};
 use std::collections::BTreeSet;
 use std::fs;
@@ -307,4 +307,184 @@ fn shutdown_stops_after_the_step_in_flight() {
     assert!(house.try_status(&job).unwrap().stages[2].step >= 2);
     let status = house.wait_succeeded(&job);
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
+
+/// Completions are kept and trained on, by a stage that starts from where the first one ended.
+const REJECTION: &str = r#"
+[[stage]]
+name = "keep"
+kind = "rejection-sampling"
+data = "train"
+prompts_per_step = 6
+num_generations = 4
+max_completion_length = 8
+
+  [[stage.reward]]
+  plugin = "accuracy"
+
+  [[stage.reward]]
+  plugin = "format"
+  weight = 0.5
+  min_score = 0.5
+
+[[stage]]
+name = "again"
+kind = "sft"
+from = "cold-start"
+data = "keep"
+more_data = ["train"]
+epochs = 1
+batch_size = 8
+max_length = 32
+
+[checkpoint]
+"#;
+
+fn with_rejection(house: &House, changes: &[(&str, &str)]) -> String {
+    let text = house.job(&[("\n[checkpoint]\n", REJECTION)]);
+    changes.iter().fold(text, |text, (old, new)| {
+        assert!(text.contains(old), "{old:?} is not in the job");
+        text.replace(old, new)
+    })
+}
+
+/// What the job ends with, and the data set that it made.
+fn ended_with(house: &mut House, job: &str) -> (Outcome, Vec<u8>) {
+    let status = house.wait_succeeded(job);
+    (house.outcome(&status), fs::read(status.directory.join("datasets/keep.jsonl")).unwrap())
+}
+
+/// How often something happened in a finished job, by the fake worker's count.
+fn count(house: &House, moment: &str) -> u64 {
+    fs::read_to_string(house.path("faults").join(format!("{moment}.count"))).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_a_stage_keeps_becomes_the_data_of_another() {
+    let mut house = House::new();
+    house.start();
+    let text = with_rejection(&house, &[]);
+    let plan = match house.ask(Request::Plan { job: text.clone() }) {
+        Response::Plan(plan) => plan,
+        other => panic!("{other:?}"),
+    };
+    let lines: Vec<_> = plan.stages.iter().map(|s| (s.kind.as_str(), s.data.as_str(), s.rows, s.steps)).collect();
+    assert_eq!(lines[3..], [("rejection-sampling", "train", 40, 7), ("sft", "keep + train", 0, 0)], "the rows are known later");
+    assert!(!plan.stages[3].memory.contains_key("optimiser") && plan.stages[4].memory.contains_key("optimiser"));
+    let job = house.submit(text);
+    let status = house.wait_succeeded(&job);
+    assert_eq!(status.restarts, 0, "reading the data set anew is no restart");
+
+    let text = fs::read_to_string(status.directory.join("datasets/keep.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut expected = Vec::new();
+    let mut sampled = 0;
+    for step in 1..=7 {
+        let of = Request::Samples { job: job.clone(), stage: Some("keep".into()), step: Some(step), sort: SampleSort::Order, limit: 100 };
+        let Response::Samples(samples) = house.ask(of) else { panic!("samples") };
+        assert_eq!(samples.len(), if step == 7 { 16 } else { 24 }, "each of the 40 rows is sampled once");
+        for sample in samples {
+            let of = |name: &str| sample.verdicts.iter().find(|verdict| verdict.plugin == name).unwrap().value.unwrap();
+            let good = of("accuracy") >= 1.0 && of("format") >= 0.5 && sample.finish == "stop";
+            assert_eq!(sample.advantage, good.then_some(1.0), "{sample:?}");
+            sampled += 1;
+            if good {
+                expected.push((sample.prompt, sample.completion, sample.reference, sample.reward.map(f64::from)));
+            }
+        }
+    }
+    assert!(!expected.is_empty() && expected.len() < sampled);
+    let text_of = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_string();
+    let found: Vec<_> = (rows.iter())
+        .map(|row| (text_of(row, "prompt"), text_of(row, "completion"), row["reference"].as_str().map(String::from), row["reward"].as_f64()))
+        .collect();
+    assert_eq!(found, expected, "the kept completions in order, with the template \"plain\"");
+    assert!(rows[0].get("domain").is_none() && rows[0]["text"].is_string(), "columns of the source travel along: {}", rows[0]);
+
+    let made: serde_json::Value = serde_json::from_slice(&fs::read(status.directory.join("datasets/keep.json")).unwrap()).unwrap();
+    assert_eq!((made["rows"].as_u64(), made["sampled"].as_u64()), (Some(rows.len() as u64), Some(sampled)));
+    assert_eq!((made["prompts"].as_u64(), made["other_ids"].as_u64(), made["illegible"].as_u64()), (Some(40), Some(0), Some(0)));
+    let log = house.log_lines(&job);
+    let word = format!("stage keep kept {} of {sampled} completions", rows.len());
+    assert!(log.iter().any(|line| line.message.contains(&word) && line.message.contains(made["sha256"].as_str().unwrap())), "{log:?}");
+
+    let stages: Vec<_> = status.stages.iter().map(|s| (s.name.as_str(), s.step, s.steps, s.durable_step)).collect();
+    let steps = (rows.len() as u64 + 40).div_ceil(8);
+    assert_eq!(stages[3..], [("keep", 7, 7, 7), ("again", steps, steps, steps)]);
+    assert!(status.stages[3].metrics["acceptance_rate"] > 0.0);
+    assert!(!status.directory.join("checkpoints/keep").exists(), "nothing was trained");
+    assert!(!status.directory.join("journal/stage-3").read_dir().is_ok_and(|mut entries| entries.next().is_some()));
+}
+
+#[test]
+fn kills_around_a_kept_data_set_change_nothing() {
+    let mut house = House::new();
+    house.start();
+    let job = house.submit(with_rejection(&house, &[]));
+    let expected = ended_with(&mut house, &job);
+    let (generate, supervise, open) = (count(&house, "generate"), count(&house, "supervise"), count(&house, "open"));
+    // The last request to sample is the last evaluation's, the seven before it are the stage's; the last model opened is for the export, the
+    // one before it for the stage that reads the data set.
+    for (moment, fault) in [
+        (format!("generate-{}", generate - 6), "kill-both"),
+        (format!("generate-{}", generate - 3), "kill-self"),
+        (format!("generate-{}", generate - 1), "kill-daemon-soon 3000"),
+        (format!("generate-{}", generate - 1), "kill-daemon-soon 30000"),
+        (format!("open-{}", open - 1), "kill-daemon"),
+        (format!("open-{open}"), "kill-self"),
+        (format!("supervise-{}", supervise - 1), "kill-both"),
+    ] {
+        let mut house = House::new();
+        house.plant(&moment, fault);
+        house.start();
+        let job = house.submit(with_rejection(&house, &[]));
+        assert_eq!(ended_with(&mut house, &job), expected, "{moment}: {fault}");
+    }
+}
+
+#[test]
+fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
+    let mut house = House::new();
+    house.start();
+    let job = house.submit(with_rejection(&house, &[("min_score = 0.5", "min_score = 1000.0")]));
+    let status = house.wait_ended(&job);
+    assert_eq!((status.state, status.restarts), (State::Failed, 0));
+    let error = status.error.unwrap();
+    assert!(error.contains("stage `keep` kept none of its 160 completions (acceptance rate 0.0000)"), "{error}");
+    assert!(error.contains("min_score") && error.contains("num_generations"), "{error}");
+}
+
+#[test]
+fn a_changed_data_set_ends_the_job_by_name() {
+    let mut house = House::new();
+    house.start();
+    let job = house.submit(with_rejection(&house, &[]));
+    house.wait_succeeded(&job);
+    let supervise = count(&house, "supervise");
+    let mut house = House::new();
+    house.plant(&format!("supervise-{supervise}"), "kill-daemon");
+    house.start();
+    let job = house.submit(with_rejection(&house, &[]));
+    let directory = house.try_status(&job).unwrap().directory;
+    house.wait("the daemon's end", |house| house.try_ask(Request::Nodes).is_none().then_some(()));
+    let path = directory.join("datasets/keep.jsonl");
+    let rows = fs::read_to_string(&path).unwrap();
+    fs::write(&path, rows.replacen("<think>", "<think> 9", 1)).unwrap();
+    let status = house.wait_ended(&job);
+    assert_eq!(status.state, State::Failed);
+    assert!(status.error.as_ref().is_some_and(|e| e.contains("keep.jsonl is not as stage `keep` left it")), "{:?}", status.error);
+}
+
+#[test]
+fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
+    let mut house = House::new();
+    house.start();
+    for (old, new, expected) in [
+        ("batch_size = 8\nmax_length = 32", "batch_size = 8\nmax_length = 2", "max_length = 2 of stage `again` leaves nothing to train"),
+        ("from = \"cold-start\"\ndata = \"keep\"", "from = \"cold-start\"\ndata = \"kept\"", "the nearest is \"keep\""),
+        ("min_score = 0.5", "min_score = 0.5\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"", "sha256"),
+    ] {
+        let error = house.refused(with_rejection(&house, &[(old, new)]));
+        assert!(error.to_lowercase().contains(&expected.to_lowercase()), "{new}: {error}");
+    }
 }

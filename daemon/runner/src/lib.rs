@@ -11,6 +11,7 @@
 //!                    │                     sync reference?     │                          │
 //!                    │                          ▲              │                          ▼
 //!                    │                          └── commit ◀── step: sample ─▶ score ─▶ seal ─▶ train   (grpo)
+//!                    │                                           or: sample ─▶ score ─▶ seal          (rejection-sampling)
 //!               finish stage ◀──────────────────────────────────     or: batch ─▶ train               (pretrain, sft)
 //!                    └─▶ export ─▶ end
 //! ```
@@ -18,7 +19,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`machine`] | the job: stages, steps, and what lies between them |
-//! | [`step`], [`rollout_step`], [`metrics`] | one step of training; group logic and metrics of GRPO |
+//! | [`step`], [`rollout_step`], [`metrics`] | one step of a stage; group logic and metrics of GRPO |
+//! | [`select`] | which completions rejection sampling keeps |
 //! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
@@ -46,6 +48,7 @@ pub mod record;
 pub mod restart;
 pub mod rollout_step;
 pub mod scores;
+pub mod select;
 pub mod step;
 pub mod wait;
 

@@ -245,9 +245,12 @@ impl Machine {
             return Err(End::Failed { error: "the job has no stage".into() });
         };
         let from = match work {
-            Work::Stage(_) => self.plan.job.origin(settings),
-            Work::Export => Some(stage),
+            Work::Export if settings.trains() => Some(stage),
+            Work::Stage(_) | Work::Export => self.plan.job.origin(settings),
         };
+        if facts.later && at_work.is_some() {
+            return Err(End::Reread);
+        }
         let model = match from {
             None => self.plan.base.clone(),
             Some(origin) => {
@@ -284,6 +287,9 @@ impl Machine {
 
     /// From weights that hold `step` steps to those that hold all committed ones.
     fn rebuild(&mut self, stage: usize, step: u64, now: Duration) -> Next {
+        if self.plan.stage(stage).is_some_and(|(settings, _)| !settings.trains()) {
+            return self.boundary(stage, now);
+        }
         match Rebuild::begin(&self.plan, stage, step, self.record.committed(stage), now) {
             Some((rebuild, commands)) => Ok((State::Rebuilding { stage, rebuild }, commands)),
             None => self.boundary(stage, now),
@@ -310,7 +316,7 @@ impl Machine {
         if step == facts.steps {
             return Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]));
         }
-        if std::mem::take(&mut self.leftovers) && settings.grpo().is_some() {
+        if std::mem::take(&mut self.leftovers) && settings.rollouts().is_some() {
             return Ok((State::Recalling { stage }, vec![Command::Recall { stage, step }]));
         }
         self.step(stage, Recalled::default(), now)

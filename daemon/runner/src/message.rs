@@ -144,7 +144,8 @@ pub enum Store {
     BeginStage {
         stage: usize,
     },
-    /// What trains, and in which order: the journal's last word on a step, synced.
+    /// What trains, and in which order: the journal's last word on a step, synced. Of a rejection-sampling stage: 1 for what is kept, none for
+    /// what is not.
     Seal {
         stage: usize,
         step: u64,
@@ -169,6 +170,7 @@ pub enum Store {
         step: u64,
     },
     Eval(Box<EvalResult>),
+    /// The kept completions of a rejection-sampling stage become a data set first.
     FinishStage {
         stage: usize,
     },
@@ -184,6 +186,9 @@ pub enum End {
     Failed {
         error: String,
     },
+    /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are opened anew, and an attempt with the plan made of
+    /// them goes on. It counts as no restart.
+    Reread,
     /// Something found no room on its file system. Nothing that was committed is lost: the job is taken up again until somebody has made room.
     NoRoom {
         cause: String,

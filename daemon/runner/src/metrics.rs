@@ -5,7 +5,7 @@ use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{Metrics, SupervisedSequence};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether a metric depends on the wall clock: such may differ between two runs of one job, no others.
 pub fn is_timing(name: &str) -> bool {
@@ -24,7 +24,7 @@ pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
 /// Metrics of all completions that a step sampled: those that dynamic sampling left out too. As in TRL `reward_std` is over all rewards of
 /// the step, and with rewards scaled by the batch's deviation `frac_reward_zero_std` is about that one.
 pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
-    let mut metrics = Metrics::new();
+    let mut metrics = of_completions(records);
     let groups = rewards_by_group(records);
     let rewards: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
     let constant = match scale {
@@ -34,13 +34,35 @@ pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
             constant as f64 / groups.len().max(1) as f64
         }
     };
+    metrics.insert("frac_reward_zero_std".into(), constant);
+    metrics.insert("groups/trained".into(), groups_with_advantage(records));
+    metrics
+}
+
+/// Metrics of a step of rejection sampling. `acceptance_rate` is the share of all completions that is kept, `groups/kept` counts the prompts
+/// that have one.
+pub fn of_selection(records: &[ScoredRollout]) -> Metrics {
+    let mut metrics = of_completions(records);
+    let kept = records.iter().filter(|r| r.advantage.is_some()).count() as f64;
+    metrics.insert("acceptance_rate".into(), kept / records.len().max(1) as f64);
+    metrics.insert("samples/kept".into(), kept);
+    metrics.insert("groups/kept".into(), groups_with_advantage(records));
+    metrics
+}
+
+fn groups_with_advantage(records: &[ScoredRollout]) -> f64 {
+    let prompts = records.iter().filter(|r| r.advantage.is_some()).map(|r| r.rollout.key.prompt);
+    prompts.collect::<BTreeSet<_>>().len() as f64
+}
+
+fn of_completions(records: &[ScoredRollout]) -> Metrics {
+    let mut metrics = Metrics::new();
+    let groups = rewards_by_group(records);
+    let rewards: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
     metrics.insert("reward".into(), mean(&rewards));
     metrics.insert("reward_std".into(), std(&rewards));
-    metrics.insert("frac_reward_zero_std".into(), constant);
     metrics.insert("samples/masked".into(), records.iter().filter(|r| r.reward.is_none()).count() as f64);
     metrics.insert("groups/sampled".into(), groups.len() as f64);
-    let trained = records.iter().filter(|r| r.advantage.is_some()).map(|r| r.rollout.key.prompt);
-    metrics.insert("groups/trained".into(), trained.collect::<std::collections::BTreeSet<_>>().len() as f64);
     lengths(&mut metrics, records.iter().map(|r| (r.rollout.completion_ids.len(), r.rollout.finish)));
     verdicts(&mut metrics, records.iter().flat_map(|r| &r.verdicts));
     metrics

@@ -1,7 +1,7 @@
 //! What a job's state machine knows from the start: the job, and what was read of its files.
 
 use crate::message::Source;
-use r1d_job::{Grpo, Job, Reward, Stage};
+use r1d_job::{Grpo, Job, Reward, Rollouts, Stage};
 use r1d_proto::worker::{ModelSource, Open};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +29,9 @@ pub struct Plan {
 #[derive(Clone, Debug, Default)]
 pub struct StageFacts {
     pub steps: u64,
+    /// It reads what a stage before keeps, and that was not there when the materials were opened: they have to be opened anew, and the plan made
+    /// of them, before the stage begins.
+    pub later: bool,
     /// Tokens of the longest prompt; 0 where nothing is sampled.
     pub prompt_max: u32,
     /// In the order of the stage's rewards.
@@ -87,6 +90,12 @@ impl Plan {
     }
 
     /// The settings of a stage that samples.
+    pub fn rollouts(&self, index: usize) -> Option<(&Rollouts, &StageFacts)> {
+        let (stage, facts) = self.stage(index)?;
+        Some((stage.rollouts()?, facts))
+    }
+
+    /// The settings of a stage of reinforcement learning.
     pub fn grpo(&self, index: usize) -> Option<(&Grpo, &StageFacts)> {
         let (stage, facts) = self.stage(index)?;
         Some((stage.grpo()?, facts))
@@ -99,7 +108,9 @@ impl Plan {
     /// The rewards that judge, and what their plugins declared.
     pub fn rewards(&self, of: Source) -> (&[Reward], &[RewardFacts]) {
         match of {
-            Source::Stage(index) => self.grpo(index).map_or((&[], &[]), |(grpo, facts)| (&grpo.rewards, &facts.rewards)),
+            Source::Stage(index) => {
+                self.rollouts(index).map_or((&[], &[]), |(rollouts, facts)| (&rollouts.rewards, &facts.rewards))
+            }
             Source::Eval(index) => self.evals.get(index).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
         }
     }
@@ -118,7 +129,7 @@ impl Plan {
             fp8: self.job.model.fp8,
             batch_invariant: self.job.batch_invariant,
             reference: stage.grpo().is_some_and(Grpo::needs_reference),
-            optimiser: Some(stage.optimiser(facts.steps)),
+            optimiser: stage.optimiser(facts.steps),
             router: stage.router,
             lora: stage.adapters().cloned(),
             mtp_loss_weight: stage.mtp_loss_weight,
@@ -142,14 +153,16 @@ impl Plan {
         })
     }
 
-    /// Whether a checkpoint is due after `step` committed steps: always after the last, which later stages start from.
+    /// Whether a checkpoint is due after `step` committed steps: always after the last, which later stages start from. Never of weights that the
+    /// stage does not change.
     pub fn checkpoints_at(&self, stage: usize, step: u64) -> bool {
         let every = self.job.checkpoint.every_steps;
-        self.stages.get(stage).is_some_and(|facts| step == facts.steps || (every > 0 && step > 0 && step.is_multiple_of(every)))
+        let due = |facts: &StageFacts| step == facts.steps || (every > 0 && step > 0 && step.is_multiple_of(every));
+        self.stage(stage).is_some_and(|(settings, facts)| settings.trains() && due(facts))
     }
 
     /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
-    /// that the job starts from).
+    /// that the job starts from). None of weights that the stage does not change.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();
@@ -157,6 +170,7 @@ impl Plan {
         let name = Some(settings.name.clone());
         let due = |eval: &r1d_job::Eval| match step {
             0 => (stage == 0 && eval.at_start).then_some(None),
+            _ if !settings.trains() => None,
             _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
         };
         self.job.evals.iter().enumerate().filter_map(|(i, eval)| Some((i, due(eval)?))).collect()

@@ -1,4 +1,5 @@
-//! One step of GRPO: prompts → completions → verdicts → advantages → seal → update.
+//! One step of a stage that samples: prompts → completions → verdicts → seal. GRPO seals advantages and trains on them; rejection sampling seals
+//! what is kept, as an advantage of 1, and what is not, as none, and is done.
 
 use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
@@ -7,12 +8,12 @@ use crate::judge::{drops_group, judge, rules};
 use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
 use crate::metrics;
 use crate::plan::Plan;
+use crate::select::kept;
 use crate::step::{Flow, unexpected};
 use crate::wait::Wait;
-use r1d_job::Grpo;
+use r1d_job::{Grpo, Rollouts, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{self, Body, Metrics, Reply, Request, TrainSequence};
@@ -73,7 +74,7 @@ impl RolloutStep {
     /// `recalled` is what an attempt before this one left in the journal.
     pub fn begin(
         plan: &Plan,
-        grpo: &Grpo,
+        rollouts: &Rollouts,
         stage: usize,
         step: u64,
         recalled: Recalled,
@@ -102,12 +103,12 @@ impl RolloutStep {
         } else {
             this.recalled = recalled;
         }
-        (this, vec![Command::ReadPrompts { of, step, round: 0, count: grpo.prompts_per_step as u64 }])
+        (this, vec![Command::ReadPrompts { of, step, round: 0, count: rollouts.prompts_per_step as u64 }])
     }
 
-    pub fn handle(&mut self, plan: &Plan, grpo: &Grpo, event: Event, now: Duration) -> Result<Flow, End> {
+    pub fn handle(&mut self, plan: &Plan, rollouts: &Rollouts, event: Event, now: Duration) -> Result<Flow, End> {
         match (self.phase, event) {
-            (Phase::Prompts, Event::Prompts(prompts)) => self.prompts(plan, grpo, prompts, now),
+            (Phase::Prompts, Event::Prompts(prompts)) => self.prompts(plan, rollouts, prompts, now),
             (Phase::Gathering, Event::Worker(Body::Event(worker::Event::Completed(rollout)))) => {
                 let keep = Command::Keep(Keep::Sampled(rollout.clone()));
                 let score = self.gather.completed(rollout, true, now)?;
@@ -115,9 +116,9 @@ impl RolloutStep {
             }
             (Phase::Gathering, Event::Worker(Body::Done(Reply::Generated { metrics }))) => {
                 self.gather.generated(&metrics, now)?;
-                self.gathered(plan, grpo, Vec::new(), now)
+                self.gathered(plan, Vec::new(), now)
             }
-            (Phase::Gathering, Event::Scored { key, verdicts, text }) => self.scored(plan, grpo, key, verdicts, &text, now),
+            (Phase::Gathering, Event::Scored { key, verdicts, text }) => self.scored(plan, key, verdicts, &text, now),
             (Phase::Sealing, Event::Stored) => match self.train(plan, now) {
                 Some(command) => Ok(Flow::Go(vec![command])),
                 None => Ok(self.done(plan, Metrics::new(), now)),
@@ -129,19 +130,19 @@ impl RolloutStep {
 
     /// A sealed step that another attempt left, of which no completion trains.
     pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
-        (self.phase == Phase::Training && self.records.iter().all(|r| r.advantage.is_none()))
-            .then(|| self.done(plan, Metrics::new(), now))
+        let trains = || plan.grpo(self.stage).is_some() && self.records.iter().any(|r| r.advantage.is_some());
+        (self.phase == Phase::Training && !trains()).then(|| self.done(plan, Metrics::new(), now))
     }
 
-    fn prompts(&mut self, plan: &Plan, grpo: &Grpo, prompts: Vec<Prompt>, now: Duration) -> Result<Flow, End> {
+    fn prompts(&mut self, plan: &Plan, rollouts: &Rollouts, prompts: Vec<Prompt>, now: Duration) -> Result<Flow, End> {
         for prompt in prompts {
-            self.gather.add_group(prompt, grpo.num_generations);
+            self.gather.add_group(prompt, rollouts.num_generations);
         }
         (self.phase, self.since) = (Phase::Gathering, now);
         let mut commands = self.take_up_recalled(plan, now)?;
-        let version = self.step * grpo.num_iterations as u64 * grpo.steps_per_generation as u64;
-        commands.extend(self.gather.request(grpo.sampling(plan.stop_ids.clone(), plan.job.seed), version, now));
-        self.gathered(plan, grpo, commands, now)
+        let version = self.step * plan.stage(self.stage).map_or(0, |(stage, _)| stage.updates_per_step());
+        commands.extend(self.gather.request(rollouts.sampling(plan.stop_ids.clone(), plan.job.seed), version, now));
+        self.gathered(plan, commands, now)
     }
 
     /// Completions that the journal still has need no sampling, those with verdicts no scoring.
@@ -169,39 +170,39 @@ impl RolloutStep {
         Ok(commands)
     }
 
-    fn scored(
-        &mut self,
-        plan: &Plan,
-        grpo: &Grpo,
-        key: SampleKey,
-        mut verdicts: Vec<Verdict>,
-        text: &str,
-        now: Duration,
-    ) -> Result<Flow, End> {
+    fn scored(&mut self, plan: &Plan, key: SampleKey, mut verdicts: Vec<Verdict>, text: &str, now: Duration) -> Result<Flow, End> {
         let (rewards, facts) = plan.rewards(Source::Stage(self.stage));
         let reward = judge(&rules(rewards, facts), &mut verdicts)?;
         let keep = Command::Keep(Keep::Scored { key, verdicts: verdicts.clone(), reward });
         self.gather.scored(key, verdicts, reward, final_answer(text).into(), now)?;
-        self.gathered(plan, grpo, vec![keep], now)
+        self.gathered(plan, vec![keep], now)
     }
 
     /// Once everything asked for is here: more prompts, or the seal.
-    fn gathered(&mut self, plan: &Plan, grpo: &Grpo, mut commands: Vec<Command>, now: Duration) -> Result<Flow, End> {
+    fn gathered(&mut self, plan: &Plan, mut commands: Vec<Command>, now: Duration) -> Result<Flow, End> {
         if !self.gather.is_complete() {
             return Ok(Flow::Go(commands));
         }
-        let groups = self.training_rewards(plan);
-        let telling = groups.iter().filter(|group| has_variance(group)).count() as u64;
-        let wanted = grpo.prompts_per_step as u64;
-        if grpo.dynamic_sampling && telling < wanted && self.round < grpo.max_resample_rounds {
-            self.round += 1;
-            (self.phase, self.since) = (Phase::Prompts, now);
-            let (of, step, round) = (Source::Stage(self.stage), self.step, self.round);
-            commands.push(Command::ReadPrompts { of, step, round, count: wanted - telling });
-            return Ok(Flow::Go(commands));
-        }
-        let trains = chosen(&groups, grpo);
-        self.seal(grpo, groups, &trains);
+        let rewards = self.training_rewards(plan);
+        let decided = match plan.stage(self.stage).map(|(stage, _)| &stage.kind) {
+            Some(StageKind::Grpo(grpo)) => {
+                let telling = rewards.iter().filter(|group| has_variance(group)).count() as u64;
+                let wanted = grpo.rollouts.prompts_per_step as u64;
+                if grpo.dynamic_sampling && telling < wanted && self.round < grpo.max_resample_rounds {
+                    self.round += 1;
+                    (self.phase, self.since) = (Phase::Prompts, now);
+                    let (of, step, round) = (Source::Stage(self.stage), self.step, self.round);
+                    commands.push(Command::ReadPrompts { of, step, round, count: wanted - telling });
+                    return Ok(Flow::Go(commands));
+                }
+                trained(grpo, rewards)
+            }
+            Some(StageKind::RejectionSampling(rejection)) => {
+                self.gather.groups.iter().zip(&rewards).map(|(group, rewards)| kept(rejection, group, rewards)).collect()
+            }
+            _ => return Err(End::Failed { error: format!("stage {} does not sample", self.stage) }),
+        };
+        self.seal(decided);
         let advantages = self.records.iter().map(|r| (r.rollout.key, r.advantage)).collect();
         (self.phase, self.since) = (Phase::Sealing, now);
         commands.push(Command::Store(Store::Seal { stage: self.stage, step: self.step, advantages }));
@@ -225,11 +226,8 @@ impl RolloutStep {
             .collect()
     }
 
-    fn seal(&mut self, grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>, trains: &[bool]) {
-        for (group, _) in rewards.iter_mut().zip(trains).filter(|(_, trains)| !**trains) {
-            group.fill(None);
-        }
-        let advantages = advantages(&rewards, grpo.scale_rewards);
+    /// One advantage per sample, by group.
+    fn seal(&mut self, advantages: Vec<Vec<Option<f32>>>) {
         for (group, advantages) in self.gather.groups.drain(..).zip(advantages) {
             for (sample, advantage) in group.samples.into_iter().zip(advantages) {
                 if let Sample::Scored(judged) = sample {
@@ -248,10 +246,14 @@ impl RolloutStep {
     fn done(&mut self, plan: &Plan, trained: Metrics, now: Duration) -> Flow {
         let rollouts = std::mem::take(&mut self.records);
         let mut metrics = trained;
-        let scale = plan.grpo(self.stage).map_or(ScaleRewards::Group, |(grpo, _)| grpo.scale_rewards);
-        metrics.extend(metrics::of_rollouts(&rollouts, scale));
         metrics.append(&mut self.gather.timings);
-        metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
+        match plan.grpo(self.stage) {
+            Some((grpo, _)) => {
+                metrics.extend(metrics::of_rollouts(&rollouts, grpo.scale_rewards));
+                metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
+            }
+            None => metrics.extend(metrics::of_selection(&rollouts)),
+        }
         metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());
         Flow::Done { metrics, tokens: metrics::tokens_of_rollouts(&rollouts), rollouts }
     }
@@ -290,13 +292,22 @@ impl RolloutStep {
     }
 }
 
+/// The advantages of the groups that train, none for the others.
+fn trained(grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>) -> Vec<Vec<Option<f32>>> {
+    let trains = chosen(&rewards, grpo);
+    for (group, _) in rewards.iter_mut().zip(trains).filter(|(_, trains)| !trains) {
+        group.fill(None);
+    }
+    advantages(&rewards, grpo.scale_rewards)
+}
+
 /// Which groups train: all, or with dynamic sampling those that tell good from bad, topped up with others to the step's size in the
 /// order of the prompts, so that every step has the same number of groups.
 fn chosen(groups: &[Vec<Option<f32>>], grpo: &Grpo) -> Vec<bool> {
     if !grpo.dynamic_sampling {
         return vec![true; groups.len()];
     }
-    let mut room = grpo.prompts_per_step as usize;
+    let mut room = grpo.rollouts.prompts_per_step as usize;
     let mut trains = vec![false; groups.len()];
     for telling in [true, false] {
         for (group, trains) in groups.iter().zip(&mut trains) {

@@ -1,4 +1,4 @@
-//! One step of training, of either kind: what the job's machine sees of it.
+//! One step of a stage, of either kind: what the job's machine sees of it.
 
 use crate::message::{Command, End, Event, Recalled};
 use crate::metrics;
@@ -41,9 +41,9 @@ pub fn supervise_request(step: u64, sequences: Vec<SupervisedSequence>) -> Reque
 
 impl Step {
     pub fn begin(plan: &Plan, stage: usize, step: u64, recalled: Recalled, now: Duration) -> (Step, Vec<Command>) {
-        match plan.grpo(stage) {
-            Some((grpo, _)) => {
-                let (begun, commands) = RolloutStep::begin(plan, grpo, stage, step, recalled, now);
+        match plan.rollouts(stage) {
+            Some((rollouts, _)) => {
+                let (begun, commands) = RolloutStep::begin(plan, rollouts, stage, step, recalled, now);
                 (Step::Rollout(Box::new(begun)), commands)
             }
             None => {
@@ -54,8 +54,8 @@ impl Step {
     }
 
     pub fn handle(&mut self, plan: &Plan, stage: usize, event: Event, now: Duration) -> Result<Flow, End> {
-        match (self, plan.grpo(stage)) {
-            (Step::Rollout(step), Some((grpo, _))) => step.handle(plan, grpo, event, now),
+        match (self, plan.rollouts(stage)) {
+            (Step::Rollout(step), Some((rollouts, _))) => step.handle(plan, rollouts, event, now),
             (Step::Supervised(step), None) => step.handle(event, now),
             _ => Err(End::Failed { error: format!("stage {stage} is of another kind than its step") }),
         }

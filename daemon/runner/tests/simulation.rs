@@ -5,7 +5,7 @@
 use r1d_job::{Job, Reward, StageKind};
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
     Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Opened, Reply, Request, SupervisedSequence,
@@ -79,12 +79,48 @@ max_completion_length = 6
 metrics = ["pass@1", "cons@2"]
 "#;
 
+/// Between the other stages: one that keeps completions and one that trains on them, so that the last one's weights come through both.
+const REJECTION: &str = r#"
+[[stage]]
+name = "keep"
+kind = "rejection-sampling"
+data = "train"
+steps = 5
+prompts_per_step = 3
+num_generations = 4
+max_completion_length = 6
+keep = 2
+  [[stage.reward]]
+  plugin = "accuracy"
+  min_score = 0.5
+[[stage]]
+name = "again"
+kind = "sft"
+from = "reading"
+data = "keep"
+epochs = 2
+batch_size = 2
+max_length = 8
+[[stage]]
+name = "more"
+from = "keep"
+"#;
+
 fn plan(batch_invariant: bool) -> Plan {
-    let job = Job::parse(&JOB.replace("BATCH_INVARIANT", &batch_invariant.to_string()), Path::new("/job")).expect("a sound job");
+    plan_of_job(JOB, batch_invariant)
+}
+
+fn plan_with_rejection(batch_invariant: bool) -> Plan {
+    plan_of_job(&JOB.replace("[[stage]]\nname = \"more\"\n", REJECTION), batch_invariant)
+}
+
+fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
+    let job = Job::parse(&job.replace("BATCH_INVARIANT", &batch_invariant.to_string()), Path::new("/job")).expect("a sound job");
     let facts = |stage: &r1d_job::Stage| StageFacts {
         steps: stage.steps(100),
+        later: false,
         prompt_max: 4,
-        rewards: vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; stage.grpo().map_or(0, |grpo| grpo.rewards.len())],
+        rewards: vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; stage.rollouts().map_or(0, |r| r.rewards.len())],
     };
     let stages = job.stages.iter().map(facts).collect();
     let judges = job.eval_rewards(&job.evals[0]);
@@ -108,7 +144,7 @@ fn plan_of_groups(batch_invariant: bool) -> Plan {
     let facts = RewardFacts { min: 0.0, max: 1.0, of_groups: true };
     for (stage, known) in plan.job.stages.iter_mut().zip(&mut plan.stages) {
         if let StageKind::Grpo(grpo) = &mut stage.kind {
-            grpo.rewards.push(Reward::of_plugin("diverse"));
+            grpo.rollouts.rewards.push(Reward::of_plugin("diverse"));
             known.rewards.push(facts);
         }
     }
@@ -121,7 +157,7 @@ fn plan_of_groups(batch_invariant: bool) -> Plan {
 fn together(plan: &Plan, of: Source) -> usize {
     match of {
         _ if !plan.scores_groups(of) => 1,
-        Source::Stage(stage) => plan.grpo(stage).unwrap().0.num_generations as usize,
+        Source::Stage(stage) => plan.rollouts(stage).unwrap().0.num_generations as usize,
         Source::Eval(eval) => plan.job.evals[eval].num_generations as usize,
     }
 }
@@ -148,6 +184,10 @@ struct Disk {
     metrics: BTreeMap<(usize, u64), Metrics>,
     evals: Vec<EvalResult>,
     journal: HashMap<(usize, u64), Recalled>,
+    /// The rollout files of stages that keep completions.
+    rollouts: BTreeMap<(usize, u64), Vec<ScoredRollout>>,
+    /// What such stages kept: a hash of each completion.
+    kept: BTreeMap<usize, Vec<u64>>,
     checkpoints: HashMap<PathBuf, Weights>,
     exported: Option<u64>,
 }
@@ -160,6 +200,10 @@ struct World {
     random: u64,
     crash_per_mille: u64,
     crashes: u64,
+    /// Attempts that ended because there was data to read.
+    rereads: u64,
+    /// The open model has an optimiser.
+    trains: bool,
     /// Checkpoints that the next restore finds damaged.
     damaged: Option<PathBuf>,
 }
@@ -170,7 +214,24 @@ impl World {
     fn new(plan: Plan, seed: u64, crash_per_mille: u64) -> World {
         let (disk, worker) = Default::default();
         let (random, now) = (seed, Duration::ZERO);
-        World { plan: Arc::new(plan), disk, worker, now, random, crash_per_mille, crashes: 0, damaged: None }
+        let plan = Arc::new(plan);
+        let mut world =
+            World { plan, disk, worker, now, random, crash_per_mille, crashes: 0, rereads: 0, trains: false, damaged: None };
+        world.read();
+        world
+    }
+
+    /// The materials are opened: what stages that are finished have kept is there.
+    fn read(&mut self) {
+        let mut plan = (*self.plan).clone();
+        for (stage, facts) in plan.job.stages.iter().zip(&mut plan.stages) {
+            let is_maker = |maker: &r1d_job::Stage| maker.name == stage.data && maker.rejection_sampling().is_some();
+            let Some(maker) = plan.job.stages.iter().position(is_maker) else { continue };
+            let finished = self.disk.record.stages.get(maker).is_some_and(|record| record.finished);
+            facts.later = !finished;
+            facts.steps = if finished { stage.steps(self.disk.kept[&maker].len() as u64) } else { 0 };
+        }
+        self.plan = Arc::new(plan);
     }
 
     fn draw(&mut self, below: u64) -> u64 {
@@ -189,8 +250,18 @@ impl World {
     fn run(&mut self) -> End {
         for _ in 0..100_000 {
             match self.attempt() {
+                Ok(End::Reread) => {
+                    self.rereads += 1;
+                    self.read();
+                }
                 Ok(end) => return end,
-                Err(Crash) => self.crashes += 1,
+                Err(Crash) => {
+                    self.crashes += 1;
+                    // With the daemon gone too, the next attempt is the first of a new one.
+                    if self.draw(2) == 0 {
+                        self.read();
+                    }
+                }
             }
         }
         panic!("the job does not end")
@@ -248,7 +319,7 @@ impl World {
                     Command::ReadPrompts { of, step, round, count } => {
                         others.push_back(Event::Prompts(prompts(of, step, round, count)))
                     }
-                    Command::ReadBatch { stage, step } => others.push_back(Event::Batch(batch(stage, step))),
+                    Command::ReadBatch { stage, step } => others.push_back(Event::Batch(self.batch(stage, step))),
                     Command::Store(store) => {
                         self.store(store);
                         others.push_back(Event::Stored);
@@ -298,6 +369,9 @@ impl World {
                 assert_eq!(step, record.stages[stage].step, "a step is committed once and in order");
                 let sealed = self.disk.journal.get(&(stage, step)).map_or(0, |j| j.sealed.as_ref().map_or(0, Vec::len));
                 assert_eq!(rollouts.len(), sealed);
+                if self.plan.job.stages[stage].rejection_sampling().is_some() {
+                    self.disk.rollouts.insert((stage, step), rollouts);
+                }
                 record.stages[stage].step += 1;
                 record.stages[stage].num_tokens = metrics["num_tokens"];
                 self.disk.metrics.insert((stage, step), metrics);
@@ -308,8 +382,33 @@ impl World {
                 record.evals.push((result.stage.clone(), result.step, result.data.clone()));
                 self.disk.evals.push(*result);
             }
-            Store::FinishStage { stage } => record.stages[stage].finished = true,
+            Store::FinishStage { stage } => {
+                if self.plan.job.stages[stage].rejection_sampling().is_some() {
+                    assert_eq!(record.stages[stage].checkpoints, [], "there are no weights to keep");
+                    let rollouts = self.disk.rollouts.range((stage, 0)..(stage + 1, 0)).flat_map(|(_, rollouts)| rollouts);
+                    let kept = rollouts
+                        .filter(|scored| scored.advantage == Some(1.0))
+                        .map(|scored| mix(&scored.rollout.completion_ids.iter().map(|id| *id as u64).collect::<Vec<_>>()));
+                    self.disk.kept.insert(stage, kept.collect());
+                }
+                record.stages[stage].finished = true;
+            }
         }
+    }
+
+    fn batch(&self, stage: usize, step: u64) -> Vec<SupervisedSequence> {
+        let facts = &self.plan.stages[stage];
+        assert!(!facts.later, "a stage begins once its data is there");
+        let name = &self.plan.job.stages[stage].data;
+        let maker = self.plan.job.stages.iter().position(|maker| &maker.name == name);
+        let kept = maker.and_then(|maker| self.disk.kept.get(&maker));
+        let mut batch = batch(stage, step);
+        if let Some(kept) = kept {
+            for (sequence, row) in batch.iter_mut().zip(kept.iter().cycle().skip(step as usize * 2)) {
+                sequence.ids.fill((row % 9) as u32);
+            }
+        }
+        batch
     }
 
     fn work(&mut self, request: Request) -> Vec<Event> {
@@ -321,6 +420,7 @@ impl World {
                     ModelSource::Directory(dir) => self.disk.checkpoints[dir].policy,
                 };
                 self.worker = Weights { policy, reference: policy };
+                self.trains = open.optimiser.is_some();
                 let sizes = Opened {
                     architecture: "fake".into(),
                     parameters: 1,
@@ -372,6 +472,7 @@ impl World {
     }
 
     fn trained(&mut self, words: &[u64]) -> Vec<Event> {
+        assert!(self.trains, "a stage that keeps completions does not train");
         self.worker.policy = mix(words);
         let metrics = Metrics::from([("loss".into(), counter_uniform(&[self.worker.policy]) as f64)]);
         vec![Event::Worker(Body::Done(Reply::Trained { metrics }))]
@@ -446,13 +547,13 @@ fn batch(stage: usize, step: u64) -> Vec<SupervisedSequence> {
 }
 
 /// Everything about a finished job that may not depend on crashes.
-type Outcomes = (Option<u64>, Vec<((usize, u64), Metrics)>, Vec<(Option<String>, u64, String, Metrics)>);
+type Outcomes = (Option<u64>, Vec<((usize, u64), Metrics)>, Vec<(Option<String>, u64, String, Metrics)>, BTreeMap<usize, Vec<u64>>);
 
 fn outcome(world: &World) -> Outcomes {
     let exact = |m: &Metrics| -> Metrics { m.iter().filter(|(name, _)| !is_timing(name)).map(|(n, v)| (n.clone(), *v)).collect() };
     let metrics = world.disk.metrics.iter().map(|(key, m)| (*key, exact(m))).collect();
     let evals = world.disk.evals.iter().map(|e| (e.stage.clone(), e.step, e.data.clone(), exact(&e.metrics))).collect();
-    (world.disk.exported, metrics, evals)
+    (world.disk.exported, metrics, evals, world.disk.kept.clone())
 }
 
 fn undisturbed(batch_invariant: bool) -> Outcomes {
@@ -467,7 +568,7 @@ fn undisturbed_of(plan: Plan) -> Outcomes {
 
 #[test]
 fn an_undisturbed_job_does_all_its_steps_and_evaluations() {
-    let (exported, metrics, evals) = undisturbed(true);
+    let (exported, metrics, evals, _) = undisturbed(true);
     assert!(exported.is_some());
     assert_eq!(metrics.len(), 4 + 7 + 2);
     let places: Vec<_> = evals.iter().map(|(stage, step, ..)| (stage.as_deref(), *step)).collect();
@@ -534,6 +635,54 @@ fn groups_are_never_split_whatever_crashes() {
         }
         assert!(crashes > 1000, "{crashes} crashes are too few to mean anything");
     }
+}
+
+/// Completions are kept, a stage trains on them, another goes on from the weights that they were sampled from.
+#[test]
+fn what_a_stage_keeps_is_what_later_stages_read_whatever_crashes() {
+    for batch_invariant in [true, false] {
+        let mut world = World::new(plan_with_rejection(batch_invariant), 0, 0);
+        assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+        assert_eq!(world.rereads, 1);
+        let expected = outcome(&world);
+        let (_, metrics, evals, kept) = &expected;
+        let kept = &kept[&2];
+        assert!((2..=5 * 3 * 2).contains(&kept.len()), "at most two of each prompt: {}", kept.len());
+        let steps = |stage| metrics.iter().filter(|((of, _), _)| *of == stage).map(|(_, metrics)| metrics).collect::<Vec<_>>();
+        assert_eq!(steps(2).len(), 5);
+        let accepted: f64 = steps(2).iter().map(|metrics| metrics["acceptance_rate"] * 12.0).sum();
+        assert!((accepted - kept.len() as f64).abs() < 1e-9, "{accepted}");
+        assert!(steps(2).iter().all(|m| m.contains_key("reward") && m.contains_key("verdict/score") && !m.contains_key("loss")));
+        assert_eq!(steps(3).len(), kept.len(), "two epochs of pairs");
+        assert!(evals.iter().all(|(stage, ..)| stage.as_deref() != Some("keep")), "its weights were evaluated before");
+        // The last stage's weights are what it made of those of the stage before the one that keeps.
+        let record = &world.disk.record.stages;
+        let of = |stage: usize| world.disk.checkpoints[&record[stage].checkpoints.last().unwrap().1].policy;
+        assert_ne!(of(4), of(3));
+        assert_eq!(world.disk.exported, Some(of(4)));
+        let mut crashes = 0;
+        for seed in 1..250 {
+            let mut world = World::new(plan_with_rejection(batch_invariant), seed, seed % 12);
+            assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+            assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
+            assert!(world.rereads <= 1 + world.crashes);
+            crashes += world.crashes;
+        }
+        assert!(crashes > 1000, "{crashes} crashes are too few to mean anything");
+    }
+}
+
+/// A job that ends with a stage that trains nothing exports the weights that it sampled from.
+#[test]
+fn a_job_may_end_by_keeping_completions() {
+    let alone = &REJECTION[..REJECTION.find("[[stage]]\nname = \"again\"").unwrap()];
+    let job = &JOB[..JOB.find("[[stage]]\nname = \"more\"").unwrap()];
+    let checkpoints = "[checkpoint]\nevery_steps = 3\n[[eval]]\ndata = \"test\"\nmax_completion_length = 6\n";
+    let mut world = World::new(plan_of_job(&format!("{job}{alone}{checkpoints}"), true), 0, 0);
+    assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+    let dir = &world.disk.record.stages[1].checkpoints.last().unwrap().1;
+    assert_eq!(world.disk.exported, Some(world.disk.checkpoints[dir].policy));
+    assert!(!world.disk.kept[&2].is_empty() && world.rereads == 0);
 }
 
 #[test]

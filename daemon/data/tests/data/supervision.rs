@@ -24,7 +24,7 @@ fn packed_text_is_the_documents_with_their_ends() {
     let tokenizer = tokenizer();
     let data = corpus(&["The quick", " brown fox", "jumps"]);
     let stage = Pretrain { batch_size: 2, max_length: 3 };
-    let packed = Supervision::pretrain(&data, &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
+    let packed = Supervision::pretrain(&[&data], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     let mut stream = Vec::new();
     for row in data.rows() {
         stream.extend(tokenizer.encode(row.text.as_deref().unwrap(), false).unwrap());
@@ -43,7 +43,7 @@ fn epochs_of_packed_text_are_shuffled_and_the_same_each_time() {
     let texts: Vec<String> = (0..40).map(|i| format!("document number {i}")).collect();
     let data = corpus(&texts.iter().map(String::as_str).collect::<Vec<_>>());
     let stage = Pretrain { batch_size: 4, max_length: 16 };
-    let build = |order| Supervision::pretrain(&data, &tokenizer, &stage, order).unwrap();
+    let build = |order| Supervision::pretrain(&[&data], &tokenizer, &stage, order).unwrap();
     let (first, second) = (build(ORDER), build(ORDER));
     let steps = first.len() / 4 * 2;
     let forward: Vec<_> = (0..steps).map(|step| first.step(step)).collect();
@@ -58,7 +58,7 @@ fn epochs_of_packed_text_are_shuffled_and_the_same_each_time() {
 #[test]
 fn too_little_text_is_said() {
     let stage = Pretrain { batch_size: 2, max_length: 1000 };
-    let message = Supervision::pretrain(&corpus(&["short"]), &tokenizer(), &stage, ORDER).err().unwrap().to_string();
+    let message = Supervision::pretrain(&[&corpus(&["short"])], &tokenizer(), &stage, ORDER).err().unwrap().to_string();
     assert!(message.contains("one packed sequence takes max_length = 1000: lower `max_length`, or add text"), "{message}");
 }
 
@@ -68,7 +68,7 @@ fn fine_tuning_trains_the_completion_and_the_end_alone() {
     let data = pairs(&[("User: a", " jumps over"), ("User: b", "done<|end|>")]);
     let template = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
     let stage = Sft { batch_size: 2, max_length: 64 };
-    let rows = Supervision::sft(&data, &template, &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
+    let rows = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     assert_eq!((rows.len(), rows.truncated()), (2, 0));
     let prompts = Prompts::build(&data, &template, &tokenizer).unwrap();
     for (index, sequence) in rows.step(0).into_iter().enumerate() {
@@ -83,17 +83,39 @@ fn fine_tuning_trains_the_completion_and_the_end_alone() {
 }
 
 #[test]
+fn further_data_sets_are_appended_each_with_its_template() {
+    let tokenizer = tokenizer();
+    let (plain, r1_zero) = (TemplateSource::Plain, TemplateSource::R1Zero);
+    let (plain, r1_zero) = (Template::open(&plain, &tokenizer).unwrap(), Template::open(&r1_zero, &tokenizer).unwrap());
+    let (first, second) = (pairs(&[("a", "b"), ("c", "d")]), pairs(&[("e", "f")]));
+    let stage = Sft { batch_size: 3, max_length: 1000 };
+    let order = Order { shuffle: false, ..ORDER };
+    let both = Supervision::sft(&[(&first, &plain), (&second, &r1_zero)], &tokenizer, &stage, order).unwrap();
+    let alone = |data, template| Supervision::sft(&[(data, template)], &tokenizer, &stage, order).unwrap();
+    let (first, second) = (alone(&first, &plain), alone(&second, &r1_zero));
+    assert_eq!(both.len(), 3);
+    assert_eq!(both.step(0), [&first.step(0)[..2], &second.step(0)[..1]].concat());
+
+    let stage = Pretrain { batch_size: 1, max_length: 8 };
+    let (one, other) = (corpus(&["a first document"]), corpus(&["another one"]));
+    let both = Supervision::pretrain(&[&one, &other], &tokenizer, &stage, order).unwrap();
+    let whole = corpus(&["a first document", "another one"]);
+    let whole = Supervision::pretrain(&[&whole], &tokenizer, &stage, order).unwrap();
+    assert_eq!((both.len(), both.step(1)), (whole.len(), whole.step(1)));
+}
+
+#[test]
 fn long_rows_are_cut_and_counted_and_endless_prompts_refused() {
     let tokenizer = tokenizer();
     let template = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
     let stage = Sft { batch_size: 1, max_length: 10 };
     let data = pairs(&[("ab", &"xyz ".repeat(20)), ("a", "b")]);
-    let rows = Supervision::sft(&data, &template, &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
+    let rows = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     assert_eq!(rows.truncated(), 1);
     assert_eq!((rows.step(0)[0].ids.len(), rows.step(0)[0].trained.len()), (10, 10));
     assert_ne!(rows.step(0)[0].ids.last(), Some(&tokenizer.eos_id()), "a cut completion has no end to learn");
     let data = pairs(&[("a", "b"), (&"q".repeat(50), "b")]);
-    let message = Supervision::sft(&data, &template, &tokenizer, &stage, ORDER).err().unwrap().to_string();
+    let message = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, ORDER).err().unwrap().to_string();
     assert!(message.starts_with("data.train: row 2: its prompt has ") && message.ends_with("raise it"), "{message}");
 }
 

@@ -5,7 +5,7 @@ use super::Kind::{Bool, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, 
 use super::{Key, Kind, Table, above, at_least, count, key, share};
 
 /// Stage kinds of the recipe that a later release brings.
-pub const STAGE_KINDS_LATER: &[&str] = &["ppo", "dpo", "rejection-sampling", "reward-model", "distill", "eval"];
+pub const STAGE_KINDS_LATER: &[&str] = &["ppo", "dpo", "reward-model", "distill", "eval"];
 
 pub static JOB: &Table = &Table {
     path: "",
@@ -123,7 +123,7 @@ static DATA: &Table = &Table {
         key(
             "prompt",
             Text,
-            Unset("\"prompt\" where a grpo or sft stage or an evaluation reads the data set"),
+            Unset("\"prompt\" where a stage other than pretrain or an evaluation reads the data set"),
             "",
             "Column: the question, or a list of messages with `role` and `content`.",
         ),
@@ -154,7 +154,10 @@ static DATA: &Table = &Table {
     ]],
 };
 
-const STAGES: Kind = Variants { tag: "kind", variants: &[("pretrain", PRETRAIN), ("sft", SFT), ("grpo", GRPO)] };
+const STAGES: Kind = Variants {
+    tag: "kind",
+    variants: &[("pretrain", PRETRAIN), ("sft", SFT), ("grpo", GRPO), ("rejection-sampling", REJECTION_SAMPLING)],
+};
 
 const STAGE: &[Key] = &[
     key(
@@ -167,9 +170,9 @@ const STAGE: &[Key] = &[
     key(
         "kind",
         Text,
-        Required("kind = \"pretrain\", \"sft\" or \"grpo\""),
+        Required("kind = \"pretrain\", \"sft\", \"grpo\" or \"rejection-sampling\""),
         "",
-        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation).",
+        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation), \"rejection-sampling\" (the good ones of many completions become a data set).",
     ),
     key(
         "from",
@@ -178,18 +181,24 @@ const STAGE: &[Key] = &[
         "",
         "Where the weights come from: \"base\" or the name of a stage before.",
     ),
-    key("data", Text, Required("name a table [data.NAME]"), "", "The data set."),
+    key(
+        "data",
+        Text,
+        Required("name a table [data.NAME]"),
+        "",
+        "The data set: the NAME of a table [data.NAME], or the name of a rejection-sampling stage before, whose kept completions it is then.",
+    ),
     key(
         "steps",
         Integer { min: 1, max: 1 << 40 },
         Unset("`epochs` is there instead"),
         "steps",
-        "How long the stage runs. A step of grpo is one batch of completions and the updates it makes; of sft and pretrain, one update.",
+        "How long the stage runs. A step of grpo is one batch of completions and the updates it makes; of rejection-sampling, one batch of completions; of sft and pretrain, one update.",
     ),
     key(
         "epochs",
         above(0.0),
-        Unset("`steps` is there instead"),
+        Unset("`steps` is there instead; 1 where a rejection-sampling stage has neither"),
         "epochs",
         "How long the stage runs, in passes over its data; the last step is rounded up.",
     ),
@@ -296,6 +305,37 @@ const MTP_LOSS_WEIGHT: Key = key(
     "Weight of multi-token prediction (lambda of DeepSeek-V3 2.2, which used 0.3, then 0.1); the model's config.json must have num_nextn_predict_layers = 1. 0: its prediction module is left out.",
 );
 
+/// Of stages that read whole rows.
+const MORE_DATA: Key = key(
+    "more_data",
+    Texts,
+    Value("[]"),
+    "",
+    "Further data sets by name, whose rows are appended to those of `data` and shuffled with them where that one is.",
+);
+
+const fn prompts_per_step(meaning: &'static str) -> Key {
+    key("prompts_per_step", count(1), Value("32"), "prompts", meaning)
+}
+
+const fn num_generations(default: &'static str, meaning: &'static str) -> Key {
+    key("num_generations", count(1), Value(default), "completions", meaning)
+}
+
+const MAX_COMPLETION_LENGTH: Key =
+    key("max_completion_length", count(1), Value("512"), "tokens", "A completion that is this long is cut off.");
+
+const fn temperature(meaning: &'static str) -> Key {
+    key("temperature", at_least(0.0), Value("1.0"), "", meaning)
+}
+
+const TOP_P: Key = key("top_p", Kind::Float { min: 0.0, max: 1.0, above: true }, Value("1.0"), "", "Nucleus sampling; 1: off.");
+const TOP_K: Key = key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off.");
+
+const fn rewards(meaning: &'static str) -> Key {
+    key("reward", Tables(REWARD), Required("add a [[stage.reward]] with plugin = \"accuracy\""), "", meaning)
+}
+
 const fn max_length(meaning: &'static str) -> Key {
     key("max_length", count(2), Value("1024"), "tokens", meaning)
 }
@@ -306,6 +346,7 @@ static PRETRAIN: &Table = &Table {
     groups: &[
         STAGE,
         &[
+            MORE_DATA,
             key("batch_size", count(1), Value("8"), "sequences", "Packed sequences of one update."),
             max_length("Tokens of a packed sequence; documents run into each other with the end-of-sequence id between them."),
             learning_rate("3e-4"),
@@ -321,6 +362,7 @@ static SFT: &Table = &Table {
     groups: &[
         STAGE,
         &[
+            MORE_DATA,
             key("batch_size", count(1), Value("8"), "rows", "Rows of one update."),
             max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
             learning_rate("2e-5"),
@@ -337,30 +379,12 @@ static GRPO: &Table = &Table {
     groups: &[
         STAGE,
         &[
-            key(
-                "prompts_per_step",
-                count(1),
-                Value("32"),
-                "prompts",
-                "Prompts, and so groups, of one step. R1 used 32 per update.",
-            ),
-            key(
-                "num_generations",
-                count(1),
-                Value("8"),
-                "completions",
-                "Completions of each prompt: the group that advantages are relative to. R1 used 16.",
-            ),
-            key("max_completion_length", count(1), Value("512"), "tokens", "A completion that is this long is cut off."),
-            key(
-                "temperature",
-                at_least(0.0),
-                Value("1.0"),
-                "",
-                "Of sampling; log-probabilities in the objective are of logits / temperature.",
-            ),
-            key("top_p", Kind::Float { min: 0.0, max: 1.0, above: true }, Value("1.0"), "", "Nucleus sampling; 1: off."),
-            key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off."),
+            prompts_per_step("Prompts, and so groups, of one step. R1 used 32 per update."),
+            num_generations("8", "Completions of each prompt: the group that advantages are relative to. R1 used 16."),
+            MAX_COMPLETION_LENGTH,
+            temperature("Of sampling; log-probabilities in the objective are of logits / temperature."),
+            TOP_P,
+            TOP_K,
             key("num_iterations", count(1), Value("1"), "passes", "Passes over a step's completions (mu of GRPO)."),
             key(
                 "steps_per_generation",
@@ -455,13 +479,52 @@ static GRPO: &Table = &Table {
             bias_update_speed("0.0"),
             aux_loss_alpha("0.0"),
             DEVICE_LOSS_ALPHA,
+            rewards("What judges completions: the weighted sum of the scores is the reward."),
+        ],
+    ],
+};
+
+static REJECTION_SAMPLING: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"rejection-sampling\": of many completions the good ones become the data set of later stages, which read it by the stage's name (DeepSeek-R1 2.3.3). Nothing is trained; `from` of a later stage that names this one means the weights that this one samples from. Completions that are cut off are never kept.",
+    groups: &[
+        STAGE,
+        &[
+            prompts_per_step("Prompts of one step."),
+            num_generations("16", "Completions of each prompt, of which the good ones are kept."),
+            MAX_COMPLETION_LENGTH,
+            temperature("Of sampling; 0, the likeliest token each time, with num_generations = 1 alone."),
+            TOP_P,
+            TOP_K,
             key(
-                "reward",
-                Tables(REWARD),
-                Required("add a [[stage.reward]] with plugin = \"accuracy\""),
+                "select",
+                OneOf(&["correct", "best-of-n", "top-p"]),
+                Value("\"correct\""),
                 "",
-                "What judges completions: the weighted sum of the scores is the reward.",
+                "Which completions of a prompt are good: \"correct\": those whose first reward scores at least `correct_at`; \"best-of-n\": the best by the reward, the weighted sum of the scores; \"top-p\": the best `keep_share` of them. What `min_score` of a reward drops never is.",
             ),
+            key(
+                "correct_at",
+                Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+                Value("1.0"),
+                "",
+                "With select = \"correct\": a completion is correct when the score of the first reward that judges its row is at least this.",
+            ),
+            key(
+                "keep_share",
+                Kind::Float { min: 0.0, max: 1.0, above: true },
+                Value("0.25"),
+                "",
+                "With select = \"top-p\": the share of a prompt's `num_generations` completions that is good, rounded up to whole ones.",
+            ),
+            key(
+                "keep",
+                count(0),
+                Unset("1 with select = \"best-of-n\", else 0"),
+                "completions",
+                "Completions kept of each prompt and pass over the data: of the good ones the best by the reward, of equals the first sampled; 0: all of them.",
+            ),
+            rewards("What judges completions: the first says what is correct, the weighted sum of the scores is the reward."),
         ],
     ],
 };
@@ -501,6 +564,13 @@ static REWARD: &Table = &Table {
             Value("\"min\""),
             "",
             "What a fault (a trap, fuel used up) does: \"min\" gives the plugin's declared minimum, so that a policy gains nothing from hanging its judge.",
+        ),
+        key(
+            "min_score",
+            Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+            Unset("no score is too low"),
+            "",
+            "In a rejection-sampling stage alone: a completion whose score is lower, or on which the plugin fails, is not kept (mixed languages, length, format).",
         ),
         key("sha256", Sha256, Unset("whatever component has the name"), "", "Pins the component: another one is refused."),
     ]],
@@ -602,7 +672,7 @@ static EVAL: &Table = &Table {
         key(
             "max_completion_length",
             count(1),
-            Unset("the longest of the grpo stages', else 512"),
+            Unset("the longest of the stages' that sample, else 512"),
             "tokens",
             "A completion that is this long is cut off.",
         ),

@@ -5,6 +5,7 @@ mod errors;
 mod keys;
 mod plan;
 mod reference;
+mod rejection;
 mod roundtrip;
 mod shipped;
 
@@ -55,6 +56,22 @@ steps = 200
 
   [[stage.reward]]
   plugin = "plugins/brevity.wasm"
+
+[[stage]]
+name = "good"
+kind = "rejection-sampling"
+data = "train"
+
+  [[stage.reward]]
+  plugin = "accuracy"
+  name = "right"
+
+[[stage]]
+name = "again"
+kind = "sft"
+from = "base"
+data = "good"
+epochs = 2
 
 [[eval]]
 data = "train"

@@ -44,7 +44,12 @@ fn facts() -> ModelFacts {
 
 fn seen() -> Seen {
     Seen {
-        rows: BTreeMap::from([("language".into(), 90), ("cold-start".into(), 100), ("reasoning".into(), 7000)]),
+        rows: BTreeMap::from([
+            ("language".into(), 90),
+            ("cold-start".into(), 100),
+            ("reasoning".into(), 7000),
+            ("good".into(), 7000),
+        ]),
         prompt_max: BTreeMap::from([("reasoning".into(), 100)]),
         eval_prompt_max: 120,
     }
@@ -54,8 +59,8 @@ fn seen() -> Seen {
 fn steps_tokens_and_memory_add_up() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nbeta = 0.1")).unwrap();
     let plan = stages(&job, Some(&facts()), &seen());
-    assert_eq!(plan.iter().map(|s| s.steps).collect::<Vec<_>>(), [100, 25, 200], "2 epochs of 100 rows by 8 are 25 steps");
-    assert_eq!(plan.iter().map(|s| s.from.as_str()).collect::<Vec<_>>(), ["base", "language", "cold-start"]);
+    assert_eq!(plan.iter().map(|s| s.steps).collect::<Vec<_>>(), [100, 25, 200, 219, 0], "2 epochs of 100 rows by 8 are 25 steps");
+    assert_eq!(plan.iter().map(|s| s.from.as_str()).collect::<Vec<_>>(), ["base", "language", "cold-start", "reasoning", "base"]);
     assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
     assert_eq!(plan[2].rewards, ["accuracy", "brevity"]);
     assert_eq!(tokens_per_step(&job.stages[0], 0), 8 * 1024);
@@ -72,7 +77,7 @@ fn steps_tokens_and_memory_add_up() {
 #[test]
 fn a_schedule_is_as_long_as_the_updates() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nnum_iterations = 2\nsteps_per_generation = 4")).unwrap();
-    assert_eq!(job.stages[2].optimiser(200).total_steps, 1600);
+    assert_eq!(job.stages[2].optimiser(200).unwrap().total_steps, 1600);
     let objective = job.stages[2].grpo().unwrap().objective();
     assert_eq!((objective.num_iterations, objective.num_minibatches), (2, 4));
 }

@@ -79,7 +79,7 @@ fn paths_resolve_against_the_job_files_directory() {
     assert_eq!(job.data["corpus"].path, PathBuf::from("/data/corpus-*.jsonl"));
     assert_eq!(job.data["corpus"].template, TemplateSource::File("/jobs/own.jinja".into()));
     assert_eq!(job.model.weights, Weights::Init { config: "/jobs/tiny.json".into(), tokenizer: "/jobs/tokenizer".into() });
-    let rewards = &job.stages[2].grpo().unwrap().rewards;
+    let rewards = &job.stages[2].grpo().unwrap().rollouts.rewards;
     assert_eq!((&rewards[0].plugin, rewards[0].name.as_str()), (&Plugin::Named("accuracy".into()), "accuracy"));
     assert_eq!((&rewards[1].plugin, rewards[1].name.as_str()), (&Plugin::Path("/jobs/plugins/brevity.wasm".into()), "brevity"));
 }
@@ -99,14 +99,14 @@ fn columns_are_those_that_the_stages_read() {
 #[test]
 fn a_plugins_configuration_is_the_same_bytes_each_time() {
     let job = parse(JOB).unwrap();
-    let json = &job.stages[2].grpo().unwrap().rewards[0].config_json;
+    let json = &job.stages[2].grpo().unwrap().rollouts.rewards[0].config_json;
     assert_eq!(json, r#"{"kind":"math","strict":true,"tolerance":0.5,"words":["a","b"]}"#);
 }
 
 #[test]
 fn an_evaluation_scores_with_the_stages_reward_of_that_name() {
     let job = parse(JOB).unwrap();
-    assert_eq!(job.eval_rewards(&job.evals[0]), vec![job.stages[2].grpo().unwrap().rewards[0].clone()]);
+    assert_eq!(job.eval_rewards(&job.evals[0]), vec![job.stages[2].grpo().unwrap().rollouts.rewards[0].clone()]);
     let other = parse(&JOB.replace("[[eval]]", "[[eval]]\nrewards = [\"exact\"]")).unwrap();
     let reward = &other.eval_rewards(&other.evals[0])[0];
     assert_eq!((&reward.plugin, reward.limits.memory_mb), (&Plugin::Named("exact".into()), None));

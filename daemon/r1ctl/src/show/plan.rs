@@ -38,13 +38,18 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
             one_line(&stage.kind),
             one_line(&stage.from),
             one_line(&stage.data),
-            thousands(stage.rows),
-            thousands(stage.steps),
+            known(stage.rows),
+            known(stage.steps),
             thousands(stage.tokens_per_step),
             if stage.rewards.is_empty() { "-".into() } else { one_line(&stage.rewards.join(", ")) },
         ]
     };
     table(look, &columns, stages.iter().map(row).collect())
+}
+
+/// A count that depends on what a stage before will keep is 0 until then.
+fn known(count: u64) -> String {
+    if count == 0 { "later".into() } else { thousands(count) }
 }
 
 /// One row per stage, one column per actor that any stage needs, and their sum.

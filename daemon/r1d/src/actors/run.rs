@@ -8,6 +8,7 @@ use crate::actors::supervise::Supervised;
 use crate::actors::worker::{self, Said, Worker};
 use crate::board::Live;
 use crate::clerk::{Clerk, Task, unkept};
+use crate::datasets::DataSets;
 use crate::graders::Recorded;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
@@ -27,7 +28,7 @@ use r1d_rewards::Rewards;
 use r1d_runner::restart::{Attempts, Next, Progress};
 use r1d_runner::wait::Wait;
 use r1d_runner::{Command, End, Event, Machine, Plan, Record, ScoreItem, StageRecord, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,7 @@ enum Phase {
 }
 
 struct Attempt {
+    epoch: u64,
     machine: Machine,
     clerk: mpsc::Sender<Task>,
     items: mpsc::Sender<Vec<ScoreItem>>,
@@ -99,8 +101,12 @@ pub struct Run {
     phase: Phase,
     since: Duration,
     materials: Option<(Arc<Materials>, Arc<Plan>)>,
+    /// Warnings of the materials, each logged once however often those are opened.
+    warned: BTreeSet<String>,
     /// Counts attempts: what an earlier one still says is not heard.
     number: u64,
+    /// Where the last attempt ended without anything going wrong: the next one goes on in its epoch.
+    resumed: Option<u64>,
     attempts: Attempts,
     paces: Paces,
     stop_after_step: bool,
@@ -144,7 +150,9 @@ impl Run {
                 log,
                 phase: Phase::Starting,
                 materials: None,
+                warned: BTreeSet::new(),
                 number: 0,
+                resumed: None,
                 attempts: Attempts::default(),
                 paces: Paces::default(),
                 stop_after_step: false,
@@ -164,7 +172,7 @@ impl Run {
         self.since = self.now();
     }
 
-    /// Opens the materials, once for all attempts, then begins the first.
+    /// Opens the materials, once for all attempts until a stage has made a data set that another reads, then begins an attempt.
     fn open(&mut self, context: &mut Context<Self>) {
         let Some(record) = self.means.desk.ledger.job(&self.id) else {
             return self.finish(End::Failed { error: "the ledger does not know the job".into() }, context);
@@ -175,7 +183,9 @@ impl Run {
         context.spawn(wrap_future(opening).map(|opened, run: &mut Self, context: &mut Context<Self>| match opened {
             Ok(Ok(materials)) => {
                 for warning in &materials.warnings {
-                    run.log.warn(warning);
+                    if run.warned.insert(warning.clone()) {
+                        run.log.warn(warning);
+                    }
                 }
                 let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
                 let materials = Arc::new(materials);
@@ -195,7 +205,15 @@ impl Run {
         self.enter(Phase::Starting);
         let number = self.number;
         let (said, heard) = mpsc::channel(SAID_MAX);
-        let starting = start(self.id.clone(), self.means.clone(), self.outputs.clone(), plan.clone(), said, self.log.clone());
+        let starting = start(
+            self.id.clone(),
+            self.means.clone(),
+            self.outputs.clone(),
+            plan.clone(),
+            said,
+            self.log.clone(),
+            self.resumed.take(),
+        );
         context.spawn(wrap_future(starting).map(move |started, run: &mut Self, context: &mut Context<Self>| {
             if !matches!(run.phase, Phase::Starting) || run.number != number {
                 return;
@@ -236,7 +254,7 @@ impl Run {
         context.add_stream(tagged(number, heard));
         context.add_stream(tagged(number, verdicts));
         let machine = Machine::new(plan, known(record), self.now());
-        self.enter(Phase::Working(Box::new(Attempt { machine, clerk, items, in_flight: None, requests: 0 })));
+        self.enter(Phase::Working(Box::new(Attempt { epoch, machine, clerk, items, in_flight: None, requests: 0 })));
         self.show();
     }
 
@@ -334,6 +352,7 @@ impl Run {
         }
         let cause = match end {
             End::Abandoned { cause } => cause,
+            End::Reread => return self.reread(context),
             End::NoRoom { cause } => {
                 self.log.warn(format!("attempt {} waits for room: {cause}", self.number));
                 return self.pause(ROOM_PAUSE, format!("{cause}; make room, or cancel the job"), context);
@@ -349,6 +368,26 @@ impl Run {
             Next::GiveUp { error } => self.finish(End::Failed { error }, context),
             Next::Retry { after } => self.pause(after, cause, context),
         }
+    }
+
+    /// The data that a stage made is there: the materials are opened anew, and the job goes on with a fresh worker.
+    fn reread(&mut self, context: &mut Context<Self>) {
+        if let Phase::Working(attempt) = &self.phase {
+            self.resumed = Some(attempt.epoch);
+        }
+        self.materials = None;
+        self.enter(Phase::Reading);
+        self.number += 1;
+        self.show();
+        let (number, worker) = (self.number, self.means.worker.clone());
+        let ended = async move {
+            let _ = worker.ask("worker", worker::End).await;
+        };
+        context.spawn(wrap_future(ended).map(move |(), run: &mut Self, context: &mut Context<Self>| {
+            if run.number == number && matches!(run.phase, Phase::Reading) {
+                run.open(context);
+            }
+        }));
     }
 
     fn pause(&mut self, after: Duration, cause: String, context: &mut Context<Self>) {
@@ -378,6 +417,7 @@ impl Run {
             End::Failed { error } | End::Abandoned { cause: error } | End::NoRoom { cause: error } => {
                 (State::Failed, Some(error), None)
             }
+            End::Reread => (State::Failed, Some("its data was to be read again".into()), None),
         };
         match &error {
             Some(error) => self.log.error(format!("the job failed: {error}")),
@@ -579,10 +619,12 @@ fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Mate
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
-    Ok(Materials::open(job, rewards, &Recorded::of(record))?)
+    let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
+    let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
+    Ok(Materials::open_with(job, rewards, &Recorded::of(record), &DataSets { dir: outputs.datasets(), finished })?)
 }
 
-/// The epoch of a new attempt and what is durable.
+/// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.
 async fn start(
     job: JobId,
     means: Means,
@@ -590,15 +632,22 @@ async fn start(
     plan: Arc<Plan>,
     said: mpsc::Sender<Said>,
     log: JobLog,
+    resumed: Option<u64>,
 ) -> Result<(u64, Arc<JobRecord>), End> {
     let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
     let recorded = tasks::blocking(move || {
         let failed = |error: &str| End::Failed { error: error.to_owned() };
-        let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
-            LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
-            error => unkept(&error),
-        })?;
-        let Effect::Started { epoch, .. } = effect else { return Err(failed("the ledger did not start the job")) };
+        let start = || {
+            let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
+                LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
+                error => unkept(&error),
+            })?;
+            match effect {
+                Effect::Started { epoch, .. } => Ok(epoch),
+                _ => Err(failed("the ledger did not start the job")),
+            }
+        };
+        let epoch = resumed.map_or_else(start, Ok)?;
         outputs.create().map_err(|error| unkept(&error))?;
         let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
         outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| unkept(&error))?;

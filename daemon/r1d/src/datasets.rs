@@ -1,0 +1,282 @@
+//! The data sets that a job's stages make: what rejection sampling kept, one row for each completion, in the order of the committed steps.
+//!
+//! | column | |
+//! |---|---|
+//! | `prompt` | as the source's row has it: text, or a list of messages |
+//! | `completion` | text, without what ends it |
+//! | `reference`, `domain` | where the source has them |
+//! | the source's other columns | but for those with a name of this table |
+//! | `reward` | the weighted sum of the scores |
+//!
+//! The rows are a function of the committed rollouts, so a stage that is finished again after a crash writes the same bytes. Beside them lies a
+//! record with their SHA-256, which is compared whenever they are read.
+
+use crate::materials::Materials;
+use crate::outputs::Outputs;
+use r1d_data::storage::write_atomically;
+use r1d_data::{DataError, ReadBack, Row, rollouts};
+use r1d_job::{DataSource, Stage};
+use r1d_proto::rollout::ScoredRollout;
+use r1d_runner::Source;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataSetError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(
+        "stage `{stage}` kept none of its {sampled} completions (acceptance rate {:.4}){illegible}: lower `correct_at` or `min_score`, sample more of each prompt \
+         (`num_generations`), or train the stages before it longer; `r1ctl samples --stage {stage}` shows what it sampled",
+        rate(*kept, *sampled)
+    )]
+    NothingKept { stage: String, sampled: u64, kept: u64, illegible: String },
+    #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the job again", path.display())]
+    Changed { stage: String, path: PathBuf, problem: String },
+}
+
+/// How a data set came about: `datasets/<stage>.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    pub rows: u64,
+    /// Of the JSONL file.
+    pub sha256: String,
+    /// Completions.
+    pub sampled: u64,
+    /// Share of those that the stage's rewards let through.
+    pub acceptance_rate: f64,
+    /// Prompts, counted in each pass.
+    pub prompts: u64,
+    pub prompts_with_rows: u64,
+    /// Rows whose text has other token ids than were sampled: the tokenizer's own choice for the same text.
+    pub other_ids: u64,
+    /// Completions that are left out because their token ids are no text.
+    pub illegible: u64,
+}
+
+/// The data sets that are there when a job's materials are opened.
+#[derive(Clone, Debug, Default)]
+pub struct DataSets {
+    pub dir: PathBuf,
+    /// Stages that are finished.
+    pub finished: BTreeSet<String>,
+}
+
+fn rate(kept: u64, sampled: u64) -> f64 {
+    kept as f64 / sampled.max(1) as f64
+}
+
+fn rows_of(dir: &Path, stage: &str) -> PathBuf {
+    dir.join(format!("{stage}.jsonl"))
+}
+
+fn record_of(dir: &Path, stage: &str) -> PathBuf {
+    dir.join(format!("{stage}.json"))
+}
+
+impl DataSets {
+    /// The file of a finished stage's data set, its bytes compared with the record; `None` while the stage is not finished.
+    pub fn find(&self, stage: &str) -> Result<Option<PathBuf>, DataSetError> {
+        if !self.finished.contains(stage) {
+            return Ok(None);
+        }
+        let path = rows_of(&self.dir, stage);
+        let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: path.clone(), problem };
+        let record = std::fs::read(record_of(&self.dir, stage)).map_err(|e| changed(format!("its record: {e}")))?;
+        let record: Made = serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))?;
+        let file = std::fs::File::open(&path).map_err(|e| changed(e.to_string()))?;
+        let mut hashed = Hashed { inner: std::io::sink(), hash: Sha256::new() };
+        std::io::copy(&mut std::io::BufReader::new(file), &mut hashed).map_err(|e| changed(e.to_string()))?;
+        match hashed.hex() == record.sha256 {
+            true => Ok(Some(path)),
+            false => Err(changed("its SHA-256 is another".into())),
+        }
+    }
+}
+
+/// Passes bytes on and hashes them.
+struct Hashed<W> {
+    inner: W,
+    hash: Sha256,
+}
+
+impl<W> Hashed<W> {
+    fn hex(self) -> String {
+        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl<W: std::io::Write> std::io::Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks.
+pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &Stage), steps: u64) -> Result<Made, DataSetError> {
+    let dir = outputs.datasets();
+    std::fs::create_dir_all(&dir).map_err(|source| DataSetError::Write { path: dir.clone(), source })?;
+    let source = materials.job.source(&stage.data).ok_or_else(|| DataError::Source {
+        name: stage.data.clone(),
+        problem: format!("stage `{}` reads it, and it is not in the job", stage.name),
+    })?;
+    let (mut made, mut kept) = (Made::default(), 0);
+    let mut failed = None;
+    let write = |file: &mut dyn std::io::Write| {
+        let mut file = Hashed { inner: file, hash: Sha256::new() };
+        for step in 1..=steps {
+            let rollouts = outputs.rollouts(&stage.name, step);
+            if let Err(error) = write_step(materials, &rollouts, (index, &source), &mut file, &mut made, &mut kept) {
+                // The file is given up whatever the error; which one it was is reported below.
+                failed = Some(error);
+                return Err(std::io::Error::other("rollouts"));
+            }
+        }
+        if made.rows == 0 {
+            return Err(std::io::Error::other("no rows"));
+        }
+        made.sha256 = file.hex();
+        Ok(())
+    };
+    let written = write_atomically(&rows_of(&dir, &stage.name), write);
+    match failed {
+        Some(StepError::Write(source)) => return Err(DataSetError::Write { path: rows_of(&dir, &stage.name), source }),
+        Some(StepError::Data(error)) => return Err(error.into()),
+        None if made.rows == 0 => {
+            let illegible = match made.illegible {
+                0 => String::new(),
+                count => format!(", {count} because their token ids are no text"),
+            };
+            return Err(DataSetError::NothingKept { stage: stage.name.clone(), sampled: made.sampled, kept, illegible });
+        }
+        None => written?,
+    }
+    made.acceptance_rate = rate(kept, made.sampled);
+    let record = serde_json::to_string_pretty(&made).unwrap_or_default() + "\n";
+    write_atomically(&record_of(&dir, &stage.name), |file| file.write_all(record.as_bytes()))?;
+    Ok(made)
+}
+
+enum StepError {
+    Data(DataError),
+    Write(std::io::Error),
+}
+
+fn write_step(
+    materials: &Materials,
+    rollouts: &Path,
+    (stage, source): (usize, &DataSource),
+    file: &mut dyn std::io::Write,
+    made: &mut Made,
+    kept: &mut u64,
+) -> Result<(), StepError> {
+    let (mut prompts, mut prompts_with_rows) = (BTreeSet::new(), BTreeSet::new());
+    for sampled in rollouts::read(rollouts).map_err(StepError::Data)? {
+        let ScoredRollout { rollout, reward, advantage, .. } = &sampled.scored;
+        made.sampled += 1;
+        prompts.insert(rollout.key.prompt);
+        if advantage.is_none() {
+            continue;
+        }
+        *kept += 1;
+        match materials.tokenizer.read_back(&rollout.completion_ids).map_err(StepError::Data)? {
+            ReadBack::Same => {}
+            ReadBack::OtherIds => made.other_ids += 1,
+            ReadBack::OtherText => {
+                made.illegible += 1;
+                continue;
+            }
+        }
+        if let Some((_, row, _)) = materials.row(Source::Stage(stage), rollout.row) {
+            let line = line(row, source, &sampled.completion, *reward);
+            writeln!(file, "{}", Value::Object(line)).map_err(StepError::Write)?;
+            made.rows += 1;
+            prompts_with_rows.insert(rollout.key.prompt);
+        }
+    }
+    made.prompts += prompts.len() as u64;
+    made.prompts_with_rows += prompts_with_rows.len() as u64;
+    Ok(())
+}
+
+fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -> Map<String, Value> {
+    let mut line = Map::new();
+    let prompt = match row.messages.is_empty() {
+        true => Value::from(row.prompt.clone()),
+        false => serde_json::to_value(&row.messages).unwrap_or_default(),
+    };
+    line.insert("prompt".into(), prompt);
+    line.insert("completion".into(), completion.into());
+    if source.reference.is_some() {
+        line.insert("reference".into(), row.reference.clone().into());
+    }
+    if source.domain.is_some() {
+        line.insert("domain".into(), row.domain.clone().into());
+    }
+    // In as many digits as tell it from its neighbours.
+    line.insert("reward".into(), reward.and_then(|reward| reward.to_string().parse::<f64>().ok()).into());
+    let meta = row.meta.as_deref().and_then(|meta| serde_json::from_str::<Map<String, Value>>(meta).ok());
+    for (name, value) in meta.into_iter().flatten() {
+        line.entry(name).or_insert(value);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_data::Message;
+
+    #[test]
+    fn a_line_has_the_sources_columns_and_its_own_names_win() {
+        let meta = Some(r#"{"level": 3, "reward": "theirs", "completion": "theirs"}"#.to_string());
+        let source = |reference: Option<&str>, domain: Option<&str>| DataSource {
+            name: "train".into(),
+            path: "train.jsonl".into(),
+            prompt: Some("question".into()),
+            completion: None,
+            text: None,
+            reference: reference.map(String::from),
+            domain: domain.map(String::from),
+            shuffle: true,
+            template: r1d_job::TemplateSource::Plain,
+        };
+        let row = Row { prompt: Some("1 + 1".into()), reference: Some("2".into()), meta, ..Row::default() };
+        let text = Value::Object(line(&row, &source(Some("answer"), None), "<answer>2</answer>", Some(1.1))).to_string();
+        let expected = r#"{"prompt":"1 + 1","completion":"<answer>2</answer>","reference":"2","reward":1.1,"level":3}"#;
+        assert_eq!(text, expected);
+        let messages = vec![Message { role: "user".into(), content: "hi".into() }];
+        let row = Row { prompt: Some("hi".into()), messages, domain: Some("chat".into()), ..Row::default() };
+        let line = line(&row, &source(Some("answer"), Some("kind")), "hello", None);
+        assert!(line["reference"].is_null(), "a row without one, of a data set that has them");
+        assert_eq!(line["prompt"], serde_json::json!([{"role": "user", "content": "hi"}]));
+        assert_eq!((line["domain"].as_str(), line["reward"].is_null()), (Some("chat"), true));
+    }
+
+    #[test]
+    fn changed_bytes_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let sets = DataSets { dir: dir.path().into(), finished: BTreeSet::from(["keep".into()]) };
+        assert!(sets.find("other").unwrap().is_none(), "a stage that is not finished has none");
+        assert!(sets.find("keep").is_err());
+        std::fs::write(rows_of(dir.path(), "keep"), "abc").unwrap();
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
+        let made = Made { rows: 1, sha256, ..Made::default() };
+        std::fs::write(record_of(dir.path(), "keep"), serde_json::to_string(&made).unwrap()).unwrap();
+        assert_eq!(sets.find("keep").unwrap(), Some(rows_of(dir.path(), "keep")));
+        std::fs::write(rows_of(dir.path(), "keep"), "abd").unwrap();
+        let error = sets.find("keep").unwrap_err().to_string();
+        assert!(error.contains("keep.jsonl is not as stage `keep` left it"), "{error}");
+    }
+}
