@@ -194,7 +194,7 @@ fn what_is_no_plugin_is_refused_in_words() {
         ("./wasi.wasm", "wasi:cli/environment@0.2.0"),
         ("./cut.wasm", "does not compile"),
         ("./none.wasm", "none.wasm"),
-        ("accuracie", "accuracy, format"),
+        ("accuracie", "known: accuracy, "),
     ];
     for (plugin, part) in cases {
         let said = home.refusal(&["score", plugin, "cases.jsonl"]);
