@@ -31,11 +31,11 @@ pub enum DataSetError {
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(
-        "stage `{stage}` kept none of its {sampled} completions (acceptance rate {:.4}){illegible}: lower `correct_at` or `min_score`, sample more of each prompt \
-         (`num_generations`), or train the stages before it longer; `r1ctl samples --stage {stage}` shows what it sampled",
-        rate(*kept, *sampled)
+        "stage `{stage}` kept none of its {sampled} completions (acceptance rate {rate:.4}){illegible}: lower `correct_at` or `min_score`, \
+         sample more of each prompt (`num_generations`), or train the stages before it longer; `r1ctl samples --stage {stage}` shows what \
+         it sampled"
     )]
-    NothingKept { stage: String, sampled: u64, kept: u64, illegible: String },
+    NothingKept { stage: String, sampled: u64, rate: f64, illegible: String },
     #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the job again", path.display())]
     Changed { stage: String, path: PathBuf, problem: String },
 }
@@ -158,7 +158,12 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
                 0 => String::new(),
                 count => format!(", {count} because their token ids are no text"),
             };
-            return Err(DataSetError::NothingKept { stage: stage.name.clone(), sampled: made.sampled, kept, illegible });
+            return Err(DataSetError::NothingKept {
+                stage: stage.name.clone(),
+                sampled: made.sampled,
+                rate: rate(kept, made.sampled),
+                illegible,
+            });
         }
         None => written?,
     }
@@ -199,8 +204,8 @@ fn write_step(
             }
         }
         if let Some((_, row, _)) = materials.row(Source::Stage(stage), rollout.row) {
-            let line = line(row, source, &sampled.completion, *reward);
-            writeln!(file, "{}", Value::Object(line)).map_err(StepError::Write)?;
+            let line = Value::Object(line(row, source, &sampled.completion, *reward)).to_string() + "\n";
+            file.write_all(line.as_bytes()).map_err(StepError::Write)?;
             made.rows += 1;
             prompts_with_rows.insert(rollout.key.prompt);
         }

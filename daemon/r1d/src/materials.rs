@@ -347,8 +347,8 @@ impl Shelf<'_> {
                 StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?)
             }
             StageKind::Sft(sft) => {
-                let data = stage.data_sets().map(|name| Ok((self.data(name)?, self.template(name)?)));
-                let data = data.collect::<Result<Vec<_>, MaterialsError>>()?;
+                let mut read = |name| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name)?)) };
+                let data = stage.data_sets().map(&mut read).collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
                 StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer, sft, order)?)
             }
@@ -377,7 +377,7 @@ impl Shelf<'_> {
                 return Err(DataError::Source { name: name.into(), problem }.into());
             }
         }
-        let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards);
+        let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
         let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
         Ok(Later { judges, prompt_max })
     }

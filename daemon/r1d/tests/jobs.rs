@@ -378,9 +378,15 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
     let text = fs::read_to_string(status.directory.join("datasets/keep.jsonl")).unwrap();
     let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut expected = Vec::new();
-    let mut sampled = 0;
+    let mut sampled = 0u64;
     for step in 1..=7 {
-        let of = Request::Samples { job: job.clone(), stage: Some("keep".into()), step: Some(step), sort: SampleSort::Order, limit: 100 };
+        let of = Request::Samples {
+            job: job.clone(),
+            stage: Some("keep".into()),
+            step: Some(step),
+            sort: SampleSort::Order,
+            limit: 100,
+        };
         let Response::Samples(samples) = house.ask(of) else { panic!("samples") };
         assert_eq!(samples.len(), if step == 7 { 16 } else { 24 }, "each of the 40 rows is sampled once");
         for sample in samples {
@@ -393,10 +399,17 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
             }
         }
     }
-    assert!(!expected.is_empty() && expected.len() < sampled);
+    assert!(!expected.is_empty() && (expected.len() as u64) < sampled);
     let text_of = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_string();
     let found: Vec<_> = (rows.iter())
-        .map(|row| (text_of(row, "prompt"), text_of(row, "completion"), row["reference"].as_str().map(String::from), row["reward"].as_f64()))
+        .map(|row| {
+            (
+                text_of(row, "prompt"),
+                text_of(row, "completion"),
+                row["reference"].as_str().map(String::from),
+                row["reward"].as_f64(),
+            )
+        })
         .collect();
     assert_eq!(found, expected, "the kept completions in order, with the template \"plain\"");
     assert!(rows[0].get("domain").is_none() && rows[0]["text"].is_string(), "columns of the source travel along: {}", rows[0]);
@@ -406,7 +419,10 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
     assert_eq!((made["prompts"].as_u64(), made["other_ids"].as_u64(), made["illegible"].as_u64()), (Some(40), Some(0), Some(0)));
     let log = house.log_lines(&job);
     let word = format!("stage keep kept {} of {sampled} completions", rows.len());
-    assert!(log.iter().any(|line| line.message.contains(&word) && line.message.contains(made["sha256"].as_str().unwrap())), "{log:?}");
+    assert!(
+        log.iter().any(|line| line.message.contains(&word) && line.message.contains(made["sha256"].as_str().unwrap())),
+        "{log:?}"
+    );
 
     let stages: Vec<_> = status.stages.iter().map(|s| (s.name.as_str(), s.step, s.steps, s.durable_step)).collect();
     let steps = (rows.len() as u64 + 40).div_ceil(8);
@@ -480,9 +496,17 @@ fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
     let mut house = House::new();
     house.start();
     for (old, new, expected) in [
-        ("batch_size = 8\nmax_length = 32", "batch_size = 8\nmax_length = 2", "max_length = 2 of stage `again` leaves nothing to train"),
+        (
+            "batch_size = 8\nmax_length = 32",
+            "batch_size = 8\nmax_length = 2",
+            "max_length = 2 of stage `again` leaves nothing to train",
+        ),
         ("from = \"cold-start\"\ndata = \"keep\"", "from = \"cold-start\"\ndata = \"kept\"", "the nearest is \"keep\""),
-        ("min_score = 0.5", "min_score = 0.5\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"", "sha256"),
+        (
+            "min_score = 0.5",
+            "min_score = 0.5\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"",
+            "sha256",
+        ),
     ] {
         let error = house.refused(with_rejection(&house, &[(old, new)]));
         assert!(error.to_lowercase().contains(&expected.to_lowercase()), "{new}: {error}");

@@ -7,6 +7,8 @@ use r1d_proto::verdict::Outcome;
 
 /// The advantage of what is kept: there is nothing to weigh, it is data.
 const KEPT: f32 = 1.0;
+/// 0.07 × 100 is a little more than 7 in float64, and means 7.
+const ROUNDING: f64 = 1e-9;
 
 /// [`KEPT`] for each completion of the group that becomes data, none for the others. `rewards` are the group's, none for what an abstention or a
 /// fault takes out.
@@ -22,7 +24,7 @@ pub fn kept(rejection: &RejectionSampling, group: &Group, rewards: &[Option<f32>
     // Stable: of equals the first sampled comes first.
     good.sort_by(|a, b| b.1.total_cmp(&a.1));
     if let Select::TopP { share } = rejection.select {
-        good.truncate((share * group.samples.len() as f64).ceil() as usize);
+        good.truncate((share * group.samples.len() as f64 - ROUNDING).ceil() as usize);
     }
     if rejection.keep > 0 {
         good.truncate(rejection.keep as usize);
