@@ -5,7 +5,6 @@
 
 use super::componentize;
 use crate::error::Error;
-use crate::print::Printer;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,14 +27,14 @@ const PROFILE: [&str; 8] = [
 const STACK_BYTES: u32 = 128 << 10;
 
 /// The component's path.
-pub fn run(path: &Path, out: Option<&Path>, printer: &Printer) -> Result<PathBuf, Error> {
+pub fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     if path.is_file() {
         let out = out.map_or_else(|| path.with_extension("component.wasm"), PathBuf::from);
         componentize(path, &out, None)?;
         return Ok(out);
     }
     if path.join("Cargo.toml").is_file() {
-        return build_crate(path, out, printer);
+        return build_crate(path, out);
     }
     if path.join("build").is_file() {
         return run_script(path, out);
@@ -46,16 +45,24 @@ pub fn run(path: &Path, out: Option<&Path>, printer: &Printer) -> Result<PathBuf
     )))
 }
 
-/// `cargo test`, for what has a Cargo.toml.
-pub fn test_natively(dir: &Path, _: &Printer) -> Result<(), Error> {
-    if !dir.join("Cargo.toml").is_file() {
+/// The golden cases without a sandbox: `cargo test`, or the template's script in the language's own interpreter.
+pub fn test_natively(dir: &Path) -> Result<(), Error> {
+    let scripts = [("test_golden.py", "python3"), ("test_golden.js", "node")];
+    let (mut command, what) = if dir.join("Cargo.toml").is_file() {
+        let mut cargo = cargo(dir);
+        cargo.args(["test", "--quiet", "--release"]);
+        (cargo, "cargo test".to_owned())
+    } else if let Some((script, interpreter)) = scripts.iter().find(|(script, _)| dir.join(script).is_file()) {
+        let mut command = Command::new(interpreter);
+        command.arg(script).current_dir(dir).stdin(Stdio::null());
+        (command, format!("{interpreter} {script}"))
+    } else {
         return Ok(());
-    }
-    let mut cargo = cargo(dir);
-    cargo.args(["test", "--quiet", "--release"]);
-    // The component's path is what stands on our standard output.
-    let status = cargo.stdout(std::io::stderr()).status().map_err(|source| no_cargo(&source))?;
-    if status.success() { Ok(()) } else { Err(Error::Plugin(format!("{}: `cargo test` failed", dir.display()))) }
+    };
+    // Our standard output is for what the sandbox says.
+    let status =
+        command.stdout(std::io::stderr()).status().map_err(|source| Error::Plugin(format!("cannot run `{what}`: {source}")))?;
+    if status.success() { Ok(()) } else { Err(Error::Plugin(format!("{}: `{what}` failed", dir.display()))) }
 }
 
 fn cargo(dir: &Path) -> Command {
@@ -84,7 +91,7 @@ struct Target {
     kind: Vec<String>,
 }
 
-fn build_crate(dir: &Path, out: Option<&Path>, _: &Printer) -> Result<PathBuf, Error> {
+fn build_crate(dir: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     require_target(dir)?;
     let mut cargo = cargo(dir);
     cargo.args([

@@ -24,7 +24,7 @@ pub fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, 
     match command {
         Author::New { name, lang, sdk } => new::run(&name, lang, sdk.as_deref(), printer),
         Author::Build { path, out } => {
-            let built = build::run(&path, out.as_deref(), printer)?;
+            let built = build::run(&path, out.as_deref())?;
             print::data(&format!("{}\n", built.display()))?;
             Ok(Ended::Ok)
         }
@@ -87,8 +87,8 @@ pub fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Result<Ende
 fn test(mut subject: Subject, golden: Option<&Path>, output: Output, printer: &Printer) -> Result<Ended, Error> {
     let dir = Path::new(&subject.plugin);
     if dir.is_dir() {
-        build::test_natively(dir, printer)?;
-        subject.plugin = build::run(dir, None, printer)?.display().to_string();
+        build::test_natively(dir)?;
+        subject.plugin = build::run(dir, None)?.display().to_string();
     }
     let mut words = subject_words("test", subject);
     words.extend(golden.map(|path| sibling::option("golden", path)));

@@ -146,7 +146,7 @@ impl Tally {
     fn report(self, recorded: &Reward, loaded: &LoadedReward) -> Rescored {
         let pair = |((recorded, rescored), completions)| Pair { recorded, rescored, completions };
         let mut pairs: Vec<Pair> = self.pairs.into_iter().map(pair).collect();
-        pairs.sort_by(|a, b| b.completions.cmp(&a.completions));
+        pairs.sort_by_key(|pair| std::cmp::Reverse(pair.completions));
         Rescored {
             reward: recorded.name.clone(),
             plugin: loaded.info().name.clone(),
