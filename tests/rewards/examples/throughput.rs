@@ -178,7 +178,7 @@ fn completions(bytes: usize) -> Vec<Completion> {
         text: format!(
             "<think>{}6 * 7</think><answer>{}</answer>",
             thought.repeat(bytes / thought.len()),
-            if i % 3 == 0 { 41 } else { 42 }
+            if i.is_multiple_of(3) { 41 } else { 42 }
         ),
         reference: Some("42".into()),
         tokens: 10 + (i % GROUP) as u32,
