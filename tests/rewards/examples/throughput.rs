@@ -6,7 +6,7 @@
 
 use r1d_proto::world::{Clock, SharedClock, SystemClock};
 use r1d_reward_tests::shipped::{PLUGINS, for_host, natively};
-use r1d_rewards::{Answers, Ask, Compiler, Judged, LoadedReward, Member, Options, RewardSpec, Rewards, attacks};
+use r1d_rewards::{Answers, Ask, Compiler, Judged, LoadedReward, Member, Options, RewardSpec, Rewards, World, attacks};
 use reward_sdk::Completion;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,8 @@ impl Measured<'_> {
     fn throughput(&self, input: &str, bytes: usize, cores: usize) -> Result<(), Failure> {
         let completions = completions(bytes);
         let members = members(&completions);
-        let (one, all) = (self.sandbox(&members, 1)?, self.sandbox(&members, cores)?);
+        let one = self.rate(|| self.alone(&members))?;
+        let all = self.rate(|| self.judge(&members, cores).map(drop))?;
         let native = natively(self.name, self.config)?;
         let native = self.rate(|| {
             completions.chunks(GROUP).for_each(|group| drop(native(group, ANSWER)));
@@ -105,8 +106,26 @@ impl Measured<'_> {
         Ok(())
     }
 
-    fn sandbox(&self, members: &[Member], threads: usize) -> Result<f64, Failure> {
-        self.rate(|| self.judge(members, threads).map(drop))
+    /// On this thread, without a queue.
+    fn alone(&self, members: &[Member]) -> Result<(), Failure> {
+        let answers = [Ok(ANSWER.to_owned())];
+        for group in members.chunks(GROUP) {
+            let completions = group.iter().map(|member| &member.completion);
+            match self.reward.world() {
+                World::Reward => {
+                    completions.map(|completion| self.reward.score(completion)).try_for_each(|judged| judged.map(drop))?
+                }
+                World::GroupReward => self.reward.score_group(&completions.cloned().collect::<Vec<_>>()).map(drop)?,
+                World::JudgedReward => {
+                    for completion in completions {
+                        if self.reward.plan(completion)?.is_ok() {
+                            self.reward.conclude(completion, &answers)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Completions per second, of batches.
