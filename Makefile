@@ -97,6 +97,7 @@ bench: build python
 	tests/bench/decode_cpu/run
 	tests/bench/grpo_step_cpu/run
 	tests/bench/load/run
+	tests/bench/rewards/run
 
 lint:
 	cargo fmt --all --check

@@ -15,19 +15,20 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
     let mut found: Vec<Word<'_>> = Vec::new();
     // Start and writing system of the word at hand.
     let mut open: Option<(usize, Script)> = None;
+    let mut known = Known::new();
     let mut characters = text.char_indices().peekable();
     while let Some((at, character)) = characters.next() {
-        let script = character.script();
+        let (script, letter) = known.of(character);
         let mark = matches!(script, Script::Inherited);
         let apostrophe = matches!(character, '\'' | '’') && characters.peek().is_some_and(|(_, next)| next.is_alphabetic());
         if let Some((start, own)) = open {
-            if mark || apostrophe || (character.is_alphabetic() && script == own && !stands_alone(own)) {
+            if mark || apostrophe || (letter && script == own && !stands_alone(own)) {
                 continue;
             }
             found.push(Word { text: &text[start..at], script: own });
             open = None;
         }
-        if character.is_alphabetic() && !mark && script != Script::Common {
+        if letter && !mark && script != Script::Common {
             open = Some((at, script));
         }
     }
@@ -35,6 +36,34 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
         found.push(Word { text: &text[start..], script });
     }
     found
+}
+
+/// A character's writing system, and whether it is a letter. Looking them up is a search in tables of thousands of ranges, and texts repeat
+/// their characters.
+struct Known {
+    /// Non-ASCII characters seen, by their last bits.
+    seen: [(char, Script, bool); Known::SEEN],
+}
+
+impl Known {
+    const SEEN: usize = 256;
+
+    fn new() -> Known {
+        Known { seen: [('a', Script::Latin, true); Known::SEEN] }
+    }
+
+    fn of(&mut self, character: char) -> (Script, bool) {
+        if character.is_ascii() {
+            let letter = character.is_ascii_alphabetic();
+            return (if letter { Script::Latin } else { Script::Common }, letter);
+        }
+        // Always there: the array has a place for every remainder.
+        let Some(place) = self.seen.get_mut(character as usize % Known::SEEN) else { return (Script::Common, false) };
+        if place.0 != character {
+            *place = (character, character.script(), character.is_alphabetic());
+        }
+        (place.1, place.2)
+    }
 }
 
 fn stands_alone(script: Script) -> bool {
@@ -47,17 +76,23 @@ pub fn prose(text: &str) -> String {
     let mut rest = text;
     // Looked for once: what does not close here does not close further on.
     let mut never_closes = [false; BRACKETS.len()];
-    while let Some(at) = rest.find(['`', '$', '\\', '<']) {
+    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'`' | b'$' | b'\\' | b'<')) {
         kept.push_str(&rest[..at]);
         rest = &rest[at..];
+        let first = rest.as_bytes().first();
         let mut skipped = None;
         for ((open, close), never) in BRACKETS.iter().zip(&mut never_closes) {
-            if skipped.is_none() && !*never && rest.starts_with(open) {
+            if !*never && skipped.is_none() && open.as_bytes().first() == first && rest.starts_with(open) {
                 skipped = enclosed(rest, open, close);
                 *never = skipped.is_none();
             }
         }
-        let skipped = skipped.or_else(|| formula(rest)).or_else(|| command(rest)).or_else(|| tag(rest));
+        let skipped = skipped.or_else(|| match first {
+            Some(b'$') => formula(rest),
+            Some(b'\\') => command(rest),
+            Some(b'<') => tag(rest),
+            _ => None,
+        });
         match skipped {
             Some(length) => {
                 kept.push(' ');

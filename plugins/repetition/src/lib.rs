@@ -9,7 +9,8 @@
 //! | `max_penalty` | −1.0 | what a text that only repeats itself comes near to, −1 to 0 |
 
 use reward_sdk::{Completion, Info, Result, Reward, Score};
-use std::collections::HashSet;
+use rustc_hash::FxHashMap;
+use std::hash::Hash;
 
 #[derive(serde::Deserialize)]
 #[serde(try_from = "Raw")]
@@ -59,12 +60,34 @@ impl Reward for Repetition {
         if words.len() < self.ngram_size {
             return Ok(Score::from(0.0));
         }
-        let distinct: HashSet<&[&str]> = words.windows(self.ngram_size).collect();
         let total = words.len() - self.ngram_size + 1;
-        let repeated = 1.0 - distinct.len() as f64 / total as f64;
+        let repeated = 1.0 - distinct(words, self.ngram_size) as f64 / total as f64;
         // A text without repetition scores 0, not minus 0.
         Ok(Score::from(if repeated > 0.0 { (repeated * self.max_penalty) as f32 } else { 0.0 }))
     }
+}
+
+/// How many n-grams differ. Equal ones get equal numbers: first those of one word, then, as two n-grams that overlap are one that is longer,
+/// up to the wanted size.
+fn distinct(words: &[&str], ngram_size: usize) -> usize {
+    let (mut numbers, mut count) = numbered(words.iter());
+    let mut size = 1;
+    while size < ngram_size {
+        let step = size.min(ngram_size - size);
+        (numbers, count) = numbered(numbers.iter().zip(numbers.iter().skip(step)));
+        size += step;
+    }
+    count
+}
+
+/// A number for each, the same for equal ones, and how many there are.
+fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
+    let mut numbers: FxHashMap<T, u32> = FxHashMap::default();
+    let number = |item: T| {
+        let next = numbers.len() as u32;
+        *numbers.entry(item).or_insert(next)
+    };
+    (items.map(number).collect(), numbers.len())
 }
 
 /// Words, numbers, and single characters of writing systems that do not part words.
@@ -72,7 +95,8 @@ fn units(text: &str) -> Vec<&str> {
     let mut found: Vec<&str> = Vec::new();
     let mut start = None;
     for (at, character) in text.char_indices() {
-        let alone = matches!(character, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}');
+        let alone = !character.is_ascii()
+            && matches!(character, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}');
         if !alone && character.is_alphanumeric() {
             start.get_or_insert(at);
             continue;
@@ -95,6 +119,18 @@ mod tests {
     #[test]
     fn golden_cases() {
         reward_sdk::golden::check::<super::Repetition>(include_str!("../golden.jsonl"));
+    }
+
+    /// Against counting them one by one, for every size.
+    #[test]
+    fn overlapping_ngrams_are_told_apart() {
+        for text in ["a b a b a b a c a b", "x", "a a a a a a a a a", "the cat the dog the cat the cow the cat the dog the"] {
+            let words: Vec<&str> = text.split(' ').collect();
+            for size in 1..=words.len() {
+                let counted: std::collections::HashSet<&[&str]> = words.windows(size).collect();
+                assert_eq!(super::distinct(&words, size), counted.len(), "{size} of {text}");
+            }
+        }
     }
 
     #[test]

@@ -46,11 +46,11 @@ fn completions() -> Vec<Completion> {
         };
         Completion {
             id: i as u64,
-            prompt: if i % 3 == 0 { "Wie viel?<think>".into() } else { "How many?".into() },
+            prompt: if i.is_multiple_of(3) { "Wie viel?<think>".into() } else { "How many?".into() },
             tokens: text.len() as u32 / 4,
             text,
             reference: Some(reference.into()),
-            finish: if i % 5 == 0 { Finish::Length } else { Finish::Stop },
+            finish: if i.is_multiple_of(5) { Finish::Length } else { Finish::Stop },
             meta: None,
         }
     };
