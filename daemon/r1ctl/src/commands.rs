@@ -70,7 +70,7 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
 
 /// Every plugin that the job file names has a pin, in the lock or of its own.
 fn require_pins(job: &Job, lock: &Lock) -> Result<(), Error> {
-    let rewards = job.stages.iter().filter_map(|stage| stage.grpo()).flat_map(|grpo| grpo.rewards.iter().cloned());
+    let rewards = job.stages.iter().filter_map(|stage| stage.rollouts()).flat_map(|rollouts| rollouts.rewards.iter().cloned());
     let rewards = rewards.chain(job.evals.iter().flat_map(|eval| job.eval_rewards(eval)));
     let unpinned: BTreeSet<String> =
         rewards.filter(|reward| reward.sha256.is_none()).map(|reward| reward.plugin.to_string()).collect();

@@ -271,13 +271,6 @@ fn spec(reward: &Reward) -> RewardSpec {
 }
 
 impl StageMaterial {
-    fn judges(&self) -> &[Judge] {
-        match self {
-            StageMaterial::Prompted(prompted) => &prompted.judges,
-            StageMaterial::Supervised(_) => &[],
-        }
-    }
-
     fn rows(&self) -> u64 {
         match self {
             StageMaterial::Supervised(supervision) => supervision.len(),

@@ -4,7 +4,7 @@ use super::{Host, PluginError, config, plugin, print};
 use crate::cli::PluginDirs;
 use r1d_data::DataSet;
 use r1d_data::rollouts::{self, RolloutRow};
-use r1d_job::{Job, Reward, StageKind};
+use r1d_job::{Job, Reward};
 use r1d_proto::plugin::{Disagreement, Pair, Rescored};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec};
@@ -54,13 +54,8 @@ pub fn run(
 
 /// The reward of the run to compare with.
 fn compared<'a>(job: &'a Job, other: &str, wanted: Option<&str>) -> Result<&'a Reward, PluginError> {
-    let rewards: Vec<&Reward> = (job.stages.iter())
-        .filter_map(|stage| match &stage.kind {
-            StageKind::Grpo(grpo) => Some(grpo.rewards.iter()),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let rewards: Vec<&Reward> =
+        (job.stages.iter()).filter_map(|stage| stage.rollouts()).flat_map(|rollouts| rollouts.rewards.iter()).collect();
     let stem = r1d_job::reward::plugin_stem(other);
     let found = match (wanted, rewards.as_slice()) {
         (Some(name), _) => rewards.iter().find(|reward| reward.name == name),
