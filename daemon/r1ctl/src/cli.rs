@@ -261,7 +261,7 @@ pub enum Model {
         /// The same seed gives the same completions
         #[arg(long, default_value_t = 0, value_name = "N")]
         seed: u64,
-        /// Draft with the model's multi-token prediction module: the same completions in fewer steps
+        /// Draft with the model's multi-token prediction module: the same completions, up to rounding, in fewer steps
         #[arg(long)]
         speculative: bool,
         #[command(flatten)]

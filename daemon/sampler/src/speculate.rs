@@ -2,7 +2,8 @@
 //! both go through one decode step.
 //!
 //! A draft is accepted when it is the very id that the policy draws in its place, from its own logits and with the place's own uniform. What
-//! is drawn is therefore what would be drawn without drafts; only the number of steps is smaller. The module draws its guess with the same
+//! is drawn is therefore what would be drawn without drafts, to the last bit in the batch-invariant mode and up to rounding in the others, in which a pass of
+//! more rows may round otherwise; only the number of steps is smaller. The module draws its guess with the same
 //! uniform too, so that two distributions which are nearly alike nearly always agree.
 //!
 //! A slot's second token of a step stands in the cache where the next step writes again, should it not be accepted. The module's own keys

@@ -58,7 +58,9 @@ impl MappedFile {
         let bytes = &self.map[self.data + start..self.data + end];
         let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
         if !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) || bytes.is_empty() {
-            return use_it(&Tensor::f_from_data_size(bytes, &shape, kind)?);
+            let used = use_it(&Tensor::f_from_data_size(bytes, &shape, kind)?);
+            self.forget(start..end);
+            return used;
         }
         let mut strides = vec![1; shape.len()];
         for dim in (1..shape.len()).rev() {

@@ -208,7 +208,8 @@ impl Worker {
         let Recipe { device, executable, threads, mkl_intel_kernels, torch_lib } = &self.recipe;
         let mut command = Command::new(executable);
         command.args(["serve", "--device", device, "--threads", &threads.to_string()]);
-        if device != "cpu" && std::env::var_os(CUBLAS_WORKSPACE).is_none() {
+        // Whatever the daemon inherited: with another one libtorch refuses to train.
+        if device != "cpu" {
             command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
         }
         if *mkl_intel_kernels {
