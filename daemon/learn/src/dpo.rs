@@ -4,7 +4,7 @@ use crate::batch::{self, MicroBatch};
 use crate::head::{Chunk, Head, entropy_sum};
 use crate::preference::{Side, dpo_loss};
 use crate::trainer::{Trainer, add_load};
-use crate::{LearnError, packing, router};
+use crate::{LearnError, packing};
 use r1d_model::{AuxLoss, CausalLm};
 use r1d_proto::recipe::{DpoLossType, DpoObjective};
 use r1d_proto::worker::{Metrics, Pair, TrainDpo, TrainSequence};
@@ -62,17 +62,7 @@ impl Trainer {
             sides.iter().flatten().map(|side| (side.prompt_ids.len() + side.completion_ids.len()) as i64).sum::<i64>();
 
         let mut metrics = sums.report(batch.pairs.len() as f64)?;
-        let common = [
-            ("loss", loss),
-            ("num_tokens", self.tokens_seen as f64),
-            ("grad_norm", updated.norm),
-            ("learning_rate", updated.learning_rate),
-        ];
-        metrics.extend(common.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(load) = updated.load_max_over_mean {
-            metrics.insert("moe/expert_load_max_over_mean".to_owned(), load);
-            metrics.insert("moe/bias_abs_max".to_owned(), router::bias_abs_max(model)?);
-        }
+        self.report_update(model, loss, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }

@@ -3,7 +3,7 @@
 use crate::ends::{self, Text};
 use crate::preference::{pairwise_loss, pointwise_loss};
 use crate::trainer::{Trainer, add_load};
-use crate::{LearnError, batch, packing, router};
+use crate::{LearnError, batch, packing};
 use r1d_model::{Forward, Scorer};
 use r1d_proto::worker::{Labelled, Metrics, Pair, RewardBatch, TrainReward};
 use tch::{Device, Kind, Tensor};
@@ -48,17 +48,7 @@ impl Trainer {
 
         let scores = Vec::<f64>::try_from(Tensor::f_cat(&scores, 0)?)?;
         let mut metrics = measures(&batch.batch, &scores, &order);
-        let common = [
-            ("loss", loss),
-            ("num_tokens", self.tokens_seen as f64),
-            ("grad_norm", updated.norm),
-            ("learning_rate", updated.learning_rate),
-        ];
-        metrics.extend(common.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(load) = updated.load_max_over_mean {
-            metrics.insert("moe/expert_load_max_over_mean".to_owned(), load);
-            metrics.insert("moe/bias_abs_max".to_owned(), router::bias_abs_max(model)?);
-        }
+        self.report_update(model, loss, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }

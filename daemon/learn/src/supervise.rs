@@ -3,7 +3,7 @@
 use crate::batch::{self, Further, MicroBatch};
 use crate::head::{Chunk, Head};
 use crate::trainer::{Trainer, add_load};
-use crate::{LearnError, packing, router};
+use crate::{LearnError, packing};
 use r1d_model::{CausalLm, Forward};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
 use tch::{Kind, Tensor};
@@ -57,19 +57,12 @@ impl Trainer {
         let mut put = |name: &str, value: f64| {
             metrics.insert(name.to_owned(), value);
         };
-        put("loss", loss);
         put("mean_token_accuracy", sums.f_double_value(&[1])? / tokens as f64);
-        put("num_tokens", self.tokens_seen as f64);
         if further_tokens > 0 && self.mtp_loss_weight > 0.0 {
             put("mtp_loss", further_sums.f_double_value(&[0])?);
             put("mtp_mean_token_accuracy", further_sums.f_double_value(&[1])? / further_tokens as f64);
         }
-        put("grad_norm", updated.norm);
-        put("learning_rate", updated.learning_rate);
-        if let Some(load) = updated.load_max_over_mean {
-            put("moe/expert_load_max_over_mean", load);
-            put("moe/bias_abs_max", router::bias_abs_max(model)?);
-        }
+        self.report_update(model, loss, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }

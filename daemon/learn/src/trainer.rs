@@ -141,6 +141,28 @@ impl Trainer {
         Ok(Updated { norm, learning_rate, load_max_over_mean })
     }
 
+    /// What a step of one update reports, whatever it learns from.
+    pub(crate) fn report_update(
+        &self,
+        model: &CausalLm,
+        loss: f64,
+        updated: &Updated,
+        metrics: &mut Metrics,
+    ) -> Result<(), LearnError> {
+        let mut put = |name: &str, value: f64| {
+            metrics.insert(name.to_owned(), value);
+        };
+        put("loss", loss);
+        put("num_tokens", self.tokens_seen as f64);
+        put("grad_norm", updated.norm);
+        put("learning_rate", updated.learning_rate);
+        if let Some(load) = updated.load_max_over_mean {
+            put("moe/expert_load_max_over_mean", load);
+            put("moe/bias_abs_max", router::bias_abs_max(model)?);
+        }
+        Ok(())
+    }
+
     pub(crate) fn now(&self) -> Option<Duration> {
         self.clock.as_ref().map(|clock| clock.now())
     }
