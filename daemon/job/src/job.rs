@@ -20,6 +20,8 @@ pub struct Job {
     /// The reference mode: equal bits whatever the batch, slot or order.
     pub batch_invariant: bool,
     pub model: Model,
+    /// Further models, by name.
+    pub models: BTreeMap<String, Weights>,
     /// By name.
     pub data: BTreeMap<String, DataSource>,
     /// In the order in which they run. At least one.
@@ -46,10 +48,10 @@ pub enum Weights {
     Init { config: PathBuf, tokenizer: PathBuf },
 }
 
-impl Model {
+impl Weights {
     /// Where the tokenizer is: the model's directory, or a directory or `tokenizer.json` of its own.
     pub fn tokenizer(&self) -> &Path {
-        match &self.weights {
+        match self {
             Weights::Directory(path) => path,
             Weights::Init { tokenizer, .. } => tokenizer,
         }
@@ -57,7 +59,7 @@ impl Model {
 
     /// The model's `config.json`.
     pub fn config(&self) -> PathBuf {
-        match &self.weights {
+        match self {
             Weights::Directory(path) => path.join("config.json"),
             Weights::Init { config, .. } => config.clone(),
         }
@@ -130,8 +132,24 @@ impl Job {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Index of the stage whose final weights `stage` starts from; `None` for the job's own model. A stage that trains nothing passes on
-    /// what it started from itself.
+    /// The job's own model, then those of `[models.NAME]` in the order of their names: elsewhere a model is its index here.
+    pub fn models(&self) -> impl Iterator<Item = &Weights> {
+        std::iter::once(&self.model.weights).chain(self.models.values())
+    }
+
+    /// The model that a stage trains or samples, as an index into [`Job::models`].
+    pub fn model_of(&self, stage: &Stage) -> usize {
+        let named = stage.model.as_ref().and_then(|model| self.models.keys().position(|name| name == model));
+        named.map_or(0, |index| index + 1)
+    }
+
+    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it.
+    pub fn first_of_own_model(&self) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.model.is_none())
+    }
+
+    /// Index of the stage whose final weights `stage` starts from; `None` for its model's own weights. A stage that trains nothing passes
+    /// on what it started from itself.
     pub fn origin(&self, stage: &Stage) -> Option<usize> {
         let mut from = &stage.from;
         // Each is before the one that names it, which soundness makes sure of; so many steps reach the first.
@@ -218,8 +236,7 @@ impl Job {
 fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
     let mut stages = Vec::new();
     for table in job.tables("stage") {
-        let before = stages.last().map(|stage: &Stage| stage.name.as_str());
-        stages.push(Stage::read(&Fields::new(table, titled("stage", table)), before, base_dir)?);
+        stages.push(Stage::read(&Fields::new(table, titled("stage", table)), &stages, base_dir)?);
     }
     let evals = job.tables("eval").map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
     let evals = evals.collect::<Result<Vec<_>, _>>()?;
@@ -227,12 +244,16 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
         let source = DataSource::read(name, &Fields::new(table, format!("[data.{name}]")), &stages, &evals, base_dir)?;
         Ok((name.clone(), source))
     });
+    let models = job.named("models").map(|(name, table)| {
+        Ok((name.clone(), Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?))
+    });
     Ok(Job {
         name: job.get("name")?,
         seed: job.get("seed")?,
         priority: job.get("priority")?,
         batch_invariant: job.get("batch_invariant")?,
         model: Model::read(&job.table("model", "[model]")?, base_dir)?,
+        models: models.collect::<Result<_, JobError>>()?,
         data: data.collect::<Result<_, JobError>>()?,
         stages,
         sampler: Sampler { slots: job.table("sampler", "[sampler]")?.get("slots")? },
@@ -249,25 +270,26 @@ fn titled(path: &str, table: &toml::Table) -> String {
 
 impl Model {
     fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Model, JobError> {
-        let weights = match (model.path("path", base_dir)?, model.path("init", base_dir)?, model.path("tokenizer", base_dir)?) {
-            (Some(path), None, None) => Weights::Directory(path),
-            (None, Some(config), Some(tokenizer)) => Weights::Init { config, tokenizer },
+        Ok(Model { weights: Weights::read(model, base_dir)?, dtype: model.get("dtype")?, fp8: model.get("fp8")? })
+    }
+}
+
+impl Weights {
+    fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Weights, JobError> {
+        match (model.path("path", base_dir)?, model.path("init", base_dir)?, model.path("tokenizer", base_dir)?) {
+            (Some(path), None, None) => Ok(Weights::Directory(path)),
+            (None, Some(config), Some(tokenizer)) => Ok(Weights::Init { config, tokenizer }),
             (None, Some(_), None) => {
-                return Err(
-                    model.unsound("`init` gives weights and no tokenizer", "add `tokenizer`, a tokenizer.json or its directory")
-                );
+                Err(model.unsound("`init` gives weights and no tokenizer", "add `tokenizer`, a tokenizer.json or its directory"))
             }
             (Some(_), Some(_), _) => {
-                return Err(model.unsound("`path` and `init` both say where the weights come from", "keep one of them"));
+                Err(model.unsound("`path` and `init` both say where the weights come from", "keep one of them"))
             }
-            (Some(_), None, Some(_)) => {
-                return Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out"));
-            }
+            (Some(_), None, Some(_)) => Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out")),
             (None, None, _) => {
-                return Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"));
+                Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"))
             }
-        };
-        Ok(Model { weights, dtype: model.get("dtype")?, fp8: model.get("fp8")? })
+        }
     }
 }
 

@@ -47,9 +47,10 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What depends on the model's architecture.
-pub fn check_model(job: &Job, facts: &ModelFacts) -> Result<(), JobError> {
+/// What depends on the models' architectures: `facts` has those of [`Job::models`].
+pub fn check_models(job: &Job, facts: &[ModelFacts]) -> Result<(), JobError> {
     for stage in &job.stages {
+        let Some(facts) = facts.get(job.model_of(stage)) else { continue };
         let place = format!("[[stage]] {:?}", stage.name);
         if let Some(key) = stage.prediction_key()
             && facts.prediction.is_none()
@@ -82,17 +83,12 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
     let place = format!("[[stage]] {:?}", stage.name);
     let before = || job.stages.iter().take(index).map(|s| s.name.as_str());
     if stage.name == "base" {
-        return refuse(place, "\"base\" names the job's own model", "give the stage another name");
+        return refuse(place, "\"base\" names a model's own weights", "give the stage another name");
     }
     if before().any(|name| name == stage.name) {
         return refuse(place, "two stages have this name", "give each stage a name of its own");
     }
-    if let Origin::Stage(from) = &stage.from
-        && !before().any(|name| name == from)
-    {
-        let near = or_nearest(from, before());
-        return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
-    }
+    check_model(job, index, stage, &place)?;
     if stage.rejection_sampling().is_some() && job.data.contains_key(&stage.name) {
         let problem = format!("[data.{}] has the name of this stage, and so of the data set that it makes", stage.name);
         return refuse(place, problem, "give one of them another name");
@@ -172,6 +168,32 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         StageKind::RejectionSampling(rejection) => check_rejection_sampling(rejection, &data, &place),
         StageKind::Pretrain(_) | StageKind::Sft(_) => Ok(()),
     }
+}
+
+/// `model` and `from` go together.
+fn check_model(job: &Job, index: usize, stage: &Stage, place: &str) -> Result<(), JobError> {
+    let shown = |model: &Option<String>| model.as_ref().map_or("[model]".into(), |name| format!("[models.{name}]"));
+    if let Some(name) = stage.model.as_ref().filter(|name| !job.models.contains_key(*name)) {
+        let near = or_nearest(name, job.models.keys().map(String::as_str));
+        let fix = format!("add a table [models.{name}], name another, or leave `model` out for [model]");
+        return refuse(place, format!("`model` = {name:?} is no model of this job{near}"), fix);
+    }
+    let Origin::Stage(from) = &stage.from else { return Ok(()) };
+    let before = || job.stages.iter().take(index);
+    let Some(origin) = before().find(|before| before.name == *from) else {
+        let near = or_nearest(from, before().filter(|before| before.model == stage.model).map(|before| before.name.as_str()));
+        return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
+    };
+    if origin.model != stage.model {
+        let (theirs, own) = (shown(&origin.model), shown(&stage.model));
+        let problem = format!("`from` = {from:?} is a stage of {theirs}, and this one is of {own}");
+        let fix = match before().rfind(|before| before.model == stage.model) {
+            Some(near) => format!("name a stage of {own}, as {:?}, or \"base\" for its own weights", near.name),
+            None => format!("set from = \"base\" for the weights of {own}, or `model` to theirs"),
+        };
+        return refuse(place, problem, fix);
+    }
+    Ok(())
 }
 
 /// A data set that a stage makes is there once that stage is finished, and holds prompts and completions.

@@ -11,6 +11,8 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     pub name: String,
+    /// Which of the job's further models it trains or samples; `None`: the job's own.
+    pub model: Option<String>,
     pub from: Origin,
     /// Name of a [`crate::DataSource`], or of a rejection-sampling stage before, whose kept completions are the data ([`crate::Job::source`]).
     pub data: String,
@@ -34,7 +36,7 @@ pub struct Stage {
 /// Where a stage's weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The job's model.
+    /// The model's own weights.
     Base,
     /// A stage before, by name.
     Stage(String),
@@ -301,9 +303,11 @@ impl Grpo {
 }
 
 impl Stage {
-    /// `before`: the name of the stage before, which is where weights come from unless the file says otherwise.
-    pub(crate) fn read(stage: &Fields<'_>, before: Option<&str>, base_dir: &Path) -> Result<Stage, JobError> {
-        let from = match stage.optional::<String>("from")?.or_else(|| before.map(String::from)) {
+    /// Weights come from the nearest of the stages `before` that trains the same model, unless the file says otherwise.
+    pub(crate) fn read(stage: &Fields<'_>, before: &[Stage], base_dir: &Path) -> Result<Stage, JobError> {
+        let model = stage.optional::<String>("model")?;
+        let nearest = || before.iter().rfind(|before| before.trains() && before.model == model).map(|before| before.name.clone());
+        let from = match stage.optional::<String>("from")?.or_else(nearest) {
             Some(name) if name != "base" => Origin::Stage(name),
             _ => Origin::Base,
         };
@@ -327,6 +331,7 @@ impl Stage {
         let trains = !matches!(kind, StageKind::RejectionSampling(_));
         Ok(Stage {
             name: stage.get("name")?,
+            model,
             from,
             data: stage.get("data")?,
             length,

@@ -16,6 +16,8 @@ pub fn job(job: &Job) -> String {
     set(&mut table, "priority", job.priority);
     set(&mut table, "batch_invariant", job.batch_invariant);
     set(&mut table, "model", model(&job.model));
+    let models = job.models.iter().map(|(name, model)| (name.clone(), Value::Table(weights(model))));
+    set(&mut table, "models", models.collect::<toml::Table>());
     set(
         &mut table,
         "data",
@@ -42,16 +44,21 @@ fn path(path: &Path) -> String {
 }
 
 fn model(model: &Model) -> toml::Table {
+    let mut table = weights(&model.weights);
+    set(&mut table, "dtype", model.dtype);
+    set(&mut table, "fp8", model.fp8);
+    table
+}
+
+fn weights(weights: &Weights) -> toml::Table {
     let mut table = toml::Table::new();
-    match &model.weights {
+    match weights {
         Weights::Directory(directory) => set(&mut table, "path", path(directory)),
         Weights::Init { config, tokenizer } => {
             set(&mut table, "init", path(config));
             set(&mut table, "tokenizer", path(tokenizer));
         }
     }
-    set(&mut table, "dtype", model.dtype);
-    set(&mut table, "fp8", model.fp8);
     table
 }
 
@@ -85,6 +92,9 @@ fn stage(stage: &Stage) -> toml::Table {
     let mut table = toml::Table::new();
     set(&mut table, "name", &stage.name);
     set(&mut table, "kind", stage.kind_name());
+    if let Some(model) = &stage.model {
+        set(&mut table, "model", model);
+    }
     let from = match &stage.from {
         Origin::Base => "base",
         Origin::Stage(name) => name,

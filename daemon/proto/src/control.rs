@@ -182,6 +182,9 @@ pub struct JobStatus {
 pub struct StageStatus {
     pub name: String,
     pub kind: String,
+    /// Of the job's further models; absent for its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub state: State,
     /// Steps committed.
     pub step: u64,
@@ -300,6 +303,9 @@ pub struct Plan {
 pub struct PlanStage {
     pub name: String,
     pub kind: String,
+    /// Of the job's further models; absent for its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub from: String,
     pub data: String,
     /// 0: they are known once the stage that makes them is finished.

@@ -300,7 +300,8 @@ impl Clerk {
 
     /// A rollout and the texts that people read.
     fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, ClerkError> {
-        let completion = self.materials.tokenizer.decode_completion(&scored.rollout.completion_ids)?;
+        let tokenizer = self.materials.tokenizer(Source::Stage(stage)).ok_or(ClerkError::NoStage(stage))?;
+        let completion = tokenizer.decode_completion(&scored.rollout.completion_ids)?;
         let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row) {
             Some((prompt, row, _)) => (prompt.to_owned(), row.reference.clone()),
             None => (String::new(), None),

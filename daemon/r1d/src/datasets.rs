@@ -195,7 +195,8 @@ fn write_step(
             continue;
         }
         *kept += 1;
-        match materials.tokenizer.read_back(&rollout.completion_ids).map_err(StepError::Data)? {
+        let Some(tokenizer) = materials.tokenizer(Source::Stage(stage)) else { continue };
+        match tokenizer.read_back(&rollout.completion_ids).map_err(StepError::Data)? {
             ReadBack::Same => {}
             ReadBack::OtherIds => made.other_ids += 1,
             ReadBack::OtherText => {

@@ -8,12 +8,12 @@ use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{DataSource, Job, JobError, ModelFacts, Reward, Sft, Stage, StageKind, Weights};
+use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, Sft, Stage, StageKind, Weights};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{ModelSource, SupervisedSequence};
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
-use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
+use r1d_runner::{EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -48,6 +48,8 @@ pub enum MaterialsError {
     DataSet(#[from] DataSetError),
     #[error("data.{name} is not in the job")]
     NoData { name: String },
+    #[error("model {model} is not in the job")]
+    NoModel { model: usize },
 }
 
 /// A reward that is ready to judge.
@@ -56,6 +58,41 @@ pub struct Judge {
     /// Its components are these of [`Materials::graders`].
     pub number: usize,
     facts: RewardFacts,
+}
+
+/// A model of the job, as far as the control plane knows it.
+struct Model {
+    facts: ModelFacts,
+    tokenizer: Tokenizer,
+    base: ModelSource,
+}
+
+impl Model {
+    /// Errors name the file.
+    fn open(weights: &Weights) -> Result<Model, MaterialsError> {
+        let path = weights.config();
+        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
+        let facts = ModelFacts::from_config(&config)
+            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+        let tokenizer = Tokenizer::open(weights.tokenizer())?;
+        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
+        let base = match weights {
+            Weights::Directory(dir) => {
+                check_weights(dir)?;
+                ModelSource::Directory(dir.clone())
+            }
+            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
+        };
+        Ok(Model { facts, tokenizer, base })
+    }
+}
+
+/// Held-out prompts as each of the models that are evaluated reads them, and who judges their completions.
+struct EvalMaterial {
+    data: Arc<DataSet>,
+    /// By model.
+    prompts: BTreeMap<usize, Arc<Prompts>>,
+    judges: Vec<Judge>,
 }
 
 /// Prompts and who judges their completions.
@@ -81,26 +118,26 @@ struct Later {
 
 pub struct Materials {
     pub job: Job,
-    pub facts: ModelFacts,
     pub seen: Seen,
     pub warnings: Vec<String>,
-    pub tokenizer: Tokenizer,
     pub graders: RwLock<Graders>,
-    base: ModelSource,
+    /// One per [`Job::models`].
+    models: Vec<Model>,
     stages: Vec<StageMaterial>,
-    evals: Vec<Prompted>,
+    evals: Vec<EvalMaterial>,
 }
 
 /// What several stages and evaluations share.
 struct Shelf<'a> {
     job: &'a Job,
-    tokenizer: &'a Tokenizer,
+    models: &'a [Model],
     rewards: &'a Rewards,
     recorded: &'a Recorded,
     versions: Vec<Versions>,
     made: &'a DataSets,
     data: BTreeMap<String, Arc<DataSet>>,
-    prompts: BTreeMap<String, Arc<Prompts>>,
+    /// By data set and model.
+    prompts: BTreeMap<(String, usize), Arc<Prompts>>,
 }
 
 impl Materials {
@@ -112,23 +149,12 @@ impl Materials {
 
     /// Of a job of which some stages have made data sets.
     pub fn open_with(job: Job, rewards: &Rewards, recorded: &Recorded, made: &DataSets) -> Result<Materials, MaterialsError> {
-        let path = job.model.config();
-        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
-        let facts = ModelFacts::from_config(&config)
-            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
-        r1d_job::sound::check_model(&job, &facts)?;
-        let tokenizer = Tokenizer::open(job.model.tokenizer())?;
-        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
-        let base = match &job.model.weights {
-            Weights::Directory(dir) => {
-                check_weights(dir)?;
-                ModelSource::Directory(dir.clone())
-            }
-            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
-        };
+        let models = job.models().map(Model::open).collect::<Result<Vec<_>, _>>()?;
+        let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
+        r1d_job::sound::check_models(&job, &facts)?;
         let mut shelf = Shelf {
             job: &job,
-            tokenizer: &tokenizer,
+            models: &models,
             rewards,
             recorded,
             made,
@@ -137,15 +163,14 @@ impl Materials {
             prompts: BTreeMap::new(),
         };
         let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
-        let evals =
-            job.evals.iter().map(|eval| shelf.prompted(&eval.data, &job.eval_rewards(eval))).collect::<Result<Vec<_>, _>>()?;
+        let evals = job.evals.iter().map(|eval| shelf.eval(eval)).collect::<Result<Vec<_>, _>>()?;
         let graders = Graders::new(shelf.versions);
         let seen = seen(&job, &stages, &evals);
-        let mut warnings = r1d_job::plan::warnings(&job, Some(&facts), &seen);
+        let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
-        Ok(Materials { facts, seen, warnings, base, stages, evals, tokenizer, graders, job })
+        Ok(Materials { seen, warnings, models, stages, evals, graders, job })
     }
 
     /// Everything that judges, in stages and evaluations.
@@ -153,18 +178,36 @@ impl Materials {
         self.stages.iter().flat_map(StageMaterial::judges).chain(self.evals.iter().flat_map(|eval| &eval.judges))
     }
 
+    /// One per [`Job::models`].
+    pub fn facts(&self) -> Vec<ModelFacts> {
+        self.models.iter().map(|model| model.facts.clone()).collect()
+    }
+
+    /// Of the model that completions are of; `None` for what is not in the job.
+    pub fn tokenizer(&self, of: Source) -> Option<&Tokenizer> {
+        let model = match of {
+            Source::Stage(index) => self.job.model_of(self.job.stages.get(index)?),
+            Source::Eval { model, .. } => model,
+        };
+        self.models.get(model).map(|model| &model.tokenizer)
+    }
+
     /// Rows (packed sequences) of a stage's data.
     fn rows(&self, stage: usize) -> u64 {
         self.stages.get(stage).map_or(0, StageMaterial::rows)
     }
 
-    fn prompted(&self, of: Source) -> Option<&Prompted> {
+    /// Rows, their prompts, and who judges.
+    fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[Judge])> {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
-                StageMaterial::Prompted(prompted) => Some(prompted),
+                StageMaterial::Prompted(prompted) => Some((&prompted.data, &prompted.prompts, &prompted.judges)),
                 StageMaterial::Supervised(_) | StageMaterial::Later(_) => None,
             },
-            Source::Eval(index) => self.evals.get(index),
+            Source::Eval { eval, model } => {
+                let eval = self.evals.get(eval)?;
+                Some((&eval.data, eval.prompts.get(&model)?, &eval.judges))
+            }
         }
     }
 
@@ -180,19 +223,24 @@ impl Materials {
             })
             .collect();
         let evals = (self.job.evals.iter().zip(&self.evals))
-            .map(|(eval, prompted)| EvalFacts {
-                rows: eval.rows(prompted.data.len()),
-                prompt_max: prompted.prompts.length_max(),
-                judges: prompted.judges.iter().map(|judge| judge.reward.clone()).collect(),
-                rewards: facts(&prompted.judges),
+            .map(|(eval, material)| EvalFacts {
+                rows: eval.rows(material.data.len()),
+                judges: material.judges.iter().map(|judge| judge.reward.clone()).collect(),
+                rewards: facts(&material.judges),
+            })
+            .collect();
+        let models = (self.models.iter().zip(&self.seen.eval_prompt_max))
+            .map(|(model, eval_prompt_max)| ModelPlan {
+                base: model.base.clone(),
+                stop_ids: model.tokenizer.eos_ids().to_vec(),
+                eval_prompt_max: *eval_prompt_max,
             })
             .collect();
         Plan {
-            base: self.base.clone(),
+            models,
             worker: format!("worker {device}"),
             stages,
             evals,
-            stop_ids: self.tokenizer.eos_ids().to_vec(),
             checkpoints: outputs.checkpoints(&self.job, id),
             final_dir: outputs.final_dir(),
             limits: Limits { worker_silence, ..Limits::default() },
@@ -202,16 +250,16 @@ impl Materials {
 
     /// The rows of [`r1d_runner::Command::ReadPrompts`].
     pub fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
-        let Some(prompted) = self.prompted(of) else { return Vec::new() };
-        let (seed, rows) = (self.job.seed, prompted.data.len());
+        let Some((data, prompts, _)) = self.prompted(of) else { return Vec::new() };
+        let (seed, rows) = (self.job.seed, data.len());
         let picked = match of {
-            Source::Eval(_) => (0..count.min(rows)).collect(),
+            Source::Eval { .. } => (0..count.min(rows)).collect(),
             Source::Stage(stage) => {
                 let settings = self.job.stages.get(stage);
                 let per_step = settings.map_or(count, Stage::rows_per_step);
                 let count = count.min(settings.map_or(count, |settings| settings.rows_of_step(step, rows)));
                 let (seed, shuffle) = match round {
-                    0 => (seed, prompted.shuffle),
+                    0 => (seed, self.shuffles(stage)),
                     round => (counter_hash(&[RESAMPLE, seed, round as u64]), true),
                 };
                 let mut picked = rows_of_step(seed, stage as u32, step, per_step, rows, shuffle);
@@ -220,11 +268,15 @@ impl Materials {
             }
         };
         let prompt = |row: u64| {
-            let prompt = prompted.prompts.of_row(row);
-            let reference = prompted.data.row(row).reference.clone();
+            let prompt = prompts.of_row(row);
+            let reference = data.row(row).reference.clone();
             Prompt { row, ids: prompt.ids.clone(), text: prompt.text.clone(), reference }
         };
         picked.into_iter().map(prompt).collect()
+    }
+
+    fn shuffles(&self, stage: usize) -> bool {
+        matches!(self.stages.get(stage), Some(StageMaterial::Prompted(prompted)) if prompted.shuffle)
     }
 
     /// The sequences of a supervised step.
@@ -237,10 +289,10 @@ impl Materials {
 
     /// A row's prompt as the model reads it, its data, and the rewards that judge its domain.
     pub fn row(&self, of: Source, row: u64) -> Option<(&str, &r1d_data::Row, impl Iterator<Item = &Judge>)> {
-        let prompted = self.prompted(of)?;
-        let data = prompted.data.row(row);
-        let judges = prompted.judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
-        Some((&prompted.prompts.of_row(row).text, data, judges))
+        let (data, prompts, judges) = self.prompted(of)?;
+        let data = data.row(row);
+        let judges = judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
+        Some((&prompts.of_row(row).text, data, judges))
     }
 }
 
@@ -314,40 +366,55 @@ impl Shelf<'_> {
         Ok(data)
     }
 
-    fn template(&self, name: &str) -> Result<Template, MaterialsError> {
-        Ok(Template::open(&self.source(name)?.template, self.tokenizer)?)
+    fn tokenizer(&self, model: usize) -> Result<&Tokenizer, MaterialsError> {
+        self.models.get(model).map(|model| &model.tokenizer).ok_or(MaterialsError::NoModel { model })
     }
 
-    fn prompts(&mut self, name: &str) -> Result<Arc<Prompts>, MaterialsError> {
-        if let Some(prompts) = self.prompts.get(name) {
+    fn template(&self, name: &str, model: usize) -> Result<Template, MaterialsError> {
+        Ok(Template::open(&self.source(name)?.template, self.tokenizer(model)?)?)
+    }
+
+    fn prompts(&mut self, name: &str, model: usize) -> Result<Arc<Prompts>, MaterialsError> {
+        let key = (name.to_owned(), model);
+        if let Some(prompts) = self.prompts.get(&key) {
             return Ok(prompts.clone());
         }
-        let (data, template) = (self.data(name)?, self.template(name)?);
-        let prompts = Arc::new(Prompts::build(&data, &template, self.tokenizer)?);
-        self.prompts.insert(name.into(), prompts.clone());
+        let (data, template) = (self.data(name)?, self.template(name, model)?);
+        let prompts = Arc::new(Prompts::build(&data, &template, self.tokenizer(model)?)?);
+        self.prompts.insert(key, prompts.clone());
         Ok(prompts)
+    }
+
+    /// Its prompts as each model reads them that a stage has.
+    fn eval(&mut self, eval: &Eval) -> Result<EvalMaterial, MaterialsError> {
+        let models: BTreeSet<usize> = self.job.stages.iter().map(|stage| self.job.model_of(stage)).collect();
+        let prompts = models.into_iter().map(|model| Ok((model, self.prompts(&eval.data, model)?)));
+        let prompts = prompts.collect::<Result<_, MaterialsError>>()?;
+        let judges = self.job.eval_rewards(eval).iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
+        Ok(EvalMaterial { data: self.data(&eval.data)?, prompts, judges })
     }
 
     fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
         if !self.is_ready(stage) {
             return Ok(StageMaterial::Later(self.later(stage)?));
         }
+        let model = self.job.model_of(stage);
         let order = Order { seed: self.job.seed, stage: index as u32, shuffle: self.source(&stage.data)?.shuffle };
         Ok(match &stage.kind {
             StageKind::Pretrain(pretrain) => {
                 let data = stage.data_sets().map(|name| self.data(name)).collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<&DataSet> = data.iter().map(Arc::as_ref).collect();
-                StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?)
+                StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer(model)?, pretrain, order)?)
             }
             StageKind::Sft(sft) => {
-                let mut read = |name| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name)?)) };
+                let mut read = |name| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name, model)?)) };
                 let data = stage.data_sets().map(&mut read).collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
-                StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer, sft, order)?)
+                StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer(model)?, sft, order)?)
             }
-            StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(&stage.data, &grpo.rollouts.rewards)?),
+            StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(stage, &grpo.rollouts.rewards)?),
             StageKind::RejectionSampling(rejection) => {
-                StageMaterial::Prompted(self.prompted(&stage.data, &rejection.rollouts.rewards)?)
+                StageMaterial::Prompted(self.prompted(stage, &rejection.rollouts.rewards)?)
             }
         })
     }
@@ -358,7 +425,8 @@ impl Shelf<'_> {
         let mut prompt_max = 0;
         for name in stage.data_sets() {
             let no_data = || MaterialsError::NoData { name: name.into() };
-            let prompts = self.prompts(self.job.prompts_of(name).ok_or_else(no_data)?)?.length_max();
+            let source = self.job.prompts_of(name).ok_or_else(no_data)?;
+            let prompts = self.prompts(source, self.job.model_of(stage))?.length_max();
             prompt_max = prompt_max.max(prompts);
             if let StageKind::Sft(Sft { max_length, .. }) = &stage.kind
                 && prompts >= *max_length
@@ -375,10 +443,11 @@ impl Shelf<'_> {
         Ok(Later { judges, prompt_max })
     }
 
-    fn prompted(&mut self, data: &str, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
+    fn prompted(&mut self, stage: &Stage, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
         let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<Vec<_>, _>>()?;
+        let (data, model) = (&stage.data, self.job.model_of(stage));
         let shuffle = self.source(data)?.shuffle;
-        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data)?, shuffle, judges })
+        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data, model)?, shuffle, judges })
     }
 
     fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {
@@ -460,7 +529,7 @@ fn check_length(file: &Path) -> Result<(), MaterialsError> {
     }
 }
 
-fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
+fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     let mut seen = Seen::default();
     for (stage, material) in job.stages.iter().zip(stages) {
         match material {
@@ -475,7 +544,8 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
         }
         seen.rows.insert(stage.name.clone(), material.rows());
     }
-    seen.eval_prompt_max = evals.iter().map(|prompted| prompted.prompts.length_max()).max().unwrap_or(0);
+    let longest = |model: usize| evals.iter().filter_map(|eval| Some(eval.prompts.get(&model)?.length_max())).max().unwrap_or(0);
+    seen.eval_prompt_max = (0..job.models().count()).map(longest).collect();
     seen
 }
 
@@ -503,7 +573,7 @@ pub mod inputs {
     /// Files of the data sets, the tokenizer, the model's configuration: path, size and time of the last change.
     pub fn fingerprint(job: &Job) -> Value {
         let mut paths: BTreeSet<PathBuf> = job.data.values().map(|source| source.path.clone()).collect();
-        paths.extend([job.model.config(), job.model.tokenizer().to_path_buf()]);
+        paths.extend(job.models().flat_map(|model| [model.config(), model.tokenizer().to_path_buf()]));
         let entries = paths.into_iter().filter_map(|path| {
             let metadata = std::fs::metadata(&path).ok().filter(|m| m.is_file())?;
             let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;

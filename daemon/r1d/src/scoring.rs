@@ -56,14 +56,14 @@ async fn judge(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) 
 async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
     let failed = |error: String| End::Failed { error };
     let Some((of, row)) = items.first().map(|item| (item.of, item.row)) else { return Ok(Vec::new()) };
-    let Some((prompt, data, judges)) = materials.row(of, row) else {
+    let (Some((prompt, data, judges)), Some(tokenizer)) = (materials.row(of, row), materials.tokenizer(of)) else {
         return Err(failed(format!("row {row} of {of:?} is not in the job's data")));
     };
     let completion = |item: &ScoreItem| -> Result<Completion, End> {
         Ok(Completion {
             id: (item.key.prompt as u64) << 32 | item.key.sample as u64,
             prompt: prompt.to_owned(),
-            text: materials.tokenizer.decode_completion(&item.completion_ids).map_err(|error| failed(error.to_string()))?,
+            text: tokenizer.decode_completion(&item.completion_ids).map_err(|error| failed(error.to_string()))?,
             reference: data.reference.clone(),
             tokens: item.completion_ids.len() as u32,
             finish: item.finish,

@@ -91,10 +91,12 @@ impl Desk {
 
     fn stages(&self, record: &JobRecord, live: Option<&Live>) -> Vec<StageStatus> {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"));
+        let model = |name: &str| job.as_ref().ok().and_then(|job| job.stage(name)?.model.clone());
         let now = self.clock.unix().as_secs();
         let begun = record.progress.stages.iter().map(|stage| StageStatus {
             name: stage.name.clone(),
             kind: stage.kind.clone(),
+            model: model(&stage.name),
             state: stage.state,
             step: stage.step,
             steps: stage.steps,
@@ -109,6 +111,7 @@ impl Desk {
         let to_come = to_come.map(|(index, stage)| StageStatus {
             name: stage.name.clone(),
             kind: stage.kind_name().into(),
+            model: stage.model.clone(),
             // What never began did not fail.
             state: if record.state().is_final() { State::Cancelled } else { State::Queued },
             step: 0,

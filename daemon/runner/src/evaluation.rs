@@ -22,6 +22,8 @@ const EVALUATION: u64 = 0x6576_616c;
 #[derive(Debug)]
 pub struct Evaluation {
     index: usize,
+    /// Whose weights are evaluated.
+    model: usize,
     /// As it is recorded.
     stage: Option<String>,
     step: u64,
@@ -33,12 +35,24 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    pub fn begin(plan: &Plan, index: usize, stage: Option<String>, step: u64, now: Duration) -> (Evaluation, Vec<Command>) {
+    /// Of an evaluation and a model, by their indices; `stage` and `step` are what it is recorded under.
+    pub fn begin(
+        plan: &Plan,
+        (index, model): (usize, usize),
+        stage: Option<String>,
+        step: u64,
+        now: Duration,
+    ) -> (Evaluation, Vec<Command>) {
+        let of = Source::Eval { eval: index, model };
         // Keys without the place in the job: evaluations of two sets of weights draw the same random numbers.
-        let gather = Gather::new(Source::Eval(index), 0, 0, plan.scores_groups(Source::Eval(index)), now);
+        let gather = Gather::new(of, 0, 0, plan.scores_groups(of), now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
-        let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
-        (evaluation, vec![Command::ReadPrompts { of: Source::Eval(index), step: 0, round: 0, count: rows }])
+        let evaluation = Evaluation { index, model, stage, step, started: now, prompts_read: false, gather, example: None };
+        (evaluation, vec![Command::ReadPrompts { of, step: 0, round: 0, count: rows }])
+    }
+
+    fn of(&self) -> Source {
+        Source::Eval { eval: self.index, model: self.model }
     }
 
     /// The result, once everything is sampled and scored.
@@ -84,7 +98,7 @@ impl Evaluation {
         }
         // The same random numbers each time: evaluations of two sets of weights differ by the weights alone.
         let seed = counter_hash(&[EVALUATION, plan.job.seed, self.index as u64]);
-        self.gather.request(eval.sampling(plan.stop_ids.clone(), seed), self.step, now)
+        self.gather.request(eval.sampling(plan.stop_ids(self.of()), seed), self.step, now)
     }
 
     fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {
@@ -123,7 +137,7 @@ impl Evaluation {
         if !self.prompts_read {
             return vec![Wait::new(owner, "data: prompts", self.started).until(self.started + plan.limits.read)];
         }
-        let (rewards, _) = plan.rewards(Source::Eval(self.index));
+        let (rewards, _) = plan.rewards(self.of());
         let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
         self.gather.waits(owner, &plan.worker, &names, &plan.limits, heard)
     }

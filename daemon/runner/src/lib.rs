@@ -54,5 +54,5 @@ pub mod wait;
 
 pub use machine::Machine;
 pub use message::{Command, End, Event, Keep, Prompt, Recalled, ScoreItem, Source, Store};
-pub use plan::{EvalFacts, Limits, Plan, RewardFacts, StageFacts};
+pub use plan::{EvalFacts, Limits, ModelPlan, Plan, RewardFacts, StageFacts};
 pub use record::{Record, StageRecord};

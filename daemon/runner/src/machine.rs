@@ -252,7 +252,10 @@ impl Machine {
             return Err(End::Reread);
         }
         let model = match from {
-            None => self.plan.base.clone(),
+            None => {
+                let base = self.plan.model(settings).map(|model| model.base.clone());
+                base.ok_or_else(|| End::Failed { error: format!("the model of stage {stage} is not in the job") })?
+            }
             Some(origin) => {
                 let (_, dir) = self.record.newest_checkpoint(origin).ok_or_else(|| End::Failed {
                     error: format!("stage {origin} is finished and has no checkpoint left: resubmit the job"),
@@ -309,7 +312,7 @@ impl Machine {
         for (index, name) in self.plan.evals_at(stage, step) {
             let data = self.plan.job.evals.get(index).map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
-                let (evaluation, commands) = Evaluation::begin(&self.plan, index, name, step, now);
+                let (evaluation, commands) = Evaluation::begin(&self.plan, (index, self.plan.job.model_of(settings)), name, step, now);
                 return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
             }
         }

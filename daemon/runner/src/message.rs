@@ -79,8 +79,8 @@ pub enum Command {
 pub enum Source {
     /// Index of a stage.
     Stage(usize),
-    /// Index of an evaluation.
-    Eval(usize),
+    /// Indices of an evaluation and of the model ([`r1d_job::Job::models`]) whose weights it is of.
+    Eval { eval: usize, model: usize },
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -9,21 +9,29 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub job: Job,
-    /// The job's own model.
-    pub base: ModelSource,
+    /// One per model of the job ([`Job::models`]).
+    pub models: Vec<ModelPlan>,
     /// What the worker is called in waits: `worker cpu`.
     pub worker: String,
     /// One per stage of the job.
     pub stages: Vec<StageFacts>,
     /// One per evaluation of the job.
     pub evals: Vec<EvalFacts>,
-    /// Ids that end a completion.
-    pub stop_ids: Vec<u32>,
     /// Checkpoints are `<checkpoints>/<stage>/step-<N>`.
     pub checkpoints: PathBuf,
     /// The job's last weights as a Hugging Face directory.
     pub final_dir: PathBuf,
     pub limits: Limits,
+}
+
+#[derive(Clone, Debug)]
+pub struct ModelPlan {
+    /// What "base" names.
+    pub base: ModelSource,
+    /// Ids that end a completion.
+    pub stop_ids: Vec<u32>,
+    /// Tokens of the evaluations' longest prompt.
+    pub eval_prompt_max: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -42,7 +50,6 @@ pub struct StageFacts {
 pub struct EvalFacts {
     /// Rows that are sampled.
     pub rows: u64,
-    pub prompt_max: u32,
     /// What judges: the job's [`Job::eval_rewards`].
     pub judges: Vec<Reward>,
     pub rewards: Vec<RewardFacts>,
@@ -89,6 +96,20 @@ impl Plan {
         Some((self.job.stages.get(index)?, self.stages.get(index)?))
     }
 
+    /// The model of a stage.
+    pub fn model(&self, stage: &Stage) -> Option<&ModelPlan> {
+        self.models.get(self.job.model_of(stage))
+    }
+
+    /// Ids that end a completion.
+    pub fn stop_ids(&self, of: Source) -> Vec<u32> {
+        let model = match of {
+            Source::Stage(index) => self.job.stages.get(index).and_then(|stage| self.model(stage)),
+            Source::Eval { model, .. } => self.models.get(model),
+        };
+        model.map_or_else(Vec::new, |model| model.stop_ids.clone())
+    }
+
     /// The settings of a stage that samples.
     pub fn rollouts(&self, index: usize) -> Option<(&Rollouts, &StageFacts)> {
         let (stage, facts) = self.stage(index)?;
@@ -111,7 +132,7 @@ impl Plan {
             Source::Stage(index) => {
                 self.rollouts(index).map_or((&[], &[]), |(rollouts, facts)| (&rollouts.rewards, &facts.rewards))
             }
-            Source::Eval(index) => self.evals.get(index).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
+            Source::Eval { eval, .. } => self.evals.get(eval).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
         }
     }
 
@@ -122,7 +143,7 @@ impl Plan {
 
     /// What the worker is to open for a stage that starts from `model`.
     pub fn open(&self, stage: &Stage, facts: &StageFacts, model: ModelSource) -> Open {
-        let eval_prompt_max = self.evals.iter().map(|e| e.prompt_max).max().unwrap_or(0);
+        let eval_prompt_max = self.model(stage).map_or(0, |model| model.eval_prompt_max);
         Open {
             model,
             dtype: self.job.model.dtype,
@@ -169,7 +190,7 @@ impl Plan {
         };
         let name = Some(settings.name.clone());
         let due = |eval: &r1d_job::Eval| match step {
-            0 => (stage == 0 && eval.at_start).then_some(None),
+            0 => (self.job.first_of_own_model() == Some(stage) && eval.at_start).then_some(None),
             _ if !settings.trains() => None,
             _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
         };

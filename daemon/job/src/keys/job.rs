@@ -44,7 +44,14 @@ pub static JOB: &Table = &Table {
             Kind::Table(MODEL),
             Required("add a table [model] with `path`, or with `init` and `tokenizer`"),
             "",
-            "The weights that the first stage starts from.",
+            "The job's own model: the weights that its first stage starts from.",
+        ),
+        key(
+            "models",
+            Named(MODELS),
+            Value("{}"),
+            "",
+            "Further models by name, which stages name by `model`: students, for one. Their dtype and fp8 are [model]'s.",
         ),
         key(
             "parallel",
@@ -73,25 +80,28 @@ pub static JOB: &Table = &Table {
     ]],
 };
 
+const WEIGHTS: &[Key] = &[
+    key(
+        "path",
+        Path,
+        Unset("`init` and `tokenizer` are there instead"),
+        "",
+        "Hugging Face directory: config.json, *.safetensors, tokenizer.json.",
+    ),
+    key("init", Path, Unset("`path` is there instead"), "", "A config.json: random weights by the job's seed."),
+    key("tokenizer", Path, Unset("it comes with `path`"), "", "tokenizer.json, or a directory that holds it; only with `init`."),
+];
+
+static MODELS: &Table = &Table {
+    path: "models.NAME",
+    meaning: "A further model, with a tokenizer of its own. `from = \"base\"` of a stage that has it means its own weights.",
+    groups: &[WEIGHTS],
+};
+
 static MODEL: &Table = &Table {
     path: "model",
     meaning: "The model that \"base\" names: a Hugging Face directory, or random weights for a config.json.",
-    groups: &[&[
-        key(
-            "path",
-            Path,
-            Unset("`init` and `tokenizer` are there instead"),
-            "",
-            "Hugging Face directory: config.json, *.safetensors, tokenizer.json.",
-        ),
-        key("init", Path, Unset("`path` is there instead"), "", "A config.json: random weights by the job's seed."),
-        key(
-            "tokenizer",
-            Path,
-            Unset("it comes with `path`"),
-            "",
-            "tokenizer.json, or a directory that holds it; only with `init`.",
-        ),
+    groups: &[WEIGHTS, &[
         key(
             "dtype",
             OneOf(&["float32", "bfloat16"]),
@@ -175,11 +185,18 @@ const STAGE: &[Key] = &[
         "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation), \"rejection-sampling\" (the good ones of many completions become a data set).",
     ),
     key(
+        "model",
+        Text,
+        Unset("[model]"),
+        "",
+        "The model that the stage trains or samples: the NAME of a table [models.NAME].",
+    ),
+    key(
         "from",
         Text,
-        Unset("the stage before; \"base\" for the first"),
+        Unset("the nearest stage before that trains the same model, else \"base\""),
         "",
-        "Where the weights come from: \"base\" or the name of a stage before.",
+        "Where the weights come from: the name of a stage before of the same model, or \"base\", the model's own weights.",
     ),
     key(
         "data",

@@ -125,7 +125,7 @@ fn unsound_pairs_are_refused_with_the_fix() {
             .contains("is no data set of this job (the nearest is \"corpus\"); add a table [data.corpse]")
     );
     assert!(refusal("name = \"cold-start\"", "name = \"language\"").contains("two stages have this name"));
-    assert!(refusal("name = \"cold-start\"", "name = \"base\"").contains("\"base\" names the job's own model"));
+    assert!(refusal("name = \"cold-start\"", "name = \"base\"").contains("\"base\" names a model's own weights"));
     assert!(
         refusal("plugin = \"accuracy\"", "plugin = \"accuracy\"\nname = \"brevity\"")
             .contains("two rewards of the stage have this name")
@@ -198,7 +198,7 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
             "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 2, "first_k_dense_replace": 1 MORE}"#;
         r1d_job::ModelFacts::from_config(&config.replace(" MORE", more)).unwrap()
     };
-    let check = |job: &str, more: &str| r1d_job::sound::check_model(&parse(job).unwrap(), &facts(more));
+    let check = |job: &str, more: &str| r1d_job::sound::check_models(&parse(job).unwrap(), &[facts(more)]);
     let predicting = JOB.replace("kind = \"pretrain\"", "kind = \"pretrain\"\nmtp_loss_weight = 0.3");
     check(&predicting, ", \"num_nextn_predict_layers\": 1").unwrap();
     let text = check(&predicting, "").unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! `r1ctl status`: one job.
 
 use crate::format::{duration, eval_metric, thousands, time_of_s, watched_evals, watched_metrics};
-use crate::table::{left, right, table};
+use crate::table::{Column, left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
 
@@ -45,11 +45,22 @@ pub fn activity(now: &Activity) -> String {
     format!("{doing} {}/{} {}", thousands(now.done), thousands(now.total), one_line(&now.unit))
 }
 
+/// Where a job has several models, a third column says which one each row's stage has: the cells, if any.
+pub fn model_column<'a>(columns: &mut Vec<Column>, models: impl Iterator<Item = &'a Option<String>>) -> Vec<Option<String>> {
+    let models: Vec<_> = models.collect();
+    if models.iter().all(|model| model.is_none()) {
+        return vec![None; models.len()];
+    }
+    columns.insert(2, left("MODEL"));
+    models.into_iter().map(|model| Some(model.as_deref().map_or_else(|| "-".into(), one_line))).collect()
+}
+
 fn stages(stages: &[StageStatus], look: Look) -> String {
-    let columns = [left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
-    let row = |stage: &StageStatus| {
+    let mut columns = vec![left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
+    let models = model_column(&mut columns, stages.iter().map(|stage| &stage.model));
+    let row = |(stage, model): (&StageStatus, Option<String>)| {
         let metrics: Vec<String> = watched_metrics(&stage.metrics).iter().map(|(name, value)| format!("{name} {value}")).collect();
-        vec![
+        let mut row = vec![
             one_line(&stage.name),
             one_line(&stage.kind),
             look.state(stage.state),
@@ -57,9 +68,11 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
             thousands(stage.durable_step),
             duration(stage.seconds),
             metrics.join(", "),
-        ]
+        ];
+        row.splice(2..2, model);
+        row
     };
-    table(look, &columns, stages.iter().map(row).collect())
+    table(look, &columns, stages.iter().zip(models).map(row).collect())
 }
 
 fn evals(evals: &[EvalResult], look: Look) -> String {

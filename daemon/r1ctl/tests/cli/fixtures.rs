@@ -50,6 +50,7 @@ fn stage(name: &str, kind: &str, state: State, step: u64, steps: u64, pairs: &[(
     StageStatus {
         name: name.into(),
         kind: kind.into(),
+        model: None,
         state,
         step,
         steps,
@@ -234,6 +235,7 @@ pub fn plan() -> Plan {
             PlanStage {
                 name: "cold-start".into(),
                 kind: "sft".into(),
+                model: None,
                 from: "base".into(),
                 data: "cold-start".into(),
                 rows: 2000,
@@ -245,6 +247,7 @@ pub fn plan() -> Plan {
             PlanStage {
                 name: "reasoning".into(),
                 kind: "grpo".into(),
+                model: None,
                 from: "cold-start".into(),
                 data: "train".into(),
                 rows: 50_000,
