@@ -93,6 +93,7 @@ fn other_values(key: &Key) -> Vec<Value> {
 const PAIRED: &[&str] = &[
     "model.path",
     "model.fp8",
+    "stage.model",
     "stage.epochs",
     "stage.steps",
     "stage.kind",
