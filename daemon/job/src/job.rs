@@ -82,7 +82,7 @@ pub struct DataSource {
 }
 
 /// How a row's prompt becomes what the model reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TemplateSource {
     /// The template of DeepSeek-R1's Table 1, verbatim.
     R1Zero,
@@ -203,6 +203,18 @@ impl Job {
         None
     }
 
+    /// All evaluations: of `[[eval]]`, then the stages that are one. Elsewhere an evaluation is its index here.
+    pub fn evaluations(&self) -> impl Iterator<Item = &Eval> {
+        self.evals.iter().chain(self.stages.iter().filter_map(Stage::evaluation))
+    }
+
+    /// The evaluation that a stage is, as an index into [`Job::evaluations`].
+    pub fn evaluation_of(&self, stage: &Stage) -> Option<usize> {
+        let before = self.stages.iter().filter(|stage| stage.evaluation().is_some());
+        Some(self.evals.len() + before.take_while(|before| before.name != stage.name).count())
+            .filter(|_| stage.evaluation().is_some())
+    }
+
     /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.
     pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
         let defined = |name: &String| {
@@ -215,13 +227,14 @@ impl Job {
     /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations; `None` where neither
     /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
-        if stage.rollouts().is_none() && self.evals.is_empty() {
+        let evals = || self.evals.iter().chain(stage.evaluation());
+        if stage.rollouts().is_none() && evals().next().is_none() {
             return None;
         }
         let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
             (prompt_max + rollouts.max_completion_length, rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
         });
-        let eval = self.evals.iter().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
+        let eval = evals().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
         let count = if self.sampler.slots > 0 {
             self.sampler.slots
         } else if own_count > 0 {
@@ -244,9 +257,9 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
         let source = DataSource::read(name, &Fields::new(table, format!("[data.{name}]")), &stages, &evals, base_dir)?;
         Ok((name.clone(), source))
     });
-    let models = job.named("models").map(|(name, table)| {
-        Ok((name.clone(), Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?))
-    });
+    let models = job
+        .named("models")
+        .map(|(name, table)| Ok((name.clone(), Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?)));
     Ok(Job {
         name: job.get("name")?,
         seed: job.get("seed")?,
@@ -293,32 +306,38 @@ impl Weights {
     }
 }
 
+impl TemplateSource {
+    pub(crate) fn read(text: &str, base_dir: &Path) -> TemplateSource {
+        match text {
+            "r1-zero" => TemplateSource::R1Zero,
+            "chat" => TemplateSource::Chat,
+            "plain" => TemplateSource::Plain,
+            path => TemplateSource::File(absolute(path, base_dir)),
+        }
+    }
+}
+
 impl DataSource {
     /// Columns that a stage or evaluation reads get their own name where the file does not name them.
     fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
         let read_by =
             |kind: &str| stages.iter().any(|stage| stage.kind_name() == kind && stage.data_sets().any(|data| data == name));
-        let prompted =
-            read_by("grpo") || read_by("rejection-sampling") || read_by("sft") || evals.iter().any(|eval| eval.data == name);
+        let taught = read_by("sft") || read_by("distill");
+        let sampled = read_by("grpo") || read_by("rejection-sampling") || read_by("eval");
+        let prompted = taught || sampled || evals.iter().any(|eval| eval.data == name);
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
             Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
-        };
-        let template = match data.get::<String>("template")?.as_str() {
-            "r1-zero" => TemplateSource::R1Zero,
-            "chat" => TemplateSource::Chat,
-            "plain" => TemplateSource::Plain,
-            path => TemplateSource::File(absolute(path, base_dir)),
         };
         Ok(DataSource {
             name: name.into(),
             path: absolute(&data.get::<String>("path")?, base_dir),
             prompt: column("prompt", prompted)?,
-            completion: column("completion", read_by("sft"))?,
+            completion: column("completion", taught)?,
             text: column("text", read_by("pretrain"))?,
             reference: data.optional("reference")?,
             domain: data.optional("domain")?,
             shuffle: data.get("shuffle")?,
-            template,
+            template: TemplateSource::read(&data.get::<String>("template")?, base_dir),
         })
     }
 }

@@ -43,7 +43,10 @@ pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
         rows: seen.rows(stage),
         steps: stage.steps(seen.rows(stage)),
         tokens_per_step: tokens_per_step(stage, seen.prompt_max(stage)),
-        rewards: stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
+        rewards: match stage.evaluation() {
+            Some(eval) => eval.rewards.clone(),
+            None => stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
+        },
         memory: facts.get(job.model_of(stage)).map(|facts| memory(job, stage, facts, seen)).unwrap_or_default(),
     };
     job.stages.iter().map(line).collect()
@@ -58,6 +61,7 @@ pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
         StageKind::Sft(s) => s.batch_size as u64 * s.max_length as u64,
         StageKind::Grpo(g) => sampled(&g.rollouts),
         StageKind::RejectionSampling(r) => sampled(&r.rollouts),
+        StageKind::Eval(_) => 0,
     }
 }
 
@@ -140,6 +144,7 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,
+        StageKind::Eval(eval) => seen.prompt_max(stage).saturating_add(eval.max_completion_length),
         StageKind::Grpo(_) | StageKind::RejectionSampling(_) => {
             seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, |r| r.max_completion_length))
         }

@@ -89,6 +89,9 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         return refuse(place, "two stages have this name", "give each stage a name of its own");
     }
     check_model(job, index, stage, &place)?;
+    if let Some(eval) = stage.evaluation() {
+        return check_evaluation(job, eval, &place);
+    }
     if stage.rejection_sampling().is_some() && job.data.contains_key(&stage.name) {
         let problem = format!("[data.{}] has the name of this stage, and so of the data set that it makes", stage.name);
         return refuse(place, problem, "give one of them another name");
@@ -118,7 +121,7 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         StageKind::Pretrain(p) => ("max_length", p.max_length),
         StageKind::Sft(s) => ("max_length", s.max_length),
         StageKind::Grpo(g) => ("max_completion_length", g.rollouts.max_completion_length),
-        StageKind::RejectionSampling(_) => ("max_completion_length", 0),
+        StageKind::RejectionSampling(_) | StageKind::Eval(_) => ("max_completion_length", 0),
     };
     if longest.1 > stage.max_tokens_per_device {
         return refuse(
@@ -163,10 +166,16 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             return refuse(place, "lora_target_modules is empty: no layer would be trained", "name layers, or \"all-linear\"");
         }
     }
+    if stage.kind_name() == "distill" && stage.model.is_none() {
+        let students =
+            job.models.keys().next().map_or("add a table [models.student]".into(), |name| format!("name [models.{name}]"));
+        let fix = format!("{students}, and set `model` to its name; kind = \"sft\" trains [model]");
+        return refuse(place, "nothing says which student learns", fix);
+    }
     match &stage.kind {
         StageKind::Grpo(grpo) => check_grpo(grpo, &data, &place),
         StageKind::RejectionSampling(rejection) => check_rejection_sampling(rejection, &data, &place),
-        StageKind::Pretrain(_) | StageKind::Sft(_) => Ok(()),
+        StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::Eval(_) => Ok(()),
     }
 }
 
@@ -324,11 +333,7 @@ fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<()
 
 fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
     let place = format!("[[eval]] {:?}", eval.data);
-    if job.maker(&eval.data).is_some() && !job.data.contains_key(&eval.data) {
-        let problem = format!("{:?} is what a stage keeps: it is not there at the start, and no held-out data", eval.data);
-        return refuse(place, problem, "name a table [data.NAME]");
-    }
-    let data = data_of(job, &eval.data, &place)?;
+    check_evaluation(job, eval, &place)?;
     if let Some(name) = eval.stages.iter().find(|name| job.stage(name).is_some_and(|stage| !stage.trains())) {
         let problem = format!("`stages` names {name:?}, which trains nothing: its weights are those it starts from");
         return refuse(place, problem, "name a stage that trains");
@@ -337,6 +342,23 @@ fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
         let near = or_nearest(name, job.stages.iter().map(|s| s.name.as_str()));
         return refuse(place, format!("`stages` names {name:?}, which is no stage of this job{near}"), "name one that is");
     }
+    if job.evals.iter().filter(|other| other.data == eval.data).count() > 1 {
+        return refuse(
+            place,
+            "two evaluations use this data set, and their results would have one name",
+            "give one of them a [data.NAME] of its own",
+        );
+    }
+    Ok(())
+}
+
+/// What holds of an evaluation whenever it runs.
+fn check_evaluation(job: &Job, eval: &Eval, place: &str) -> Result<(), JobError> {
+    if job.maker(&eval.data).is_some() && !job.data.contains_key(&eval.data) {
+        let problem = format!("{:?} is what a stage keeps: it is not there at the start, and no held-out data", eval.data);
+        return refuse(place, problem, "name a table [data.NAME]");
+    }
+    let data = data_of(job, &eval.data, place)?;
     if eval.temperature == 0.0 && eval.num_generations > 1 {
         return refuse(
             place,
@@ -358,12 +380,5 @@ fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
     if eval.metrics.iter().enumerate().any(|(i, metric)| eval.metrics.iter().take(i).any(|other| other == metric)) {
         return refuse(place, "a metric is named twice", "name it once");
     }
-    if job.evals.iter().filter(|other| other.data == eval.data).count() > 1 {
-        return refuse(
-            place,
-            "two evaluations use this data set, and their results would have one name",
-            "give one of them a [data.NAME] of its own",
-        );
-    }
-    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, &data, &place))
+    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, &data, place))
 }

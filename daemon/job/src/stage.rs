@@ -1,7 +1,9 @@
 //! The stages of a job and what they tell a worker.
 
 use crate::error::JobError;
+use crate::eval::Eval;
 use crate::fields::Fields;
+use crate::job::TemplateSource;
 use crate::reward::Reward;
 use r1d_proto::recipe::{
     ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, RouterTraining, Sampling, ScaleRewards,
@@ -56,6 +58,8 @@ pub enum StageKind {
     Sft(Sft),
     Grpo(Box<Grpo>),
     RejectionSampling(Box<RejectionSampling>),
+    /// One evaluation of the weights that the stage has; it has no steps.
+    Eval(Box<Eval>),
 }
 
 /// Next-token training on packed text.
@@ -74,6 +78,8 @@ pub struct Sft {
     pub batch_size: u32,
     /// Tokens; longer rows are cut there.
     pub max_length: u32,
+    /// Of a distill stage: how prompts reach the student, whose text it is not. `None`: as each data set says.
+    pub template: Option<TemplateSource>,
 }
 
 /// What is sampled in a step, and who judges it.
@@ -164,13 +170,15 @@ impl Stage {
         }
     }
 
-    /// `pretrain`, `sft`, `grpo`, `rejection-sampling`.
+    /// `pretrain`, `sft`, `distill`, `grpo`, `rejection-sampling`, `eval`.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             StageKind::Pretrain(_) => "pretrain",
+            StageKind::Sft(Sft { template: Some(_), .. }) => "distill",
             StageKind::Sft(_) => "sft",
             StageKind::Grpo(_) => "grpo",
             StageKind::RejectionSampling(_) => "rejection-sampling",
+            StageKind::Eval(_) => "eval",
         }
     }
 
@@ -180,6 +188,7 @@ impl Stage {
             StageKind::Pretrain(p) => p.batch_size as u64,
             StageKind::Sft(s) => s.batch_size as u64,
             StageKind::Grpo(_) | StageKind::RejectionSampling(_) => self.rollouts().map_or(1, |r| r.prompts_per_step as u64),
+            StageKind::Eval(_) => 1,
         }
     }
 
@@ -197,7 +206,7 @@ impl Stage {
     }
 
     /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1; 0 where it depends on the rows, and they
-    /// are not known yet (`rows` is 0).
+    /// are not known yet (`rows` is 0), and of a stage that only evaluates.
     pub fn steps(&self, rows: u64) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
@@ -210,7 +219,7 @@ impl Stage {
     pub fn updates_per_step(&self) -> u64 {
         match &self.kind {
             StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
-            StageKind::RejectionSampling(_) => 0,
+            StageKind::RejectionSampling(_) | StageKind::Eval(_) => 0,
             StageKind::Pretrain(_) | StageKind::Sft(_) => 1,
         }
     }
@@ -256,7 +265,15 @@ impl Stage {
         match &self.kind {
             StageKind::Grpo(grpo) => Some(&grpo.rollouts),
             StageKind::RejectionSampling(rejection) => Some(&rejection.rollouts),
-            StageKind::Pretrain(_) | StageKind::Sft(_) => None,
+            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::Eval(_) => None,
+        }
+    }
+
+    /// What a stage of kind `eval` evaluates.
+    pub fn evaluation(&self) -> Option<&Eval> {
+        match &self.kind {
+            StageKind::Eval(eval) => Some(eval),
+            _ => None,
         }
     }
 
@@ -318,17 +335,23 @@ impl Stage {
             (None, Some(epochs)) => Length::Epochs(epochs),
             (Some(_), Some(_)) => return Err(stage.unsound("`steps` and `epochs` both say how long it runs", "keep one of them")),
             (None, None) if samples_once => Length::Epochs(1.0),
+            (None, None) if kind_name == "eval" => Length::Steps(0),
             (None, None) => return Err(stage.unsound("nothing says how long it runs", "add `steps` or `epochs`")),
         };
         let kind = match kind_name.as_str() {
             "pretrain" => {
                 StageKind::Pretrain(Pretrain { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? })
             }
-            "sft" => StageKind::Sft(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? }),
+            "sft" => StageKind::Sft(Sft::read(stage, None)?),
+            "distill" => {
+                let template = TemplateSource::read(&stage.get::<String>("template")?, base_dir);
+                StageKind::Sft(Sft::read(stage, Some(template))?)
+            }
+            "eval" => StageKind::Eval(Box::new(Eval::read(stage, before)?)),
             "rejection-sampling" => StageKind::RejectionSampling(Box::new(RejectionSampling::read(stage, base_dir)?)),
             _ => StageKind::Grpo(Box::new(Grpo::read(stage, base_dir)?)),
         };
-        let trains = !matches!(kind, StageKind::RejectionSampling(_));
+        let trains = !matches!(kind, StageKind::RejectionSampling(_) | StageKind::Eval(_));
         Ok(Stage {
             name: stage.get("name")?,
             model,
@@ -354,11 +377,17 @@ impl Stage {
 
 /// Stages that train all weights, or none, have none.
 fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
-    if matches!(kind, StageKind::Pretrain(_) | StageKind::RejectionSampling(_)) {
+    if matches!(kind, StageKind::Pretrain(_) | StageKind::RejectionSampling(_) | StageKind::Eval(_)) {
         return Ok(None);
     }
     let (r, lora_alpha) = (stage.get("lora_r")?, stage.get("lora_alpha")?);
     Ok(Some(Lora { r, lora_alpha, target_modules: stage.get("lora_target_modules")? }))
+}
+
+impl Sft {
+    fn read(stage: &Fields<'_>, template: Option<TemplateSource>) -> Result<Sft, JobError> {
+        Ok(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")?, template })
+    }
 }
 
 impl Schedule {

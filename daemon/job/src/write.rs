@@ -78,14 +78,17 @@ fn data(data: &DataSource) -> toml::Table {
         }
     }
     set(&mut table, "shuffle", data.shuffle);
-    let template = match &data.template {
+    set(&mut table, "template", template(&data.template));
+    table
+}
+
+fn template(source: &TemplateSource) -> String {
+    match source {
         TemplateSource::R1Zero => "r1-zero".into(),
         TemplateSource::Chat => "chat".into(),
         TemplateSource::Plain => "plain".into(),
         TemplateSource::File(file) => path(file),
-    };
-    set(&mut table, "template", template);
-    table
+    }
 }
 
 fn stage(stage: &Stage) -> toml::Table {
@@ -101,18 +104,28 @@ fn stage(stage: &Stage) -> toml::Table {
     };
     set(&mut table, "from", from);
     set(&mut table, "data", &stage.data);
+    if let Some(eval) = stage.evaluation() {
+        evaluation(&mut table, eval);
+        return table;
+    }
     match stage.length {
         Length::Steps(steps) => set(&mut table, "steps", steps),
         Length::Epochs(epochs) => set(&mut table, "epochs", epochs),
     }
     match &stage.kind {
         StageKind::Pretrain(p) => supervised(&mut table, stage, p.batch_size, p.max_length),
-        StageKind::Sft(s) => supervised(&mut table, stage, s.batch_size, s.max_length),
+        StageKind::Sft(s) => {
+            supervised(&mut table, stage, s.batch_size, s.max_length);
+            if let Some(source) = &s.template {
+                set(&mut table, "template", template(source));
+            }
+        }
         StageKind::Grpo(g) => {
             grpo(&mut table, g);
             set(&mut table, "speculative_decoding", stage.speculative_decoding);
         }
         StageKind::RejectionSampling(r) => rejection_sampling(&mut table, r),
+        StageKind::Eval(_) => {}
     }
     if let Some(s) = &stage.schedule {
         schedule(&mut table, s);
@@ -259,16 +272,20 @@ fn eval(eval: &Eval) -> toml::Table {
     set(&mut table, "every_steps", eval.every_steps);
     set(&mut table, "stages", &eval.stages);
     set(&mut table, "at_start", eval.at_start);
-    set(&mut table, "num_generations", eval.num_generations);
-    set(&mut table, "temperature", eval.temperature);
-    set(&mut table, "top_p", eval.top_p);
-    set(&mut table, "top_k", eval.top_k);
-    set(&mut table, "max_completion_length", eval.max_completion_length);
-    set(&mut table, "max_rows", eval.max_rows);
-    set(&mut table, "metrics", eval.metrics.iter().map(|metric| metric.to_string()).collect::<Vec<_>>());
-    set(&mut table, "rewards", &eval.rewards);
-    set(&mut table, "correct_at", eval.correct_at);
+    evaluation(&mut table, eval);
     table
+}
+
+fn evaluation(table: &mut toml::Table, eval: &Eval) {
+    set(table, "num_generations", eval.num_generations);
+    set(table, "temperature", eval.temperature);
+    set(table, "top_p", eval.top_p);
+    set(table, "top_k", eval.top_k);
+    set(table, "max_completion_length", eval.max_completion_length);
+    set(table, "max_rows", eval.max_rows);
+    set(table, "metrics", eval.metrics.iter().map(|metric| metric.to_string()).collect::<Vec<_>>());
+    set(table, "rewards", &eval.rewards);
+    set(table, "correct_at", eval.correct_at);
 }
 
 /// Writes a table in the order of its keys: plain values first, then the tables below it.

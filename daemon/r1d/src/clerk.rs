@@ -227,8 +227,12 @@ impl Clerk {
                 self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })
             }
             Store::Eval(result) => {
-                let shown: Vec<_> =
-                    result.metrics.iter().filter(|(name, _)| name.contains('@')).map(|(n, v)| format!("{n} {v:.4}")).collect();
+                let shown: Vec<_> = result
+                    .metrics
+                    .iter()
+                    .filter(|(name, _)| name.contains('@') && !name.contains("_ci_"))
+                    .map(|(n, v)| format!("{n} {v:.4}"))
+                    .collect();
                 self.log.info(format!(
                     "evaluation on {} {}: {}",
                     result.data,

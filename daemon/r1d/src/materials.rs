@@ -8,7 +8,7 @@ use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, Sft, Stage, StageKind, Weights};
+use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, Sft, Stage, StageKind, TemplateSource, Weights};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{ModelSource, SupervisedSequence};
 use r1d_proto::world::counter_hash;
@@ -106,6 +106,10 @@ struct Prompted {
 enum StageMaterial {
     Supervised(Supervision),
     Prompted(Prompted),
+    /// The stage is an evaluation, and its material among those.
+    Evaluated {
+        rows: u64,
+    },
     Later(Later),
 }
 
@@ -136,8 +140,8 @@ struct Shelf<'a> {
     versions: Vec<Versions>,
     made: &'a DataSets,
     data: BTreeMap<String, Arc<DataSet>>,
-    /// By data set and model.
-    prompts: BTreeMap<(String, usize), Arc<Prompts>>,
+    /// By data set, model and template.
+    prompts: BTreeMap<(String, usize, TemplateSource), Arc<Prompts>>,
 }
 
 impl Materials {
@@ -163,7 +167,11 @@ impl Materials {
             prompts: BTreeMap::new(),
         };
         let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
-        let evals = job.evals.iter().map(|eval| shelf.eval(eval)).collect::<Result<Vec<_>, _>>()?;
+        let every: BTreeSet<usize> = job.stages.iter().map(|stage| job.model_of(stage)).collect();
+        let own = job.stages.iter().filter(|stage| stage.evaluation().is_some()).map(|stage| BTreeSet::from([job.model_of(stage)]));
+        let models_of = std::iter::repeat_n(every, job.evals.len()).chain(own);
+        let evals =
+            job.evaluations().zip(models_of).map(|(eval, models)| shelf.eval(eval, models)).collect::<Result<Vec<_>, _>>()?;
         let graders = Graders::new(shelf.versions);
         let seen = seen(&job, &stages, &evals);
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
@@ -202,7 +210,7 @@ impl Materials {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
                 StageMaterial::Prompted(prompted) => Some((&prompted.data, &prompted.prompts, &prompted.judges)),
-                StageMaterial::Supervised(_) | StageMaterial::Later(_) => None,
+                StageMaterial::Supervised(_) | StageMaterial::Evaluated { .. } | StageMaterial::Later(_) => None,
             },
             Source::Eval { eval, model } => {
                 let eval = self.evals.get(eval)?;
@@ -222,7 +230,7 @@ impl Materials {
                 rewards: self.stages.get(i).map_or(Vec::new(), |material| facts(material.judges())),
             })
             .collect();
-        let evals = (self.job.evals.iter().zip(&self.evals))
+        let evals = (self.job.evaluations().zip(&self.evals))
             .map(|(eval, material)| EvalFacts {
                 rows: eval.rows(material.data.len()),
                 judges: material.judges.iter().map(|judge| judge.reward.clone()).collect(),
@@ -327,13 +335,14 @@ impl StageMaterial {
         match self {
             StageMaterial::Supervised(supervision) => supervision.len(),
             StageMaterial::Prompted(prompted) => prompted.data.len(),
+            StageMaterial::Evaluated { rows } => *rows,
             StageMaterial::Later(_) => 0,
         }
     }
 
     fn judges(&self) -> &[Judge] {
         match self {
-            StageMaterial::Supervised(_) => &[],
+            StageMaterial::Supervised(_) | StageMaterial::Evaluated { .. } => &[],
             StageMaterial::Prompted(prompted) => &prompted.judges,
             StageMaterial::Later(later) => &later.judges,
         }
@@ -370,25 +379,28 @@ impl Shelf<'_> {
         self.models.get(model).map(|model| &model.tokenizer).ok_or(MaterialsError::NoModel { model })
     }
 
-    fn template(&self, name: &str, model: usize) -> Result<Template, MaterialsError> {
-        Ok(Template::open(&self.source(name)?.template, self.tokenizer(model)?)?)
+    /// The data set's own template, unless the stage has one.
+    fn template(&self, name: &str, stages: Option<&TemplateSource>) -> Result<TemplateSource, MaterialsError> {
+        Ok(match stages {
+            Some(template) => template.clone(),
+            None => self.source(name)?.template.clone(),
+        })
     }
 
-    fn prompts(&mut self, name: &str, model: usize) -> Result<Arc<Prompts>, MaterialsError> {
-        let key = (name.to_owned(), model);
+    fn prompts(&mut self, name: &str, model: usize, stages: Option<&TemplateSource>) -> Result<Arc<Prompts>, MaterialsError> {
+        let key = (name.to_owned(), model, self.template(name, stages)?);
         if let Some(prompts) = self.prompts.get(&key) {
             return Ok(prompts.clone());
         }
-        let (data, template) = (self.data(name)?, self.template(name, model)?);
-        let prompts = Arc::new(Prompts::build(&data, &template, self.tokenizer(model)?)?);
+        let (data, tokenizer) = (self.data(name)?, self.tokenizer(model)?);
+        let prompts = Arc::new(Prompts::build(&data, &Template::open(&key.2, tokenizer)?, tokenizer)?);
         self.prompts.insert(key, prompts.clone());
         Ok(prompts)
     }
 
-    /// Its prompts as each model reads them that a stage has.
-    fn eval(&mut self, eval: &Eval) -> Result<EvalMaterial, MaterialsError> {
-        let models: BTreeSet<usize> = self.job.stages.iter().map(|stage| self.job.model_of(stage)).collect();
-        let prompts = models.into_iter().map(|model| Ok((model, self.prompts(&eval.data, model)?)));
+    /// Its prompts as each of these models reads them.
+    fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<EvalMaterial, MaterialsError> {
+        let prompts = models.into_iter().map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
         let prompts = prompts.collect::<Result<_, MaterialsError>>()?;
         let judges = self.job.eval_rewards(eval).iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
         Ok(EvalMaterial { data: self.data(&eval.data)?, prompts, judges })
@@ -407,15 +419,17 @@ impl Shelf<'_> {
                 StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer(model)?, pretrain, order)?)
             }
             StageKind::Sft(sft) => {
-                let mut read = |name| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name, model)?)) };
+                let mut read = |name| -> Result<_, MaterialsError> {
+                    let template = self.template(name, sft.template.as_ref())?;
+                    Ok((self.data(name)?, Template::open(&template, self.tokenizer(model)?)?))
+                };
                 let data = stage.data_sets().map(&mut read).collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
                 StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer(model)?, sft, order)?)
             }
             StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(stage, &grpo.rollouts.rewards)?),
-            StageKind::RejectionSampling(rejection) => {
-                StageMaterial::Prompted(self.prompted(stage, &rejection.rollouts.rewards)?)
-            }
+            StageKind::RejectionSampling(rejection) => StageMaterial::Prompted(self.prompted(stage, &rejection.rollouts.rewards)?),
+            StageKind::Eval(eval) => StageMaterial::Evaluated { rows: eval.rows(self.data(&stage.data)?.len()) },
         })
     }
 
@@ -426,7 +440,8 @@ impl Shelf<'_> {
         for name in stage.data_sets() {
             let no_data = || MaterialsError::NoData { name: name.into() };
             let source = self.job.prompts_of(name).ok_or_else(no_data)?;
-            let prompts = self.prompts(source, self.job.model_of(stage))?.length_max();
+            let template = if let StageKind::Sft(sft) = &stage.kind { sft.template.as_ref() } else { None };
+            let prompts = self.prompts(source, self.job.model_of(stage), template)?.length_max();
             prompt_max = prompt_max.max(prompts);
             if let StageKind::Sft(Sft { max_length, .. }) = &stage.kind
                 && prompts >= *max_length
@@ -447,7 +462,7 @@ impl Shelf<'_> {
         let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<Vec<_>, _>>()?;
         let (data, model) = (&stage.data, self.job.model_of(stage));
         let shuffle = self.source(data)?.shuffle;
-        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data, model)?, shuffle, judges })
+        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data, model, None)?, shuffle, judges })
     }
 
     fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {
@@ -540,7 +555,7 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
                 seen.prompt_max.insert(stage.name.clone(), later.prompt_max);
                 continue;
             }
-            StageMaterial::Supervised(_) => {}
+            StageMaterial::Supervised(_) | StageMaterial::Evaluated { .. } => {}
         }
         seen.rows.insert(stage.name.clone(), material.rows());
     }
@@ -555,7 +570,7 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
         StageMaterial::Supervised(supervision) if supervision.truncated() > 0 => {
             vec![format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len())]
         }
-        StageMaterial::Supervised(_) | StageMaterial::Later(_) => Vec::new(),
+        StageMaterial::Supervised(_) | StageMaterial::Evaluated { .. } | StageMaterial::Later(_) => Vec::new(),
         StageMaterial::Prompted(prompted) => {
             let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
             let rows = prompted.data.rows().iter().filter(|row| !judged(row.domain.as_deref())).count();

@@ -29,7 +29,7 @@ max_completion_length = 8
 
 [[stage]]
 name = "distilled"
-kind = "sft"
+kind = "distill"
 model = "student"
 data = "keep"
 epochs = 1
@@ -48,6 +48,17 @@ max_completion_length = 8
 
   [[stage.reward]]
   plugin = "accuracy"
+
+[[stage]]
+name = "exam"
+kind = "eval"
+model = "student"
+data = "train"
+num_generations = 4
+max_rows = 5
+max_completion_length = 8
+metrics = ["pass@1", "avg@4"]
+rewards = ["accuracy", "format"]
 
 [checkpoint]
 "#;
@@ -88,7 +99,9 @@ fn each_model_reads_and_is_read_by_its_own_tokenizer() {
         ("distilled", student, "student-reading"),
         ("student-reasoning", student, "distilled"),
     ];
-    assert_eq!(lines[3..], expected);
+    assert_eq!(lines[3..7], expected);
+    assert_eq!((plan.stages[7].kind.as_str(), plan.stages[7].rows, plan.stages[7].from.as_str()), ("eval", 5, "student-reasoning"));
+    assert!(!plan.stages[7].memory.contains_key("optimiser") && plan.stages[7].memory.contains_key("sampler"));
     assert!(plan.stages[3].memory["policy"] * 10 < plan.stages[2].memory["policy"], "the student is small: {:?}", plan.stages);
 
     let job = house.submit(text);
@@ -113,6 +126,38 @@ fn each_model_reads_and_is_read_by_its_own_tokenizer() {
     assert_eq!(evals.iter().filter(|(stage, _)| stage.is_none()).count(), 1);
     assert!(evals.contains(&(Some("student-reading"), 3)) && evals.contains(&(Some("student-reasoning"), 2)), "{evals:?}");
     assert!(!evals.iter().any(|(stage, _)| *stage == Some("keep")));
+    let exam = status.evals.iter().find(|eval| eval.stage.as_deref() == Some("exam")).unwrap();
+    let number = |name: &str| exam.metrics.get(name).copied().unwrap_or_else(|| panic!("{name} of {:?}", exam.metrics));
+    assert_eq!((number("rows"), number("pass@1")), (5.0, number("avg@4")));
+    for name in ["avg@4", "rewards/accuracy/mean", "rewards/format/mean"] {
+        let (low, value, high) = (number(&format!("{name}_ci_low")), number(name), number(&format!("{name}_ci_high")));
+        assert!(low <= value && value <= high, "{name}: {low} {value} {high}");
+    }
+    assert!(exam.example.as_ref().is_some_and(|example| !example.completion.is_empty()));
+}
+
+/// What a student reads is in its own chat template: another one, other weights.
+#[test]
+fn distillation_is_in_the_students_chat_template() {
+    let weights = |changes: &[(&str, &str)]| {
+        let mut house = House::new();
+        house.start();
+        let job = house.submit(with_student(&house, changes));
+        let status = house.wait_succeeded(&job);
+        house.outcome(&status).weights
+    };
+    let chat = weights(&[]);
+    assert_eq!(chat, weights(&[("kind = \"distill\"", "kind = \"distill\"\ntemplate = \"chat\"")]));
+    assert_ne!(chat, weights(&[("kind = \"distill\"", "kind = \"distill\"\ntemplate = \"plain\"")]));
+    // The data set says \"plain\", and sft does as it says.
+    let plain = weights(&[("kind = \"distill\"", "kind = \"sft\"")]);
+    assert_eq!(plain, weights(&[("kind = \"distill\"", "kind = \"distill\"\ntemplate = \"plain\"")]));
+    let mut house = House::new();
+    house.start();
+    let job = with_student(&house, &[]);
+    fs::write(house.path("student-tokenizer/tokenizer_config.json"), "{}").unwrap();
+    let text = house.refused(job);
+    assert!(text.contains("student-tokenizer has no chat template: add `chat_template` to its tokenizer_config.json"), "{text}");
 }
 
 /// What the job ends with, and the data set on the way.

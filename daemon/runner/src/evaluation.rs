@@ -2,16 +2,17 @@
 
 use crate::answer::final_answer;
 use crate::gather::{Gather, Sample};
+use crate::interval::interval;
 use crate::judge::{judge, rules};
 use crate::message::{Command, End, Event, Prompt, Source};
 use crate::metrics;
 use crate::plan::{EvalFacts, Plan};
-use crate::scores::{Graded, cons_at_k, pass_at_k};
+use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
 use crate::step::unexpected;
 use crate::wait::Wait;
 use r1d_job::{Eval, Metric};
 use r1d_proto::control::{Activity, EvalExample, EvalResult};
-use r1d_proto::verdict::Outcome;
+use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{self, Body, Metrics, Reply};
 use r1d_proto::world::counter_hash;
 use std::time::Duration;
@@ -57,7 +58,7 @@ impl Evaluation {
 
     /// The result, once everything is sampled and scored.
     pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Result<EvalResult, Vec<Command>>, End> {
-        let (Some(eval), Some(facts)) = (plan.job.evals.get(self.index), plan.evals.get(self.index)) else {
+        let (Some(eval), Some(facts)) = (plan.job.evaluations().nth(self.index), plan.evals.get(self.index)) else {
             return Err(End::Failed { error: format!("evaluation {} is not in the job", self.index) });
         };
         let mut commands = Vec::new();
@@ -96,18 +97,19 @@ impl Evaluation {
         for prompt in prompts {
             self.gather.add_group(prompt, eval.num_generations);
         }
-        // The same random numbers each time: evaluations of two sets of weights differ by the weights alone.
-        let seed = counter_hash(&[EVALUATION, plan.job.seed, self.index as u64]);
+        // The same random numbers each time: evaluations of two sets of weights differ by the weights alone, whichever stage is one of them.
+        let first = plan.job.evaluations().position(|other| other.data == eval.data).unwrap_or(self.index);
+        let seed = counter_hash(&[EVALUATION, plan.job.seed, first as u64]);
         self.gather.request(eval.sampling(plan.stop_ids(self.of()), seed), self.step, now)
     }
 
     fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {
         let mut rows = Vec::new();
         let mut lengths = Vec::new();
-        let mut verdicts = Vec::new();
+        let mut verdicts: Vec<Vec<Verdict>> = Vec::new();
         let first = facts.judges.first().map(|reward| reward.name.as_str());
         for group in self.gather.groups.drain(..) {
-            let mut row = Vec::new();
+            let (mut row, mut given) = (Vec::new(), Vec::new());
             for sample in group.samples {
                 let Sample::Scored(judged) = sample else { continue };
                 lengths.push((judged.rollout.completion_ids.len(), judged.rollout.finish));
@@ -119,14 +121,20 @@ impl Evaluation {
                         row.push(Graded { correct, answer: judged.answer });
                     }
                 }
-                verdicts.extend(judged.verdicts);
+                given.extend(judged.verdicts);
             }
             rows.push(row);
+            verdicts.push(given);
         }
         let mut metrics = numbers(&eval.metrics, &rows);
         metrics.insert("rows".into(), rows.len() as f64);
         metrics::lengths(&mut metrics, lengths.into_iter());
-        metrics::verdicts(&mut metrics, verdicts.iter());
+        metrics::verdicts(&mut metrics, verdicts.iter().flatten());
+        for reward in &facts.judges {
+            let scores: Vec<f64> = verdicts.iter().filter_map(|row| mean_score(row, &reward.name)).collect();
+            let name = format!("rewards/{}/mean", reward.name);
+            insert_interval(&mut metrics, &name, interval(&scores, (f64::NEG_INFINITY, f64::INFINITY)));
+        }
         metrics.append(&mut self.gather.timings);
         metrics.insert("timing_s/evaluation".into(), now.saturating_sub(self.started).as_secs_f64());
         let (stage, example) = (self.stage.clone(), self.example.take());
@@ -152,16 +160,33 @@ impl Evaluation {
     }
 }
 
-/// Each metric's mean over the rows that have enough graded completions for it.
+/// Of one row's completions, those that were given a score.
+fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
+    let values = verdicts.iter().filter(|verdict| verdict.plugin == reward).filter_map(|verdict| verdict.value.map(f64::from));
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| crate::advantages::mean(&values))
+}
+
+/// `NAME_ci_low` and `NAME_ci_high`.
+fn insert_interval(metrics: &mut Metrics, name: &str, interval: Option<(f64, f64)>) {
+    if let Some((low, high)) = interval {
+        metrics.extend([(format!("{name}_ci_low"), low), (format!("{name}_ci_high"), high)]);
+    }
+}
+
+/// Each metric's mean over the rows that have enough graded completions for it, with its interval.
 fn numbers(wanted: &[Metric], rows: &[Vec<Graded>]) -> Metrics {
     let of_row = |metric: Metric, row: &Vec<Graded>| match metric {
         Metric::Pass(k) => pass_at_k(row.len(), row.iter().filter(|g| g.correct).count(), k as usize),
+        Metric::Avg(k) => avg_at_k(row, k as usize),
         Metric::Cons(k) => cons_at_k(row, k as usize),
     };
     let mut metrics = Metrics::new();
     for metric in wanted {
         let values: Vec<f64> = rows.iter().filter_map(|row| of_row(*metric, row)).collect();
-        metrics.insert(metric.to_string(), crate::advantages::mean(&values));
+        let name = metric.to_string();
+        insert_interval(&mut metrics, &name, interval(&values, (0.0, 1.0)));
+        metrics.insert(name, crate::advantages::mean(&values));
     }
     metrics
 }

@@ -37,6 +37,7 @@ pub mod advantages;
 pub mod answer;
 pub mod evaluation;
 pub mod gather;
+pub mod interval;
 pub mod judge;
 pub mod machine;
 pub mod message;

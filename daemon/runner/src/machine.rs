@@ -310,9 +310,10 @@ impl Machine {
             return Ok((State::Saving { stage, step, dir: dir.clone() }, to_worker(Request::Save { dir })));
         }
         for (index, name) in self.plan.evals_at(stage, step) {
-            let data = self.plan.job.evals.get(index).map_or("", |eval| &eval.data);
+            let data = self.plan.job.evaluations().nth(index).map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
-                let (evaluation, commands) = Evaluation::begin(&self.plan, (index, self.plan.job.model_of(settings)), name, step, now);
+                let (evaluation, commands) =
+                    Evaluation::begin(&self.plan, (index, self.plan.job.model_of(settings)), name, step, now);
                 return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
             }
         }

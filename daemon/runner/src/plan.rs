@@ -15,7 +15,7 @@ pub struct Plan {
     pub worker: String,
     /// One per stage of the job.
     pub stages: Vec<StageFacts>,
-    /// One per evaluation of the job.
+    /// One per evaluation of the job ([`Job::evaluations`]).
     pub evals: Vec<EvalFacts>,
     /// Checkpoints are `<checkpoints>/<stage>/step-<N>`.
     pub checkpoints: PathBuf,
@@ -183,17 +183,19 @@ impl Plan {
     }
 
     /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
-    /// that the job starts from). None of weights that the stage does not change.
+    /// that the job starts from). None of weights that the stage does not change, unless that is what
+    /// it is for.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();
         };
         let name = Some(settings.name.clone());
+        let own = self.job.evaluation_of(settings).filter(|_| step == 0).map(|index| (index, name.clone()));
         let due = |eval: &r1d_job::Eval| match step {
             0 => (self.job.first_of_own_model() == Some(stage) && eval.at_start).then_some(None),
             _ if !settings.trains() => None,
             _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
         };
-        self.job.evals.iter().enumerate().filter_map(|(i, eval)| Some((i, due(eval)?))).collect()
+        self.job.evals.iter().enumerate().filter_map(|(i, eval)| Some((i, due(eval)?))).chain(own).collect()
     }
 }

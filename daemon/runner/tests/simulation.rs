@@ -13,8 +13,8 @@ use r1d_proto::worker::{
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Recalled, Record, RewardFacts, Source, StageFacts,
-    StageRecord, Store,
+    Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Recalled, Record, RewardFacts, Source,
+    StageFacts, StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -123,11 +123,14 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
         rewards: vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; stage.rollouts().map_or(0, |r| r.rewards.len())],
     };
     let stages = job.stages.iter().map(facts).collect();
-    let judges = job.eval_rewards(&job.evals[0]);
-    let rewards = vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; judges.len()];
+    let of_eval = |eval| {
+        let judges = job.eval_rewards(eval);
+        let rewards = vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; judges.len()];
+        EvalFacts { rows: 3, judges, rewards }
+    };
     Plan {
         stages,
-        evals: vec![EvalFacts { rows: 3, judges, rewards }],
+        evals: job.evaluations().map(of_eval).collect(),
         models: (job.models().enumerate())
             .map(|(model, _)| ModelPlan {
                 base: ModelSource::Init { config: format!("model {model}"), carry: None },
@@ -163,7 +166,7 @@ fn together(plan: &Plan, of: Source) -> usize {
     match of {
         _ if !plan.scores_groups(of) => 1,
         Source::Stage(stage) => plan.rollouts(stage).unwrap().0.num_generations as usize,
-        Source::Eval { eval, .. } => plan.job.evals[eval].num_generations as usize,
+        Source::Eval { eval, .. } => plan.job.evaluations().nth(eval).unwrap().num_generations as usize,
     }
 }
 
@@ -719,12 +722,27 @@ num_generations = 2
 max_completion_length = 6
   [[stage.reward]]
   plugin = "accuracy"
+[[stage]]
+name = "teachers-exam"
+kind = "eval"
+data = "test"
+max_completion_length = 6
+[[stage]]
+name = "exam"
+kind = "eval"
+from = "student-more"
+model = "student"
+data = "test"
+num_generations = 3
+max_completion_length = 6
+metrics = ["avg@3"]
 [checkpoint]
 "#;
 
 fn plan_of_two_models(batch_invariant: bool) -> Plan {
     let with_models = JOB.replace("[data.text]", "[models.student]\ninit = \"s.json\"\ntokenizer = \"s\"\n[data.text]");
-    let job = with_models.replace("[[stage]]\nname = \"more\"\n", REJECTION).replace("\n[[stage]]\nname = \"reasoning\"\n", STUDENT);
+    let job =
+        with_models.replace("[[stage]]\nname = \"more\"\n", REJECTION).replace("\n[[stage]]\nname = \"reasoning\"\n", STUDENT);
     plan_of_job(&job.replace("[checkpoint]\n", STUDENT_LAST), batch_invariant)
 }
 
@@ -743,7 +761,16 @@ fn a_teacher_and_its_student_end_the_same_whatever_crashes() {
         for (name, model) in [("reasoning", 0), ("more", 0), ("student-reading", 1), ("distilled", 1), ("student-more", 1)] {
             assert_eq!(last(name).model, model, "{name}");
         }
-        assert_eq!(world.disk.exported, Some(last("student-more").policy), "the last stage's model");
+        assert_eq!(world.disk.exported, Some(last("student-more").policy), "the last stage's model, which an evaluation passes on");
+        let result = |stage: &str, step| {
+            let found = expected.2.iter().find(|(of, at, ..)| of.as_deref() == Some(stage) && *at == step);
+            found.map(|(.., metrics)| metrics.clone()).unwrap_or_else(|| panic!("{stage} {step}"))
+        };
+        let exam = result("exam", 0);
+        assert!(exam["avg@3"] >= exam["avg@3_ci_low"] && exam["avg@3"] <= exam["avg@3_ci_high"], "{exam:?}");
+        assert_eq!(exam["rows"], 3.0);
+        assert!(!expected.1.iter().any(|((stage, _), _)| *stage == place("exam")), "it has no steps");
+        assert!(result("teachers-exam", 0)["pass@1"] >= 0.0);
         // The teacher knows nothing of its student: without it, the same steps.
         let mut alone = World::new(plan_with_rejection(batch_invariant), 0, 0);
         alone.run();

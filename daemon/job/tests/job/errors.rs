@@ -68,9 +68,8 @@ fn what_is_missing_is_named_with_what_to_write() {
     );
     assert!(refusal("data = \"corpus\"", "").contains("[[stage]] \"language\": `data` is missing: name a table [data.NAME]"));
     assert!(
-        refusal("kind = \"sft\"", "").contains(
-            "[[stage]] \"cold-start\": `kind` is missing: one of \"pretrain\", \"sft\", \"grpo\", \"rejection-sampling\""
-        )
+        refusal("kind = \"sft\"", "")
+            .contains("[[stage]] \"cold-start\": `kind` is missing: one of \"pretrain\", \"sft\", \"distill\", \"grpo\"")
     );
 }
 
@@ -82,11 +81,11 @@ fn a_text_that_is_not_toml_names_the_line() {
 
 #[test]
 fn what_a_later_release_brings_is_refused_by_name() {
-    for kind in ["ppo", "dpo", "reward-model", "distill", "eval"] {
+    for kind in ["ppo", "dpo", "reward-model"] {
         let text = refusal("kind = \"sft\"", &format!("kind = \"{kind}\""));
         assert!(
             text.contains(&format!(
-                "kind = {kind:?} is not in this release: it has \"pretrain\", \"sft\", \"grpo\", \"rejection-sampling\""
+                "kind = {kind:?} is not in this release: it has \"pretrain\", \"sft\", \"distill\", \"grpo\", \"rejection-sampling\""
             )),
             "{text}"
         );
@@ -142,7 +141,7 @@ fn unsound_pairs_are_refused_with_the_fix() {
         refusal("[[eval]]", "[[eval]]\nmetrics = [\"pass@4\"]")
             .contains("pass@4 needs more completions than num_generations = 1; set num_generations = 4")
     );
-    assert!(refusal("[[eval]]", "[[eval]]\nmetrics = [\"f1\"]").contains("write pass@k or cons@k"));
+    assert!(refusal("[[eval]]", "[[eval]]\nmetrics = [\"f1\"]").contains("write pass@k, avg@k or cons@k"));
     assert!(refusal("[[eval]]", "[[eval]]\nstages = [\"reasonin\"]").contains("(the nearest is \"reasoning\")"));
     assert!(refusal("tokenizer = \"tokenizer\"", "").contains("add `tokenizer`"));
     assert!(refusal("init = \"tiny.json\"", "init = \"tiny.json\"\npath = \"model\"").contains("`path` and `init` both say"));

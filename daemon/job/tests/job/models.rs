@@ -2,12 +2,13 @@
 
 use crate::{JOB, parse};
 use r1d_job::plan::{Seen, stages, warnings};
-use r1d_job::{ModelFacts, Origin};
+use r1d_job::{Metric, ModelFacts, Origin, StageKind, TemplateSource};
 use std::collections::BTreeMap;
 
 /// [`JOB`] with two students: the stages from the sixth on are theirs.
 fn with_students() -> String {
-    let models = "[models.qwen]\ninit = \"qwen.json\"\ntokenizer = \"tokenizer-qwen\"\n[models.llama]\npath = \"llama\"\n[data.corpus]";
+    let models =
+        "[models.qwen]\ninit = \"qwen.json\"\ntokenizer = \"tokenizer-qwen\"\n[models.llama]\npath = \"llama\"\n[data.corpus]";
     let stages = r#"
 [[stage]]
 name = "qwen-base"
@@ -73,7 +74,10 @@ fn the_weights_that_a_job_starts_from_are_those_of_its_own_model() {
 #[test]
 fn what_does_not_go_together_is_refused_with_the_fix() {
     let text = refusal("model = \"qwen\"", "model = \"qwem\"");
-    assert!(text.contains("[[stage]] \"qwen-base\": `model` = \"qwem\" is no model of this job (the nearest is \"qwen\")"), "{text}");
+    assert!(
+        text.contains("[[stage]] \"qwen-base\": `model` = \"qwem\" is no model of this job (the nearest is \"qwen\")"),
+        "{text}"
+    );
     assert!(text.contains("leave `model` out for [model]"), "{text}");
     let text = refusal("name = \"qwen-sft\"", "name = \"qwen-sft\"\nfrom = \"reasoning\"");
     assert!(text.contains("`from` = \"reasoning\" is a stage of [model], and this one is of [models.qwen]"), "{text}");
@@ -124,4 +128,61 @@ fn what_a_students_architecture_lacks_is_told_of_its_own_stages() {
     let text = with_students().replace("name = \"llama-sft\"", "name = \"llama-sft\"\nmtp_loss_weight = 0.3");
     let error = r1d_job::sound::check_models(&parse(&text).unwrap(), &facts).unwrap_err().to_string();
     assert!(error.contains("[[stage]] \"llama-sft\"") && error.contains("no multi-token prediction module"), "{error}");
+}
+
+const DISTILL: &str =
+    "\n[[stage]]\nname = \"taught\"\nkind = \"distill\"\nmodel = \"qwen\"\ndata = \"good\"\nepochs = 1\n\n[[eval]]";
+
+#[test]
+fn distillation_is_fine_tuning_of_another_model_in_its_chat_template() {
+    let text = with_students().replace("\n[[eval]]", DISTILL);
+    let job = parse(&text).unwrap();
+    let stage = job.stage("taught").unwrap();
+    let StageKind::Sft(sft) = &stage.kind else { panic!("{stage:?}") };
+    assert_eq!((stage.kind_name(), &sft.template), ("distill", &Some(TemplateSource::Chat)));
+    assert_eq!(stage.from, Origin::Stage("qwen-sft".into()));
+    assert_eq!(parse(&job.to_toml()).unwrap(), job);
+    let own = parse(&text.replace("name = \"taught\"", "name = \"taught\"\ntemplate = \"prompt.jinja\"")).unwrap();
+    let StageKind::Sft(sft) = &own.stage("taught").unwrap().kind else { panic!() };
+    assert_eq!(sft.template, Some(TemplateSource::File("/jobs/prompt.jinja".into())));
+    assert_eq!(parse(&own.to_toml()).unwrap(), own);
+    let alone = text.replace("kind = \"distill\"\nmodel = \"qwen\"\n", "kind = \"distill\"\n");
+    let error = parse(&alone).unwrap_err().to_string();
+    assert!(
+        error.contains("[[stage]] \"taught\": nothing says which student learns; name [models.llama], and set `model`"),
+        "{error}"
+    );
+    // Its columns are those of an sft stage.
+    let direct = parse(&text.replace(
+        "data = \"good\"\nepochs = 1\n\n[[eval]]",
+        "data = \"more\"\nepochs = 1\n[data.more]\npath = \"more.jsonl\"\n[[eval]]",
+    ))
+    .unwrap();
+    let more = &direct.data["more"];
+    assert_eq!((more.prompt.as_deref(), more.completion.as_deref()), (Some("prompt"), Some("completion")));
+}
+
+#[test]
+fn an_evaluation_may_be_a_stage() {
+    let exam = "\n[[stage]]\nname = \"exam\"\nkind = \"eval\"\nmodel = \"qwen\"\ndata = \"train\"\nnum_generations = 4\nmetrics = [\"avg@4\", \"pass@1\"]\n\n[[eval]]";
+    let text = with_students().replace("\n[[eval]]", exam);
+    let job = parse(&text).unwrap();
+    let stage = job.stage("exam").unwrap();
+    let eval = stage.evaluation().unwrap();
+    assert_eq!((eval.temperature, eval.top_p, eval.max_completion_length), (0.6, 0.95, 512), "R1's protocol");
+    assert_eq!(eval.metrics, [Metric::Avg(4), Metric::Pass(1)]);
+    assert_eq!((stage.trains(), stage.steps(70), &stage.from), (false, 0, &Origin::Stage("qwen-sft".into())));
+    assert_eq!(job.evaluations().map(|eval| eval.data.as_str()).collect::<Vec<_>>(), ["train", "train"]);
+    assert_eq!((job.evaluation_of(stage), job.evaluation_of(&job.stages[0])), (Some(1), None));
+    assert_eq!(parse(&job.to_toml()).unwrap(), job);
+    assert!(!job.to_toml().contains("steps = 0"));
+    let refused = |from: &str, to: &str| parse(&text.replace(from, to)).unwrap_err().to_string();
+    let error = refused("num_generations = 4", "num_generations = 3");
+    assert!(error.contains("[[stage]] \"exam\": avg@4 needs more completions than num_generations = 3"), "{error}");
+    let error = refused("data = \"train\"\nnum_generations", "data = \"good\"\nnum_generations");
+    assert!(error.contains("[[stage]] \"exam\": \"good\" is what a stage keeps"), "{error}");
+    let error = refused("num_generations = 4", "steps = 4");
+    assert!(error.contains("unknown key `steps`"), "{error}");
+    let error = refused("[[eval]]", "[[eval]]\nstages = [\"exam\"]");
+    assert!(error.contains("which trains nothing"), "{error}");
 }

@@ -41,8 +41,8 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
             one_line(&stage.from),
             one_line(&stage.data),
             known(stage.rows),
-            known(stage.steps),
-            thousands(stage.tokens_per_step),
+            if stage.kind == "eval" { "-".into() } else { known(stage.steps) },
+            if stage.kind == "eval" { "-".into() } else { thousands(stage.tokens_per_step) },
             if stage.rewards.is_empty() { "-".into() } else { one_line(&stage.rewards.join(", ")) },
         ];
         row.splice(2..2, model);

@@ -56,7 +56,8 @@ pub fn model_column<'a>(columns: &mut Vec<Column>, models: impl Iterator<Item = 
 }
 
 fn stages(stages: &[StageStatus], look: Look) -> String {
-    let mut columns = vec![left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
+    let mut columns =
+        vec![left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
     let models = model_column(&mut columns, stages.iter().map(|stage| &stage.model));
     let row = |(stage, model): (&StageStatus, Option<String>)| {
         let metrics: Vec<String> = watched_metrics(&stage.metrics).iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -64,7 +65,8 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
             one_line(&stage.name),
             one_line(&stage.kind),
             look.state(stage.state),
-            format!("{}/{}", thousands(stage.step), thousands(stage.steps)),
+            // An evaluation has no steps.
+            if stage.kind == "eval" { "-".into() } else { format!("{}/{}", thousands(stage.step), thousands(stage.steps)) },
             thousands(stage.durable_step),
             duration(stage.seconds),
             metrics.join(", "),
@@ -78,7 +80,7 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
 fn evals(evals: &[EvalResult], look: Look) -> String {
     let row = |eval: &EvalResult| {
         let metrics: Vec<String> =
-            watched_evals(&eval.metrics).map(|(name, value)| format!("{name} {}", eval_metric(name, value))).collect();
+            watched_evals(&eval.metrics).map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name))).collect();
         let stage = eval.stage.as_deref().map_or_else(|| "before training".into(), one_line);
         vec![stage, thousands(eval.step), one_line(&eval.data), metrics.join(", ")]
     };

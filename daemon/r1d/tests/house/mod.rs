@@ -88,7 +88,8 @@ impl House {
     /// A model with another architecture, and a tokenizer in which the ids of the first three digits mean other ones.
     pub fn write_student(&self) {
         self.write_tokenizer("student-tokenizer", ["2", "0", "1", "3", "4", "5", "6", "7", "8", "9"]);
-        let chat = r#"{"chat_template": "{% for message in messages %}<answer> {{ message.content }} </answer>{% endfor %} <think> "}"#;
+        let chat =
+            r#"{"chat_template": "{% for message in messages %}<answer> {{ message.content }} </answer>{% endfor %} <think> "}"#;
         fs::write(self.path("student-tokenizer/tokenizer_config.json"), chat).expect("tokenizer config");
         let config = serde_json::json!({"model_type": "qwen2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2});
