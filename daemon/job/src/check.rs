@@ -218,13 +218,6 @@ fn variant(
         return Err(JobError::Missing { place: place.at(place.line), key: tag.into(), fix: format!("one of {known}") });
     };
     let found = text(value.get_ref()).unwrap_or_default();
-    if keys::STAGE_KINDS_LATER.contains(&found) {
-        return Err(JobError::NotInThisRelease {
-            place: place.at(place.line),
-            what: format!("{tag} = {found:?}"),
-            fix: format!(": it has {known}"),
-        });
-    }
     variants.iter().find(|(name, _)| *name == found).map(|(_, table)| *table).ok_or_else(|| JobError::WrongType {
         place: place.at(place.line),
         key: tag.into(),

@@ -74,6 +74,13 @@ pub struct DataSource {
     pub path: PathBuf,
     pub prompt: Option<String>,
     pub completion: Option<String>,
+    /// Of pairs.
+    pub chosen: Option<String>,
+    pub rejected: Option<String>,
+    /// 0 to 1, of single texts.
+    pub label: Option<String>,
+    /// By how much the scores of a pair shall differ at least.
+    pub margin: Option<String>,
     pub text: Option<String>,
     pub reference: Option<String>,
     pub domain: Option<String>,
@@ -143,9 +150,10 @@ impl Job {
         named.map_or(0, |index| index + 1)
     }
 
-    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it.
+    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it as
+    /// a policy.
     pub fn first_of_own_model(&self) -> Option<usize> {
-        self.stages.iter().position(|stage| stage.model.is_none())
+        self.stages.iter().position(|stage| stage.model.is_none() && stage.reward_model().is_none())
     }
 
     /// Index of the stage whose final weights `stage` starts from; `None` for its model's own weights. A stage that trains nothing passes
@@ -183,6 +191,10 @@ impl Job {
             path: format!("{}.jsonl", maker.name).into(),
             prompt: column("prompt", true),
             completion: column("completion", true),
+            chosen: None,
+            rejected: None,
+            label: None,
+            margin: None,
             text: None,
             reference: column("reference", prompts.reference.is_some()),
             domain: column("domain", prompts.domain.is_some()),
@@ -215,6 +227,11 @@ impl Job {
             .filter(|_| stage.evaluation().is_some())
     }
 
+    /// Index of the reward-model stage of this name.
+    pub fn reward_model(&self, name: &str) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.name == name && stage.reward_model().is_some())
+    }
+
     /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.
     pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
         let defined = |name: &String| {
@@ -228,11 +245,11 @@ impl Job {
     /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
         let evals = || self.evals.iter().chain(stage.evaluation());
-        if stage.rollouts().is_none() && evals().next().is_none() {
+        if stage.reward_model().is_some() || (stage.rollouts().is_none() && evals().next().is_none()) {
             return None;
         }
         let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
-            (prompt_max + rollouts.max_completion_length, rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
+            (prompt_max + rollouts.longest_completion(), rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
         });
         let eval = evals().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
         let count = if self.sampler.slots > 0 {
@@ -320,11 +337,11 @@ impl TemplateSource {
 impl DataSource {
     /// Columns that a stage or evaluation reads get their own name where the file does not name them.
     fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
-        let read_by =
-            |kind: &str| stages.iter().any(|stage| stage.kind_name() == kind && stage.data_sets().any(|data| data == name));
-        let taught = read_by("sft") || read_by("distill");
-        let sampled = read_by("grpo") || read_by("rejection-sampling") || read_by("eval");
-        let prompted = taught || sampled || evals.iter().any(|eval| eval.data == name);
+        let readers = || stages.iter().filter(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name));
+        let read_by = |kind: &str| readers().any(|stage| stage.kind_name() == kind);
+        let labelled = readers().any(|stage| stage.reward_model().is_some() && !stage.reads_pairs());
+        let paired = readers().any(Stage::reads_pairs);
+        let prompted = readers().any(|stage| stage.kind_name() != "pretrain") || evals.iter().any(|eval| eval.data == name);
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
             Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
         };
@@ -332,7 +349,11 @@ impl DataSource {
             name: name.into(),
             path: absolute(&data.get::<String>("path")?, base_dir),
             prompt: column("prompt", prompted)?,
-            completion: column("completion", taught)?,
+            completion: column("completion", read_by("sft") || read_by("distill") || labelled)?,
+            chosen: column("chosen", paired)?,
+            rejected: column("rejected", paired)?,
+            label: column("label", labelled)?,
+            margin: data.optional("margin")?,
             text: column("text", read_by("pretrain"))?,
             reference: data.optional("reference")?,
             domain: data.optional("domain")?,

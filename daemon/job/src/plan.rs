@@ -2,6 +2,7 @@
 
 use crate::facts::ModelFacts;
 use crate::job::{Job, Weights};
+use crate::reward::{Reward, RewardModelSource};
 use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
 use r1d_proto::recipe::ImportanceSamplingLevel;
@@ -47,7 +48,7 @@ pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
             Some(eval) => eval.rewards.clone(),
             None => stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
         },
-        memory: facts.get(job.model_of(stage)).map(|facts| memory(job, stage, facts, seen)).unwrap_or_default(),
+        memory: memory(job, stage, facts, seen),
     };
     job.stages.iter().map(line).collect()
 }
@@ -55,11 +56,14 @@ pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
 /// Most tokens that one step samples or trains on; `prompt_max` in tokens.
 pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
     let sampled =
-        |r: &Rollouts| r.prompts_per_step as u64 * r.num_generations as u64 * (prompt_max as u64 + r.max_completion_length as u64);
+        |r: &Rollouts| r.prompts_per_step as u64 * r.num_generations as u64 * (prompt_max as u64 + r.longest_completion() as u64);
     match &stage.kind {
         StageKind::Pretrain(p) => p.batch_size as u64 * p.max_length as u64,
         StageKind::Sft(s) => s.batch_size as u64 * s.max_length as u64,
+        StageKind::RewardModel(r) => r.batch_size as u64 * r.max_length as u64 * if stage.reads_pairs() { 2 } else { 1 },
+        StageKind::Dpo(d) => 2 * d.batch_size as u64 * d.max_length as u64,
         StageKind::Grpo(g) => sampled(&g.rollouts),
+        StageKind::Ppo(p) => sampled(&p.rollouts),
         StageKind::RejectionSampling(r) => sampled(&r.rollouts),
         StageKind::Eval(_) => 0,
     }
@@ -68,8 +72,10 @@ pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
 /// Bytes that stay allocated through a stage, by actor: `policy`, `reference`, `optimiser` (gradients and AdamW's moments; in bfloat16 also
 /// the float32 weights that it updates), `sampler` (its cache). Activations come on top: they grow with `max_tokens_per_device`.
 ///
-/// `facts` are of the stage's model.
-pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTreeMap<String, u64> {
+/// `facts` has those of [`Job::models`]; nothing is known without. A reward model of a directory is taken to be as large as the policy.
+pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BTreeMap<String, u64> {
+    let all = facts;
+    let Some(facts) = all.get(job.model_of(stage)) else { return BTreeMap::new() };
     let (value_bytes, master_bytes) = match job.model.dtype {
         Dtype::Float32 => (4, 0),
         Dtype::Bfloat16 => (2, 4),
@@ -84,8 +90,28 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
     if trains_weights {
         bytes.insert("optimiser".into(), parameters * (value_bytes + 2 * 4 + master_bytes));
     }
-    if trains_weights && stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
+    if trains_weights && stage.needs_reference() {
         bytes.insert("reference".into(), weights);
+    }
+    if stage.ppo().is_some() {
+        bytes.insert("value model".into(), weights + parameters * (value_bytes + 2 * 4 + master_bytes));
+    }
+    let asked = |reward: &Reward| match &reward.model {
+        RewardModelSource::Stage(name) if job.reward_model(name).is_none() => None,
+        source => Some(source.clone()),
+    };
+    let asked: Vec<_> = stage.rollouts().map_or(Vec::new(), |rollouts| {
+        let mut asked: Vec<_> = rollouts.rewards.iter().filter_map(asked).collect();
+        asked.dedup();
+        asked
+    });
+    if !asked.is_empty() {
+        let of = |source: &RewardModelSource| match source {
+            RewardModelSource::Stage(name) => job.stage(name).and_then(|stage| all.get(job.model_of(stage))),
+            RewardModelSource::Directory(_) => None,
+        };
+        let parameters: u64 = asked.iter().map(|source| of(source).unwrap_or(facts).parameters).sum();
+        bytes.insert("reward models".into(), parameters * value_bytes);
     }
     let eval_prompt_max = seen.eval_prompt_max.get(job.model_of(stage)).copied().unwrap_or(0);
     if let Some(slots) = job.slots(stage, seen.prompt_max(stage), eval_prompt_max) {
@@ -102,7 +128,7 @@ const EPOCHS_WARN: u64 = 50;
 pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
-        if !job.stages.iter().any(|stage| stage.data_sets().any(|data| data == name))
+        if !job.stages.iter().any(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name))
             && !job.evals.iter().any(|eval| &eval.data == name)
         {
             found.push(format!("[data.{name}] is used by no stage and no evaluation"));
@@ -127,6 +153,12 @@ pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
                 "[[stage]] {name:?}: no later stage reads what it keeps (data = {name:?}); it stays as datasets/{name}.jsonl"
             ));
         }
+        if stage.reward_model().is_some_and(|reward_model| reward_model.eval_data.is_none()) {
+            found.push(format!(
+                "[[stage]] {:?} has no `eval_data`: nobody will know whether its reward model tells good from bad",
+                stage.name
+            ));
+        }
         stage_warnings(stage, facts.get(job.model_of(stage)), seen, &mut found);
     }
     found
@@ -145,8 +177,10 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,
         StageKind::Eval(eval) => seen.prompt_max(stage).saturating_add(eval.max_completion_length),
-        StageKind::Grpo(_) | StageKind::RejectionSampling(_) => {
-            seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, |r| r.max_completion_length))
+        StageKind::RewardModel(r) => r.max_length,
+        StageKind::Dpo(d) => d.max_length,
+        StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
+            seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, Rollouts::longest_completion))
         }
     };
     if let Some(facts) = facts

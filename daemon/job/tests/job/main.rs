@@ -5,6 +5,7 @@ mod errors;
 mod keys;
 mod models;
 mod plan;
+mod preferences;
 mod reference;
 mod rejection;
 mod roundtrip;

@@ -175,7 +175,7 @@ fn an_evaluation_may_be_a_stage() {
     assert_eq!(job.evaluations().map(|eval| eval.data.as_str()).collect::<Vec<_>>(), ["train", "train"]);
     assert_eq!((job.evaluation_of(stage), job.evaluation_of(&job.stages[0])), (Some(1), None));
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
-    assert!(!job.to_toml().contains("steps = 0"));
+    assert!(!job.to_toml().contains("\nsteps = 0"));
     let refused = |from: &str, to: &str| parse(&text.replace(from, to)).unwrap_err().to_string();
     let error = refused("num_generations = 4", "num_generations = 3");
     assert!(error.contains("[[stage]] \"exam\": avg@4 needs more completions than num_generations = 3"), "{error}");

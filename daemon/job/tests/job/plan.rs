@@ -71,14 +71,14 @@ fn steps_tokens_and_memory_add_up() {
         ("optimiser".to_string(), 12_000),
         ("sampler".to_string(), 256 * 632 * 6 * 4),
     ]);
-    assert_eq!(memory(&job, &job.stages[2], &facts(), &seen()), expected);
+    assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
 }
 
 #[test]
 fn a_schedule_is_as_long_as_the_updates() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nnum_iterations = 2\nsteps_per_generation = 4")).unwrap();
     assert_eq!(job.stages[2].optimiser(200).unwrap().total_steps, 1600);
-    let objective = job.stages[2].grpo().unwrap().objective();
+    let objective = job.stages[2].grpo().unwrap().objective(0);
     assert_eq!((objective.num_iterations, objective.num_minibatches), (2, 4));
 }
 
