@@ -1,6 +1,6 @@
 //! LaTeX's commands → tokens.
 
-use crate::lexer::{Bracket, Kind, Lexer, Relation, is_letter};
+use crate::lexer::{Bracket, Kind, Lexer, Relation, Token, is_letter};
 use crate::names::is_function;
 
 impl<'a> Lexer<'a> {
@@ -67,6 +67,8 @@ impl<'a> Lexer<'a> {
             | "mathbb" | "Bbb" | "rmfamily" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => {
                 return self.font(name, bytes);
             }
+            "pmod" => Kind::Modulo(true),
+            "bmod" | "mod" => Kind::Modulo(false),
             "frac" | "dfrac" | "tfrac" | "cfrac" => Kind::Fraction,
             "times" | "cdot" | "ast" | "bullet" | "centerdot" => Kind::Times,
             "div" | "slash" => Kind::Slash,
@@ -102,6 +104,7 @@ impl<'a> Lexer<'a> {
             "cap" | "bigcap" => Kind::Intersection,
             "setminus" | "backslash" | "smallsetminus" => Kind::Without,
             "pounds" | "euro" | "yen" => Kind::Currency,
+            "rightarrow" | "longrightarrow" => Kind::Command("to"),
             "begin" | "end" => return self.environment(name == "begin", bytes),
             _ => Kind::Command(name),
         };
@@ -128,6 +131,8 @@ impl<'a> Lexer<'a> {
             ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
             (_, "and" | "&") => Kind::And,
             (_, "or") => Kind::Or,
+            (_, "mod") => Kind::Modulo(false),
+            ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
             (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
             (_, "percent" | "percentage" | "pct" | "%" | "\\%") => Kind::Percent,
             (_, "") if trimmed.is_empty() => {
@@ -147,7 +152,7 @@ impl<'a> Lexer<'a> {
                 Kind::Word(trimmed)
             }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
-            (_, _) if trimmed.starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
+            (_, _) if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
                 self.skip(bytes + after.find('{').unwrap_or(0));
                 return Some(());
             }
@@ -168,6 +173,14 @@ impl<'a> Lexer<'a> {
         let name = name.trim_end_matches('*');
         if matches!(name, "align" | "aligned" | "equation" | "gather" | "gathered" | "split") {
             self.skip(length);
+            return Some(());
+        }
+        // `\left\{ \begin{array}{l} … \end{array} \right.`
+        let brace = begins && name == "array" && matches!(self.out.last(), Some(Token { kind: Kind::Open(Bracket::Curly), .. }));
+        if brace && self.rest().contains("\\right.") {
+            self.out.pop();
+            self.depth = self.depth.saturating_sub(1);
+            self.push(Kind::Begin("cases"), length);
             return Some(());
         }
         let kind = if begins { Kind::Begin(name) } else { Kind::End(name) };

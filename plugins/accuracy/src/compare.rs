@@ -1,12 +1,15 @@
 //! Whether an answer says what the reference says: the rules for each kind of thing.
 
+use crate::clock::Clock;
 use crate::equal::{Judge, Verdict};
 use crate::equations::{assigned, equivalent, name, same_name};
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{Bracket, Relation};
 use crate::matrix::{resolved, rows_of};
-use crate::real_set::{RealSet, mirrored, subject};
+use crate::real_set::RealSet;
+use crate::solve::{mirrored, subject};
 use crate::text;
+use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
 
 /// Items of lists and sets that are matched with each other.
@@ -22,10 +25,11 @@ pub struct Compare<'j> {
 
 impl Compare<'_> {
     pub fn same(&self, reference: &Expr, answer: &Expr) -> Verdict {
-        self.within(&expanded(&resolved(reference)), &expanded(&resolved(answer)), DEPTH_MAX)
+        let same = |r: &Expr, a: &Expr| self.within(&expanded(&resolved(r)), &expanded(&resolved(a)), DEPTH_MAX);
+        self.families(reference, answer, same).unwrap_or_else(|| same(reference, answer))
     }
 
-    fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+    pub fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
         let Some(depth) = depth.checked_sub(1) else { return Verdict::Undecided };
         match (r, a) {
             // A set of a single thing is that thing.
@@ -54,6 +58,15 @@ impl Compare<'_> {
                     None => self.sets(r, a).unwrap_or(Verdict::Different),
                 }
             }
+            (Expr::Modulo(r, m), Expr::Modulo(a, n)) => self.classes((r, m), (a, n)),
+            (Expr::Modulo(value, modulus), other) | (other, Expr::Modulo(value, modulus)) if other.is_scalar() => {
+                self.class_and_formula((value, modulus), other)
+            }
+            (Expr::Cases(rs), Expr::Cases(az)) => self.cases(rs, az, depth),
+            (Expr::Clock(_), _) | (_, Expr::Clock(_)) => match (Clock::of(r), Clock::of(a)) {
+                (Some(r), Some(a)) => Verdict::of(r.agrees_with(&a)),
+                _ => Verdict::Different,
+            },
             (Expr::Text(_), _) | (_, Expr::Text(_)) => self.texts(r, a),
             (Expr::Quantity(value, unit), other) => self.quantities(value, Some(unit), other, depth),
             (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
@@ -159,12 +172,15 @@ impl Compare<'_> {
             Expr::Quantity(value, unit) => (&**value, Some(unit)),
             value => (value, None),
         };
-        if let (Some(x), Some(y)) = (unit, other)
-            && x.contradicts(y)
-        {
-            return Verdict::Different;
+        let factor = match (unit, other) {
+            (Some(own), Some(other)) => own.factor(other),
+            _ => Some(Rational::integer(1)),
+        };
+        match factor {
+            None => Verdict::Different,
+            Some(factor) if factor.is_one() => self.within(r, a, depth),
+            Some(factor) => self.within(&r.clone().times(Expr::Number(factor)), a, depth),
         }
-        self.within(r, a, depth)
     }
 
     /// Both as sets of real numbers.
@@ -314,6 +330,17 @@ impl Compare<'_> {
         {
             return Verdict::Equal;
         }
+        // `f(x) = x^2` and `f(t) = t^2`.
+        if let (([r_name, _], [Relation::Equal]), ([a_name, value], [Relation::Equal])) = (r, a)
+            && let (Some((f, x)), Some((g, t))) = (applied(r_name), applied(a_name))
+            && f == g
+            && x != t
+            && !value.symbols().contains(&x)
+        {
+            let rename = |name: &str| (name == t).then(|| Expr::Symbol(x.clone()));
+            let renamed = [r_name.clone(), value.substitute(&rename)];
+            return self.relations(r, (&renamed, a.1), depth);
+        }
         // `x > 2` and `x \in (2, \infty)`.
         let member = |relations: &[Relation]| relations == [Relation::Member];
         let ordered = |relations: &[Relation]| {
@@ -356,6 +383,19 @@ impl Compare<'_> {
             (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => self.in_order(rs, az, depth),
             _ => Verdict::of(r == a),
         }
+    }
+}
+
+/// `f` and `x` of `f(x)`.
+fn applied(expr: &Expr) -> Option<(String, String)> {
+    match expr {
+        Expr::Product(factors) => match factors.as_slice() {
+            [Expr::Symbol(function), Expr::Symbol(variable)] if matches!(function.as_str(), "f" | "g" | "h" | "F" | "G" | "p" | "P") => {
+                Some((function.clone(), variable.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
 use crate::lexer::Relation;
-use crate::real_set::mirrored;
+use crate::solve::mirrored;
 use std::cmp::Ordering;
 
 /// Whether an expression only names something: `x`, `AB`, `f(x)`, `P(A)`, `|AB|`, `S_1 : S_2`, `(x, y)`.

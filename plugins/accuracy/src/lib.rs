@@ -53,14 +53,18 @@
 //! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
 mod ball;
+mod cases;
 mod choice;
+mod clock;
 mod commands;
 mod compare;
+mod congruence;
 mod elementary;
 mod equal;
 mod equations;
 mod exponents;
 mod expression;
+mod family;
 mod formula;
 mod functions;
 mod lexer;
@@ -71,8 +75,14 @@ mod numerals;
 mod numeric;
 mod parse;
 mod points;
+mod polynomial;
 mod real_set;
+mod reversed;
+mod script;
 mod separation;
+mod series;
+mod solve;
+mod spelled;
 mod surd;
 mod text;
 
@@ -104,9 +114,10 @@ impl Reward for Accuracy {
 
     fn score(&self, completion: &Completion) -> Result<Score> {
         let reference = completion.reference.as_deref().ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
-        let truth = of_reference(reference);
+        let truth = &*script::plain(of_reference(reference));
         // Without an answer the reference is looked at all the same: a bad one masks the sample.
-        let given = of_completion(&completion.text);
+        let given = of_completion(&completion.text).map(script::plain);
+        let given = given.as_deref();
         let outcome = match self.kind {
             Kind::Math if self.computed && number::read(truth).is_some() && number::read(given.unwrap_or_default()).is_none() => {
                 Outcome::Wrong(format!("not a number: {}", excerpt(given.unwrap_or_default())))

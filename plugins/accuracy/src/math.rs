@@ -4,7 +4,7 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{choice, parse, text};
+use crate::{choice, parse, spelled, text};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
@@ -22,6 +22,8 @@ pub enum Outcome {
 
 pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let (r, a) = (number::unwrap(reference), number::unwrap(answer));
+    let (spelled_r, spelled_a) = (spelled::numeral(r), spelled::numeral(a));
+    let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {
         return Outcome::Unusable("the reference is empty".into());
     }

@@ -1,0 +1,95 @@
+//! Answers with a parameter that runs through the integers: `x = \frac{\pi}{2} + k\pi, k \in \mathbb{Z}`.
+
+use crate::compare::Compare;
+use crate::equal::{Judge, Verdict};
+use crate::equations::assigned;
+use crate::expression::Expr;
+use crate::lexer::Relation;
+
+/// How many periods two members may be apart.
+const PERIODS_MAX: i64 = 12;
+
+/// What an answer says without the declaration of its parameter, the parameter, and the set that it runs through.
+fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
+    let Expr::List(joined, items) = expr else { return (expr.clone(), None) };
+    let declaration = |item: &Expr| match item {
+        Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
+            ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member]) if letter == "Z" || letter == "N" => {
+                Some((name.clone(), set.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut found = items.iter().filter_map(declaration);
+    let (Some(parameter), None) = (found.next(), found.next()) else { return (expr.clone(), None) };
+    let mut rest: Vec<Expr> = items.iter().filter(|item| declaration(item).is_none()).cloned().collect();
+    let bare = match rest.len() {
+        0 => return (expr.clone(), None),
+        1 => rest.remove(0),
+        _ => Expr::List(*joined, rest),
+    };
+    (bare, Some(parameter))
+}
+
+/// Slope and constant of a formula that is linear in the variable.
+pub fn linear(judge: &Judge, expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
+    if !expr.is_scalar() {
+        return None;
+    }
+    let at = |value: i64| expr.substitute(&|name| (name == variable).then(|| Expr::integer(value)));
+    let constant = at(0);
+    let slope = at(1).minus(constant.clone());
+    let line = slope.clone().times(Expr::Symbol(variable.to_string()));
+    (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal).then_some((slope, constant))
+}
+
+impl Compare<'_> {
+    /// Both without the declarations of their parameters, the answer's renamed to the reference's; `None` where neither has one.
+    /// The verdict is that of `same`, or that both run through the same values.
+    pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Option<Verdict> {
+        let ((r, of_r), (a, of_a)) = (undeclared(r), undeclared(a));
+        let parameter = match (&of_r, &of_a) {
+            (None, None) => return None,
+            (Some((_, x)), Some((_, y))) if x != y => return Some(Verdict::Different),
+            (Some((name, _)), _) => name.clone(),
+            // The reference's own letter, where it has a single one.
+            (None, Some((name, _))) => match value(self.judge, &r, false).symbols().as_slice() {
+                [only] => only.clone(),
+                _ => name.clone(),
+            },
+        };
+        let a = match of_a {
+            Some((name, _)) => a.substitute(&|other| (other == name).then(|| Expr::Symbol(parameter.clone()))),
+            None => a,
+        };
+        Some(match same(&r, &a) {
+            Verdict::Different if of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into())) => self.progressions(&r, &a, &parameter),
+            verdict => verdict,
+        })
+    }
+
+    /// `a + bk` and `c ± bk` where a and c are whole periods apart.
+    fn progressions(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
+        let (r, a) = (value(self.judge, r, false), value(self.judge, a, true));
+        let (Some((step, start)), Some((other_step, other_start))) =
+            (linear(self.judge, r, parameter), linear(self.judge, a, parameter))
+        else {
+            return Verdict::Different;
+        };
+        let equal = |x: &Expr, y: &Expr| self.judge.equal(x, y) == Verdict::Equal;
+        if equal(&step, &Expr::integer(0)) || !(equal(&step, &other_step) || equal(&step, &other_step.negate())) {
+            return Verdict::Different;
+        }
+        let apart = start.minus(other_start);
+        Verdict::of((-PERIODS_MAX..=PERIODS_MAX).any(|n| equal(&apart, &Expr::integer(n).times(step.clone()))))
+    }
+}
+
+/// What an equation gives, or the formula itself.
+fn value<'e>(judge: &Judge, expr: &'e Expr, as_answer: bool) -> &'e Expr {
+    match expr {
+        Expr::Relations(sides, relations) => assigned(judge, sides, relations, as_answer).unwrap_or(expr),
+        other => other,
+    }
+}
