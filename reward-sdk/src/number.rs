@@ -62,7 +62,8 @@ pub fn unwrap(text: &str) -> &str {
         ("\"", "\""),
         ("“", "”"),
     ];
-    const LEADS: [&str; 5] = ["the final answer is", "the answer is", "final answer:", "answer:", "answer is"];
+    const LEADS: [&str; 9] =
+        ["the final answer is", "the answer is", "final answer:", "answer:", "answer is", "答案是", "答案为", "答案:", "答案："];
     let mut text = text.trim();
     // Each round takes something off; six rounds are more than any honest answer needs.
     for _ in 0..6 {

@@ -41,7 +41,7 @@ const KNOWN: &[(&[&str], Option<Measure>)] = &[
     (&["dm", "decimeter", "decimetre", "分米"], length(1, 10)),
     (&["m", "meter", "metre", "米"], length(1, 1)),
     (&["km", "kilometer", "kilometre", "千米", "公里"], length(1_000, 1)),
-    (&["inch", "inches"], length(254, 10_000)),
+    (&["inch", "inches", "in"], length(254, 10_000)),
     (&["ft", "foot", "feet"], length(3_048, 10_000)),
     (&["yd", "yard"], length(9_144, 10_000)),
     (&["mile", "mi"], length(1_609_344, 1_000)),

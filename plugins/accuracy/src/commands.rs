@@ -17,6 +17,10 @@ impl<'a> Lexer<'a> {
                 '%' => Kind::Percent,
                 '&' => Kind::And,
                 '_' => Kind::Underscore,
+                '#' => {
+                    self.skip(2);
+                    return Some(());
+                }
                 '|' => Kind::Bar,
                 '\\' if self.rows => Kind::Newline,
                 // `\\frac`: written into a string twice.
@@ -57,8 +61,18 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
-            | "space" | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "underline"
+            | "space" | "hfill" | "rm" | "bf" | "it" | "num" | "boxed" | "fbox" | "underline"
             | "nonumber" | "notag" | "ensuremath" => {
+                self.skip(bytes);
+                return Some(());
+            }
+            // What stands in their braces is not shown as a part of the answer.
+            "hspace" | "vspace" | "phantom" | "tag" | "color" | "textcolor" => {
+                let argument = group(self.rest().get(bytes..)?).map_or(0, |(_, whole)| whole);
+                self.skip(bytes + argument);
+                return Some(());
+            }
+            "therefore" | "implies" | "Rightarrow" | "Longrightarrow" | "Longleftrightarrow" | "iff" if self.out.is_empty() => {
                 self.skip(bytes);
                 return Some(());
             }
@@ -135,7 +149,11 @@ impl<'a> Lexer<'a> {
             ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
             (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
             (_, "percent" | "percentage" | "pct" | "%" | "\\%") => Kind::Percent,
-            (_, "") if trimmed.is_empty() => {
+            (_, "") if !trimmed.contains(',') => {
+                self.skip(bytes + whole);
+                return Some(());
+            }
+            (_, "." | ";" | ":") => {
                 self.skip(bytes + whole);
                 return Some(());
             }
@@ -150,6 +168,12 @@ impl<'a> Lexer<'a> {
                 if word.len() > 2 && is_function(word) && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) =>
             {
                 Kind::Word(trimmed)
+            }
+            // `\text{2A}_{16}`
+            _ if trimmed.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+                && after.get(whole..).is_some_and(|rest| rest.starts_with('_')) =>
+            {
+                Kind::Text(trimmed)
             }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
             (_, _) if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
@@ -177,7 +201,7 @@ impl<'a> Lexer<'a> {
         }
         // `\left\{ \begin{array}{l} … \end{array} \right.`
         let brace = begins && name == "array" && matches!(self.out.last(), Some(Token { kind: Kind::Open(Bracket::Curly), .. }));
-        if brace && self.rest().contains("\\right.") {
+        if brace && !self.rest().contains("\\right\\}") && self.rest().contains("\\right") {
             self.out.pop();
             self.depth = self.depth.saturating_sub(1);
             self.push(Kind::Begin("cases"), length);

@@ -40,6 +40,7 @@ impl Compare<'_> {
                 items.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
             (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
+            (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => Verdict::Equal,
             (Expr::Relations(sides, relations), other) => {
                 if let ([_, set], [Relation::Member]) = (sides.as_slice(), relations.as_slice()) {
                     return self.within(set, other, depth);
@@ -155,7 +156,7 @@ impl Compare<'_> {
         let nothing = |expr: &Expr| matches!(expr, Expr::Set(items) if items.is_empty());
         for (x, y) in [(r, a), (a, r)] {
             if let Expr::Text(said) = x
-                && ((nothing(y) && text::says_nothing(said))
+                && ((text::says_nothing(said) && (nothing(y) || self.sets(&Expr::Set(Vec::new()), y) == Some(Verdict::Equal)))
                     || (text::says_all_reals(said) && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
             {
                 return Verdict::Equal;
@@ -346,7 +347,7 @@ impl Compare<'_> {
         let ordered = |relations: &[Relation]| {
             relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately))
         };
-        if (ordered(r.1) && ordered(a.1))
+        if (ordered(r.1) || ordered(a.1))
             && (self.lenient || member(r.1) || member(a.1) || subject(&whole_r) == subject(&whole_a))
             && let Some(verdict) = self.sets(&whole_r, &whole_a)
         {

@@ -2,12 +2,12 @@
 
 use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
-use crate::equations::assigned;
+use crate::equations::{assigned, name, same_name};
 use crate::expression::Expr;
 use crate::lexer::Relation;
 
 /// How many periods two members may be apart.
-const PERIODS_MAX: i64 = 12;
+const PERIODS_MAX: i64 = 1_000_000;
 
 /// What an answer says without the declaration of its parameter, the parameter, and the set that it runs through.
 fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
@@ -59,18 +59,30 @@ impl Compare<'_> {
                 _ => name.clone(),
             },
         };
+        let of_a = of_a.map(|(name, _)| name).or_else(|| match value(self.judge, &a, true).symbols().as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        });
         let a = match of_a {
-            Some((name, _)) => a.substitute(&|other| (other == name).then(|| Expr::Symbol(parameter.clone()))),
+            Some(name) => a.substitute(&|other| (other == name).then(|| Expr::Symbol(parameter.clone()))),
             None => a,
         };
-        Some(match same(&r, &a) {
-            Verdict::Different if of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into())) => self.progressions(&r, &a, &parameter),
-            verdict => verdict,
-        })
+        // First, because it costs less.
+        let whole = of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into()));
+        Some(if whole && self.progressions(&r, &a, &parameter) == Verdict::Equal { Verdict::Equal } else { same(&r, &a) })
     }
 
     /// `a + bk` and `c ± bk` where a and c are whole periods apart.
     fn progressions(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
+        let subject = |expr: &Expr| match expr {
+            Expr::Relations(sides, _) => name(sides).cloned(),
+            _ => None,
+        };
+        if let (Some(x), Some(y)) = (subject(r), subject(a))
+            && !same_name(&x, &y)
+        {
+            return Verdict::Different;
+        }
         let (r, a) = (value(self.judge, r, false), value(self.judge, a, true));
         let (Some((step, start)), Some((other_step, other_start))) =
             (linear(self.judge, r, parameter), linear(self.judge, a, parameter))
@@ -82,7 +94,9 @@ impl Compare<'_> {
             return Verdict::Different;
         }
         let apart = start.minus(other_start);
-        Verdict::of((-PERIODS_MAX..=PERIODS_MAX).any(|n| equal(&apart, &Expr::integer(n).times(step.clone()))))
+        // What it is at one point it can only be everywhere.
+        let periods = self.judge.value_at_a_point(&apart.clone().over(step.clone())).and_then(|periods| periods.to_i64());
+        Verdict::of(periods.is_some_and(|n| n.abs() <= PERIODS_MAX && equal(&apart, &Expr::integer(n).times(step))))
     }
 }
 

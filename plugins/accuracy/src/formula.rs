@@ -35,7 +35,7 @@ impl<'a> Parser<'a> {
                 break;
             }
             // `\mathbb{R} - \{0\}` is no sum.
-            if terms.as_slice() == [Expr::Reals] {
+            if terms.as_slice() == [Expr::Reals] || (!terms.is_empty() && self.takes_away()) {
                 break;
             }
             self.at += usize::from(sign.is_some());
@@ -185,6 +185,11 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     found = found.raised_to(power);
                 }
+                Some(Kind::Caret)
+                    if self.peek_at(1) == Some(&Kind::Open(Bracket::Group)) && self.peek_at(2) == Some(&Kind::Close(Bracket::Group)) =>
+                {
+                    self.at += 3;
+                }
                 // `3^{\text{rd}}` is 3.
                 Some(Kind::Caret) if matches!(found, Expr::Number(_)) && self.ordinal_after_caret().is_some() => {
                     self.at += self.ordinal_after_caret()?;
@@ -294,7 +299,7 @@ impl<'a> Parser<'a> {
             Kind::Fraction => self.fraction(),
             Kind::Bar => {
                 self.bars += 1;
-                let inside = self.list();
+                let inside = self.nested(Self::item);
                 self.bars -= 1;
                 let inside = inside?;
                 self.eat(&Kind::Bar).then(|| Expr::call(Function::Absolute, inside))
@@ -302,6 +307,7 @@ impl<'a> Parser<'a> {
             Kind::Begin(name) => self.matrix(name),
             Kind::Word(word) | Kind::Roman(word) => self.word(word),
             Kind::Text("cis") => self.cis(),
+            Kind::Text(text) if self.peek() == Some(&Kind::Underscore) => self.lettered_text(text),
             Kind::Text(text) => Some(Expr::Symbol(text.to_string())),
             Kind::Command(name) => self.command(name),
             _ => None,
@@ -343,6 +349,14 @@ impl<'a> Parser<'a> {
 
     pub fn word(&mut self, word: &'a str) -> Option<Expr> {
         let lower = word.to_ascii_lowercase();
+        // `dy/dx`
+        if let (Some(Kind::Slash), Some(Kind::Word(below))) = (self.peek(), self.peek_at(1))
+            && [word, *below].iter().all(|word| word.len() == 2 && word.starts_with('d'))
+        {
+            let name = format!("{word}/{below}");
+            self.at += 2;
+            return Some(Expr::Symbol(name));
+        }
         if word == "cis" {
             return self.cis();
         }

@@ -172,11 +172,12 @@ impl<'a> Lexer<'a> {
         let rest = self.rest();
         let c = rest.chars().next()?;
         let next = rest.get(c.len_utf8()..)?;
-        let starts_decimal = c == '.' && next.starts_with(|c: char| c.is_ascii_digit());
+        let repeats = || ["\\overline{", "\\bar{", "\\dot{"].iter().any(|mark| next.starts_with(mark));
+        let starts_decimal = c == '.' && (next.starts_with(|c: char| c.is_ascii_digit()) || (self.out.is_empty() && repeats()));
         if c.is_ascii_digit() || starts_decimal {
             return self.number();
         }
-        const PAIRS: [(&str, Kind<'static>); 12] = [
+        const PAIRS: [(&str, Kind<'static>); 11] = [
             ("<=", Kind::Relation(Relation::LessOrEqual)),
             (">=", Kind::Relation(Relation::GreaterOrEqual)),
             ("=<", Kind::Relation(Relation::LessOrEqual)),
@@ -188,7 +189,6 @@ impl<'a> Lexer<'a> {
             ("+/-", Kind::PlusMinus),
             ("...", Kind::Dots),
             ("''", Kind::Prime),
-            ("||", Kind::Bar),
         ];
         // `1+-2` is a sum; `+-` elsewhere stands for ±.
         let after_value = matches!(self.out.last(), Some(Token { kind: Kind::Number(_) | Kind::Word(_) | Kind::Close(_), .. }));
@@ -277,7 +277,7 @@ impl<'a> Lexer<'a> {
             'ℚ' => Kind::Roman("Q"),
             'ℂ' => Kind::Roman("C"),
             '$' if self.currency => Kind::Currency,
-            '$' => {
+            '$' | '#' => {
                 self.skip(1);
                 return Some(());
             }
@@ -333,6 +333,9 @@ impl<'a> Lexer<'a> {
                 exponent = sign * power.parse::<i64>().ok()?;
                 rest = after;
             }
+        }
+        if all.is_empty() {
+            all.push('0');
         }
         self.push(Kind::Number(Numeral { digits: all, decimals, exponent }), text.len() - rest.len());
         Some(())

@@ -92,6 +92,15 @@ impl Parser<'_> {
         value
     }
 
+    /// `\text{FF}_{16}`, the text read already; another text with an index is a name.
+    pub fn lettered_text(&mut self, text: &str) -> Option<Expr> {
+        self.at += 1;
+        let index = self.index()?;
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+        let value = if digits { digits_in_base(text, &index) } else { None };
+        Some(value.map_or_else(|| Expr::Symbol(format!("{text}_{index}")), Expr::Number))
+    }
+
     /// The fraction of a mixed number that comes next, and how many tokens it takes: `1\frac{1}{2}`, `1 1/2`, `1½`.
     pub fn proper_fraction(&self) -> Option<(Rational, usize)> {
         let integer = |ahead: usize| match self.peek_at(ahead) {

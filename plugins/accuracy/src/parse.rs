@@ -27,6 +27,11 @@ pub fn read(text: &str, commas: Commas) -> Option<Expr> {
     parser.peek().is_none().then_some(found)
 }
 
+/// `about 42`: what is said of a value's exactness is no part of it.
+fn is_about(word: &str) -> bool {
+    matches!(word.to_ascii_lowercase().as_str(), "about" | "approximately" | "approx" | "roughly")
+}
+
 pub struct Parser<'a> {
     pub text: &'a str,
     pub tokens: Vec<Token<'a>>,
@@ -158,8 +163,11 @@ impl<'a> Parser<'a> {
         }
         // `\text{The answer is } 5`, `\text{Area: } 5`
         if let Some(Kind::Text(words)) = self.peek()
-            && (words.ends_with(" is") || words.ends_with(" are") || words.ends_with(':') || words.ends_with(" ="))
+            && (words.ends_with(" is") || words.ends_with(" are") || words.ends_with(':') || words.ends_with(" =") || is_about(words))
         {
+            self.at += 1;
+        }
+        if matches!(self.peek(), Some(Kind::Word(word)) if is_about(word)) {
             self.at += 1;
         }
         // `= 5`, `\approx 5`
@@ -227,7 +235,11 @@ impl<'a> Parser<'a> {
         if self.starts_modulus() {
             value = self.modulo(value, congruent)?;
         }
-        let unit = if self.ends_here() {
+        let declared = match self.peek() {
+            Some(Kind::Text(word) | Kind::Word(word)) => self.introduces_parameter(word),
+            _ => self.declares_parameter(),
+        };
+        let unit = if declared || self.ends_here() {
             None
         } else {
             Some(self.unit()?)
@@ -271,13 +283,18 @@ impl<'a> Parser<'a> {
                 Some(Kind::Intersection) => Expr::Intersection,
                 Some(Kind::Without) => Expr::Without,
                 // `\mathbb{R} - \{1\}`
-                Some(Kind::Minus) if left == Expr::Reals => Expr::Without,
+                Some(Kind::Minus) if left == Expr::Reals || self.takes_away() => Expr::Without,
                 _ => return Some(left),
             };
             self.at += 1;
             left = join(Box::new(left), Box::new(self.ratio()?));
         }
         None
+    }
+
+    /// `- \{3\}`, which no sum has.
+    pub fn takes_away(&self) -> bool {
+        self.peek() == Some(&Kind::Minus) && self.peek_at(1) == Some(&Kind::Open(Bracket::Curly))
     }
 
     fn ratio(&mut self) -> Option<Expr> {

@@ -29,6 +29,9 @@ pub fn numeral(text: &str) -> Option<String> {
     if text.len() > BYTES_MAX || text.is_empty() {
         return None;
     }
+    if let Some((below, above)) = text.split_once("分之") {
+        return Some(format!("{}/{}", chinese(above)?, chinese(below).filter(|below| *below > 0)?));
+    }
     if let Some(value) = chinese(text) {
         return Some(value.to_string());
     }
@@ -181,6 +184,7 @@ mod tests {
             ("二十五", "25"),
             ("一百零三", "103"),
             ("两万", "20000"),
+            ("二分之一", "1/2"),
         ] {
             assert_eq!(numeral(text).as_deref(), Some(value), "{text}");
         }
