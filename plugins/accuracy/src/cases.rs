@@ -37,7 +37,8 @@ impl Parser<'_> {
         if rows.iter().all(|row| row.len() == 2) {
             return Some(Expr::Cases(rows));
         }
-        let mut items: Vec<Expr> = rows.into_iter().map(|row| <[Expr; 1]>::try_from(row).ok().map(|[only]| only)).collect::<Option<_>>()?;
+        let mut items: Vec<Expr> =
+            rows.into_iter().map(|row| <[Expr; 1]>::try_from(row).ok().map(|[only]| only)).collect::<Option<_>>()?;
         if items.len() == 1 { items.pop() } else { Some(Expr::List(Joined::Comma, items)) }
     }
 
@@ -83,10 +84,11 @@ impl Compare<'_> {
                 let ([value, condition], [other_value, other_condition]) = (row.as_slice(), candidate.as_slice()) else {
                     return Verdict::Different;
                 };
-                let verdict = self.within(value, other_value, depth).and(|| match (self.where_holds(rs, at), self.where_holds(az, other)) {
-                    (Some(x), Some(y)) => x.equal(&y, self.judge),
-                    _ => self.within(condition, other_condition, depth),
-                });
+                let verdict =
+                    self.within(value, other_value, depth).and(|| match (self.where_holds(rs, at), self.where_holds(az, other)) {
+                        (Some(x), Some(y)) => x.equal(&y, self.judge),
+                        _ => self.within(condition, other_condition, depth),
+                    });
                 if verdict != Verdict::Different {
                     found = verdict;
                     *taken = verdict == Verdict::Equal;

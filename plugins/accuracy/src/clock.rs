@@ -37,7 +37,8 @@ impl Clock {
 
     /// The same time; one that does not say its half of the day agrees with either.
     pub fn agrees_with(&self, other: &Clock) -> bool {
-        let in_day = |clock: &Clock| clock.afternoon.map(|afternoon| clock.minutes % HALF_DAY + if afternoon { HALF_DAY } else { 0 });
+        let in_day =
+            |clock: &Clock| clock.afternoon.map(|afternoon| clock.minutes % HALF_DAY + if afternoon { HALF_DAY } else { 0 });
         match (in_day(self), in_day(other)) {
             (Some(own), Some(others)) => own == others,
             (None, None) => self.minutes == other.minutes,

@@ -61,8 +61,8 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
-            | "space" | "hfill" | "rm" | "bf" | "it" | "num" | "boxed" | "fbox" | "underline"
-            | "nonumber" | "notag" | "ensuremath" => {
+            | "space" | "hfill" | "rm" | "bf" | "it" | "num" | "boxed" | "fbox" | "underline" | "nonumber" | "notag"
+            | "ensuremath" => {
                 self.skip(bytes);
                 return Some(());
             }
@@ -146,7 +146,9 @@ impl<'a> Lexer<'a> {
             (_, "and" | "&") => Kind::And,
             (_, "or") => Kind::Or,
             (_, "mod") => Kind::Modulo(false),
-            ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
+            ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => {
+                Kind::Colon
+            }
             (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
             (_, "percent" | "percentage" | "pct" | "%" | "\\%") => Kind::Percent,
             (_, "") if !trimmed.contains(',') => {
@@ -176,7 +178,10 @@ impl<'a> Lexer<'a> {
                 Kind::Text(trimmed)
             }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
-            (_, _) if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
+            (_, _)
+                if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit())
+                    || trimmed.contains(['\\', '=', '^']) =>
+            {
                 self.skip(bytes + after.find('{').unwrap_or(0));
                 return Some(());
             }

@@ -40,7 +40,9 @@ impl Compare<'_> {
                 items.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
             (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
-            (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => Verdict::Equal,
+            (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => {
+                Verdict::Equal
+            }
             (Expr::Relations(sides, relations), other) => {
                 if let ([_, set], [Relation::Member]) = (sides.as_slice(), relations.as_slice()) {
                     return self.within(set, other, depth);
@@ -276,7 +278,10 @@ impl Compare<'_> {
             })
             .collect();
         match named {
-            Some(mut named) if verdict == Verdict::Different => {
+            // x, y, z are in that order whatever order they are written in; of other names the order may be the one written.
+            Some(mut named)
+                if verdict == Verdict::Different || named.iter().all(|(name, _)| matches!(name.as_str(), "x" | "y" | "z")) =>
+            {
                 named.sort_by(|x, y| x.0.cmp(&y.0));
                 compare(&named.into_iter().map(|(_, value)| value).collect::<Vec<Expr>>())
             }
@@ -391,7 +396,9 @@ impl Compare<'_> {
 fn applied(expr: &Expr) -> Option<(String, String)> {
     match expr {
         Expr::Product(factors) => match factors.as_slice() {
-            [Expr::Symbol(function), Expr::Symbol(variable)] if matches!(function.as_str(), "f" | "g" | "h" | "F" | "G" | "p" | "P") => {
+            [Expr::Symbol(function), Expr::Symbol(variable)]
+                if matches!(function.as_str(), "f" | "g" | "h" | "F" | "G" | "p" | "P") =>
+            {
                 Some((function.clone(), variable.clone()))
             }
             _ => None,

@@ -74,7 +74,8 @@ impl Compare<'_> {
             && class.0.symbols().is_empty()
             && let Some((slope, constant)) = linear(self.judge, formula, parameter)
         {
-            let step = self.judge.equal(&slope, class.1) == Verdict::Equal || self.judge.equal(&slope.negate(), class.1) == Verdict::Equal;
+            let step =
+                self.judge.equal(&slope, class.1) == Verdict::Equal || self.judge.equal(&slope.negate(), class.1) == Verdict::Equal;
             return Verdict::of(step && self.is_multiple(&class.0.clone().minus(constant), class.1) == Some(true));
         }
         self.judge.equal(class.0, formula)

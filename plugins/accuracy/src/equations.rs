@@ -13,7 +13,11 @@ fn names(expr: &Expr) -> bool {
         Expr::Product(factors) => match factors.split_first() {
             Some((Expr::Power(f, inverse), [_])) => matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1),
             Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| {
-                names(factor) || matches!(factor, Expr::Number(_) | Expr::Tuple(..) | Expr::Relations(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary)
+                names(factor)
+                    || matches!(
+                        factor,
+                        Expr::Number(_) | Expr::Tuple(..) | Expr::Relations(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary
+                    )
             }),
             _ => false,
         },

@@ -126,7 +126,12 @@ impl Expr {
             }
             Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().collect(),
             Expr::Matrix(rows) | Expr::Cases(rows) => rows.iter().flatten().collect(),
-            Expr::Modulo(a, b) | Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => {
+            Expr::Modulo(a, b)
+            | Expr::Quotient(a, b)
+            | Expr::Power(a, b)
+            | Expr::Union(a, b)
+            | Expr::Intersection(a, b)
+            | Expr::Without(a, b) => {
                 vec![a, b]
             }
             Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => vec![a],

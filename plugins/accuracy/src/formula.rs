@@ -186,7 +186,8 @@ impl<'a> Parser<'a> {
                     found = found.raised_to(power);
                 }
                 Some(Kind::Caret)
-                    if self.peek_at(1) == Some(&Kind::Open(Bracket::Group)) && self.peek_at(2) == Some(&Kind::Close(Bracket::Group)) =>
+                    if self.peek_at(1) == Some(&Kind::Open(Bracket::Group))
+                        && self.peek_at(2) == Some(&Kind::Close(Bracket::Group)) =>
                 {
                     self.at += 3;
                 }

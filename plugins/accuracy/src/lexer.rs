@@ -220,7 +220,13 @@ impl<'a> Lexer<'a> {
                     // `3 to 4`
                     "to" if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
                     // `(0, 1) U (2, 3)`
-                    "u" if matches!(self.out.last(), Some(Token { kind: Kind::Close(Bracket::Round | Bracket::Square | Bracket::Curly), .. })) => Kind::Union,
+                    "u" if matches!(
+                        self.out.last(),
+                        Some(Token { kind: Kind::Close(Bracket::Round | Bracket::Square | Bracket::Curly), .. })
+                    ) =>
+                    {
+                        Kind::Union
+                    }
                     _ => Kind::Word(word),
                 };
                 self.push(kind, end);

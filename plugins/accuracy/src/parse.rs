@@ -163,7 +163,11 @@ impl<'a> Parser<'a> {
         }
         // `\text{The answer is } 5`, `\text{Area: } 5`
         if let Some(Kind::Text(words)) = self.peek()
-            && (words.ends_with(" is") || words.ends_with(" are") || words.ends_with(':') || words.ends_with(" =") || is_about(words))
+            && (words.ends_with(" is")
+                || words.ends_with(" are")
+                || words.ends_with(':')
+                || words.ends_with(" =")
+                || is_about(words))
         {
             self.at += 1;
         }
@@ -239,11 +243,7 @@ impl<'a> Parser<'a> {
             Some(Kind::Text(word) | Kind::Word(word)) => self.introduces_parameter(word),
             _ => self.declares_parameter(),
         };
-        let unit = if declared || self.ends_here() {
-            None
-        } else {
-            Some(self.unit()?)
-        };
+        let unit = if declared || self.ends_here() { None } else { Some(self.unit()?) };
         Some(match currency.or(unit) {
             Some(unit) => Expr::Quantity(Box::new(value), unit),
             None => value,

@@ -10,7 +10,9 @@ use std::cmp::Ordering;
 const DEGREE_MAX: usize = 12;
 /// Rational zeros are looked for among the fractions of divisors of numbers up to this.
 const COEFFICIENT_MAX: u64 = 1_000_000;
-const CANDIDATES_MAX: usize = 1_000;
+const CANDIDATES_MAX: usize = 2_000;
+/// 2⁶¹ − 1
+const PRIME: i64 = (1 << 61) - 1;
 
 /// Coefficients, the constant first; the last is not zero. Empty for 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,13 +101,14 @@ impl Polynomial {
             }
         };
         take(&mut rest, &Rational::integer(0));
-        if rest.degree() > 2 || rest.degree() == 1 {
+        if rest.degree() > 2 {
             for candidate in rest.candidates()? {
                 take(&mut rest, &candidate);
             }
         }
         match rest.0.as_slice() {
             [] | [_] => {}
+            [c, b] => found.push((Expr::Number(c.divide(b)?.negate()), 1)),
             [c, b, a] => found.extend(quadratic(a, b, c)?),
             // In x².
             [c, p, b, q, a] if p.is_zero() && q.is_zero() => {
@@ -121,32 +124,44 @@ impl Polynomial {
         Some(found)
     }
 
-    /// All rational numbers that can be zeros.
+    /// The rational numbers that can be zeros: fractions p/q of a divisor of the first coefficient and one of the last, once all
+    /// are whole. Those at which the value is no multiple of a large prime are left out.
     fn candidates(&self) -> Option<Vec<Rational>> {
         let mut common = BigInt::from(1);
         for coefficient in &self.0 {
             let below = coefficient.denominator();
-            let product = &common * below;
-            common = product / greatest_common_divisor(common.clone(), below.clone());
+            common = &common * below / greatest_common_divisor(common.clone(), below.clone());
             if common > BigInt::from(COEFFICIENT_MAX) {
                 return None;
             }
         }
-        let whole = |coefficient: &Rational| -> Option<u64> {
-            let value = coefficient.multiply(&Rational::big(common.clone())?)?.absolute();
-            u64::try_from(value.to_i64()?).ok().filter(|value| *value <= COEFFICIENT_MAX)
+        let whole =
+            self.0.iter().map(|coefficient| coefficient.multiply(&Rational::big(common.clone())?)).collect::<Option<Vec<_>>>()?;
+        let residues: Vec<i128> = whole
+            .iter()
+            .map(|coefficient| i128::try_from(coefficient.numerator() / coefficient.denominator() % BigInt::from(PRIME)).ok())
+            .collect::<Option<_>>()?;
+        let bounded = |coefficient: &Rational| {
+            u64::try_from(coefficient.clone().absolute().to_i64()?).ok().filter(|value| *value <= COEFFICIENT_MAX)
         };
-        let (above, below) = (divisors(whole(self.0.first()?)?), divisors(whole(self.0.last()?)?));
+        let (above, below) = (divisors(bounded(whole.first()?)?), divisors(bounded(whole.last()?)?));
+        if above.len() * below.len() > CANDIDATES_MAX {
+            return None;
+        }
         let mut found = Vec::new();
-        for p in &above {
+        for p in above {
             for q in &below {
-                let value = Rational::integer(i64::try_from(*p).ok()?).divide(&Rational::integer(i64::try_from(*q).ok()?))?;
-                if !found.contains(&value) {
-                    found.push(value.clone());
-                    found.push(value.negate());
-                }
-                if found.len() > CANDIDATES_MAX {
-                    return None;
+                for p in [p, -p] {
+                    // Σ aᵢ pⁱ qⁿ⁻ⁱ, by Horner's rule.
+                    let mut power = 1i128;
+                    let mut value = 0i128;
+                    for residue in residues.iter().rev() {
+                        value = (value * i128::from(p) + residue * power) % i128::from(PRIME);
+                        power = power * i128::from(*q) % i128::from(PRIME);
+                    }
+                    if value == 0 {
+                        found.push(Rational::integer(p).divide(&Rational::integer(*q))?);
+                    }
                 }
             }
         }
@@ -161,14 +176,14 @@ fn greatest_common_divisor(mut a: BigInt, mut b: BigInt) -> BigInt {
     a
 }
 
-fn divisors(value: u64) -> Vec<u64> {
+fn divisors(value: u64) -> Vec<i64> {
     let mut found = Vec::new();
     let mut divisor = 1;
     while divisor * divisor <= value {
         if value.is_multiple_of(divisor) {
-            found.push(divisor);
+            found.push(divisor as i64);
             if divisor * divisor != value {
-                found.push(value / divisor);
+                found.push((value / divisor) as i64);
             }
         }
         divisor += 1;
@@ -238,6 +253,9 @@ impl Fraction {
 
     /// The sign beyond the last zero or pole, and all of them in order.
     pub fn zeros(&self, judge: &Judge) -> Option<(Ordering, Vec<Zero>)> {
+        if self.above.0.is_empty() {
+            return (self.below.degree() == 0).then_some((Ordering::Equal, Vec::new()));
+        }
         let leading = |polynomial: &Polynomial| polynomial.0.last().map(|value| value.is_negative());
         let negative = leading(&self.above)? != leading(&self.below)?;
         let mut ordered: Vec<Zero> = Vec::new();

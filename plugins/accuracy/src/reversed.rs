@@ -13,7 +13,9 @@ pub fn turn(tokens: &mut [Token<'_>]) {
                 open.push(true);
                 Some(Kind::Open(Bracket::Round))
             }
-            Some(Kind::Open(Bracket::Square)) if ends_value(before) && !starts_value(after) && open.last().is_some_and(|square| *square) => {
+            Some(Kind::Open(Bracket::Square))
+                if ends_value(before) && !starts_value(after) && open.last().is_some_and(|square| *square) =>
+            {
                 open.pop();
                 Some(Kind::Close(Bracket::Round))
             }

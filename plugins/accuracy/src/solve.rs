@@ -65,16 +65,19 @@ fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, variabl
         let above = case(Relation::GreaterOrEqual, inner.clone())?;
         return above.union(case(Relation::Less, inner.clone().negate())?, judge);
     }
-    if let Some((slope, constant)) = linear(judge, formula, variable) {
-        return match judge.sign(&slope)? {
-            Ordering::Equal => {
-                let holds = holds(judge.sign(&constant)?, relation);
-                Some(if holds { RealSet::all() } else { RealSet::nothing() })
-            }
-            sign => half_line(if sign == Ordering::Less { mirrored(relation) } else { relation }, constant.negate().over(slope)),
-        };
+    if let Some(fraction) = Fraction::of(formula, variable)
+        && let Some(zeros) = fraction.zeros(judge)
+    {
+        return between(judge, zeros, relation);
     }
-    between(judge, Fraction::of(formula, variable)?.zeros(judge)?, relation)
+    let (slope, constant) = linear(judge, formula, variable)?;
+    match judge.sign(&slope)? {
+        Ordering::Equal => {
+            let holds = holds(judge.sign(&constant)?, relation);
+            Some(if holds { RealSet::all() } else { RealSet::nothing() })
+        }
+        sign => half_line(if sign == Ordering::Less { mirrored(relation) } else { relation }, constant.negate().over(slope)),
+    }
 }
 
 /// The first absolute value in a formula that its variable is in.
@@ -109,8 +112,11 @@ fn holds(sign: Ordering, relation: Relation) -> bool {
     }
 }
 
-/// From the sign beyond the last zero, and the zeros in order: the sign turns at each of odd order.
+/// From the sign beyond the last zero (equal for what is zero everywhere), and the zeros in order: the sign turns at each of odd order.
 fn between(judge: &Judge, (last_sign, zeros): (Ordering, Vec<Zero>), relation: Relation) -> Option<RealSet> {
+    if last_sign == Ordering::Equal {
+        return Some(if holds(last_sign, relation) { RealSet::all() } else { RealSet::nothing() });
+    }
     let mut pieces = Vec::new();
     let mut sign = last_sign;
     let mut high = UNBOUNDED;

@@ -5,8 +5,26 @@ const WORDS_MAX: usize = 24;
 const BYTES_MAX: usize = 160;
 
 const SMALL: [&str; 20] = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
 ];
 const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
 const SCALES: [(&str, u64); 3] = [("thousand", 1_000), ("million", 1_000_000), ("billion", 1_000_000_000)];
@@ -46,7 +64,9 @@ pub fn numeral(text: &str) -> Option<String> {
     }
     let sign = if negative { "-" } else { "" };
     if let Some((last, above)) = words.split_last() {
-        let below = PARTS.iter().find(|(name, _)| last.strip_suffix('s').unwrap_or(last) == *name || (*last == "halves" && *name == "half"));
+        let below = PARTS
+            .iter()
+            .find(|(name, _)| last.strip_suffix('s').unwrap_or(last) == *name || (*last == "halves" && *name == "half"));
         if let Some((_, below)) = below {
             let above = if matches!(above, [] | ["a"] | ["an"]) && *last == "half" { 1 } else { cardinal(above)? };
             return Some(format!("{sign}{above}/{below}"));
@@ -193,8 +213,23 @@ mod tests {
     #[test]
     fn other_words() {
         for text in [
-            "", "even", "one two", "and one", "hundred", "twenty zero", "one and two", "three or four", "thousand million", "third place",
-            "five eleven", "zero hundred", "five apples", "三四", "十百", "甲", "-",
+            "",
+            "even",
+            "one two",
+            "and one",
+            "hundred",
+            "twenty zero",
+            "one and two",
+            "three or four",
+            "thousand million",
+            "third place",
+            "five eleven",
+            "zero hundred",
+            "five apples",
+            "三四",
+            "十百",
+            "甲",
+            "-",
         ] {
             assert_eq!(numeral(text), None, "{text}");
         }
