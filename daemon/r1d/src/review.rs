@@ -62,16 +62,15 @@ impl ReviewError {
 }
 
 /// A job and the place of its data sets.
-struct Shelf<'a> {
-    record: &'a JobRecord,
+struct Shelf {
     job: Job,
     dir: PathBuf,
 }
 
-impl<'a> Shelf<'a> {
-    fn open(desk: &Desk, record: &'a JobRecord) -> Result<Shelf<'a>, ReviewError> {
+impl Shelf {
+    fn open(desk: &Desk, record: &JobRecord) -> Result<Shelf, ReviewError> {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-        Ok(Shelf { record, job, dir: Outputs::new(job_dir(&desk.state_dir, record.job())).datasets() })
+        Ok(Shelf { job, dir: Outputs::new(job_dir(&desk.state_dir, record.job())).datasets() })
     }
 
     fn makers(&self) -> impl Iterator<Item = &Stage> {
@@ -97,8 +96,8 @@ impl<'a> Shelf<'a> {
     }
 
     /// The first stage that reads what `stage` made and has begun.
-    fn reader(&self, stage: &str) -> Option<&str> {
-        let begun = self.job.stages.iter().take(self.record.progress.stages.len());
+    fn reader(&self, record: &JobRecord, stage: &str) -> Option<&str> {
+        let begun = self.job.stages.iter().take(record.progress.stages.len());
         begun.filter(|reader| reader.data_sets().any(|data| data == stage)).map(|reader| reader.name.as_str()).next()
     }
 }
@@ -165,11 +164,11 @@ pub fn review(desk: &Desk, record: &JobRecord, stage: &str, file: Option<&Path>)
     // Nobody begins to read while it is decided what.
     let _held = desk.reviews.lock().unwrap_or_else(PoisonError::into_inner);
     let now = desk.ledger.job(record.job());
-    let shelf = Shelf { record: now.as_deref().unwrap_or(record), ..shelf };
-    if shelf.record.state().is_final() {
+    let now = now.as_deref().unwrap_or(record);
+    if now.state().is_final() {
         return Err(ReviewError::Ended { job: record.job().to_string() });
     }
-    if let Some(reader) = shelf.reader(&settings.name) {
+    if let Some(reader) = shelf.reader(now, &settings.name) {
         return Err(ReviewError::Read { stage: stage(), reader: reader.into() });
     }
     write_record(&shelf.dir, &settings.name, &reviewed)?;
@@ -214,8 +213,8 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         if rows == 0 {
             return Err(ReviewError::Empty(path.into()));
         }
-        // As later stages will read it.
-        DataSet::open(&DataSource { path: arrived.clone(), ..source.clone() })?;
+        // As later stages will read it; an error names the file that was given.
+        DataSet::open(&DataSource { path: path.into(), ..source.clone() })?;
         let sha256 = sha256_of(&arrived).map_err(|source| ReviewError::File { path: arrived.clone(), source })?;
         let place = dir.join(Made::imported_name(&source.name, &sha256));
         std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File { path: place, source })?;

@@ -121,8 +121,10 @@ fn header(run: &Run) -> String {
 }
 
 fn summary(run: &Run) -> String {
-    let sentences: String =
-        words::summary(run).iter().map(|sentence| format!("<li>{}</li>\n", escaped(&one_line(sentence)))).collect();
+    let item = |sentence: &words::Sentence| {
+        format!("<li><b>{}</b> {}</li>\n", escaped(&one_line(&sentence.about)), escaped(&one_line(&sentence.said)))
+    };
+    let sentences: String = words::summary(run).iter().map(item).collect();
     format!(
         "<ul>\n{sentences}</ul>\n<p class=\"note\">Computed from the recorded metrics; a curve's ends are means of a tenth of its steps.</p>\n"
     )

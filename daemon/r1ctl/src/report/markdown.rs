@@ -60,7 +60,7 @@ pub fn page(run: &Run) -> String {
     }
     text += "## Summary\n\n";
     for sentence in words::summary(run) {
-        let _ = writeln!(text, "- {}", plain_text(&sentence));
+        let _ = writeln!(text, "- **{}** {}", plain_text(&sentence.about), plain_text(&sentence.said));
     }
     text += "\n";
     text += &stages(run);

@@ -15,21 +15,28 @@ pub fn state(state: State) -> &'static str {
     }
 }
 
-/// A sentence on the job, then one or two on each stage that has begun.
-pub fn summary(run: &Run) -> Vec<String> {
-    let mut said = vec![whole(run)];
+/// What is said, and of what.
+pub struct Sentence {
+    pub about: String,
+    pub said: String,
+}
+
+/// A sentence on the job, then one on each stage that has begun.
+pub fn summary(run: &Run) -> Vec<Sentence> {
+    let mut sentences = vec![Sentence { about: "The job".into(), said: whole(run) }];
     for stage in run.stages.iter().filter(|stage| stage.status.step > 0 || !stage.curves.is_empty()) {
-        let parts = [of_training(stage), of_data_set(stage), of_evaluations(run, stage)];
+        let odd = verdicts(run).into_iter().find(|(name, _)| *name == stage.status.name).map(|(_, counts)| {
+            let odd: u64 = counts.iter().skip(1).sum();
+            format!("{} of {} verdicts were no scores", thousands(odd), thousands(counts.iter().sum()))
+        });
+        let parts = [of_training(stage), of_data_set(stage), of_evaluations(run, stage), odd];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if !parts.is_empty() {
-            said.push(format!("{} ({}, from {}): {}.", stage.status.name, stage.status.kind, stage.from, parts.join("; ")));
+            let about = format!("{} ({}, from {}):", stage.status.name, stage.status.kind, stage.from);
+            sentences.push(Sentence { about, said: parts.join("; ") + "." });
         }
     }
-    for (stage, counts) in verdicts(run) {
-        let odd: u64 = counts.iter().skip(1).sum();
-        said.push(format!("{} of {} verdicts in {stage} were no scores.", thousands(odd), thousands(counts.iter().sum())));
-    }
-    said
+    sentences
 }
 
 fn whole(run: &Run) -> String {
@@ -40,7 +47,7 @@ fn whole(run: &Run) -> String {
     };
     let finished = run.stages.iter().filter(|stage| stage.status.state == State::Succeeded).count();
     let mut said = format!(
-        "The job {took}; {finished} of {} stages are finished, {} tokens were sampled or trained on",
+        "{took}; {finished} of {} stages are finished, {} tokens were sampled or trained on",
         run.stages.len(),
         thousands(all_tokens(run))
     );
@@ -99,8 +106,8 @@ fn of_evaluations(run: &Run, stage: &Stage) -> Option<String> {
         }
     }
     let place = match before.map(|row| row.stage) {
-        Some(Some(name)) => format!(" (from {name})"),
-        Some(None) => " (from before training)".into(),
+        Some(Some(name)) => format!(", against {name},"),
+        Some(None) => ", against the weights at the start,".into(),
         None => String::new(),
     };
     let of_data = by_data.into_iter().map(|(data, changes)| format!("on {data}{place} {}", changes.join(", ")));

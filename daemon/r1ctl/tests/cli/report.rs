@@ -196,9 +196,9 @@ fn both_documents_tell_the_recorded_figures() {
     let markdown = std::fs::read_to_string(home.path().join("out/report.md")).unwrap();
     for said in [
         went.as_str(),
-        "on test (from before training) pass@1 6.2 % → 56.2 % (+50.0 points, the 95 % intervals are apart).",
+        "on test, against the weights at the start, pass@1 6.2 % → 56.2 % (+50.0 points, the 95 % intervals are apart);",
         "21 of 84 completions are its data set (acceptance rate 25.0 %), of 13 of 40 prompts",
-        "2 of 9,002 verdicts in zero were no scores",
+        "2 of 9,002 verdicts were no scores.",
     ] {
         assert!(body.contains(said), "{said:?} is not in\n{body}");
         assert!(markdown.contains(said), "{said:?} is not in\n{markdown}");
