@@ -553,7 +553,7 @@ impl Run {
                     vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + OPEN_MAX)];
             }
             Phase::Reviewing { stage, rows } => {
-                live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: *rows, unit: "rows".into() });
+                live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: 0, unit: "rows".into() });
                 live.waits = vec![wait(&format!(
                     "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {} {stage}` with --export FILE, then --import FILE, or --accept",
                     self.id
