@@ -168,19 +168,12 @@ impl Job {
         let prompts = self.data.get(self.prompts_of(name)?)?;
         let column = |name: &str, there: bool| there.then(|| name.to_string());
         Some(Cow::Owned(DataSource {
-            name: name.into(),
-            path: format!("{}.jsonl", maker.name).into(),
             prompt: column("prompt", true),
             completion: column("completion", true),
-            chosen: None,
-            rejected: None,
-            label: None,
-            margin: None,
-            text: None,
             reference: column("reference", prompts.reference.is_some()),
             domain: column("domain", prompts.domain.is_some()),
-            shuffle: true,
             template: prompts.template.clone(),
+            ..DataSource::new(name, format!("{}.jsonl", maker.name))
         }))
     }
 
@@ -288,6 +281,25 @@ impl Model {
 }
 
 impl DataSource {
+    /// Of no columns, shuffled, prompts as they are.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> DataSource {
+        DataSource {
+            name: name.into(),
+            path: path.into(),
+            prompt: None,
+            completion: None,
+            chosen: None,
+            rejected: None,
+            label: None,
+            margin: None,
+            text: None,
+            reference: None,
+            domain: None,
+            shuffle: true,
+            template: TemplateSource::Plain,
+        }
+    }
+
     /// Columns that a stage or evaluation reads get their own name where the file does not name them.
     fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
         let readers = || stages.iter().filter(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name));

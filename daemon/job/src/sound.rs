@@ -254,7 +254,7 @@ fn check_made(job: &Job, index: usize, stage: &Stage, name: &str, place: &str) -
         _ => return Ok(()),
     };
     let problem = format!("stage {name:?} keeps prompts and completions, and a {} stage reads {reads}", stage.kind_name());
-    return refuse(place, problem, "read it with kind = \"sft\"");
+    refuse(place, problem, "read it with kind = \"sft\"")
 }
 
 /// Changes come in their order, within the stage.

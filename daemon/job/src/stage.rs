@@ -562,9 +562,15 @@ impl Change {
 
 impl RewardModel {
     fn read(stage: &Fields<'_>) -> Result<RewardModel, JobError> {
+        let center_rewards_coefficient: f64 = stage.get("center_rewards_coefficient")?;
         let loss = match stage.get::<String>("loss")?.as_str() {
+            "pointwise" if center_rewards_coefficient > 0.0 => {
+                let problem =
+                    "center_rewards_coefficient holds the scores of pairs around 0, and loss = \"pointwise\" has labels for that";
+                return Err(stage.unsound(problem, "leave it out"));
+            }
             "pointwise" => RewardLoss::Pointwise,
-            _ => RewardLoss::Pairwise { center_rewards_coefficient: stage.get("center_rewards_coefficient")? },
+            _ => RewardLoss::Pairwise { center_rewards_coefficient },
         };
         Ok(RewardModel {
             batch_size: stage.get("batch_size")?,

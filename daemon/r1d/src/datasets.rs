@@ -306,15 +306,10 @@ mod tests {
     fn a_line_has_the_sources_columns_and_its_own_names_win() {
         let meta = Some(r#"{"level": 3, "reward": "theirs", "completion": "theirs"}"#.to_string());
         let source = |reference: Option<&str>, domain: Option<&str>| DataSource {
-            name: "train".into(),
-            path: "train.jsonl".into(),
             prompt: Some("question".into()),
-            completion: None,
-            text: None,
             reference: reference.map(String::from),
             domain: domain.map(String::from),
-            shuffle: true,
-            template: r1d_job::TemplateSource::Plain,
+            ..DataSource::new("train", "train.jsonl")
         };
         let row = Row { prompt: Some("1 + 1".into()), reference: Some("2".into()), meta, ..Row::default() };
         let text = Value::Object(line(&row, &source(Some("answer"), None), "<answer>2</answer>", Some(1.1))).to_string();

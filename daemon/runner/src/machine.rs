@@ -6,7 +6,7 @@ use crate::message::{Command, End, Event, Recalled, Source, Store};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
-use crate::separation::Separation;
+use crate::separation::{Compared, Separation};
 use crate::step::{Flow, Step, unexpected};
 use crate::wait::Wait;
 use r1d_job::RewardModelSource;
@@ -224,12 +224,12 @@ impl Machine {
                 Err(commands) => Ok((State::Evaluating { stage, evaluation }, commands)),
             },
             (State::Comparing { stage, mut separation }, event) => match separation.handle(&self.plan, event, now)? {
-                Ok((result, warning)) => {
-                    let (state, mut commands) = self.record_eval(stage, result);
+                Compared::Whole { result, warning } => {
+                    let (state, mut commands) = self.record_eval(stage, *result);
                     commands.extend(warning.map(Command::Warn));
                     Ok((state, commands))
                 }
-                Err(commands) => Ok((State::Comparing { stage, separation }, commands)),
+                Compared::Not(commands) => Ok((State::Comparing { stage, separation }, commands)),
             },
             (State::RecordingEval { stage, recorded }, Event::Stored) => {
                 self.record.evals.push(recorded);
