@@ -119,13 +119,13 @@ pub fn watched_evals(metrics: &BTreeMap<String, f64>) -> impl Iterator<Item = (&
     metrics.iter().filter(move |(name, _)| is_watched(name)).map(|(name, value)| (name, *value))
 }
 
-pub fn is_share(name: &str) -> bool {
-    ["accuracy", "pass@", "avg@", "cons@"].iter().any(|share| name.starts_with(share))
+fn is_share(name: &str) -> bool {
+    ["accuracy", "pass@", "cons@"].iter().any(|share| name.starts_with(share))
 }
 
 /// A metric of an evaluation: the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
 pub fn eval_metric(name: &str, value: f64) -> String {
-    if is_share(name) || name == "completions/clipped_ratio" { percent(value) } else { number(value) }
+    if is_share(name) { percent(value) } else { number(value) }
 }
 
 #[cfg(test)]

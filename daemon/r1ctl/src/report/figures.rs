@@ -1,8 +1,8 @@
 //! The tables of a report: what each stage cost, what the evaluations found after it, and what judged without a score.
 
 use super::gather::{Run, Stage};
-use crate::format::{eval_metric, is_share, number};
-use r1d_proto::control::{EvalExample, EvalResult, Sample};
+use crate::format::{number, percent, thousands};
+use r1d_proto::control::{EvalExample, EvalResult, Sample, StageStatus};
 use std::collections::BTreeMap;
 
 /// What a stage took.
@@ -11,7 +11,6 @@ pub struct Cost {
     pub name: String,
     pub kind: String,
     pub step: u64,
-    pub steps: u64,
     pub tokens: Option<u64>,
     /// Wall-clock, evaluations and checkpoints included.
     pub seconds: f64,
@@ -25,12 +24,19 @@ pub fn costs(run: &Run) -> Vec<Cost> {
         name: stage.status.name.clone(),
         kind: stage.status.kind.clone(),
         step: stage.status.step,
-        steps: stage.status.steps,
         tokens: tokens(stage),
         seconds: stage.status.seconds,
         share: if all > 0.0 { stage.status.seconds / all } else { 0.0 },
     };
     run.stages.iter().map(cost).collect()
+}
+
+/// Those done, of all; an evaluation has none.
+pub fn steps(stage: &StageStatus) -> String {
+    match stage.kind.as_str() {
+        "eval" => "–".into(),
+        _ => format!("{} / {}", thousands(stage.step), thousands(stage.steps)),
+    }
 }
 
 /// Sampled or trained on.
@@ -83,8 +89,18 @@ pub struct EvaluationRow<'a> {
     pub values: BTreeMap<(&'a str, &'a str), Value>,
 }
 
+/// Metrics that are a share of the answers.
+pub fn is_share(metric: &str) -> bool {
+    ["accuracy", "pass@", "avg@", "cons@"].iter().any(|start| metric.starts_with(start))
+}
+
+/// A metric of an evaluation: shares as percentages.
+pub fn eval_metric(metric: &str, value: f64) -> String {
+    if is_share(metric) || metric == "completions/clipped_ratio" { percent(value) } else { number(value) }
+}
+
 /// The ends of a metric's interval are metrics beside it.
-const INTERVAL: [&str; 2] = ["/ci95_low", "/ci95_high"];
+const INTERVAL: [&str; 2] = ["_ci_low", "_ci_high"];
 
 /// The last evaluation of each stage and data set; those within a stage are its curve.
 pub fn evaluations(run: &Run) -> Evaluations<'_> {

@@ -32,7 +32,11 @@ pub fn graph(run: &Run) -> String {
     }
     for (at, stage) in run.stages.iter().enumerate() {
         let at = roots.len() + at;
-        let steps = format!("{} · {} of {} steps", stage.status.kind, thousands(stage.status.step), thousands(stage.status.steps));
+        let steps = if stage.status.kind == "eval" {
+            stage.status.kind.clone()
+        } else {
+            format!("{} · {} of {} steps", stage.status.kind, thousands(stage.status.step), thousands(stage.status.steps))
+        };
         node(&mut svg, at, "stage", &stage.status.name, &steps);
         if let Some(from) = row(&stage.from) {
             arc(&mut svg, from, at, true, "weights");

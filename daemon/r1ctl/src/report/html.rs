@@ -1,10 +1,10 @@
 //! The page: one file with no script and nothing to fetch, which its own content policy enforces. It is well-formed as XML too.
 
 use super::chart::{Placed, figure, over_places};
-use super::figures::{self, Evaluations, VERDICTS, plain};
+use super::figures::{self, Evaluations, VERDICTS, eval_metric, is_share, plain};
 use super::gather::{Run, Stage};
 use super::{graph, panels, words};
-use crate::format::{duration, eval_metric, is_share, minute_of_s, number, percent, thousands};
+use crate::format::{duration, minute_of_s, number, percent, thousands};
 use crate::show::judged;
 use crate::terminal::{one_line, printable};
 use r1d_proto::control::{EvalExample, Sample};
@@ -143,7 +143,7 @@ fn stages(run: &Run) -> String {
             stage.from.clone(),
             stage.data.join(" + ") + &judges,
             words::state(stage.status.state).into(),
-            format!("{} / {}", thousands(stage.status.step), thousands(stage.status.steps)),
+            figures::steps(&stage.status),
             made,
         ]
     });

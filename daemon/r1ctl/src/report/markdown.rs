@@ -78,7 +78,7 @@ fn stages(run: &Run) -> String {
                 stage.from.clone(),
                 stage.data.join(" + "),
                 words::state(stage.status.state).into(),
-                format!("{} / {}", thousands(cost.step), thousands(cost.steps)),
+                figures::steps(&stage.status),
                 cost.tokens.map_or_else(|| "–".into(), thousands),
                 duration(cost.seconds),
                 percent(cost.share),

@@ -1,8 +1,10 @@
 //! The summary: sentences that say what the figures say, and nothing else.
 
-use super::figures::{Value, all_tokens, costs, ends, evaluations, origin, plain, values, verdicts, wall_seconds};
+use super::figures::{
+    Value, all_tokens, costs, ends, eval_metric, evaluations, is_share, origin, plain, values, verdicts, wall_seconds,
+};
 use super::gather::{Run, Stage};
-use crate::format::{duration, eval_metric, is_share, number, percent, thousands};
+use crate::format::{duration, number, percent, thousands};
 use r1d_proto::control::{EvalResult, State};
 
 pub fn state(state: State) -> &'static str {
@@ -24,7 +26,7 @@ pub struct Sentence {
 /// A sentence on the job, then one on each stage that has begun.
 pub fn summary(run: &Run) -> Vec<Sentence> {
     let mut sentences = vec![Sentence { about: "The job".into(), said: whole(run) }];
-    for stage in run.stages.iter().filter(|stage| stage.status.step > 0 || !stage.curves.is_empty()) {
+    for stage in &run.stages {
         let odd = verdicts(run).into_iter().find(|(name, _)| *name == stage.status.name).map(|(_, counts)| {
             let odd: u64 = counts.iter().skip(1).sum();
             format!("{} of {} verdicts were no scores", thousands(odd), thousands(counts.iter().sum()))

@@ -103,8 +103,8 @@ fn recorded(home: &Home) -> JobStatus {
         (eval.stage, eval.step) = (stage.map(String::from), step);
         let metrics = [
             ("pass@1", pass),
-            ("pass@1/ci95_low", low),
-            ("pass@1/ci95_high", high),
+            ("pass@1_ci_low", low),
+            ("pass@1_ci_high", high),
             ("rewards/language-consistency/mean", 0.8125),
             ("rows", 64.0),
             ("timing_s/evaluation", 9.0),
