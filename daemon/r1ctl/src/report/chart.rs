@@ -1,5 +1,6 @@
 //! Lines over steps, and points over stages, as SVG that takes its colours from the page.
 
+use super::figures::Value;
 use super::html::escaped;
 use crate::format::number;
 use std::fmt::Write;
@@ -242,14 +243,14 @@ fn line(svg: &mut String, points: &[(f64, f64)], x: &Axis, y: &Axis, bottom: f64
                 write!(svg, r#"<circle class="dot {}" cx="{x:.1}" cy="{y:.1}" r="2.6"/>"#, class.rsplit(' ').next().unwrap_or(""));
         }
     }
-    let path: Vec<String> = points.iter().map(|point| at(point)).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    let path: Vec<String> = points.iter().map(at).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     let _ = write!(svg, r#"<polyline class="{class}" points="{}"/>"#, path.join(" "));
 }
 
 /// A value at each place, with its interval; `None` where it was not measured.
 pub struct Placed {
     pub name: String,
-    pub values: Vec<Option<(f64, Option<(f64, f64)>)>>,
+    pub values: Vec<Option<Value>>,
 }
 
 /// What was measured after each stage: places stand side by side, in their order. `origins` says which place's weights each started from.
@@ -259,7 +260,7 @@ pub fn over_places(title: &str, unit: &str, places: &[String], origins: &[Option
     let bottom = HEIGHT - 14.0;
     let found = || series.iter().flat_map(|series| series.values.iter().flatten());
     let values: Vec<f64> =
-        found().flat_map(|(mean, interval)| [Some(*mean), interval.map(|i| i.0), interval.map(|i| i.1)]).flatten().collect();
+        found().flat_map(|value| [Some(value.mean), value.interval.map(|i| i.0), value.interval.map(|i| i.1)]).flatten().collect();
     let y = Axis::around(values.iter().copied().filter(|value| value.is_finite()));
     let spoken: Vec<String> = series.iter().map(|s| s.name.clone()).collect();
     let mut svg = open(bottom + NAMES, &format!("{title} after each stage: {}", spoken.join(", ")));
@@ -277,13 +278,12 @@ pub fn over_places(title: &str, unit: &str, places: &[String], origins: &[Option
         // Those of several data sets stand beside each other.
         let beside = (index as f64 - (spoken.len() as f64 - 1.0) / 2.0) * (width / 6.0).min(6.0);
         let spot = |place: usize| {
-            let (mean, _) = series.values.get(place).copied().flatten().filter(|(mean, _)| mean.is_finite())?;
-            Some((middle(place) + beside, y_of(&y, mean, bottom)))
+            let value = series.values.get(place).copied().flatten().filter(|value| value.mean.is_finite())?;
+            Some((middle(place) + beside, y_of(&y, value.mean, bottom)))
         };
         for (place, value) in series.values.iter().enumerate() {
-            let Some((mean, interval)) = value.filter(|(mean, _)| mean.is_finite()) else { continue };
-            let (x, at) = (middle(place) + beside, y_of(&y, mean, bottom));
-            if let Some((low, high)) = interval {
+            let (Some((x, at)), Some(value)) = (spot(place), value) else { continue };
+            if let Some((low, high)) = value.interval {
                 let (low, high) = (y_of(&y, low, bottom), y_of(&y, high, bottom));
                 let _ = write!(svg, r#"<line class="whisker s{index}" x1="{x:.1}" x2="{x:.1}" y1="{low:.1}" y2="{high:.1}"/>"#);
             }

@@ -230,7 +230,7 @@ fn result_charts(run: &Run, found: &Evaluations<'_>) -> String {
         let data = found.columns.iter().filter(|(_, other)| other == metric).take(panels::SERIES_MAX);
         let series: Vec<Placed> = data
             .map(|column| {
-                let value = |row: &figures::EvaluationRow<'_>| row.values.get(column).map(|value| (value.mean, value.interval));
+                let value = |row: &figures::EvaluationRow<'_>| row.values.get(column).copied();
                 Placed { name: column.0.to_owned(), values: found.rows.iter().map(value).collect() }
             })
             .collect();

@@ -304,7 +304,7 @@ fn a_directory_is_enough() {
     let html = std::fs::read_to_string(home.path().join("report.html")).unwrap();
     assert!(html.contains("running") && html.contains("1,502,077"));
     // There is no r1d beside this r1ctl that could read Parquet, or there is and finds none: the page is there either way.
-    assert_eq!(html.contains("the best"), false);
+    assert!(!html.contains("the best"));
     for words in [&["report"][..], &["report", "k3", "--dir", "job"]] {
         home.run(words).expect(64);
     }
