@@ -115,7 +115,14 @@ fn build(
     prune(&ledger, &rewards);
     let names = devices::found(&settings.config.devices);
     let board = Board::new(&names);
-    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into(), open_jobs: OpenJobs::default() };
+    let desk = Desk {
+        ledger,
+        board,
+        clock: clock.clone(),
+        state_dir: state.root().into(),
+        open_jobs: OpenJobs::default(),
+        reviews: Default::default(),
+    };
     let means = names.iter().map(|name| means(settings, &state, &desk, &rewards, name)).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let patience = clock.now() + OLD_WORKERS_MAX;

@@ -33,7 +33,7 @@ impl Default for Raw {
     }
 }
 
-const NGRAM_SIZE_MAX: usize = 64;
+pub const NGRAM_SIZE_MAX: usize = 64;
 /// Words that are looked at, the first ones: more than a completion of 32,768 tokens has.
 const WORDS_MAX: usize = 1 << 16;
 
@@ -55,16 +55,21 @@ impl Reward for Repetition {
     const INFO: Info = Info { min: -1.0, max: 0.0, ..Info::new("repetition", env!("CARGO_PKG_VERSION")) };
 
     fn score(&self, completion: &Completion) -> Result<Score> {
-        let (lower, places) = units(&completion.text);
-        let words: Vec<&str> = places.into_iter().filter_map(|place| lower.get(place)).collect();
-        if words.len() < self.ngram_size {
-            return Ok(Score::from(0.0));
-        }
-        let total = words.len() - self.ngram_size + 1;
-        let repeated = 1.0 - distinct(&words, self.ngram_size) as f64 / total as f64;
+        let repeated = repeated(&completion.text, self.ngram_size);
         // A text without repetition scores 0, not minus 0.
         Ok(Score::from(if repeated > 0.0 { (repeated * self.max_penalty) as f32 } else { 0.0 }))
     }
+}
+
+/// The share of a text's n-grams that come again, each time but the first; 0 for a text of fewer words.
+pub fn repeated(text: &str, ngram_size: usize) -> f64 {
+    let (lower, places) = units(text);
+    let words: Vec<&str> = places.into_iter().filter_map(|place| lower.get(place)).collect();
+    if words.len() < ngram_size {
+        return 0.0;
+    }
+    let total = words.len() - ngram_size + 1;
+    1.0 - distinct(&words, ngram_size) as f64 / total as f64
 }
 
 /// How many n-grams differ. Equal ones get equal numbers: first those of one word, then, as two n-grams that overlap are one that is longer,
