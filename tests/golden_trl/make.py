@@ -45,6 +45,13 @@ def tensors():
     return logp, logp + normal(0.3), logp + normal(0.4)
 
 
+def sampled():
+    """What the sampler recorded: further from the policy than `old`."""
+    generator = torch.Generator().manual_seed(20261125)
+    logp, _, _ = tensors()
+    return logp + torch.randn(logp.shape, generator=generator, dtype=torch.float64) * 0.5
+
+
 def mask(masked_truncated):
     rows = torch.zeros(len(LENGTHS), MAX_COMPLETION_LENGTH, dtype=torch.int64)
     for row, (length, truncated) in enumerate(zip(LENGTHS, TRUNCATED)):
@@ -53,26 +60,26 @@ def mask(masked_truncated):
     return rows
 
 
-def trainer(loss_type, level, clip, beta, accumulation, steps_per_generation):
+def trainer(loss_type, level, clip, beta, accumulation, steps_per_generation, unbiased, threshold):
     it = GRPOTrainer.__new__(GRPOTrainer)
     it.loss_type, it.importance_sampling_level, it.beta = loss_type, level, beta
     it.epsilon_low, it.epsilon_high = clip
     it.max_completion_length = MAX_COMPLETION_LENGTH
-    it.args = types.SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=steps_per_generation)
+    it.args = types.SimpleNamespace(delta=None, use_bias_correction_kl=unbiased, steps_per_generation=steps_per_generation)
     it.current_gradient_accumulation_steps = accumulation
     it.accelerator, it.model = OneProcess(), types.SimpleNamespace(training=True)
     it._metrics = {"train": defaultdict(list)}
-    it.top_entropy_quantile, it.off_policy_mask_threshold = 1.0, None
+    it.top_entropy_quantile, it.off_policy_mask_threshold = 1.0, threshold
     it.aux_loss_enabled = it._entropy_bonus_enabled = it.use_vllm = False
     return it
 
 
-def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=1, steps_per_generation=1):
+def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=1, steps_per_generation=1, unbiased=False, threshold=None):
     """One minibatch of all sequences, cut into `accumulation` equal micro-batches."""
     logp, old, reference = tensors()
     logp.requires_grad_(True)
     completion_mask = mask(masked_truncated)
-    it = trainer(loss_type, level, clip, beta, accumulation, steps_per_generation)
+    it = trainer(loss_type, level, clip, beta, accumulation, steps_per_generation, unbiased, threshold)
     size, total = len(LENGTHS) // accumulation, 0.0
     # A generation batch of `steps_per_generation / accumulation` minibatches like this one.
     items = completion_mask.sum() * steps_per_generation // accumulation
@@ -89,6 +96,8 @@ def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=
         }
         if not on_policy:
             inputs["old_per_token_logps"] = old[rows]
+        if threshold is not None:
+            inputs["sampling_per_token_logps"] = sampled()[rows]
         if beta != 0.0:
             inputs["ref_per_token_logps"] = reference[rows]
         loss = it._compute_loss(it.model, inputs)
@@ -103,6 +112,8 @@ def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=
         "epsilon": clip[0],
         "epsilon_high": clip[1],
         "beta": beta,
+        "use_bias_correction_kl": unbiased,
+        "off_policy_mask_threshold": threshold,
         "mask_truncated_completions": masked_truncated,
         "on_policy": on_policy,
         "loss": total,
@@ -122,6 +133,11 @@ def objective():
     ]
     cases += [run(kind, level, (0.2, 0.2), 0.04, False, True) for kind in ["grpo", "dr_grpo", "dapo"] for level in ["token", "sequence"]]
     cases += [run(kind, "token", (0.2, 0.28), 0.04, True, False, 2, 8) for kind in ["grpo", "dr_grpo", "dapo"]]
+    # DeepSeek-V3.2's stabilisers. The thresholds mask all, some and none of the sequences with a negative advantage.
+    for kind, level, on_policy in itertools.product(["grpo", "dr_grpo", "dapo"], ["token", "sequence"], [False, True]):
+        cases += [run(kind, level, (0.2, 0.28), 0.04, False, on_policy, unbiased=True)]
+        cases += [run(kind, level, (0.2, 0.28), beta, False, on_policy, unbiased=unbiased, threshold=threshold)
+                  for beta, unbiased, threshold in [(0.0, False, 0.0), (0.04, True, 0.1), (0.04, False, -9.0), (0.0, False, 9.0)]]
     return {
         "made_with": {"trl": trl.__version__, "torch": torch.__version__},
         "lengths": LENGTHS,
@@ -131,6 +147,7 @@ def objective():
         "logp": ragged(logp),
         "old": ragged(old),
         "reference": ragged(reference),
+        "sampled": ragged(sampled()),
         "cases": cases,
     }
 

@@ -7,7 +7,7 @@ use crate::job::{DataSource, Job};
 use crate::keys::nearest;
 use crate::reward::{Plugin, Reward, RewardModelSource};
 use crate::stage::{Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, Rollouts, Select, Stage, StageKind};
-use r1d_proto::recipe::DpoLossType;
+use r1d_proto::recipe::{Baseline, DpoLossType};
 use r1d_proto::worker::Dtype;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -342,7 +342,7 @@ fn data_of<'a>(job: &'a Job, name: &str, place: &str) -> Result<Cow<'a, DataSour
 fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobError> {
     let completions = grpo.rollouts.prompts_per_step as u64 * grpo.rollouts.num_generations as u64;
     let minibatches = grpo.steps_per_generation as u64;
-    if grpo.rollouts.num_generations < 2 {
+    if grpo.rollouts.num_generations < 2 && grpo.baseline != Baseline::Batch {
         return refuse(
             place,
             "num_generations = 1: a completion is judged relative to its group, and alone it has none",

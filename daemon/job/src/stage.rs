@@ -6,8 +6,8 @@ use crate::fields::Fields;
 use crate::job::TemplateSource;
 use crate::reward::Reward;
 use r1d_proto::recipe::{
-    DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, PpoObjective, RouterTraining,
-    Sampling, ScaleRewards,
+    Baseline, DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, PpoObjective,
+    RouterTraining, Sampling, ScaleRewards,
 };
 use std::path::Path;
 
@@ -188,10 +188,13 @@ pub struct Grpo {
     pub steps_per_generation: u32,
     pub loss_type: LossType,
     pub importance_sampling_level: ImportanceSamplingLevel,
+    pub baseline: Baseline,
     pub scale_rewards: ScaleRewards,
     pub epsilon: f64,
     pub epsilon_high: f64,
     pub beta: f64,
+    pub use_bias_correction_kl: bool,
+    pub off_policy_mask_threshold: Option<f64>,
     /// Steps between refreshes of the reference from the policy; 0: never.
     pub sync_ref_steps: u64,
     pub mask_truncated_completions: bool,
@@ -463,6 +466,8 @@ impl Grpo {
             epsilon: self.epsilon,
             epsilon_high: self.epsilon_high,
             beta: self.beta,
+            use_bias_correction_kl: self.use_bias_correction_kl,
+            off_policy_mask_threshold: self.off_policy_mask_threshold,
             num_iterations: self.num_iterations,
             num_minibatches: self.steps_per_generation,
             mask_truncated_completions: self.mask_truncated_completions,
@@ -674,10 +679,13 @@ impl Grpo {
             steps_per_generation: stage.get("steps_per_generation")?,
             loss_type: stage.get("loss_type")?,
             importance_sampling_level: stage.get("importance_sampling_level")?,
+            baseline: stage.get("baseline")?,
             scale_rewards: stage.get("scale_rewards")?,
             epsilon,
             epsilon_high: stage.optional("epsilon_high")?.unwrap_or(epsilon),
             beta: stage.get("beta")?,
+            use_bias_correction_kl: stage.get("use_bias_correction_kl")?,
+            off_policy_mask_threshold: stage.optional("off_policy_mask_threshold")?,
             sync_ref_steps: stage.get("sync_ref_steps")?,
             mask_truncated_completions: stage.get("mask_truncated_completions")?,
             routing_replay: stage.get("routing_replay")?,

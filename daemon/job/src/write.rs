@@ -261,10 +261,15 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "steps_per_generation", grpo.steps_per_generation);
     set(table, "loss_type", grpo.loss_type);
     set(table, "importance_sampling_level", grpo.importance_sampling_level);
+    set(table, "baseline", grpo.baseline);
     set(table, "scale_rewards", grpo.scale_rewards);
     set(table, "epsilon", grpo.epsilon);
     set(table, "epsilon_high", grpo.epsilon_high);
     set(table, "beta", grpo.beta);
+    set(table, "use_bias_correction_kl", grpo.use_bias_correction_kl);
+    if let Some(threshold) = grpo.off_policy_mask_threshold {
+        set(table, "off_policy_mask_threshold", threshold);
+    }
     set(table, "sync_ref_steps", grpo.sync_ref_steps);
     set(table, "mask_truncated_completions", grpo.mask_truncated_completions);
     set(table, "dynamic_sampling", grpo.dynamic_sampling);

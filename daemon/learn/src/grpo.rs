@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
             let parts: Option<Vec<&Tensor>> = group.iter().map(|&index| kept[index].as_ref()).collect();
             Ok(parts.map(|parts| Tensor::f_cat(&parts, 0)).transpose()?)
         };
-        let sequences = objective::is_sequence_level(self.objective).then(|| Sequences::of(&lengths, self.device)).transpose()?;
+        let sequences = objective::is_whole(self.objective).then(|| Sequences::of(&lengths, self.device)).transpose()?;
         let advantage = match &self.advantages {
             Some(advantages) => {
                 let flat: Vec<f32> = group.iter().flat_map(|&index| advantages[index].iter().copied()).collect();
@@ -251,6 +251,7 @@ impl<'a> Run<'a> {
             weight: each(&|index| token_weight(self.objective, self.length(index), share) as f32)?,
             old: gather(&self.old)?,
             reference: gather(&self.reference)?,
+            sampled: self.objective.off_policy_mask_threshold.map(|_| self.behaviour(group)).transpose()?,
             sequences,
         })
     }

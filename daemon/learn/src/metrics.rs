@@ -220,6 +220,8 @@ mod tests {
             epsilon: 0.2,
             epsilon_high: 0.2,
             beta: 0.04,
+            use_bias_correction_kl: false,
+            off_policy_mask_threshold: None,
             num_iterations: 1,
             num_minibatches: 2,
             mask_truncated_completions: false,

@@ -15,6 +15,15 @@
 //!      = 1 / N                    dapo      mean over tokens
 //! ```
 //!
+//! With `use_bias_correction_kl`, k3_t is multiplied by ρ_t: its expectation is over the sampling policy, and its gradient stays bounded where π_θ ≪
+//! π_ref. With `off_policy_mask_threshold` = δ the policy's term of a whole completion is left out where
+//!
+//! ```text
+//! A < 0  and  1/|o_i| · Σ_{t∈o_i} (logπ_sampler(o_t) − logπ_θ(o_t)) > δ          (both DeepSeek-V3.2 3.1)
+//! ```
+//!
+//! so that what the policy has long left behind is not pushed further away. The KL term stays.
+//!
 //! S and N count the minibatch's sequences and tokens ([`Share`]). Because the sum runs over tokens with ready weights, a minibatch
 //! may be cut into micro-batches and chunks anywhere (for the sequence level: between sequences) without changing the loss.
 //!
@@ -57,7 +66,9 @@ pub struct Tokens {
     pub old: Option<Tensor>,
     /// logπ_ref; absent where β = 0.
     pub reference: Option<Tensor>,
-    /// Needed for the sequence level only.
+    /// What the sampler recorded; needed for the off-policy mask only.
+    pub sampled: Option<Tensor>,
+    /// Needed where [`is_whole`].
     pub sequences: Option<Sequences>,
 }
 
@@ -95,7 +106,7 @@ impl Sequences {
 }
 
 impl Tokens {
-    /// Tokens `start..start + length`, for objectives at token level.
+    /// Tokens `start..start + length`, for objectives that need no whole sequences.
     pub fn narrow(&self, start: i64, length: i64) -> Tokens {
         let cut = |tensor: &Tensor| tensor.narrow(0, start, length);
         Tokens {
@@ -103,6 +114,7 @@ impl Tokens {
             weight: cut(&self.weight),
             old: self.old.as_ref().map(cut),
             reference: self.reference.as_ref().map(cut),
+            sampled: None,
             sequences: None,
         }
     }
@@ -122,15 +134,28 @@ pub struct Loss {
 /// The equation of the [module](self). `logp` is `[N]`.
 pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Loss {
     let old = tokens.old.as_ref().map_or_else(|| logp.detach(), Tensor::shallow_clone);
-    let log_ratio = match &tokens.sequences {
-        Some(sequences) => sequences.mean(&(logp - old)),
-        None => logp - old,
+    let of_sequences =
+        tokens.sequences.as_ref().filter(|_| objective.importance_sampling_level == ImportanceSamplingLevel::Sequence);
+    let log_ratio = match of_sequences {
+        Some(sequences) => sequences.mean(&(logp - &old)),
+        None => logp - &old,
     };
     let ratio = log_ratio.exp();
     let (low, high) = (1.0 - objective.epsilon, 1.0 + objective.epsilon_high);
     let advantage = &tokens.advantage;
     let gain = (&ratio * advantage).minimum(&(ratio.clamp(low, high) * advantage));
-    let kl = tokens.reference.as_ref().map(|reference| k3(logp, reference));
+    let gain = match (&tokens.sequences, objective.off_policy_mask_threshold) {
+        (Some(sequences), Some(threshold)) => {
+            let sampled = tokens.sampled.as_ref().unwrap_or(&old);
+            let drift = sequences.mean(&(sampled - logp.detach()));
+            gain * advantage.ge(0.0).logical_or(&drift.le(threshold))
+        }
+        _ => gain,
+    };
+    let kl = tokens.reference.as_ref().map(|reference| match objective.use_bias_correction_kl {
+        true => k3(logp, reference) * &ratio,
+        false => k3(logp, reference),
+    });
     let cost = match &kl {
         Some(kl) => kl * objective.beta - gain,
         None => -gain,
@@ -141,7 +166,7 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
         let at_low = ratio.lt(low).logical_and(&advantage.lt(0.0));
         let at_high = ratio.gt(high).logical_and(&advantage.gt(0.0));
         let held = Tensor::stack(&[at_low, at_high], 0).to_kind(ratio.kind());
-        let counted = match &tokens.sequences {
+        let counted = match of_sequences {
             Some(sequences) => &held * &sequences.inverse_length,
             None => held.shallow_clone(),
         };
@@ -159,6 +184,11 @@ pub fn k3(logp: &Tensor, reference: &Tensor) -> Tensor {
 }
 
 /// Whether a loss is over whole sequences at a time.
+pub fn is_whole(objective: &Objective) -> bool {
+    is_sequence_level(objective) || objective.off_policy_mask_threshold.is_some()
+}
+
+/// Whether a ratio is of a sequence, and so what the clip holds back.
 pub fn is_sequence_level(objective: &Objective) -> bool {
     objective.importance_sampling_level == ImportanceSamplingLevel::Sequence
 }

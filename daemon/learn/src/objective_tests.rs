@@ -15,6 +15,7 @@ struct Goldens {
     logp: Ragged,
     old: Ragged,
     reference: Ragged,
+    sampled: Ragged,
     cases: Vec<Case>,
 }
 
@@ -25,6 +26,8 @@ struct Case {
     epsilon: f64,
     epsilon_high: f64,
     beta: f64,
+    use_bias_correction_kl: bool,
+    off_policy_mask_threshold: Option<f64>,
     mask_truncated_completions: bool,
     on_policy: bool,
     loss: f64,
@@ -39,6 +42,8 @@ fn objective(loss_type: LossType, clip: (f64, f64), beta: f64) -> Objective {
         epsilon: clip.0,
         epsilon_high: clip.1,
         beta,
+        use_bias_correction_kl: false,
+        off_policy_mask_threshold: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,
@@ -59,6 +64,7 @@ struct Batch<'a> {
     logp: &'a [Vec<f64>],
     old: Option<&'a [Vec<f64>]>,
     reference: Option<&'a [Vec<f64>]>,
+    sampled: Option<&'a [Vec<f64>]>,
     advantages: &'a [f64],
 }
 
@@ -80,7 +86,8 @@ fn evaluate(objective: &Objective, batch: &Batch, kept: &[usize], share: Share, 
         weight: flat(&rows(&|i| token_weight(objective, batch.logp[i].len(), share))),
         old: batch.old.map(flat),
         reference: batch.reference.filter(|_| objective.beta != 0.0).map(flat),
-        sequences: is_sequence_level(objective).then_some(sequences),
+        sampled: batch.sampled.map(flat),
+        sequences: is_whole(objective).then_some(sequences),
     };
     let Loss { loss, sums, .. } = policy_loss(objective, &logp, &tokens);
     loss.backward();
@@ -98,6 +105,8 @@ fn equals_trl_in_loss_gradient_and_metrics() {
     for case in &goldens.cases {
         let mut objective = objective(case.loss_type, (case.epsilon, case.epsilon_high), case.beta);
         objective.importance_sampling_level = case.importance_sampling_level;
+        objective.use_bias_correction_kl = case.use_bias_correction_kl;
+        objective.off_policy_mask_threshold = case.off_policy_mask_threshold;
         objective.max_completion_length = goldens.max_completion_length;
         let name = format!("{objective:?} masked {} on-policy {}", case.mask_truncated_completions, case.on_policy);
         let kept: Vec<usize> =
@@ -108,6 +117,7 @@ fn equals_trl_in_loss_gradient_and_metrics() {
             logp: &goldens.logp,
             old: (!case.on_policy).then_some(&goldens.old[..]),
             reference: Some(&goldens.reference),
+            sampled: Some(&goldens.sampled),
             advantages: &goldens.advantages,
         };
         // A masked sequence has no tokens in ours and zero gradients in TRL's.
@@ -144,7 +154,7 @@ fn ragged(rows: &[&[f64]; 4]) -> Ragged {
 
 fn worked(objective: &Objective, advantages: &[f64], on_policy: bool) -> Evaluated {
     let (lp, old, reference) = (ragged(&LP), ragged(&OLD), ragged(&REFERENCE));
-    let batch = Batch { logp: &lp, old: (!on_policy).then_some(&old), reference: Some(&reference), advantages };
+    let batch = Batch { logp: &lp, old: (!on_policy).then_some(&old), reference: Some(&reference), sampled: None, advantages };
     evaluate(objective, &batch, &[0, 1, 2, 3], Share { sequences: 4.0, tokens: 9.0 }, Kind::Double)
 }
 
@@ -226,7 +236,7 @@ fn on_policy_without_kl_the_loss_is_zero_and_the_gradient_is_not() {
 #[test]
 fn a_minibatch_costs_the_same_however_it_is_cut() {
     let (lp, old, reference) = (ragged(&LP), ragged(&OLD), ragged(&REFERENCE));
-    let batch = Batch { logp: &lp, old: Some(&old), reference: Some(&reference), advantages: &DDOF1 };
+    let batch = Batch { logp: &lp, old: Some(&old), reference: Some(&reference), sampled: None, advantages: &DDOF1 };
     let share = Share { sequences: 4.0, tokens: 9.0 };
     for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Dapo] {
         for level in [ImportanceSamplingLevel::Token, ImportanceSamplingLevel::Sequence] {

@@ -240,6 +240,8 @@ fn policy_objective(settings: &PpoObjective) -> Objective {
         epsilon: settings.cliprange,
         epsilon_high: settings.cliprange,
         beta: 0.0,
+        use_bias_correction_kl: false,
+        off_policy_mask_threshold: None,
         num_iterations: settings.num_ppo_epochs,
         num_minibatches: settings.num_mini_batches,
         mask_truncated_completions: false,

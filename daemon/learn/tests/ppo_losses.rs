@@ -154,6 +154,8 @@ fn plain(cliprange: f64) -> Objective {
         epsilon: cliprange,
         epsilon_high: cliprange,
         beta: 0.0,
+        use_bias_correction_kl: false,
+        off_policy_mask_threshold: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,

@@ -49,6 +49,18 @@ pub enum ScaleRewards {
     None,
 }
 
+/// What a reward is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// The group's mean (GRPO).
+    Group,
+    /// The mean of the group's others (RLOO).
+    LeaveOneOut,
+    /// The mean of the step's rewards (REINFORCE++).
+    Batch,
+}
+
 /// The policy-gradient objective, as one update applies it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
@@ -58,6 +70,11 @@ pub struct Objective {
     pub epsilon_high: f64,
     /// Weight of the k3 estimate of KL(policy ‖ reference); 0 needs no reference.
     pub beta: f64,
+    /// The estimate is weighted by the importance ratio, which makes it unbiased off the policy (DeepSeek-V3.2 3.1).
+    pub use_bias_correction_kl: bool,
+    /// δ of the off-policy sequence mask: completions of negative advantage whose mean log(π_sampler / π_θ) is above it do not train the policy
+    /// (DeepSeek-V3.2 3.1).
+    pub off_policy_mask_threshold: Option<f64>,
     /// Passes over a rollout batch.
     pub num_iterations: u32,
     /// Updates per pass: the batch is split into this many minibatches (TRL's `steps_per_generation`).

@@ -1,8 +1,10 @@
-//! Group-relative advantages (DeepSeekMath 4.1.2, outcome supervision): `A_i = (r_i − mean(r)) / (std(r) + ε)`, the mean over the group.
+//! Advantages of whole completions: `A_i = (r_i − b_i) / (std(r) + ε)`. In GRPO b is the mean and std the deviation of the group (DeepSeekMath 4.1.2,
+//! outcome supervision); RLOO takes the mean of the group's others (Ahmadian et al. 2024, eq. 7) and divides by nothing; REINFORCE++ takes mean and
+//! deviation of the step's rewards, its variant with a baseline the group's mean and the step's deviation (Hu et al. 2025).
 //!
 //! The papers leave Bessel's correction and ε open; TRL and verl divide by `std` with ddof 1, and so does this. ε is 1e-6.
 
-use r1d_proto::recipe::ScaleRewards;
+use r1d_proto::recipe::{Baseline, ScaleRewards};
 
 const EPSILON: f64 = 1e-6;
 
@@ -34,20 +36,28 @@ pub fn has_variance(group: &[Option<f32>]) -> bool {
 }
 
 /// One advantage per reward, `groups` being the rewards of each group; a sample without a reward gets none, and does not count for its
-/// group's mean and deviation. `ScaleRewards::Batch` divides by the deviation of all groups' rewards together (TRL's `batch`).
-pub fn advantages(groups: &[Vec<Option<f32>>], scale: ScaleRewards) -> Vec<Vec<Option<f32>>> {
-    let of_batch = std(&groups.iter().flat_map(|group| given(group)).collect::<Vec<_>>());
+/// group's mean and deviation. `ScaleRewards::Batch` divides by the deviation of all groups' rewards together (TRL's `batch`). A completion that is
+/// alone in its group has no others to leave it out of: its advantage is 0.
+pub fn advantages(groups: &[Vec<Option<f32>>], baseline: Baseline, scale: ScaleRewards) -> Vec<Vec<Option<f32>>> {
+    let all: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
+    let (of_batch, mean_of_batch) = (std(&all), mean(&all));
     groups
         .iter()
         .map(|group| {
             let rewards = given(group);
-            let mean = mean(&rewards);
+            let (count, sum) = (rewards.len() as f64, rewards.iter().sum::<f64>());
+            let baseline = |reward: f64| match baseline {
+                Baseline::Group => mean(&rewards),
+                Baseline::LeaveOneOut if rewards.len() > 1 => (sum - reward) / (count - 1.0),
+                Baseline::LeaveOneOut => reward,
+                Baseline::Batch => mean_of_batch,
+            };
             let divisor = match scale {
                 ScaleRewards::Group => std(&rewards) + EPSILON,
                 ScaleRewards::Batch => of_batch + EPSILON,
                 ScaleRewards::None => 1.0,
             };
-            group.iter().map(|reward| reward.map(|r| ((r as f64 - mean) / divisor) as f32)).collect()
+            group.iter().map(|reward| reward.map(|r| ((r as f64 - baseline(r as f64)) / divisor) as f32)).collect()
         })
         .collect()
 }
@@ -65,7 +75,23 @@ mod tests {
     }
 
     fn of(rewards: &[f32], scale: ScaleRewards) -> Vec<Option<f32>> {
-        advantages(&[rewards.iter().copied().map(Some).collect()], scale).remove(0)
+        advantages(&[rewards.iter().copied().map(Some).collect()], Baseline::Group, scale).remove(0)
+    }
+
+    /// RLOO: 4/3 of the distance from the mean, in groups of four. REINFORCE++: the step's mean and deviation, by hand.
+    #[test]
+    fn baselines_are_of_the_others_or_of_the_step() {
+        let groups = [vec![Some(2.0), Some(0.5), Some(0.0), Some(1.0)], vec![Some(1.0), None], vec![Some(3.0)]];
+        let of = |baseline, scale| advantages(&groups, baseline, scale);
+        let left_out = of(Baseline::LeaveOneOut, ScaleRewards::None);
+        close(&left_out[0], &[1.5, -0.5, -7.0 / 6.0, 1.0 / 6.0], 1e-6);
+        assert_eq!((left_out[1][0], left_out[1][1], left_out[2][0]), (Some(0.0), None, Some(0.0)), "nobody to compare with");
+        // Six rewards: mean 1.25, squared distances 0.5625 + 0.5625 + 1.5625 + 0.0625 + 0.0625 + 3.0625 = 5.875, over 5.
+        let deviation = (5.875f64 / 5.0).sqrt() + 1e-6;
+        let expected = [0.75, -0.75, -1.25, -0.25].map(|distance| distance / deviation);
+        close(&of(Baseline::Batch, ScaleRewards::Batch)[0], &expected, 1e-6);
+        close(&of(Baseline::Batch, ScaleRewards::Batch)[2], &[1.75 / deviation], 1e-6);
+        close(&of(Baseline::Group, ScaleRewards::Batch)[2], &[0.0], 1e-6);
     }
 
     /// Rewards [2, 0.5, 0, 1] and [1, 0, 0, 1], float64 goldens of the design notes; ε moves them by less than 2e-6.
@@ -82,7 +108,7 @@ mod tests {
     #[test]
     fn batch_scaling_divides_by_the_deviation_of_all_rewards() {
         let groups = vec![vec![Some(2.0), Some(0.5)], vec![Some(0.0), Some(1.0)]];
-        let found: Vec<_> = advantages(&groups, ScaleRewards::Batch).concat();
+        let found: Vec<_> = advantages(&groups, Baseline::Group, ScaleRewards::Batch).concat();
         let s = 0.8539125638299665 + 1e-6;
         close(&found, &[0.75 / s, -0.75 / s, -0.5 / s, 0.5 / s], 1e-6);
     }
@@ -97,11 +123,11 @@ mod tests {
 
     #[test]
     fn a_masked_sample_has_no_advantage_and_no_part_in_its_group() {
-        let masked = advantages(&[vec![Some(1.0), None, Some(0.0)]], ScaleRewards::Group).remove(0);
+        let masked = advantages(&[vec![Some(1.0), None, Some(0.0)]], Baseline::Group, ScaleRewards::Group).remove(0);
         assert_eq!(masked[1], None);
         let whole = of(&[1.0, 0.0], ScaleRewards::Group);
         assert_eq!((masked[0], masked[2]), (whole[0], whole[1]));
-        let alone = advantages(&[vec![Some(5.0), None]], ScaleRewards::Group).remove(0);
+        let alone = advantages(&[vec![Some(5.0), None]], Baseline::Group, ScaleRewards::Group).remove(0);
         assert_eq!(alone, vec![Some(0.0), None]);
     }
 }

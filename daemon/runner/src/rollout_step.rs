@@ -334,7 +334,7 @@ fn trained(grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>) -> Vec<Vec<Option<f3
     for (group, _) in rewards.iter_mut().zip(trains).filter(|(_, trains)| !trains) {
         group.fill(None);
     }
-    advantages(&rewards, grpo.scale_rewards)
+    advantages(&rewards, grpo.baseline, grpo.scale_rewards)
 }
 
 /// Which groups train: all, or with dynamic sampling those that tell good from bad, topped up with others to the step's size in the

@@ -26,6 +26,8 @@ fn train(step: u64, rollouts: &[Rollout]) -> Request {
         epsilon: 0.2,
         epsilon_high: 0.2,
         beta: 0.01,
+        use_bias_correction_kl: false,
+        off_policy_mask_threshold: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,

@@ -638,6 +638,13 @@ static GRPO: &Table = &Table {
                 "What the ratio to the sampling policy is taken of: each token, or the sequence (GSPO).",
             ),
             key(
+                "baseline",
+                OneOf(&["group", "leave-one-out", "batch"]),
+                Value("\"group\""),
+                "",
+                "What a reward is compared with: the mean of its group (\"group\": GRPO), of its group's others (\"leave-one-out\": RLOO, with scale_rewards = \"none\"), or of the step (\"batch\": REINFORCE++, with scale_rewards = \"batch\"; \"group\" with \"batch\" is its variant with a baseline).",
+            ),
+            key(
                 "scale_rewards",
                 OneOf(&["group", "batch", "none"]),
                 Value("\"group\""),
@@ -658,6 +665,20 @@ static GRPO: &Table = &Table {
                 Value("0.0"),
                 "",
                 "Weight of the k3 estimate of the KL divergence from the reference; 0 keeps no reference. R1 used 0.001.",
+            ),
+            key(
+                "use_bias_correction_kl",
+                Bool,
+                Value("true"),
+                "",
+                "The KL estimate is weighted by the importance ratio, which makes it unbiased where a step makes several updates (DeepSeek-V3.2 3.1).",
+            ),
+            key(
+                "off_policy_mask_threshold",
+                Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+                Unset("every completion trains"),
+                "",
+                "Completions with a negative advantage whose mean log-ratio of sampler to policy is above this do not train the policy (off-policy sequence masking, DeepSeek-V3.2 3.1).",
             ),
             key(
                 "sync_ref_steps",

@@ -145,6 +145,8 @@ pub fn objective() -> Objective {
         epsilon: 0.2,
         epsilon_high: 0.2,
         beta: 0.0,
+        use_bias_correction_kl: false,
+        off_policy_mask_threshold: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,
