@@ -23,8 +23,8 @@ fn arithmetic(seed: &str) -> (tempfile::TempDir, PathBuf) {
 fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
     let ((_one, first), (_two, second), (_three, other)) = (arithmetic("7"), arithmetic("7"), arithmetic("8"));
     let job = Job::parse(&std::fs::read_to_string(first.join("job.toml")).unwrap(), &first).unwrap();
-    let tokenizer = Tokenizer::open(job.model.tokenizer()).unwrap();
-    let vocab_size = ModelFacts::from_config(&std::fs::read_to_string(job.model.config()).unwrap()).unwrap().vocab_size;
+    let tokenizer = Tokenizer::open(job.model.weights.tokenizer()).unwrap();
+    let vocab_size = ModelFacts::from_config(&std::fs::read_to_string(job.model.weights.config()).unwrap()).unwrap().vocab_size;
     tokenizer.check_vocabulary(vocab_size as u32).unwrap();
     for name in ["pretrain", "cold-start", "train", "test"] {
         let bytes = |example: &Path| std::fs::read(example.join(format!("data/{name}.jsonl"))).unwrap();

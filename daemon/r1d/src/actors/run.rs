@@ -14,6 +14,7 @@ use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::Outputs;
 use crate::progress::Paces;
+use crate::reuse;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
 use crate::tasks;
@@ -179,16 +180,19 @@ impl Run {
             return self.finish(End::Failed { error: "the ledger does not know the job".into() }, context);
         };
         self.enter(Phase::Reading);
-        let (rewards, outputs) = (self.means.rewards.clone(), self.outputs.clone());
-        let opening = tasks::blocking(move || open(&record, &rewards, &outputs));
+        let (means, outputs, log) = (self.means.clone(), self.outputs.clone(), self.log.clone());
+        let opening = tasks::blocking(move || open(record, &means, &outputs, &log));
         context.spawn(wrap_future(opening).map(|opened, run: &mut Self, context: &mut Context<Self>| match opened {
-            Ok(Ok(materials)) => {
+            Ok(Ok((materials, to_take_over))) => {
                 for warning in &materials.warnings {
                     if run.warned.insert(warning.clone()) {
                         run.log.warn(warning);
                     }
                 }
-                let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
+                let mut plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
+                for (index, facts) in plan.stages.iter_mut().enumerate() {
+                    facts.later |= to_take_over.contains(&index);
+                }
                 let materials = Arc::new(materials);
                 run.means.desk.open_jobs.opened(&run.id, &materials);
                 run.materials = Some((materials, Arc::new(plan)));
@@ -620,15 +624,20 @@ fn known(record: &JobRecord) -> Record {
     }
 }
 
-fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Materials, OpenError> {
+/// The job's materials, after its next stages are taken over where an earlier job has finished them; and those of the later stages that will be,
+/// once it is their turn.
+fn open(record: Arc<JobRecord>, means: &Means, outputs: &Outputs, log: &JobLog) -> Result<(Materials, BTreeSet<usize>), OpenError> {
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
     let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
+    let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
+    let record = means.desk.ledger.job(record.job()).unwrap_or(record);
     let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
     let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
-    Ok(Materials::open_with(job, rewards, &Recorded::of(record), &DataSets { dir: outputs.datasets(), finished })?)
+    let made = DataSets { dir: outputs.datasets(), finished };
+    Ok((Materials::open_with(job, &means.rewards, &Recorded::of(&record), &made)?, to_take_over))
 }
 
 /// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.
