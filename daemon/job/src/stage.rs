@@ -164,6 +164,8 @@ pub struct RejectionSampling {
     pub select: Select,
     /// Completions kept of a prompt, the best by total reward, of equals those with the lowest sample number; 0: all.
     pub keep: u32,
+    /// The job waits until somebody has looked at what is kept.
+    pub review: bool,
 }
 
 /// Which completions of a prompt are good.
@@ -328,6 +330,11 @@ impl Stage {
             StageKind::RejectionSampling(rejection) => Some(rejection),
             _ => None,
         }
+    }
+
+    /// Whether the job waits after it until somebody has looked at its data set.
+    pub fn is_reviewed(&self) -> bool {
+        self.rejection_sampling().is_some_and(|rejection| rejection.review)
     }
 
     pub fn reward_model(&self) -> Option<&RewardModel> {
@@ -654,7 +661,7 @@ impl RejectionSampling {
             _ => Select::Correct { at: stage.get("correct_at")? },
         };
         let keep = stage.optional("keep")?.unwrap_or(u32::from(select == Select::BestOfN));
-        Ok(RejectionSampling { rollouts: Rollouts::read(stage, base_dir)?, select, keep })
+        Ok(RejectionSampling { rollouts: Rollouts::read(stage, base_dir)?, select, keep, review: stage.get("review")? })
     }
 }
 

@@ -252,6 +252,7 @@ fn rejection_sampling(table: &mut toml::Table, rejection: &RejectionSampling) {
         }
     }
     set(table, "keep", rejection.keep);
+    set(table, "review", rejection.review);
 }
 
 fn grpo(table: &mut toml::Table, grpo: &Grpo) {

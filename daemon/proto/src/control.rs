@@ -55,6 +55,17 @@ pub enum Request {
     Why {
         job: String,
     },
+    /// The data sets that the job's stages have made.
+    DataSets {
+        job: String,
+    },
+    /// A made data set that the job waits to have reviewed is good: as it is, or as `file` has it.
+    Review {
+        job: String,
+        stage: String,
+        /// JSON lines, absolute.
+        file: Option<PathBuf>,
+    },
     Nodes,
     /// A [`Response::Status`] now and whenever it changes (at most 10 per second), until the job ends.
     Watch {
@@ -102,6 +113,8 @@ pub enum Response {
     Log(LogLine),
     Samples(Vec<Sample>),
     Why(Why),
+    DataSets(Vec<MadeDataSet>),
+    Reviewed(MadeDataSet),
     Nodes(Vec<Node>),
     ShuttingDown,
     End,
@@ -255,6 +268,36 @@ pub struct Sample {
     pub reward: Option<f32>,
     pub advantage: Option<f32>,
     pub verdicts: Vec<Verdict>,
+}
+
+/// What a stage's kept completions became.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MadeDataSet {
+    pub stage: String,
+    /// As later stages read them.
+    pub rows: u64,
+    /// As the stage made them.
+    pub rows_made: u64,
+    /// Completions that they were chosen from.
+    pub sampled: u64,
+    pub acceptance_rate: f64,
+    pub review: Review,
+    /// Of the file that later stages read.
+    pub sha256: String,
+    pub file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Review {
+    /// The job file asks for none.
+    NotAsked,
+    /// The job waits for it.
+    Waiting,
+    /// As it was made.
+    Accepted,
+    /// The file that was given back took its place.
+    Imported,
 }
 
 /// The chain of waits, outermost first: each line says who waits for what, since when, and its deadline.

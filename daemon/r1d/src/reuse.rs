@@ -16,7 +16,7 @@ use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
 use crate::status::Desk;
 use r1d_job::key::{Depends, depends};
-use r1d_job::{Job, Weights};
+use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
@@ -49,13 +49,18 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
     move |source| ReuseError::Io { path, source }
 }
 
-/// The key of each stage, hex. Blocks: reads all data. `plugins` are the hashes of those that judge.
+/// The key of each stage, hex; none of one whose data set people review, and of what builds on it. Blocks: reads all data. `plugins` are the hashes of those that judge.
 pub fn keys(job: &Job, plugins: &BTreeMap<String, String>) -> Result<Vec<String>, ReuseError> {
     let mut keys: Vec<String> = Vec::new();
     let mut data = BTreeMap::new();
     for index in 0..job.stages.len() {
         let Some(on) = depends(job, index) else { break };
-        let key = key(job, &on, plugins, &keys, &mut data)?;
+        // What people may change in between is nobody else's outcome.
+        let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
+        let key = match reviewed || on.stages.iter().any(|before| keys.get(*before).is_none_or(String::is_empty)) {
+            true => String::new(),
+            false => key(job, &on, plugins, &keys, &mut data)?,
+        };
         keys.push(key);
     }
     Ok(keys)
@@ -173,6 +178,9 @@ struct Found {
 
 /// The newest finished stage with this key of a job other than `own`.
 fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Found> {
+    if key.is_empty() {
+        return None;
+    }
     let is_other = |record: &&Arc<JobRecord>| Some(record.job()) != own;
     let whole = |job: Arc<JobRecord>| {
         if job.reuse.keys.get(index).map(String::as_str) != Some(key) {

@@ -86,7 +86,8 @@ fn stages_before_the_change_are_taken_over_whole() {
     assert_eq!(count(&house, "generate"), sampled + 1);
 
     // What the taken stages left is all there, under the job's own name.
-    let evals = |status: &JobStatus| status.evals.iter().map(|e| (e.stage.clone(), e.step, e.metrics["pass@1"])).collect::<Vec<_>>();
+    let evals =
+        |status: &JobStatus| status.evals.iter().map(|e| (e.stage.clone(), e.step, e.metrics["pass@1"])).collect::<Vec<_>>();
     let (old, new) = (evals(&original), evals(&status));
     assert_eq!(new[..new.len() - 1], old[..old.len() - 1]);
     let lines = |status: &JobStatus| fs::read_to_string(status.directory.join("metrics.jsonl")).unwrap();
@@ -125,7 +126,8 @@ fn what_a_stage_depends_on_decides() {
     house.start();
     let first = submit(&house, job(&house, &[]), false);
     let status = house.wait_succeeded(&first);
-    let taken = |house: &House, changes: &[(&str, &str)]| planned(house, job(house, changes)).iter().filter(|of| of.is_some()).count();
+    let taken =
+        |house: &House, changes: &[(&str, &str)]| planned(house, job(house, changes)).iter().filter(|of| of.is_some()).count();
     assert_eq!(taken(&house, &[]), 5, "the same job again");
     assert_eq!(taken(&house, &[("name = \"tested\"", "name = \"renamed\""), ("keep = 2", "keep = 5")]), 5);
     assert_eq!(taken(&house, &[("seed = 11", "seed = 12")]), 0);

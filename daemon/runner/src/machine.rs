@@ -239,6 +239,9 @@ impl Machine {
                 if let Some(record) = self.record.stages.get_mut(stage) {
                     record.finished = true;
                 }
+                if self.plan.stage(stage).is_some_and(|(settings, _)| settings.is_reviewed()) {
+                    return Err(End::Reread);
+                }
                 match self.record.stage_at_work(self.plan.job.stages.len()) {
                     Some(_) => self.open(),
                     None => Ok(self.export()),

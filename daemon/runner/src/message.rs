@@ -244,7 +244,7 @@ pub enum End {
         error: String,
     },
     /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are opened anew, and an attempt with the plan made of
-    /// them goes on. It counts as no restart.
+    /// them goes on. It counts as no restart. So does what is kept for somebody to review: the materials are not opened before that.
     Reread,
     /// Something found no room on its file system. Nothing that was committed is lost: the job is taken up again until somebody has made room.
     NoRoom {

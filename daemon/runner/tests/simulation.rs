@@ -1005,6 +1005,11 @@ fn a_job_may_end_by_keeping_completions() {
     let dir = &world.disk.record.stages[1].checkpoints.last().unwrap().1;
     assert_eq!(world.disk.exported, Some(world.disk.checkpoints[dir].policy));
     assert!(!world.disk.kept[&2].is_empty() && world.rereads == 0);
+    // Where somebody is to look at them first, the attempt ends, so that whoever runs the job can wait.
+    let reviewed = alone.replace("kind = \"rejection-sampling\"", "kind = \"rejection-sampling\"\nreview = true");
+    let mut waited = World::new(plan_of_job(&format!("{job}{reviewed}{checkpoints}"), true), 0, 0);
+    assert_eq!(waited.run(), End::Succeeded { model: "/job/final".into() });
+    assert_eq!((waited.rereads, waited.disk.exported), (1, world.disk.exported));
 }
 
 #[test]

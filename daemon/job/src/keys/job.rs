@@ -755,6 +755,13 @@ static REJECTION_SAMPLING: &Table = &Table {
                 "completions",
                 "Completions kept of each prompt and pass over the data: of the good ones the best by the reward, of equals the first sampled; 0: all of them.",
             ),
+            key(
+                "review",
+                Bool,
+                Value("false"),
+                "",
+                "The job waits after the stage until somebody has looked at its data set: `r1ctl dataset review JOB STAGE` exports it and takes the edited file in its place, or accepts it.",
+            ),
             CHANGES,
             rewards("What judges completions: the first says what is correct, the weighted sum of the scores is the reward."),
         ],

@@ -190,6 +190,25 @@ pub fn samples() -> Vec<Sample> {
     vec![whole, dropped]
 }
 
+pub fn datasets() -> Vec<MadeDataSet> {
+    let set = |stage: &str, rows, review| MadeDataSet {
+        stage: stage.into(),
+        rows,
+        rows_made: 812,
+        sampled: 4096,
+        acceptance_rate: 0.1982,
+        review,
+        sha256: "ab12".repeat(16),
+        file: format!("/var/lib/r1d/jobs/k3v9qx7a/datasets/{stage}.jsonl").into(),
+    };
+    vec![
+        set("cold", 790, Review::Imported),
+        set("again", 812, Review::Accepted),
+        set("readable", 812, Review::Waiting),
+        set("final", 812, Review::NotAsked),
+    ]
+}
+
 pub fn why() -> Why {
     let wait = |owner: &str, waits_for: &str, since_s, deadline_s| Wait {
         owner: owner.into(),
