@@ -186,6 +186,7 @@ impl Known {
     }
 }
 
+#[cfg(feature = "component")]
 reward_sdk::export!(Repetition);
 
 #[cfg(test)]

@@ -192,7 +192,6 @@ fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_job::TemplateSource;
     use r1d_proto::ids::SampleKey;
     use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 
@@ -221,17 +220,8 @@ mod tests {
         let path = house.path().join("rows.jsonl");
         let rows = ["{\"q\": \"one\", \"a\": \"1\", \"language\": \"en\"}", "{\"q\": \"二\", \"a\": \"2\", \"language\": \"zh\"}"];
         std::fs::write(&path, rows.join("\n")).unwrap();
-        let source = DataSource {
-            name: "rows".into(),
-            path,
-            prompt: Some("q".into()),
-            completion: None,
-            text: None,
-            reference: Some("a".into()),
-            domain: None,
-            shuffle: false,
-            template: TemplateSource::Plain,
-        };
+        let source =
+            DataSource { prompt: Some("q".into()), reference: Some("a".into()), shuffle: false, ..DataSource::new("rows", path) };
         let data = DataSet::open(&source).unwrap();
         let meta = |at: u64, reference: &str, data: Option<&DataSet>| member(&row(at, reference), data).completion.meta;
         assert!(meta(1, "2", Some(&data)).is_some_and(|meta| meta.contains("\"zh\"")));
