@@ -93,7 +93,7 @@ impl DataSet {
 }
 
 /// The files of a data set: one, or all that a glob matches, sorted by name.
-fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
+pub fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     let problem = |problem: String| DataError::Source { name: source.name.clone(), problem };
     let text = source.path.to_string_lossy();
     if source.path.exists() || !text.contains(['*', '?', '[']) {

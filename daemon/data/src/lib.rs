@@ -25,7 +25,7 @@ pub mod supervision;
 pub mod template;
 pub mod tokenizer;
 
-pub use dataset::{DataSet, Message, Row};
+pub use dataset::{DataSet, Message, Row, files};
 pub use error::DataError;
 pub use preferences::{Preferences, Preferred};
 pub use prompts::{Prompt, Prompts};

@@ -7,6 +7,7 @@
 //! | [`job`], [`stage`], [`reward`], [`eval`] | the typed job |
 //! | [`sound`] | pairs of settings that cannot work together, each with its fix |
 //! | [`write`](mod@write) | a job as `job.toml` again, every default filled in |
+//! | [`key`] | what a stage's outcome depends on |
 //! | [`plan`], [`facts`] | tokens per step, memory by actor, warnings |
 //! | [`daemon`] | `r1d.toml` |
 //! | [`reference`] | `explain`, the reference page and the JSON schema |
@@ -20,6 +21,7 @@ pub mod eval;
 pub mod facts;
 mod fields;
 pub mod job;
+pub mod key;
 pub mod keys;
 pub mod plan;
 pub mod reference;

@@ -36,6 +36,7 @@ pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
         name: stage.name.clone(),
         kind: stage.kind_name().into(),
         model: stage.model.clone(),
+        reused_from: None,
         from: match &stage.from {
             Origin::Base => "base".into(),
             Origin::Stage(name) => name.clone(),

@@ -264,6 +264,14 @@ fn check_model(job: &Job, index: usize, stage: &Stage, place: &str) -> Result<()
     let Origin::Stage(from) = &stage.from else { return Ok(()) };
     let before = || job.stages.iter().take(index);
     let Some(origin) = before().find(|before| before.name == *from) else {
+        if job.stages.iter().any(|later| later.name == *from) {
+            let problem = format!("`from` = {from:?} does not come before this stage");
+            return refuse(
+                place,
+                problem,
+                "stages run in order and start from what is finished: put that one first, or name another",
+            );
+        }
         let near = or_nearest(from, before().filter(|before| before.model == stage.model).map(|before| before.name.as_str()));
         return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
     };

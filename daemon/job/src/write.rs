@@ -65,7 +65,7 @@ fn weights(weights: &Weights) -> toml::Table {
     table
 }
 
-fn data(data: &DataSource) -> toml::Table {
+pub(crate) fn data(data: &DataSource) -> toml::Table {
     let mut table = toml::Table::new();
     set(&mut table, "path", path(&data.path));
     let columns = [
@@ -98,7 +98,7 @@ fn template(source: &TemplateSource) -> String {
     }
 }
 
-fn stage(stage: &Stage) -> toml::Table {
+pub(crate) fn stage(stage: &Stage) -> toml::Table {
     let mut table = toml::Table::new();
     set(&mut table, "name", &stage.name);
     set(&mut table, "kind", stage.kind_name());
@@ -277,7 +277,7 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "routing_replay", grpo.routing_replay);
 }
 
-fn reward(reward: &Reward) -> toml::Table {
+pub(crate) fn reward(reward: &Reward) -> toml::Table {
     let mut table = toml::Table::new();
     let plugin = match &reward.plugin {
         Plugin::Named(name) => name.clone(),
@@ -341,7 +341,7 @@ fn checkpoint(checkpoint: &Checkpoint) -> toml::Table {
     table
 }
 
-fn eval(eval: &Eval) -> toml::Table {
+pub(crate) fn eval(eval: &Eval) -> toml::Table {
     let mut table = toml::Table::new();
     set(&mut table, "data", &eval.data);
     set(&mut table, "every_steps", eval.every_steps);

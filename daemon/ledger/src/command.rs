@@ -1,6 +1,7 @@
 //! What is asked of the ledger and what it answers. Commands and effects are plain data, so that a consensus log can carry
 //! them to every node's copy of the same state machine.
 
+use crate::record::StageRecord;
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -35,6 +36,11 @@ pub enum Command {
     /// From step `step` (from 0) of stage `stage` on, the component with this hash judges where the job names `plugin`. A step that is at
     /// work already keeps its judge: all of a step's completions are judged alike, however often it is redone.
     SetGrader { job: JobId, plugin: String, sha256: String, stage: u32, step: u64, at: u64 },
+    /// What each stage of the job is the outcome of ([`crate::Reuse::keys`]), and whether finished stages of other jobs are taken over.
+    SetKeys { job: JobId, keys: Vec<String>, enabled: bool },
+    /// The next stage is not done but taken over from job `of`, whose files were copied to where this job's would be. All of it in one
+    /// transaction: the finished stage, its metrics by step, its evaluations.
+    ReuseStage { job: JobId, of: JobId, stage: u32, record: Box<StageRecord>, metrics: Vec<(u64, Metrics)>, evals: Vec<EvalResult> },
     /// End a queued or running job now; its runner's later commands are refused with [`Rejected::Ended`].
     Cancel { job: JobId, at: u64 },
 }
@@ -52,6 +58,8 @@ impl Command {
             | Command::FinishStage { job, .. }
             | Command::Finish { job, .. }
             | Command::SetGrader { job, .. }
+            | Command::SetKeys { job, .. }
+            | Command::ReuseStage { job, .. }
             | Command::Cancel { job, .. } => job,
         }
     }
@@ -84,6 +92,8 @@ pub enum Effect {
     EvalRecorded,
     StageFinished,
     GraderSet,
+    KeysSet,
+    StageReused,
     Finished {
         state: RunState,
     },
@@ -122,6 +132,8 @@ pub enum Rejected {
     CheckpointAhead { job: JobId, stage: u32, step: u64, committed: u64 },
     #[error("step {step} of stage {stage} of job `{job}` is at work or done: a judge can only change from a later step on")]
     GraderLate { job: JobId, stage: u32, step: u64 },
+    #[error("stage {stage} of job `{job}` cannot be taken over: it is not whole")]
+    NotWhole { job: JobId, stage: u32 },
     #[error("job `{job}` cannot finish as {state:?}: {why}")]
     CannotFinish { job: JobId, state: RunState, why: String },
 }

@@ -7,13 +7,14 @@
 //! | `progress` | job | [`Progress`], postcard |
 //! | `evals` | job, index | [`EvalResult`], postcard |
 //! | `graders` | job, index | [`GraderRecord`], postcard; a ledger of an earlier release has no such table |
+//! | `reuse` | job | [`Reuse`], postcard; likewise |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
 //! A command that cannot be made durable is not carried out: its error says so, readers go on seeing the state before it, and the next
 //! command opens the file again and believes what is there (a commit that failed half-way may have reached the disk or not).
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{GraderRecord, JobRecord, Progress, Submission};
+use crate::record::{GraderRecord, JobRecord, Progress, Reuse, Submission};
 use crate::state::{FindError, State};
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::JobId;
@@ -34,6 +35,7 @@ const SUBMISSIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("submissi
 const PROGRESS: TableDefinition<&str, &[u8]> = TableDefinition::new("progress");
 const EVALS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("evals");
 const GRADERS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("graders");
+const REUSE: TableDefinition<&str, &[u8]> = TableDefinition::new("reuse");
 const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
 
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +202,8 @@ impl Ledger {
             let evals = row.evals.iter().map(|bytes| self.decode("evals", bytes)).collect::<Result<Vec<EvalResult>, _>>()?;
             let graders =
                 row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
-            records.push(JobRecord { submission, progress, evals, graders });
+            let reuse = row.reuse.as_ref().map_or(Ok(Reuse::default()), |bytes| self.decode("reuse", bytes))?;
+            records.push(JobRecord { submission, progress, evals, graders, reuse });
         }
         Ok(State::from_records(records))
     }
@@ -249,11 +252,14 @@ fn persist(database: &Database, state: &State, command: &Command) -> Result<(), 
             let known = write.open_table(METRICS)?.insert((job, *stage, *step), encode(metrics)?.as_slice())?.is_some();
             r1d_proto::invariant!("STEP-1", !known, "step {step} of stage {stage} of job {job} was committed before");
         }
-        Command::Eval { result, .. } => {
-            let same = |known: &EvalResult| known.stage == result.stage && known.step == result.step && known.data == result.data;
-            if let Some(index) = record.evals.iter().position(same) {
-                put(&write, EVALS, (job, index as u64), result)?;
+        Command::Eval { result, .. } => put_eval(&write, record, result)?,
+        Command::SetKeys { .. } => put(&write, REUSE, job, &record.reuse)?,
+        Command::ReuseStage { stage, metrics, evals, .. } => {
+            put(&write, REUSE, job, &record.reuse)?;
+            for (step, metrics) in metrics {
+                write.open_table(METRICS)?.insert((job, *stage, *step), encode(metrics)?.as_slice())?;
             }
+            evals.iter().try_for_each(|result| put_eval(&write, record, result))?;
         }
         Command::SetGrader { plugin, .. } => {
             if let Some((index, grader)) = record.graders.iter().enumerate().rfind(|(_, grader)| grader.plugin == *plugin) {
@@ -262,11 +268,19 @@ fn persist(database: &Database, state: &State, command: &Command) -> Result<(), 
         }
         _ => {}
     }
-    if !matches!(command, Command::Eval { .. } | Command::SetGrader { .. }) {
+    if !matches!(command, Command::Eval { .. } | Command::SetGrader { .. } | Command::SetKeys { .. }) {
         put(&write, PROGRESS, job, &record.progress)?;
     }
     write.commit()?;
     Ok(())
+}
+
+fn put_eval(write: &WriteTransaction, record: &JobRecord, result: &EvalResult) -> Result<(), redb::Error> {
+    let same = |known: &EvalResult| known.stage == result.stage && known.step == result.step && known.data == result.data;
+    match record.evals.iter().position(same) {
+        Some(index) => put(write, EVALS, (record.job().0.as_str(), index as u64), result),
+        None => Ok(()),
+    }
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
@@ -290,6 +304,7 @@ struct JobRows {
     progress: Vec<u8>,
     evals: Vec<Vec<u8>>,
     graders: Vec<Vec<u8>>,
+    reuse: Option<Vec<u8>>,
 }
 
 fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
@@ -299,6 +314,10 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
         Err(redb::TableError::TableDoesNotExist(_)) => None,
         graders => Some(graders?),
     };
+    let reuse = match read.open_table(REUSE) {
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        reuse => Some(reuse?),
+    };
     let mut jobs = Vec::new();
     for row in submissions.iter()? {
         let (job, submission) = row?;
@@ -307,7 +326,8 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
         };
         let evals = read_list(&evals, job.value())?;
         let graders = graders.as_ref().map_or(Ok(Vec::new()), |graders| read_list(graders, job.value()))?;
-        jobs.push(JobRows { submission: submission.value().to_vec(), progress: progress.value().to_vec(), evals, graders });
+        let reuse = reuse.as_ref().map_or(Ok(None), |reuse| reuse.get(job.value()))?.map(|bytes| bytes.value().to_vec());
+        jobs.push(JobRows { submission: submission.value().to_vec(), progress: progress.value().to_vec(), evals, graders, reuse });
     }
     Ok(jobs)
 }

@@ -4,6 +4,7 @@ use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A job's record, in three parts by how often they change.
@@ -15,6 +16,18 @@ pub struct JobRecord {
     pub evals: Vec<EvalResult>,
     /// Who judges, from which step on; of each plugin in the order of steps.
     pub graders: Vec<GraderRecord>,
+    pub reuse: Reuse,
+}
+
+/// What is known of a job's stages that makes one job's outcome another's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reuse {
+    /// Of each stage, hex: stages with one key have one outcome. Empty in a job of an earlier release.
+    pub keys: Vec<String>,
+    /// Finished stages of other jobs are taken over.
+    pub enabled: bool,
+    /// The stages that were, and from which job.
+    pub taken: BTreeMap<u32, JobId>,
 }
 
 /// A component that judges where the job names `plugin`, from a step on.

@@ -11,7 +11,7 @@
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in order.
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{CheckpointRecord, GraderRecord, JobRecord, Progress, StageRecord, Submission};
+use crate::record::{CheckpointRecord, GraderRecord, JobRecord, Progress, Reuse, StageRecord, Submission};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -89,6 +89,10 @@ impl State {
                 let grader = GraderRecord { plugin: plugin.clone(), sha256: sha256.clone(), stage: *stage, step: *step, at: *at };
                 set_grader(self.live(job)?, grader)
             }
+            Command::SetKeys { job, keys, enabled } => set_keys(self.live(job)?, keys, *enabled),
+            Command::ReuseStage { job, of, stage, record, metrics, evals } => {
+                reuse_stage(self.live(job)?, of, *stage, record, metrics.len(), evals)
+            }
             Command::Cancel { job, at } => self.cancel(job, *at),
         }
     }
@@ -153,7 +157,10 @@ impl State {
             error: None,
             model: None,
         };
-        self.jobs.insert(job.clone(), Arc::new(JobRecord { submission, progress, evals: Vec::new(), graders: Vec::new() }));
+        self.jobs.insert(
+            job.clone(),
+            Arc::new(JobRecord { submission, progress, evals: Vec::new(), graders: Vec::new(), reuse: Reuse::default() }),
+        );
         self.submitted += 1;
         Ok(Effect::Submitted)
     }
@@ -324,6 +331,41 @@ fn set_grader(record: &mut JobRecord, grader: GraderRecord) -> Answer {
         }
     }
     Ok(Effect::GraderSet)
+}
+
+fn set_keys(record: &mut JobRecord, keys: &[String], enabled: bool) -> Answer {
+    let job = record.job().clone();
+    within(&job, "the number of stages", keys.len(), STAGES_MAX)?;
+    keys.iter().try_for_each(|key| within(&job, "a key's length", key.len(), 64))?;
+    record.reuse = Reuse { keys: keys.to_vec(), enabled, taken: record.reuse.taken.clone() };
+    Ok(Effect::KeysSet)
+}
+
+/// Only the next stage, while none is at work: whoever runs the job goes on behind it.
+fn reuse_stage(
+    record: &mut JobRecord,
+    of: &JobId,
+    stage: u32,
+    finished: &StageRecord,
+    steps_with_metrics: usize,
+    evals: &[EvalResult],
+) -> Answer {
+    let job = record.job().clone();
+    if record.stage_at_work().is_some() || record.progress.stages.len() != stage as usize {
+        return Err(wrong_stage(record, stage));
+    }
+    let whole = finished.state == RunState::Succeeded && finished.step == finished.steps;
+    if !whole || steps_with_metrics as u64 != finished.steps {
+        return Err(Rejected::NotWhole { job, stage });
+    }
+    within(&job, "the number of stages", stage as usize + 1, STAGES_MAX)?;
+    within(&job, "the number of evaluations", record.evals.len() + evals.len(), EVALS_MAX)?;
+    record.progress.stages.push(finished.clone());
+    for result in evals {
+        add_eval(record, result)?;
+    }
+    record.reuse.taken.insert(stage, of.clone());
+    Ok(Effect::StageReused)
 }
 
 fn finish_stage(record: &mut JobRecord, stage: u32, at: u64) -> Answer {

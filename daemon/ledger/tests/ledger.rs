@@ -1,7 +1,7 @@
 //! The ledger on disk: what it acknowledged is there after any crash, and what it refuses to open it names.
 
 use proptest::prelude::*;
-use r1d_ledger::{Command, Effect, JobRecord, Ledger, LedgerError, State};
+use r1d_ledger::{CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
@@ -32,6 +32,7 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
     };
     let mut commands = vec![
         Command::Submit { job: id(job), name: job.into(), priority: 1, job_toml: toml, at: 10 },
+        Command::SetKeys { job: id(job), keys: vec!["ab".repeat(32)], enabled: true },
         Command::Start { job: id(job), at: 11 },
         Command::BeginStage { job: id(job), epoch: 1, stage: 0, name: "rl".into(), kind: "grpo".into(), steps: 1000, at: 12 },
         Command::Eval { job: id(job), epoch: 1, result: eval(0) },
@@ -284,4 +285,46 @@ fn a_creation_that_a_crash_cut_short_is_done_again() {
     ledger.apply(life("a", 0).remove(0)).unwrap();
     assert_eq!(ledger.job(&id("a")).unwrap().state(), RunState::Queued);
     assert!(!dir.path().join("ledger.redb.new").exists());
+}
+
+#[test]
+fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let metrics = |step: u64| Metrics::from([("loss".to_string(), step as f64)]);
+    let eval = |stage: Option<&str>| EvalResult {
+        stage: stage.map(String::from),
+        step: 0,
+        data: "test".into(),
+        metrics: metrics(7),
+        example: None,
+    };
+    let record = StageRecord {
+        name: "rl".into(),
+        kind: "grpo".into(),
+        state: RunState::Succeeded,
+        steps: 2,
+        step: 2,
+        checkpoints: vec![CheckpointRecord { step: 2, dir: "/c/2".into(), manifest_sha256: "00".into() }],
+        begun_at: 3,
+        ended_at: Some(4),
+        metrics: metrics(1),
+    };
+    let take = Command::ReuseStage {
+        job: id("b"),
+        of: id("a"),
+        stage: 0,
+        record: Box::new(record.clone()),
+        metrics: vec![(0, metrics(0)), (1, metrics(1))],
+        evals: vec![eval(None), eval(Some("rl"))],
+    };
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, vec![Command::Submit { job: id("b"), name: "b".into(), priority: 0, job_toml: "x".into(), at: 1 }, take]);
+    let before = ledger.job(&id("b")).unwrap();
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    let after = ledger.job(&id("b")).unwrap();
+    assert_eq!(after, before);
+    assert_eq!((&after.progress.stages[..], after.evals.len(), after.reuse.taken.get(&0)), (&[record][..], 2, Some(&id("a"))));
+    assert_eq!(ledger.metrics(&id("b"), 0).unwrap(), [(0, metrics(0)), (1, metrics(1))]);
 }

@@ -125,7 +125,8 @@ impl History {
         }
         let current = |epoch: &u64| *epoch > 0 && *epoch == self.epoch(job);
         match command {
-            Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } => true,
+            Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } | Command::SetKeys { .. } => true,
+            Command::ReuseStage { .. } => unreachable!("no history has it: it is tested alone"),
             Command::SetGrader { stage, step, .. } => {
                 let from = (*stage, *step);
                 let later = match self.at_work(job) {
@@ -372,4 +373,39 @@ fn limits_are_named() {
     let error = Some("é".repeat(100_000));
     accept(&mut state, &[Command::Finish { job: id("a"), epoch: 1, state: RunState::Failed, error, model: None, at: 1 }]);
     assert!(state.job(&id("a")).unwrap().progress.error.as_ref().unwrap().len() < 20_000);
+}
+
+#[test]
+fn only_the_next_stage_is_taken_over_and_only_whole() {
+    let take = |stage: u32, step: u64, metrics: u64| Command::ReuseStage {
+        job: id("b"),
+        of: id("a"),
+        stage,
+        record: Box::new(r1d_ledger::StageRecord {
+            name: format!("s{stage}"),
+            kind: "grpo".into(),
+            state: RunState::Succeeded,
+            steps: 2,
+            step,
+            checkpoints: Vec::new(),
+            begun_at: 1,
+            ended_at: Some(2),
+            metrics: Metrics::new(),
+        }),
+        metrics: (0..metrics).map(|step| (step, Metrics::new())).collect(),
+        evals: vec![eval("s0", 2, 0.5)],
+    };
+    let mut state = State::default();
+    accept(&mut state, &[submit("b", 0)]);
+    for (step, metrics) in [(1, 2), (2, 1)] {
+        assert_eq!(state.apply(&take(0, step, metrics)), Err(Rejected::NotWhole { job: id("b"), stage: 0 }));
+    }
+    assert!(matches!(state.apply(&take(1, 2, 2)), Err(Rejected::WrongStage { .. })), "not the next");
+    assert_eq!(accept(&mut state, &[take(0, 2, 2)]), Effect::StageReused);
+    assert!(matches!(state.apply(&take(0, 2, 2)), Err(Rejected::WrongStage { .. })), "it is there");
+    // The job goes on behind it; while a stage is at work none is taken over.
+    accept(&mut state, &[start("b"), begin("b", 1, 1, 3)]);
+    assert!(matches!(state.apply(&take(1, 2, 2)), Err(Rejected::WrongStage { .. })));
+    assert!(matches!(state.apply(&take(2, 2, 2)), Err(Rejected::WrongStage { .. })));
+    assert_eq!(state.job(&id("b")).unwrap().evals.len(), 1);
 }

@@ -20,6 +20,9 @@ pub enum Request {
         /// SHA-256 that a plugin must have, by its name or absolute path in the job (`r1.lock`).
         #[serde(default)]
         pins: BTreeMap<String, String>,
+        /// Every stage is done, also those that an earlier job has finished with the same settings and inputs.
+        #[serde(default)]
+        no_reuse: bool,
     },
     /// Let another component judge where the job names `plugin` (or a reward has that name), from the next step on.
     Reload {
@@ -199,6 +202,9 @@ pub struct StageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     pub state: State,
+    /// The earlier job that it was taken over from, instead of being done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<JobId>,
     /// Steps committed.
     pub step: u64,
     pub steps: u64,
@@ -358,6 +364,9 @@ pub struct PlanStage {
     /// Upper bound.
     pub tokens_per_step: u64,
     pub rewards: Vec<String>,
+    /// The earlier job whose finished stage would be taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<JobId>,
     /// Bytes by actor: policy, reference, optimiser, sampler cache.
     pub memory: BTreeMap<String, u64>,
 }

@@ -82,6 +82,9 @@ pub enum Command {
         /// Take the plugins as they are now, and pin them in r1.lock
         #[arg(long)]
         update_lock: bool,
+        /// Do every stage, also those that an earlier job has finished with the same settings and inputs
+        #[arg(long)]
+        no_reuse: bool,
         #[command(flatten)]
         patience: Patience,
     },

@@ -20,7 +20,7 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
     let Cli { global, command } = cli;
     let session = Session { global, printer, clock };
     match command {
-        Command::Submit { file, wait, priority, locked, update_lock, patience } => {
+        Command::Submit { file, wait, priority, locked, update_lock, no_reuse, patience } => {
             // What is wrong with the job file itself is told without a daemon.
             let job = job_file::read(&file)?;
             let lock = Lock::beside(&file)?;
@@ -34,7 +34,7 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
             if mode == Mode::Locked {
                 require_pins(&job, &lock)?;
             }
-            let request = Request::Submit { job: job.to_toml(), priority, pins: lock.pins(mode) };
+            let request = Request::Submit { job: job.to_toml(), priority, pins: lock.pins(mode), no_reuse };
             session.block_on(session.submit(request, lock, wait.then_some(patience)))
         }
         Command::Status { job, watch: true, patience } => {

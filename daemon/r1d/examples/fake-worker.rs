@@ -23,6 +23,7 @@ use r1d_proto::worker::{
     Supervise, ToWorker, Train,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -162,8 +163,8 @@ impl Worker {
             Request::Save { dir } => {
                 self.progress(id, "checkpointing", 0, 1);
                 let text = format!("{} {} {}", self.policy, self.reference, self.updates);
-                self.write_whole(&dir, "save", &text)?;
-                Ok(Reply::Saved { manifest_sha256: format!("{:016x}", counter_hash(&[self.policy])) })
+                let manifest_sha256 = self.write_whole(&dir, "save", &text)?;
+                Ok(Reply::Saved { manifest_sha256 })
             }
             Request::Restore { dir } => {
                 self.moment("restore")?;
@@ -242,8 +243,8 @@ impl Worker {
         }))
     }
 
-    /// A directory with one file, that appears whole or not at all; the moment lies in the middle of writing it.
-    fn write_whole(&mut self, dir: &Path, moment: &str, text: &str) -> Result<(), Failure> {
+    /// A directory with one file and its manifest, whose hash is returned, that appears whole or not at all; the moment lies in the middle of writing it.
+    fn write_whole(&mut self, dir: &Path, moment: &str, text: &str) -> Result<String, Failure> {
         let io = |error: std::io::Error| Failure { kind: FailureKind::Storage, message: format!("{}: {error}", dir.display()) };
         if dir.exists() {
             return Err(invalid(format!("{} exists already", dir.display())));
@@ -254,7 +255,12 @@ impl Worker {
         fs::write(partial.join("state"), &text[..text.len() / 2]).map_err(io)?;
         self.moment(moment)?;
         fs::write(partial.join("state"), text).map_err(io)?;
-        fs::rename(&partial, dir).map_err(io)
+        let hash = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let entry = serde_json::json!({"path": "state", "bytes": text.len(), "sha256": hash(text.as_bytes())});
+        let manifest = serde_json::json!({"format": 1, "files": [entry]}).to_string();
+        fs::write(partial.join("manifest.json"), &manifest).map_err(io)?;
+        fs::rename(&partial, dir).map_err(io)?;
+        Ok(hash(manifest.as_bytes()))
     }
 
     fn generate(&mut self, id: u64, request: Generate) -> Result<Reply, Failure> {

@@ -4,6 +4,7 @@ use crate::graders::{self, Recorded};
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::{OutputError, Outputs};
+use crate::reuse;
 use crate::state_dir::job_dir;
 use crate::status::Desk;
 use r1d_data::DataError;
@@ -49,16 +50,22 @@ impl AcceptError {
 }
 
 /// What the job would do. Blocks.
-pub fn plan(text: &str, rewards: &Rewards) -> Result<Plan, AcceptError> {
+pub fn plan(text: &str, rewards: &Rewards, desk: &Desk) -> Result<Plan, AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
     let materials = Materials::open(job, rewards, &Recorded::default())?;
     let facts = materials.facts();
+    let mut stages = r1d_job::plan::stages(&materials.job, &facts, &materials.seen);
+    for (index, job) in reuse::plan(desk, &materials) {
+        if let Some(stage) = stages.get_mut(index) {
+            stage.reused_from = Some(job);
+        }
+    }
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
         name: materials.job.name.clone(),
         model: format!("{} ({architecture})", materials.job.model.weights.config().display()),
         parameters: facts.first().map(|facts| facts.parameters),
-        stages: r1d_job::plan::stages(&materials.job, &facts, &materials.seen),
+        stages,
         resolved: materials.job.to_toml(),
         warnings: materials.warnings,
     })
@@ -72,11 +79,13 @@ pub struct Submitted {
     pub plugins: BTreeMap<String, String>,
 }
 
-/// Checks the job and queues it. `pins` are of plugins, by name or absolute path. A priority of the request wins over the job file's. Blocks.
+/// Checks the job and queues it. `pins` are of plugins, by name or absolute path. A priority of the request wins over the job file's.
+/// With `reuses`, stages that earlier jobs have finished are taken over. Blocks.
 pub fn submit(
     text: &str,
     priority: Option<i32>,
     pins: BTreeMap<String, String>,
+    reuses: bool,
     rewards: &Rewards,
     desk: &Desk,
 ) -> Result<Submitted, AcceptError> {
@@ -84,6 +93,8 @@ pub fn submit(
     let fingerprint = inputs::fingerprint(&job);
     let materials = Materials::open(job, rewards, &Recorded::pinned(pins))?;
     let plugins = graders::keep(&materials, rewards)?;
+    // A file that is gone again is named when the job opens it.
+    let keys = reuse::keys(&materials.job, &plugins).unwrap_or_default();
     let job_toml = materials.job.to_toml();
     let priority = priority.unwrap_or(materials.job.priority);
     for attempt in 0..ID_TRIES_MAX {
@@ -103,6 +114,10 @@ pub fn submit(
         let (name, at) = (materials.job.name.clone(), desk.clock.unix().as_secs());
         match desk.ledger.apply(Command::Submit { job: id.clone(), name, priority, job_toml: job_toml.clone(), at }) {
             Ok(_) => {
+                let recorded = desk.ledger.apply(Command::SetKeys { job: id.clone(), keys: keys.clone(), enabled: reuses });
+                if let Err(error) = recorded {
+                    tracing::warn!("job {id} neither takes over finished stages nor leaves its own: {error}");
+                }
                 for (plugin, sha256) in &plugins {
                     let (job, plugin, sha256) = (id.clone(), plugin.clone(), sha256.clone());
                     // A job that runs already found the same files.

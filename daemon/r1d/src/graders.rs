@@ -189,6 +189,15 @@ impl OpenJobs {
     }
 }
 
+/// Of every component that judges a job, by plugin. Blocks.
+pub fn hashes(materials: &Materials) -> BTreeMap<String, String> {
+    let graders = materials.graders.blocking_read();
+    let hash = |judge: &Judge| {
+        Some((judge.reward.plugin.to_string(), graders.versions.get(judge.number)?.first.module_sha256().to_owned()))
+    };
+    materials.judges().filter_map(hash).collect()
+}
+
 /// Keeps a copy of every component that judges a job; their hashes, by plugin. Blocks.
 pub fn keep(materials: &Materials, rewards: &Rewards) -> Result<BTreeMap<String, String>, RewardError> {
     let graders = materials.graders.blocking_read();

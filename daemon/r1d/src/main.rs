@@ -27,6 +27,7 @@ mod notify;
 mod outputs;
 mod plugin;
 mod progress;
+mod reuse;
 mod review;
 mod samples;
 mod scoring;

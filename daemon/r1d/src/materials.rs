@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::RwLock;
 
+/// Domains that an error names.
+const DOMAINS_SHOWN_MAX: usize = 20;
 /// Salt that keeps the further prompts of dynamic sampling apart from the steps' own.
 const RESAMPLE: u64 = 0x7265_7361;
 
@@ -50,6 +52,10 @@ pub enum MaterialsError {
     Judged { name: String, model: String },
     #[error(transparent)]
     DataSet(#[from] DataSetError),
+    #[error(
+        "[[stage]] {stage:?}, [[stage.reward]] {reward:?}: no row of data.{data} is of the domain {domain:?}, so it would judge none: its rows are of {known}"
+    )]
+    Domain { stage: String, reward: String, data: String, domain: String, known: String },
     #[error("data.{name} is not in the job")]
     NoData { name: String },
     #[error("model {model} is not in the job")]
@@ -458,6 +464,9 @@ impl Shelf<'_> {
     }
 
     fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
+        if let Some(prompts) = self.job.prompts_of(&stage.data) {
+            self.check_domains(stage, prompts)?;
+        }
         if !self.is_ready(stage) {
             return Ok(StageMaterial::Later(self.later(stage)?));
         }
@@ -548,6 +557,29 @@ impl Shelf<'_> {
         let (data, model) = (&stage.data, self.job.model_of(stage));
         let shuffle = self.source(data)?.shuffle;
         Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data, model, None)?, shuffle, judges })
+    }
+
+    /// A domain that a reward names and no row has is misspelt, here or there. `data`: where the stage's prompts come from.
+    fn check_domains(&mut self, stage: &Stage, data: &str) -> Result<(), MaterialsError> {
+        let named = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
+        if named.iter().all(|reward| reward.domains.is_empty()) {
+            return Ok(());
+        }
+        let rows = self.data(data)?;
+        let known: BTreeSet<&str> = rows.rows().iter().filter_map(|row| row.domain.as_deref()).collect();
+        for reward in named {
+            if let Some(domain) = reward.domains.iter().find(|domain| !known.contains(domain.as_str())) {
+                let shown: Vec<String> = known.iter().take(DOMAINS_SHOWN_MAX).map(|domain| format!("{domain:?}")).collect();
+                return Err(MaterialsError::Domain {
+                    stage: stage.name.clone(),
+                    reward: reward.name.clone(),
+                    data: data.into(),
+                    domain: domain.clone(),
+                    known: if shown.is_empty() { "none".into() } else { shown.join(", ") },
+                });
+            }
+        }
+        Ok(())
     }
 
     fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {

@@ -105,7 +105,8 @@ impl Desk {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"));
         let model = |name: &str| job.as_ref().ok().and_then(|job| job.stage(name)?.model.clone());
         let now = self.clock.unix().as_secs();
-        let begun = record.progress.stages.iter().map(|stage| StageStatus {
+        let begun = record.progress.stages.iter().zip(0..).map(|(stage, index)| StageStatus {
+            reused_from: record.reuse.taken.get(&index).cloned(),
             name: stage.name.clone(),
             kind: stage.kind.clone(),
             model: model(&stage.name),
@@ -121,6 +122,7 @@ impl Desk {
             |index: usize, stage: &Stage| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(steps_of_file(stage));
         let to_come = job.iter().flat_map(|job| job.stages.iter().enumerate()).skip(record.progress.stages.len());
         let to_come = to_come.map(|(index, stage)| StageStatus {
+            reused_from: None,
             name: stage.name.clone(),
             kind: stage.kind_name().into(),
             model: stage.model.clone(),

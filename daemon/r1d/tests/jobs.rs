@@ -86,6 +86,7 @@ fn jobs_queue_by_priority_then_first_come() {
         job: house.job(&[]),
         priority: Some(priority),
         pins: Default::default(),
+        no_reuse: false,
     }) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),

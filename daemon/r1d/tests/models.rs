@@ -206,3 +206,24 @@ fn a_students_files_are_checked_before_the_job_is_queued() {
     let text = house.refused(job);
     assert!(text.contains("student-tokenizer") && text.contains("vocab_size of at least 15"), "{text}");
 }
+
+#[test]
+fn a_reward_of_a_domain_that_no_row_has_is_refused() {
+    let mut house = House::new();
+    house.start();
+    let rows = fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    let with_kinds =
+        |(i, line): (usize, &str)| line.replacen('{', &format!("{{\"kind\":\"{}\",", ["math", "chat"][i % 2]), 1) + "\n";
+    fs::write(house.path("rows.jsonl"), rows.lines().enumerate().map(with_kinds).collect::<String>()).unwrap();
+    let job = |domain: &str| {
+        let reward = format!("plugin = \"format\"\n  domains = [\"math\", {domain:?}]");
+        house.job(&[("plugin = \"format\"", &reward), ("template = \"plain\"", "template = \"plain\"\ndomain = \"kind\"")])
+    };
+    let text = house.refused(job("maths"));
+    assert!(
+        text.contains("[[stage]] \"reasoning\", [[stage.reward]] \"format\": no row of data.train is of the domain \"maths\""),
+        "{text}"
+    );
+    assert!(text.contains("its rows are of \"chat\", \"math\""), "{text}");
+    house.submit(job("chat"));
+}

@@ -149,7 +149,7 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
     let plugin = put(&house, "old.wasm", constant(0.25, Some(0.25)));
     let text = job(&house, &plugin, &[]);
     let submit = |house: &House, pins: &[(String, String)]| {
-        house.ask(Request::Submit { job: text.clone(), priority: None, pins: pins.iter().cloned().collect() })
+        house.ask(Request::Submit { job: text.clone(), priority: None, pins: pins.iter().cloned().collect(), no_reuse: false })
     };
     let Response::Submitted { job: id, plugins, .. } = submit(&house, &[]) else { panic!("refused") };
     assert_eq!(plugins.keys().map(String::as_str).collect::<Vec<_>>(), [plugin.to_str().unwrap(), "accuracy"]);

@@ -37,8 +37,8 @@ pub struct ModelPlan {
 #[derive(Clone, Debug, Default)]
 pub struct StageFacts {
     pub steps: u64,
-    /// It reads what a stage before keeps, and that was not there when the materials were opened: they have to be opened anew, and the plan made
-    /// of them, before the stage begins.
+    /// It reads what a stage before keeps, and that was not there when the materials were opened, or it is to be taken over from another job: the
+    /// materials have to be opened anew, and the plan made of them, before the stage begins.
     pub later: bool,
     /// Tokens of the longest prompt; 0 where nothing is sampled.
     pub prompt_max: u32,

@@ -86,6 +86,10 @@ fn what_does_not_go_together_is_refused_with_the_fix() {
     assert!(text.contains("is a stage of [models.llama], and this one is of [model]"), "{text}");
     let text = refusal("name = \"llama-sft\"", "name = \"llama-sft\"\nfrom = \"qwen-base\"");
     assert!(text.contains("set from = \"base\" for the weights of [models.llama]"), "{text}");
+    for later in ["qwen-base", "qwen-sft"] {
+        let text = refusal("name = \"qwen-base\"", &format!("name = \"qwen-base\"\nfrom = {later:?}"));
+        assert!(text.contains(&format!("`from` = {later:?} does not come before this stage; stages run in order")), "{text}");
+    }
     let text = refusal("path = \"llama\"", "path = \"llama\"\ndtype = \"bfloat16\"");
     assert!(text.contains("unknown key `dtype`; [model] says it for every model of the job"), "{text}");
     let text = refusal("tokenizer = \"tokenizer-qwen\"", "");

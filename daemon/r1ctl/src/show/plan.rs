@@ -33,6 +33,10 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
         right("TOKENS/STEP ≤"),
         left("REWARDS"),
     ];
+    let is_reused = stages.iter().any(|stage| stage.reused_from.is_some());
+    if is_reused {
+        columns.push(left("REUSED FROM"));
+    }
     let models = model_column(&mut columns, stages.iter().map(|stage| &stage.model));
     let row = |(stage, model): (&PlanStage, Option<String>)| {
         let mut row = vec![
@@ -46,6 +50,9 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
             if stage.rewards.is_empty() { "-".into() } else { one_line(&stage.rewards.join(", ")) },
         ];
         row.splice(2..2, model);
+        if is_reused {
+            row.push(stage.reused_from.as_ref().map_or_else(|| "-".into(), |job| one_line(&job.0)));
+        }
         row
     };
     table(look, &columns, stages.iter().zip(models).map(row).collect())

@@ -64,7 +64,10 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
         let mut row = vec![
             one_line(&stage.name),
             one_line(&stage.kind),
-            look.state(stage.state),
+            match &stage.reused_from {
+                Some(job) => format!("{} (reused from {job})", look.state(stage.state)),
+                None => look.state(stage.state),
+            },
             // An evaluation has no steps.
             if stage.kind == "eval" { "-".into() } else { format!("{}/{}", thousands(stage.step), thousands(stage.steps)) },
             thousands(stage.durable_step),

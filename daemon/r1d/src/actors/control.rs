@@ -179,10 +179,11 @@ impl Counter {
     async fn single(&self, request: Request) -> Result<Response, ControlErrorOf> {
         let desk = self.desk.clone();
         Ok(match request {
-            Request::Submit { job, priority, pins } => {
+            Request::Submit { job, priority, pins, no_reuse } => {
                 let rewards = self.rewards.clone();
-                let submitted =
-                    tasks::blocking(move || accept::submit(&job, priority, pins, &rewards, &desk)).await.map_err(internal)?;
+                let submitted = tasks::blocking(move || accept::submit(&job, priority, pins, !no_reuse, &rewards, &desk))
+                    .await
+                    .map_err(internal)?;
                 let accept::Submitted { job, warnings, plugins } = submitted?;
                 self.desk.board.touch();
                 self.jobs.ask("the queue", Dispatch).await.map_err(internal)?;
@@ -190,7 +191,7 @@ impl Counter {
             }
             Request::Plan { job } => {
                 let rewards = self.rewards.clone();
-                let plan = tasks::blocking(move || accept::plan(&job, &rewards)).await.map_err(internal)?;
+                let plan = tasks::blocking(move || accept::plan(&job, &rewards, &desk)).await.map_err(internal)?;
                 Response::Plan(Box::new(plan?))
             }
             Request::Reload { job, plugin, file } => {

@@ -14,6 +14,7 @@ use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::Outputs;
 use crate::progress::Paces;
+use crate::reuse;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
 use crate::{datasets, review, tasks};
@@ -139,7 +140,13 @@ enum OpenError {
 
 /// A job's files, as they were found.
 enum Opened {
-    Ready(Box<Materials>, BTreeMap<String, String>),
+    Ready {
+        materials: Box<Materials>,
+        /// Hashes of the data sets that stages have made.
+        made: BTreeMap<String, String>,
+        /// Later stages that will be taken over from another job, once it is their turn.
+        to_take_over: BTreeSet<usize>,
+    },
     /// A data set waits for its review: stage and rows.
     Review(String, u64),
 }
@@ -199,18 +206,21 @@ impl Run {
             return self.finish(End::Failed { error: "the ledger does not know the job".into() }, context);
         };
         self.enter(Phase::Reading);
-        let (rewards, outputs) = (self.means.rewards.clone(), self.outputs.clone());
-        let opening = tasks::blocking(move || open(&record, &rewards, &outputs));
+        let (means, outputs, log) = (self.means.clone(), self.outputs.clone(), self.log.clone());
+        let opening = tasks::blocking(move || open(record, &means, &outputs, &log));
         context.spawn(wrap_future(opening).map(|opened, run: &mut Self, context: &mut Context<Self>| match opened {
             Ok(Ok(Opened::Review(stage, rows))) => run.review(stage, rows, context),
-            Ok(Ok(Opened::Ready(materials, made))) => {
+            Ok(Ok(Opened::Ready { materials, made, to_take_over })) => {
                 run.made = Arc::new(made);
                 for warning in &materials.warnings {
                     if run.warned.insert(warning.clone()) {
                         run.log.warn(warning);
                     }
                 }
-                let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
+                let mut plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
+                for (index, facts) in plan.stages.iter_mut().enumerate() {
+                    facts.later |= to_take_over.contains(&index);
+                }
                 let materials = Arc::new(*materials);
                 run.means.desk.open_jobs.opened(&run.id, &materials);
                 run.materials = Some((materials, Arc::new(plan)));
@@ -696,21 +706,24 @@ fn known(record: &JobRecord) -> Record {
     }
 }
 
-fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Opened, OpenError> {
+/// The job's materials, after its next stages are taken over where an earlier job has finished them.
+fn open(record: Arc<JobRecord>, means: &Means, outputs: &Outputs, log: &JobLog) -> Result<Opened, OpenError> {
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
     let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
+    let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
+    let record = means.desk.ledger.job(record.job()).unwrap_or(record);
     let dir = outputs.datasets();
-    if let Some((stage, rows)) = review::awaited(record, &job, &dir).map_err(MaterialsError::from)? {
+    if let Some((stage, rows)) = review::awaited(&record, &job, &dir).map_err(MaterialsError::from)? {
         return Ok(Opened::Review(stage, rows));
     }
-    let made = review::hashes(record, &job, &dir).map_err(MaterialsError::from)?;
+    let made = review::hashes(&record, &job, &dir).map_err(MaterialsError::from)?;
     let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
     let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
-    let materials = Materials::open_with(job, rewards, &Recorded::of(record), &DataSets { dir, finished })?;
-    Ok(Opened::Ready(Box::new(materials), made))
+    let materials = Materials::open_with(job, &means.rewards, &Recorded::of(&record), &DataSets { dir, finished })?;
+    Ok(Opened::Ready { materials: Box::new(materials), made, to_take_over })
 }
 
 /// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.

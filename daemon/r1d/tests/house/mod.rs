@@ -209,7 +209,7 @@ impl House {
     }
 
     pub fn submit(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: None, pins: Default::default() }) {
+        match self.ask(Request::Submit { job, priority: None, pins: Default::default(), no_reuse: false }) {
             Response::Submitted { job, .. } => job.0,
             other => panic!("{other:?}"),
         }
@@ -217,7 +217,7 @@ impl House {
 
     /// The error that a job is refused with.
     pub fn refused(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: None, pins: Default::default() }) {
+        match self.ask(Request::Submit { job, priority: None, pins: Default::default(), no_reuse: false }) {
             Response::Error(error) => {
                 assert_eq!(error.kind, ErrorKind::Invalid, "{}", error.message);
                 error.message

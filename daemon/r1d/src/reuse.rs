@@ -1,0 +1,355 @@
+//! A finished stage is not done again: a job whose next stage has the settings and inputs of one that another job has finished takes over what
+//! that one left.
+//!
+//! A stage's key is the SHA-256 of all that its outcome depends on ([`r1d_job::key`]): its settings and place, the contents of its data, tokenizer
+//! and templates, its plugins' hashes, the model's configuration, and the keys of the stages that it builds on. Weight files of a model are told by
+//! name, size and time of the last change: they are too large to be read at each submission.
+//!
+//! Files are linked where the file system can, else copied; what is taken over never changes under its first owner's name or the second's, since
+//! both only ever remove whole files. The ledger learns of the stage in one transaction, after its files are in place: killed before it, the
+//! next try clears them away.
+
+use crate::graders;
+use crate::job_log::JobLog;
+use crate::materials::Materials;
+use crate::outputs::Outputs;
+use crate::state_dir::job_dir;
+use crate::status::Desk;
+use r1d_job::key::{Depends, depends};
+use r1d_job::{Job, Stage, Weights};
+use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
+use r1d_proto::control::State;
+use r1d_proto::ids::JobId;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Beside a tokenizer, what has a say in what it makes.
+const TOKENIZER_FILES: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"];
+/// Files of one checkpoint.
+const FILES_MAX: usize = 100_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReuseError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("checkpoint {} is not as it was recorded", .0.display())]
+    Changed(PathBuf),
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
+    let path = path.to_path_buf();
+    move |source| ReuseError::Io { path, source }
+}
+
+/// The key of each stage, hex; none of one whose data set people review, and of what builds on it. Blocks: reads all data. `plugins` are the hashes of those that judge.
+pub fn keys(job: &Job, plugins: &BTreeMap<String, String>) -> Result<Vec<String>, ReuseError> {
+    let mut keys: Vec<String> = Vec::new();
+    let mut data = BTreeMap::new();
+    for index in 0..job.stages.len() {
+        let Some(on) = depends(job, index) else { break };
+        // What people may change in between is nobody else's outcome.
+        let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
+        let key = match reviewed || on.stages.iter().any(|before| keys.get(*before).is_none_or(String::is_empty)) {
+            true => String::new(),
+            false => key(job, &on, plugins, &keys, &mut data)?,
+        };
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// Parts with their lengths, so that no two lists of parts are one text.
+#[derive(Default)]
+struct Parts(Sha256);
+
+impl Parts {
+    fn add(&mut self, name: &str, value: &str) {
+        for part in [name, value] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    fn hex(self) -> String {
+        hex(self.0)
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn key(
+    job: &Job,
+    on: &Depends,
+    plugins: &BTreeMap<String, String>,
+    before: &[String],
+    data: &mut BTreeMap<String, String>,
+) -> Result<String, ReuseError> {
+    let mut parts = Parts::default();
+    // Another release may compute otherwise.
+    parts.add("release", env!("CARGO_PKG_VERSION"));
+    parts.add("settings", &on.settings);
+    for name in &on.data {
+        if !data.contains_key(name)
+            && let Some(source) = job.data.get(name)
+        {
+            let mut contents = Parts::default();
+            for file in r1d_data::files(source)
+                .map_err(|error| ReuseError::Io { path: source.path.clone(), source: io::Error::other(error) })?
+            {
+                contents.add("file", &file_hash(&file)?);
+            }
+            data.insert(name.clone(), contents.hex());
+        }
+        parts.add(name, data.get(name).map_or("", String::as_str));
+    }
+    for stage in &on.stages {
+        parts.add("stage", before.get(*stage).map_or("", String::as_str));
+    }
+    for plugin in &on.plugins {
+        parts.add(plugin, plugins.get(plugin).map_or("", String::as_str));
+    }
+    for file in &on.files {
+        parts.add("template", &file_hash(file)?);
+    }
+    for dir in &on.directories {
+        add_directory(&mut parts, dir)?;
+    }
+    if let Some(model) = job.models().nth(on.model) {
+        parts.add("config", &file_hash(&model.config())?);
+        add_tokenizer(&mut parts, model.tokenizer())?;
+        if let Weights::Directory(dir) = model {
+            add_directory(&mut parts, dir)?;
+        }
+    }
+    Ok(parts.hex())
+}
+
+fn file_hash(path: &Path) -> Result<String, ReuseError> {
+    let mut file = fs::File::open(path).map_err(io_error(path))?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        let read = file.read(&mut buffer).map_err(io_error(path))?;
+        if read == 0 {
+            return Ok(hex(hash));
+        }
+        hash.update(buffer.get(..read).unwrap_or_default());
+    }
+}
+
+fn add_tokenizer(parts: &mut Parts, tokenizer: &Path) -> Result<(), ReuseError> {
+    let directory = if tokenizer.is_dir() { tokenizer } else { tokenizer.parent().unwrap_or(Path::new(".")) };
+    let beside = TOKENIZER_FILES.map(|name| directory.join(name));
+    for file in beside.iter().map(PathBuf::as_path).chain([tokenizer]).filter(|file| file.is_file()) {
+        parts.add(&file.file_name().unwrap_or_default().to_string_lossy(), &file_hash(file)?);
+    }
+    Ok(())
+}
+
+/// Weights by name, size and time; what is small by content.
+fn add_directory(parts: &mut Parts, dir: &Path) -> Result<(), ReuseError> {
+    let entries = fs::read_dir(dir).map_err(io_error(dir))?.collect::<Result<Vec<_>, _>>().map_err(io_error(dir))?;
+    let mut weights: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    weights.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    weights.sort();
+    for path in weights {
+        let metadata = fs::metadata(&path).map_err(io_error(&path))?;
+        let changed = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let known = format!("{} bytes, changed {}", metadata.len(), changed.unwrap_or_default().as_nanos());
+        parts.add(&path.file_name().unwrap_or_default().to_string_lossy(), &known);
+    }
+    add_tokenizer(parts, dir)
+}
+
+/// A stage that another job has finished, whole: where it is, and its record.
+struct Found {
+    job: Arc<JobRecord>,
+    stage: StageRecord,
+}
+
+/// The newest finished stage with this key of a job other than `own`.
+fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Found> {
+    if key.is_empty() {
+        return None;
+    }
+    let is_other = |record: &&Arc<JobRecord>| Some(record.job()) != own;
+    let whole = |job: Arc<JobRecord>| {
+        if job.reuse.keys.get(index).map(String::as_str) != Some(key) {
+            return None;
+        }
+        let stage = job.progress.stages.get(index)?.clone();
+        // Once a plugin was changed on the way, the outcome is no longer the key's.
+        let reloaded = job.graders.iter().any(|grader| (grader.stage, grader.step) > (0, 0) && grader.stage as usize <= index);
+        (stage.state == State::Succeeded && !reloaded && is_there(desk, &job, index, &stage)).then_some(Found { job, stage })
+    };
+    desk.ledger.jobs().iter().rev().filter(is_other).cloned().find_map(whole)
+}
+
+/// Whether all that a stage left for others is there: its last checkpoint, the data set that it made.
+fn is_there(desk: &Desk, job: &JobRecord, index: usize, record: &StageRecord) -> bool {
+    let Ok(parsed) = Job::parse(&job.submission.job_toml, Path::new("/")) else { return false };
+    let Some(settings) = parsed.stages.get(index) else { return false };
+    let outputs = Outputs::new(job_dir(&desk.state_dir, job.job()));
+    let made = settings.rejection_sampling().is_none() || {
+        let dir = outputs.datasets();
+        let sets = crate::datasets::DataSets { dir, finished: BTreeSet::from([record.name.clone()]) };
+        sets.find(&record.name).is_ok_and(|found| found.is_some())
+    };
+    let saved =
+        || record.newest_checkpoint().is_some_and(|checkpoint| checkpoint.step == record.steps && is_whole(checkpoint).is_ok());
+    made && (!settings.trains() || saved())
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    files: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// The checkpoint's manifest has the hash on record, and what it lists is there; contents are compared by whoever loads them.
+fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
+    let path = checkpoint.dir.join("manifest.json");
+    let changed = || ReuseError::Changed(checkpoint.dir.clone());
+    let text = fs::read(&path).map_err(io_error(&path))?;
+    if hex(Sha256::new_with_prefix(&text)) != checkpoint.manifest_sha256 {
+        return Err(changed());
+    }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| changed())?;
+    let is_there = |entry: &Entry| fs::metadata(checkpoint.dir.join(&entry.path)).is_ok_and(|file| file.len() == entry.bytes);
+    if manifest.files.iter().all(is_there) { Ok(()) } else { Err(changed()) }
+}
+
+/// Which stages would be taken over, and from which jobs; of a job that is only planned.
+pub fn plan(desk: &Desk, materials: &Materials) -> BTreeMap<usize, JobId> {
+    let plugins = graders::hashes(materials);
+    let keys = keys(&materials.job, &plugins).unwrap_or_default();
+    let found = keys.iter().enumerate().filter_map(|(index, key)| Some((index, find(desk, None, index, key)?.job.job().clone())));
+    found.collect()
+}
+
+/// Takes over as many stages as come next, one after the other. Returns the later ones that could be, when it is their turn. Blocks.
+pub fn take_over(desk: &Desk, record: &Arc<JobRecord>, outputs: &Outputs, job: &Job, log: &JobLog) -> BTreeSet<usize> {
+    if !record.reuse.enabled {
+        return BTreeSet::new();
+    }
+    let id = record.job();
+    let at_work = record.stage_at_work().is_some();
+    let mut next = record.progress.stages.len();
+    let mut later = BTreeSet::new();
+    for (index, key) in record.reuse.keys.iter().enumerate().skip(next) {
+        let Some(found) = find(desk, Some(id), index, key) else { continue };
+        if at_work || index != next {
+            later.insert(index);
+            continue;
+        }
+        let of = found.job.job().clone();
+        match take(desk, id, outputs, job, index, found) {
+            Ok(()) => {
+                let name = job.stages.get(index).map_or("", |stage| &stage.name);
+                log.info(format!(
+                    "stage {name} is taken over from job {of}, which has finished it with the same settings and inputs"
+                ));
+                next += 1;
+            }
+            Err(error) => {
+                log.warn(format!("a stage of job {of} cannot be taken over and is done again: {error}"));
+            }
+        }
+    }
+    later
+}
+
+fn take(desk: &Desk, id: &JobId, outputs: &Outputs, job: &Job, index: usize, found: Found) -> Result<(), ReuseError> {
+    let Found { job: other, stage: mut record } = found;
+    let theirs = Outputs::new(job_dir(&desk.state_dir, other.job()));
+    let stage = index as u32;
+    let newest = record.newest_checkpoint().cloned();
+    record.checkpoints.clear();
+    if let Some(checkpoint) = newest {
+        let dir = outputs.checkpoints(job, id).join(&record.name).join(format!("step-{}", checkpoint.step));
+        link_directory(&checkpoint.dir, &dir)?;
+        let copied = CheckpointRecord { dir, ..checkpoint };
+        is_whole(&copied)?;
+        record.checkpoints.push(copied);
+    }
+    let files = (1..=record.steps).map(|step| (theirs.rollouts(&record.name, step), outputs.rollouts(&record.name, step)));
+    let made = ["jsonl", "json"].map(|ending| format!("{}.{ending}", record.name));
+    let made = made.into_iter().map(|name| (theirs.datasets().join(&name), outputs.datasets().join(&name)));
+    for (from, to) in files.chain(made).filter(|(from, _)| from.is_file()) {
+        let parent = to.parent().unwrap_or(&to);
+        fs::create_dir_all(parent).map_err(io_error(parent))?;
+        remove(&to)?;
+        link(&from, &to)?;
+        sync(parent)?;
+    }
+    let metrics = desk.ledger.metrics(other.job(), stage)?;
+    let first = job.first_of_own_model() == Some(index);
+    let is_its = |of: &Option<String>| of.as_ref().map_or(first, |of| *of == record.name);
+    let evals = other.evals.iter().filter(|eval| is_its(&eval.stage)).cloned().collect();
+    let command = Command::ReuseStage { job: id.clone(), of: other.job().clone(), stage, record: Box::new(record), metrics, evals };
+    desk.ledger.apply(command)?;
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), ReuseError> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(io_error(path)),
+    }
+}
+
+/// A second name for a file that nobody changes; where the file system has no such thing, a copy.
+fn link(from: &Path, to: &Path) -> Result<(), ReuseError> {
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map_err(io_error(to))?;
+    sync(to)
+}
+
+fn sync(path: &Path) -> Result<(), ReuseError> {
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(io_error(path))
+}
+
+/// The directory appears whole or not at all (`CKP-1`).
+fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
+    let parent = to.parent().unwrap_or(to);
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let partial = to.with_file_name(format!(".{name}.partial"));
+    remove(&partial)?;
+    remove(to)?;
+    let (mut folders, mut files) = (vec![PathBuf::new()], 0);
+    while let Some(folder) = folders.pop() {
+        let (source, target) = (from.join(&folder), partial.join(&folder));
+        fs::create_dir_all(&target).map_err(io_error(&target))?;
+        for entry in fs::read_dir(&source).map_err(io_error(&source))? {
+            let entry = entry.map_err(io_error(&source))?;
+            files += 1;
+            if files > FILES_MAX {
+                return Err(ReuseError::Changed(from.into()));
+            }
+            match entry.file_type().map_err(io_error(&source))?.is_dir() {
+                true => folders.push(folder.join(entry.file_name())),
+                false => link(&entry.path(), &target.join(entry.file_name()))?,
+            }
+        }
+        sync(&target)?;
+    }
+    fs::rename(&partial, to).map_err(io_error(to))?;
+    sync(parent)
+}
