@@ -33,7 +33,9 @@ impl Quantity {
     /// Equal values, in units that do not contradict each other: `18` is `18 eggs`, `1 km` is `1000 m` and not `1 m`.
     pub fn agrees_with(&self, other: &Quantity) -> bool {
         match (&self.unit, &other.unit) {
-            (Some(a), Some(b)) => a.factor(b).and_then(|factor| self.value.multiply(&factor)).is_some_and(|value| value == other.value),
+            (Some(a), Some(b)) => {
+                a.factor(b).and_then(|factor| self.value.multiply(&factor)).is_some_and(|value| value == other.value)
+            }
             _ => self.value == other.value,
         }
     }
@@ -52,16 +54,8 @@ pub fn read(text: &str) -> Option<Quantity> {
 
 /// Without what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the answer is".
 pub fn unwrap(text: &str) -> &str {
-    const WRAPS: [(&str, &str); 8] = [
-        ("$$", "$$"),
-        ("$", "$"),
-        ("\\(", "\\)"),
-        ("\\[", "\\]"),
-        ("**", "**"),
-        ("`", "`"),
-        ("\"", "\""),
-        ("“", "”"),
-    ];
+    const WRAPS: [(&str, &str); 8] =
+        [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ("\"", "\""), ("“", "”")];
     const LEADS: [&str; 9] =
         ["the final answer is", "the answer is", "final answer:", "answer:", "answer is", "答案是", "答案为", "答案:", "答案："];
     let mut text = text.trim();

@@ -28,7 +28,8 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 fn found(target: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("found").join(format!("{target}.hex"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let byte = |line: &str, at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let byte =
+        |line: &str, at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| (0..line.len() / 2).map(|at| byte(line, 2 * at)).collect()).collect()
 }
 
