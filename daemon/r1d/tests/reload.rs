@@ -166,6 +166,7 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
     let nobodys = ["ab".repeat(32) + ".wasm", "ab".repeat(32) + ".wasm.sig"].map(|name| plugins.join(name));
     nobodys.iter().for_each(|path| std::fs::write(path, "").unwrap());
     std::fs::write(plugins.join("notes.txt"), "").unwrap();
+    house.kill();
     house.start();
     assert!(pins.iter().all(|(_, sha256)| plugins.join(format!("{sha256}.wasm")).is_file()));
     assert!(plugins.join("notes.txt").is_file() && !nobodys.iter().any(|path| path.exists()));

@@ -16,7 +16,7 @@
 //! |---|---|
 //! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234`, `1'234` are one number; so are `1\frac12` and `1½`; `101_2` is 5; `twenty-five`, `3^{\text{rd}}`, `１２` and `十二` are numbers |
 //! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
-//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
+//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
 //! | times | `3:05 PM` is `15:05`; the half of the day may be missing |
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
 //! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x` |

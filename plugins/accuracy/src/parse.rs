@@ -16,6 +16,8 @@ use reward_sdk::units::{self, Unit};
 const DEPTH_MAX: u32 = 24;
 /// Sets joined one after the other: each makes the tree deeper.
 const JOINED_MAX: usize = 40;
+/// Parts of a quantity after the first: hours, minutes, seconds.
+const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
 pub fn read(text: &str, commas: Commas) -> Option<Expr> {
@@ -48,6 +50,10 @@ impl<'a> Parser<'a> {
 
     pub fn peek_at(&self, ahead: usize) -> Option<&Kind<'a>> {
         self.tokens.get(self.at + ahead).map(|token| &token.kind)
+    }
+
+    fn before(&self) -> Option<&Kind<'a>> {
+        self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map(|token| &token.kind)
     }
 
     pub fn spaced(&self) -> bool {
@@ -244,10 +250,16 @@ impl<'a> Parser<'a> {
             _ => self.declares_parameter(),
         };
         let unit = if declared || self.ends_here() { None } else { Some(self.unit()?) };
-        Some(match currency.or(unit) {
-            Some(unit) => Expr::Quantity(Box::new(value), unit),
-            None => value,
-        })
+        let Some(unit) = currency.or(unit) else { return Some(value) };
+        // `3 hours 20 minutes`, in hours.
+        for _ in 0..PARTS_MAX {
+            let Some(Kind::Number(part)) = self.peek() else { break };
+            let part = part.value()?;
+            self.at += 1;
+            let factor = self.unit()?.factor(&unit)?;
+            value = Expr::Sum(vec![value, Expr::Number(part.multiply(&factor)?)]);
+        }
+        Some(Expr::Quantity(Box::new(value), unit))
     }
 
     fn currency(&mut self) -> Option<Unit> {
@@ -265,6 +277,7 @@ impl<'a> Parser<'a> {
             match kind {
                 Kind::Open(Bracket::Group) => groups += 1,
                 Kind::Close(Bracket::Group) if groups > 0 => groups -= 1,
+                Kind::Number(_) if groups == 0 && !matches!(self.before(), Some(Kind::Caret | Kind::Minus)) => break,
                 other if Self::ends_item(Some(other)) => break,
                 _ => {}
             }

@@ -97,31 +97,52 @@ fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
 
 /// The text in lower case, and where its first words, numbers and single characters of writing systems that do not part words stand.
 fn units(text: &str) -> (String, Vec<Range<usize>>) {
-    let mut lower = String::with_capacity(text.len());
-    let mut found = Vec::new();
-    let mut start = None;
-    let mut known = Known::new();
+    let mut units = Units { lower: String::with_capacity(text.len()), found: Vec::new(), start: None };
+    let mut known = Known::default();
     for character in text.chars() {
-        for (character, kind) in known.of(character) {
-            let at = lower.len();
-            lower.push(character);
-            if kind == Kind::Part {
-                start.get_or_insert(at);
-                continue;
-            }
-            found.extend(start.take().map(|start| start..at));
-            if kind == Kind::Alone {
-                found.push(at..lower.len());
+        if character.is_ascii() {
+            let kind = if character.is_ascii_alphanumeric() { Kind::Part } else { Kind::Between };
+            units.add(character.to_ascii_lowercase(), kind);
+        } else if Kind::is_alone(character) {
+            // Ideographs have no case, and are too many to keep.
+            units.add(character, Kind::Alone);
+        } else {
+            let Lowered { first, more } = known.of(character);
+            units.add(first.0, first.1);
+            for (character, kind) in more.into_iter().flatten() {
+                units.add(character, kind);
             }
         }
-        if found.len() >= WORDS_MAX {
-            start = None;
-            break;
+        if units.found.len() >= WORDS_MAX {
+            units.found.truncate(WORDS_MAX);
+            return (units.lower, units.found);
         }
     }
-    found.extend(start.map(|start| start..lower.len()));
-    found.truncate(WORDS_MAX);
-    (lower, found)
+    let end = units.lower.len();
+    units.found.extend(units.start.map(|start| start..end));
+    (units.lower, units.found)
+}
+
+struct Units {
+    lower: String,
+    found: Vec<Range<usize>>,
+    /// Of the word at hand.
+    start: Option<usize>,
+}
+
+impl Units {
+    fn add(&mut self, character: char, kind: Kind) {
+        let at = self.lower.len();
+        self.lower.push(character);
+        if kind == Kind::Part {
+            self.start.get_or_insert(at);
+            return;
+        }
+        self.found.extend(self.start.take().map(|start| start..at));
+        if kind == Kind::Alone {
+            self.found.push(at..self.lower.len());
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,54 +156,62 @@ enum Kind {
 
 impl Kind {
     fn of(character: char) -> Kind {
-        match character {
-            '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}' => Kind::Alone,
-            character if character.is_alphanumeric() => Kind::Part,
-            _ => Kind::Between,
+        if Kind::is_alone(character) {
+            Kind::Alone
+        } else if character.is_alphanumeric() {
+            Kind::Part
+        } else {
+            Kind::Between
         }
+    }
+
+    fn is_alone(character: char) -> bool {
+        matches!(character, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}')
     }
 }
 
-/// Characters in lower case, with their kinds. Looking them up is a search in long tables, and texts repeat their characters.
-struct Known {
-    /// Those seen, by their last bits, and what each becomes.
-    seen: Vec<(char, Lowered)>,
-}
-
-/// One character, but for the few that become several.
+/// A character in lower case: one, but for the few that become several.
 #[derive(Clone, Copy)]
 struct Lowered {
-    characters: [(char, Kind); 3],
-    count: u8,
+    first: (char, Kind),
+    more: Option<[(char, Kind); 2]>,
 }
 
 impl Lowered {
+    const NONE: Lowered = Lowered { first: ('\0', Kind::Between), more: None };
+
     fn of(character: char) -> Lowered {
-        let mut lowered = Lowered { characters: [('\0', Kind::Between); 3], count: 0 };
-        for (place, lower) in lowered.characters.iter_mut().zip(character.to_lowercase()) {
-            // A sigma is a sigma, at the end of a word as within.
-            let lower = if lower == 'ς' { 'σ' } else { lower };
-            *place = (lower, Kind::of(lower));
-            lowered.count += 1;
-        }
-        lowered
+        // A sigma is a sigma, at the end of a word as within.
+        let kinds = |character: char| if character == 'ς' { ('σ', Kind::Part) } else { (character, Kind::of(character)) };
+        let mut lower = character.to_lowercase().map(kinds);
+        let first = lower.next().unwrap_or((character, Kind::Between));
+        let more = lower.next().map(|second| [second, lower.next().unwrap_or(('\0', Kind::Between))]);
+        Lowered { first, more }
+    }
+}
+
+/// Looking a character up is a search in long tables, and texts repeat their characters.
+struct Known {
+    /// The last ones of those with the same last bits.
+    near: [(char, Lowered); Known::NEAR],
+    all: FxHashMap<char, Lowered>,
+}
+
+impl Default for Known {
+    fn default() -> Known {
+        Known { near: [('\0', Lowered::NONE); Known::NEAR], all: FxHashMap::default() }
     }
 }
 
 impl Known {
-    const SEEN: usize = 1 << 10;
+    const NEAR: usize = 256;
 
-    fn new() -> Known {
-        Known { seen: vec![('\0', Lowered::of('\0')); Known::SEEN] }
-    }
-
-    fn of(&mut self, character: char) -> impl Iterator<Item = (char, Kind)> {
-        let place = &mut self.seen[character as usize % Known::SEEN];
+    fn of(&mut self, character: char) -> Lowered {
+        let place = &mut self.near[character as usize % Known::NEAR];
         if place.0 != character {
-            *place = (character, Lowered::of(character));
+            *place = (character, *self.all.entry(character).or_insert_with(|| Lowered::of(character)));
         }
-        let Lowered { characters, count } = place.1;
-        characters.into_iter().take(count.into())
+        place.1
     }
 }
 
