@@ -18,6 +18,11 @@ pub struct Row {
     /// The prompt column where it is a list of messages; else empty.
     pub messages: Vec<Message>,
     pub completion: Option<String>,
+    pub chosen: Option<String>,
+    pub rejected: Option<String>,
+    /// 0 to 1.
+    pub label: Option<f32>,
+    pub margin: Option<f32>,
     pub text: Option<String>,
     pub reference: Option<String>,
     pub domain: Option<String>,
@@ -162,30 +167,39 @@ fn read_parquet(file: &Path, source: &DataSource, rows: &mut Vec<Row>) -> Result
 
 /// A row's columns by what the job file calls them. The error says what is wrong with the row.
 fn row(mut columns: Map<String, Value>, source: &DataSource) -> Result<Row, String> {
-    let (prompt, messages) = match column(&columns, "prompt", &source.prompt)? {
+    // Pairs may hold whole texts, and no prompt.
+    let no_prompt = source.chosen.is_some() && source.prompt.as_ref().is_some_and(|name| !columns.contains_key(name));
+    let prompt = source.prompt.as_ref().filter(|_| !no_prompt).cloned();
+    let (prompt, messages) = match column(&columns, "prompt", &prompt)? {
         Some(Value::Array(items)) => {
             let messages = messages(items, source.prompt.as_deref().unwrap_or_default())?;
             (messages.last().map(|message| message.content.clone()), messages)
         }
         other => (text(other, &source.prompt)?, Vec::new()),
     };
-    let completion = match column(&columns, "completion", &source.completion)? {
-        Some(Value::Array(items)) => match messages_of_one(items, source.completion.as_deref().unwrap_or_default())? {
-            Some(message) => Some(message.content),
-            None => return Err("a completion of several messages: give it as one, the others belong to the prompt".into()),
+    let completion = |key: &str, name: &Option<String>| match column(&columns, key, name)? {
+        Some(Value::Array(items)) => match messages_of_one(items, name.as_deref().unwrap_or_default())? {
+            Some(message) => Ok(Some(message.content)),
+            None => Err(format!("a {key} of several messages: give it as one, the others belong to the prompt")),
         },
-        other => text(other, &source.completion)?,
+        other => text(other, name),
     };
     let row = Row {
         prompt,
         messages,
-        completion,
+        completion: completion("completion", &source.completion)?,
+        chosen: completion("chosen", &source.chosen)?,
+        rejected: completion("rejected", &source.rejected)?,
+        label: number(column(&columns, "label", &source.label)?, &source.label, 0.0..=1.0)?,
+        margin: number(column(&columns, "margin", &source.margin)?, &source.margin, 0.0..=f64::MAX)?,
         text: text(column(&columns, "text", &source.text)?, &source.text)?,
         reference: plain(column(&columns, "reference", &source.reference)?, &source.reference)?,
         domain: plain(column(&columns, "domain", &source.domain)?, &source.domain)?,
         meta: None,
     };
-    for name in [&source.prompt, &source.completion, &source.text, &source.reference, &source.domain].into_iter().flatten() {
+    let texts =
+        [&source.prompt, &source.completion, &source.chosen, &source.rejected, &source.text, &source.reference, &source.domain];
+    for name in texts.into_iter().chain([&source.label, &source.margin]).flatten() {
         columns.shift_remove(name);
     }
     let meta = (!columns.is_empty()).then(|| Value::Object(columns).to_string());
@@ -218,6 +232,21 @@ fn plain(value: Option<&Value>, name: &Option<String>) -> Result<Option<String>,
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(Value::Bool(yes)) => Ok(Some(yes.to_string())),
         other => text(other, name),
+    }
+}
+
+/// A column that must be a number of the range; true and false are 1 and 0.
+fn number(value: Option<&Value>, name: &Option<String>, range: std::ops::RangeInclusive<f64>) -> Result<Option<f32>, String> {
+    let Some(value) = value else { return Ok(None) };
+    let number = value.as_bool().map(|yes| f64::from(u8::from(yes))).or_else(|| value.as_f64());
+    match number.filter(|number| range.contains(number)) {
+        Some(number) => Ok(Some(number as f32)),
+        None => {
+            let (name, top) = (name.as_deref().unwrap_or_default(), range.end());
+            let range = if *top == f64::MAX { "of at least 0".into() } else { format!("from 0 to {top}") };
+            let found = if value.is_number() { value.to_string() } else { kind_of(value).into() };
+            Err(format!("column `{name}` is {found}, expected a number {range}"))
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`template`] | a row's prompt as the model reads it |
 //! | [`prompts`] | prompts of a data set, tokenised once (token in, token out) |
 //! | [`supervision`] | batches of `pretrain` and `sft` |
+//! | [`preferences`] | batches of `dpo` and `reward-model` |
 //! | [`shuffle`] | which rows a step takes |
 //! | [`rollouts`] | scored rollouts as Parquet |
 //! | [`storage`] | files that appear whole or not at all |
@@ -15,6 +16,7 @@
 
 pub mod dataset;
 pub mod error;
+pub mod preferences;
 pub mod prompts;
 pub mod rollouts;
 pub mod shuffle;
@@ -25,6 +27,7 @@ pub mod tokenizer;
 
 pub use dataset::{DataSet, Message, Row};
 pub use error::DataError;
+pub use preferences::{Preferences, Preferred};
 pub use prompts::{Prompt, Prompts};
 pub use shuffle::rows_of_step;
 pub use supervision::Supervision;

@@ -17,6 +17,7 @@ pub struct Prompt {
 /// One prompt per row, in the data set's order.
 pub struct Prompts {
     prompts: Vec<Prompt>,
+    adds_special: bool,
 }
 
 impl Prompts {
@@ -25,12 +26,18 @@ impl Prompts {
             let (text, ids) = template.prompt_ids(row, tokenizer).map_err(|e| e.in_row(data.name(), index))?;
             Ok(Prompt { row: index as u64, text, ids })
         };
-        Ok(Prompts { prompts: data.rows().iter().enumerate().map(prompt).collect::<Result<_, DataError>>()? })
+        let adds_special = template.adds_special();
+        Ok(Prompts { adds_special, prompts: data.rows().iter().enumerate().map(prompt).collect::<Result<_, DataError>>()? })
     }
 
     /// The prompt of a row, `row` taken modulo the number of rows.
     pub fn of_row(&self, row: u64) -> &Prompt {
         &self.prompts[(row % self.prompts.len() as u64) as usize]
+    }
+
+    /// Whether the texts lack the tokenizer's special ids, which the ids have.
+    pub fn adds_special(&self) -> bool {
+        self.adds_special
     }
 
     pub fn all(&self) -> &[Prompt] {

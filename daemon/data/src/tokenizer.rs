@@ -89,6 +89,15 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The ids of a whole text as a reward model reads it: the end-of-sequence id is the last.
+    pub fn encode_whole(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
+        let mut ids = self.encode_open(text, add_special)?;
+        if ids.last() != Some(&self.eos_id()) {
+            ids.push(self.eos_id());
+        }
+        Ok(ids)
+    }
+
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, DataError> {
         self.inner
             .decode(ids, skip_special)

@@ -72,6 +72,13 @@ pub struct DataSource {
     pub path: PathBuf,
     pub prompt: Option<String>,
     pub completion: Option<String>,
+    /// Of pairs.
+    pub chosen: Option<String>,
+    pub rejected: Option<String>,
+    /// 0 to 1, of single texts.
+    pub label: Option<String>,
+    /// By how much the scores of a pair shall differ at least.
+    pub margin: Option<String>,
     pub text: Option<String>,
     pub reference: Option<String>,
     pub domain: Option<String>,
@@ -165,6 +172,10 @@ impl Job {
             path: format!("{}.jsonl", maker.name).into(),
             prompt: column("prompt", true),
             completion: column("completion", true),
+            chosen: None,
+            rejected: None,
+            label: None,
+            margin: None,
             text: None,
             reference: column("reference", prompts.reference.is_some()),
             domain: column("domain", prompts.domain.is_some()),
@@ -185,6 +196,11 @@ impl Job {
         None
     }
 
+    /// Index of the reward-model stage of this name.
+    pub fn reward_model(&self, name: &str) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.name == name && stage.reward_model().is_some())
+    }
+
     /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.
     pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
         let defined = |name: &String| {
@@ -197,11 +213,11 @@ impl Job {
     /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations; `None` where neither
     /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
-        if stage.rollouts().is_none() && self.evals.is_empty() {
+        if stage.reward_model().is_some() || (stage.rollouts().is_none() && self.evals.is_empty()) {
             return None;
         }
         let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
-            (prompt_max + rollouts.max_completion_length, rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
+            (prompt_max + rollouts.longest_completion(), rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
         });
         let eval = self.evals.iter().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
         let count = if self.sampler.slots > 0 {
@@ -218,7 +234,7 @@ impl Job {
 fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
     let mut stages = Vec::new();
     for table in job.tables("stage") {
-        let before = stages.last().map(|stage: &Stage| stage.name.as_str());
+        let before = stages.iter().rfind(|stage: &&Stage| stage.reward_model().is_none()).map(|stage| stage.name.as_str());
         stages.push(Stage::read(&Fields::new(table, titled("stage", table)), before, base_dir)?);
     }
     let evals = job.tables("eval").map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
@@ -274,10 +290,11 @@ impl Model {
 impl DataSource {
     /// Columns that a stage or evaluation reads get their own name where the file does not name them.
     fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
-        let read_by =
-            |kind: &str| stages.iter().any(|stage| stage.kind_name() == kind && stage.data_sets().any(|data| data == name));
-        let prompted =
-            read_by("grpo") || read_by("rejection-sampling") || read_by("sft") || evals.iter().any(|eval| eval.data == name);
+        let readers = || stages.iter().filter(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name));
+        let read_by = |kind: &str| readers().any(|stage| stage.kind_name() == kind);
+        let labelled = readers().any(|stage| stage.reward_model().is_some() && !stage.reads_pairs());
+        let paired = readers().any(Stage::reads_pairs);
+        let prompted = readers().any(|stage| stage.kind_name() != "pretrain") || evals.iter().any(|eval| eval.data == name);
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
             Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
         };
@@ -291,7 +308,11 @@ impl DataSource {
             name: name.into(),
             path: absolute(&data.get::<String>("path")?, base_dir),
             prompt: column("prompt", prompted)?,
-            completion: column("completion", read_by("sft"))?,
+            completion: column("completion", read_by("sft") || labelled)?,
+            chosen: column("chosen", paired)?,
+            rejected: column("rejected", paired)?,
+            label: column("label", labelled)?,
+            margin: data.optional("margin")?,
             text: column("text", read_by("pretrain"))?,
             reference: data.optional("reference")?,
             domain: data.optional("domain")?,

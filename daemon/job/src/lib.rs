@@ -33,5 +33,8 @@ pub use error::JobError;
 pub use eval::{Eval, Metric};
 pub use facts::ModelFacts;
 pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
-pub use reward::{Limits, OnAbstain, OnFault, Plugin, Reward};
-pub use stage::{Grpo, Length, Origin, Pretrain, RejectionSampling, Rollouts, Schedule, Select, Sft, Stage, StageKind};
+pub use reward::{Limits, OnAbstain, OnFault, Plugin, Reward, RewardModelSource};
+pub use stage::{
+    Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Sft, Stage,
+    StageKind,
+};

@@ -2,6 +2,7 @@
 
 use crate::facts::ModelFacts;
 use crate::job::{Job, Weights};
+use crate::reward::{Reward, RewardModelSource};
 use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
 use r1d_proto::recipe::ImportanceSamplingLevel;
@@ -51,11 +52,14 @@ pub fn stages(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<PlanSta
 /// Most tokens that one step samples or trains on; `prompt_max` in tokens.
 pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
     let sampled =
-        |r: &Rollouts| r.prompts_per_step as u64 * r.num_generations as u64 * (prompt_max as u64 + r.max_completion_length as u64);
+        |r: &Rollouts| r.prompts_per_step as u64 * r.num_generations as u64 * (prompt_max as u64 + r.longest_completion() as u64);
     match &stage.kind {
         StageKind::Pretrain(p) => p.batch_size as u64 * p.max_length as u64,
         StageKind::Sft(s) => s.batch_size as u64 * s.max_length as u64,
+        StageKind::RewardModel(r) => r.batch_size as u64 * r.max_length as u64 * if stage.reads_pairs() { 2 } else { 1 },
+        StageKind::Dpo(d) => 2 * d.batch_size as u64 * d.max_length as u64,
         StageKind::Grpo(g) => sampled(&g.rollouts),
+        StageKind::Ppo(p) => sampled(&p.rollouts),
         StageKind::RejectionSampling(r) => sampled(&r.rollouts),
     }
 }
@@ -77,8 +81,23 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
     if trains_weights {
         bytes.insert("optimiser".into(), parameters * (value_bytes + 2 * 4 + master_bytes));
     }
-    if trains_weights && stage.grpo().is_some_and(|grpo| grpo.needs_reference()) {
+    if trains_weights && stage.needs_reference() {
         bytes.insert("reference".into(), weights);
+    }
+    if stage.ppo().is_some() {
+        bytes.insert("value model".into(), weights + parameters * (value_bytes + 2 * 4 + master_bytes));
+    }
+    let asked = |reward: &Reward| match &reward.model {
+        RewardModelSource::Stage(name) if job.reward_model(name).is_none() => None,
+        source => Some(source.clone()),
+    };
+    let asked: Vec<_> = stage.rollouts().map_or(Vec::new(), |rollouts| {
+        let mut asked: Vec<_> = rollouts.rewards.iter().filter_map(asked).collect();
+        asked.dedup();
+        asked
+    });
+    if !asked.is_empty() {
+        bytes.insert("reward models".into(), asked.len() as u64 * facts.parameters * value_bytes);
     }
     if let Some(slots) = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max) {
         let per_token = facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
@@ -94,7 +113,7 @@ const EPOCHS_WARN: u64 = 50;
 pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
-        if !job.stages.iter().any(|stage| stage.data_sets().any(|data| data == name))
+        if !job.stages.iter().any(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name))
             && !job.evals.iter().any(|eval| &eval.data == name)
         {
             found.push(format!("[data.{name}] is used by no stage and no evaluation"));
@@ -119,6 +138,12 @@ pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<Strin
                 "[[stage]] {name:?}: no later stage reads what it keeps (data = {name:?}); it stays as datasets/{name}.jsonl"
             ));
         }
+        if stage.reward_model().is_some_and(|reward_model| reward_model.eval_data.is_none()) {
+            found.push(format!(
+                "[[stage]] {:?} has no `eval_data`: nobody will know whether its reward model tells good from bad",
+                stage.name
+            ));
+        }
         stage_warnings(stage, facts, seen, &mut found);
     }
     found
@@ -136,8 +161,10 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,
-        StageKind::Grpo(_) | StageKind::RejectionSampling(_) => {
-            seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, |r| r.max_completion_length))
+        StageKind::RewardModel(r) => r.max_length,
+        StageKind::Dpo(d) => d.max_length,
+        StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
+            seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, Rollouts::longest_completion))
         }
     };
     if let Some(facts) = facts

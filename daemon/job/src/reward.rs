@@ -14,8 +14,12 @@ pub struct Reward {
     /// Handed to the plugin as JSON: an object with sorted keys, the same bytes each time.
     pub config_json: String,
     pub limits: Limits,
+    /// Whom the plugin asks, where it is one that asks.
+    pub model: RewardModelSource,
     /// Rows of these domains only; empty: all.
     pub domains: Vec<String>,
+    /// It judges from the step after so many on.
+    pub after_step: u64,
     pub on_abstain: OnAbstain,
     pub on_fault: OnFault,
     /// A completion that scores less, or on which the plugin fails, is not kept; of a rejection-sampling stage alone.
@@ -29,6 +33,25 @@ pub enum Plugin {
     /// Looked up in the plugin directories as `<name>.wasm`.
     Named(String),
     Path(PathBuf),
+}
+
+/// The reward model that a judged plugin asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RewardModelSource {
+    /// What a reward-model stage before has made.
+    Stage(String),
+    /// A Hugging Face directory of a `…ForSequenceClassification`.
+    Directory(PathBuf),
+}
+
+impl RewardModelSource {
+    /// A path has a slash; anything else is a stage's name.
+    fn parse(text: &str, base_dir: &Path) -> RewardModelSource {
+        match text.contains('/') {
+            true => RewardModelSource::Directory(absolute(text, base_dir)),
+            false => RewardModelSource::Stage(text.into()),
+        }
+    }
 }
 
 /// Per completion.
@@ -70,7 +93,9 @@ impl Reward {
             weight: 1.0,
             config_json: "{}".into(),
             limits: Limits { fuel: None, memory_mb: None, hostcall_kb: 17, wall_ms: None },
+            model: RewardModelSource::Stage(plugin_stem(name)),
             domains: Vec::new(),
+            after_step: 0,
             on_abstain: OnAbstain::DropSample,
             on_fault: OnFault::Min,
             min_score: None,
@@ -100,7 +125,9 @@ impl Reward {
                 hostcall_kb: limits.get("hostcall_kb")?,
                 wall_ms: limits.optional("wall_ms")?,
             },
+            model: RewardModelSource::parse(&reward.optional("model")?.unwrap_or_else(|| plugin_stem(&plugin)), base_dir),
             domains: reward.get("domains")?,
+            after_step: reward.get("after_step")?,
             on_abstain: reward.on_abstain("on_abstain")?,
             on_fault: reward.on_fault("on_fault")?,
             min_score: reward.optional("min_score")?,

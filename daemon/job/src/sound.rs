@@ -5,8 +5,9 @@ use crate::eval::Eval;
 use crate::facts::ModelFacts;
 use crate::job::{DataSource, Job};
 use crate::keys::nearest;
-use crate::reward::{Plugin, Reward};
-use crate::stage::{Grpo, Length, Origin, RejectionSampling, Rollouts, Select, Stage, StageKind};
+use crate::reward::{Plugin, Reward, RewardModelSource};
+use crate::stage::{Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, Rollouts, Select, Stage, StageKind};
+use r1d_proto::recipe::DpoLossType;
 use r1d_proto::worker::Dtype;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -93,12 +94,26 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         let near = or_nearest(from, before());
         return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
     }
+    if let Origin::Stage(from) = &stage.from
+        && stage.reward_model().is_none()
+        && job.reward_model(from).is_some()
+    {
+        let problem = format!("`from` = {from:?} is a reward model, which writes nothing");
+        return refuse(place, problem, "start from a stage that trains a policy, or from \"base\"");
+    }
     if stage.rejection_sampling().is_some() && job.data.contains_key(&stage.name) {
         let problem = format!("[data.{}] has the name of this stage, and so of the data set that it makes", stage.name);
         return refuse(place, problem, "give one of them another name");
     }
-    for name in stage.data_sets() {
+    for name in stage.data_sets().chain(stage.held_out()) {
         check_made(job, index, stage, name, &place)?;
+    }
+    if let Some(name) = stage.held_out() {
+        data_of(job, name, &place)?;
+        if stage.data_sets().any(|data| data == name) {
+            let problem = format!("eval_data = {name:?} is what the stage trains on");
+            return refuse(place, problem, "name rows that it does not train on, or leave it out");
+        }
     }
     let data = data_of(job, &stage.data, &place)?;
     for (i, name) in stage.more_data.iter().enumerate() {
@@ -121,7 +136,10 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => ("max_length", p.max_length),
         StageKind::Sft(s) => ("max_length", s.max_length),
-        StageKind::Grpo(g) => ("max_completion_length", g.rollouts.max_completion_length),
+        StageKind::RewardModel(r) => ("max_length", r.max_length),
+        StageKind::Dpo(d) => ("max_length", d.max_length),
+        StageKind::Grpo(g) => ("max_completion_length", g.rollouts.longest_completion()),
+        StageKind::Ppo(p) => ("max_completion_length", p.rollouts.longest_completion()),
         StageKind::RejectionSampling(_) => ("max_completion_length", 0),
     };
     if longest.1 > stage.max_tokens_per_device {
@@ -170,8 +188,56 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
     match &stage.kind {
         StageKind::Grpo(grpo) => check_grpo(grpo, &data, &place),
         StageKind::RejectionSampling(rejection) => check_rejection_sampling(rejection, &data, &place),
-        StageKind::Pretrain(_) | StageKind::Sft(_) => Ok(()),
+        StageKind::Dpo(dpo) => check_dpo(dpo, &place),
+        StageKind::Ppo(ppo) => check_ppo(job, index, ppo, &data, &place),
+        StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) => Ok(()),
+    }?;
+    let Some(rollouts) = stage.rollouts() else { return Ok(()) };
+    check_changes(stage, rollouts, &place)?;
+    rollouts.rewards.iter().try_for_each(|reward| check_asked(job, index, reward, &place))
+}
+
+/// A reward model is asked once it is there. Whether the plugin asks at all is known when it is loaded.
+fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<(), JobError> {
+    if let RewardModelSource::Stage(name) = &reward.model
+        && job.reward_model(name).is_some_and(|maker| maker >= index)
+    {
+        let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
+        let problem = format!("it asks the reward model of stage {name:?}, which does not come before it");
+        return refuse(place, problem, "put that stage before this one");
     }
+    Ok(())
+}
+
+fn check_dpo(dpo: &Dpo, place: &str) -> Result<(), JobError> {
+    if dpo.objective.loss_type == DpoLossType::Ipo && dpo.objective.label_smoothing > 0.0 {
+        let problem = format!("label_smoothing = {} with loss_type = \"ipo\", which has none", dpo.objective.label_smoothing);
+        return refuse(place, problem, "leave it out, or set loss_type = \"robust\"");
+    }
+    Ok(())
+}
+
+fn check_ppo(job: &Job, index: usize, ppo: &Ppo, data: &DataSource, place: &str) -> Result<(), JobError> {
+    let completions = ppo.rollouts.prompts_per_step as u64 * ppo.rollouts.num_generations as u64;
+    let minibatches = ppo.num_mini_batches as u64;
+    if !completions.is_multiple_of(minibatches) {
+        let problem = format!(
+            "prompts_per_step × num_generations = {completions} completions do not divide into num_mini_batches = {minibatches}"
+        );
+        return refuse(place, problem, "change one of them");
+    }
+    if ppo.rollouts.temperature == 0.0 {
+        return refuse(place, "temperature = 0: nothing new would ever be tried", "set temperature = 1.0");
+    }
+    if let Some(name) = &ppo.value_model
+        && job.reward_model(name).is_none_or(|maker| maker >= index)
+    {
+        let makers = job.stages.iter().take(index).filter(|stage| stage.reward_model().is_some());
+        let near = or_nearest(name, makers.map(|stage| stage.name.as_str()));
+        let problem = format!("value_model = {name:?} is no reward-model stage before this one{near}");
+        return refuse(place, problem, "name one, or leave it out: the policy's first weights are taken then");
+    }
+    check_learned_from(&ppo.rollouts, "ppo", data, place)
 }
 
 /// A data set that a stage makes is there once that stage is finished, and holds prompts and completions.
@@ -181,9 +247,40 @@ fn check_made(job: &Job, index: usize, stage: &Stage, name: &str, place: &str) -
         let problem = format!("it reads what stage {name:?} keeps, which does not come before it");
         return refuse(place, problem, "put that stage before this one, or name another data set");
     }
-    if matches!(stage.kind, StageKind::Pretrain(_)) {
-        let problem = format!("stage {name:?} keeps prompts and completions, and a pretrain stage reads text");
-        return refuse(place, problem, "read it with kind = \"sft\"");
+    let reads = match stage.kind {
+        StageKind::Pretrain(_) => "text",
+        StageKind::Dpo(_) => "pairs",
+        StageKind::RewardModel(_) => "pairs or labels",
+        _ => return Ok(()),
+    };
+    let problem = format!("stage {name:?} keeps prompts and completions, and a {} stage reads {reads}", stage.kind_name());
+    return refuse(place, problem, "read it with kind = \"sft\"");
+}
+
+/// Changes come in their order, within the stage.
+fn check_changes(stage: &Stage, rollouts: &Rollouts, place: &str) -> Result<(), JobError> {
+    let mut before = 0;
+    for change in &rollouts.changes {
+        if change.after_step <= before && before > 0 {
+            let problem = format!("[[stage.schedule]] after_step = {} comes after one of {before}", change.after_step);
+            return refuse(place, problem, "write them in the order of their steps");
+        }
+        if change.temperature.is_none() && change.max_completion_length.is_none() {
+            let problem = format!("[[stage.schedule]] after_step = {} changes nothing", change.after_step);
+            return refuse(place, problem, "add `temperature` or `max_completion_length`");
+        }
+        before = change.after_step;
+    }
+    let late = rollouts.changes.iter().map(|change| ("[[stage.schedule]]", change.after_step));
+    let late = late.chain(rollouts.rewards.iter().map(|reward| (reward.name.as_str(), reward.after_step)));
+    if let Length::Steps(steps) = stage.length
+        && let Some((what, after)) = late.clone().find(|(_, after)| *after >= steps)
+    {
+        let problem = format!("{what}: after_step = {after}, and the stage has {steps} steps: it would never come");
+        return refuse(place, problem, "lower it, or leave it out");
+    }
+    if rollouts.rewards.iter().all(|reward| reward.after_step > 0) && !rollouts.rewards.is_empty() {
+        return refuse(place, "every reward has an `after_step`: nothing judges the first steps", "leave one without");
     }
     Ok(())
 }
@@ -241,13 +338,18 @@ fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobErro
             "set beta above 0 (R1 used 0.001), or leave `sync_ref_steps` out",
         );
     }
-    if let Some(reward) = grpo.rollouts.rewards.iter().find(|reward| reward.min_score.is_some()) {
+    check_learned_from(&grpo.rollouts, "grpo", data, place)
+}
+
+/// What holds of completions that a policy learns from.
+fn check_learned_from(rollouts: &Rollouts, kind: &str, data: &DataSource, place: &str) -> Result<(), JobError> {
+    if let Some(reward) = rollouts.rewards.iter().find(|reward| reward.min_score.is_some()) {
         let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
-        let problem = "`min_score` says what a rejection-sampling stage keeps, and a grpo stage keeps nothing";
+        let problem = format!("`min_score` says what a rejection-sampling stage keeps, and a {kind} stage keeps nothing");
         return refuse(place, problem, "leave it out: what scores little is learned from as well");
     }
-    check_rollouts(&grpo.rollouts, data, place)?;
-    if grpo.rollouts.rewards.iter().all(|reward| reward.weight == 0.0) {
+    check_rollouts(rollouts, data, place)?;
+    if rollouts.rewards.iter().all(|reward| reward.weight == 0.0) {
         return refuse(place, "every reward has weight 0: there is nothing to learn", "give one a weight");
     }
     Ok(())

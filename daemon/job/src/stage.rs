@@ -4,7 +4,8 @@ use crate::error::JobError;
 use crate::fields::Fields;
 use crate::reward::Reward;
 use r1d_proto::recipe::{
-    ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, RouterTraining, Sampling, ScaleRewards,
+    DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, PpoObjective, RouterTraining,
+    Sampling, ScaleRewards,
 };
 use std::path::Path;
 
@@ -54,6 +55,9 @@ pub enum StageKind {
     Sft(Sft),
     Grpo(Box<Grpo>),
     RejectionSampling(Box<RejectionSampling>),
+    RewardModel(RewardModel),
+    Dpo(Dpo),
+    Ppo(Box<Ppo>),
 }
 
 /// Next-token training on packed text.
@@ -74,6 +78,54 @@ pub struct Sft {
     pub max_length: u32,
 }
 
+/// A scalar head over a language model's trunk learns what people prefer, or what is safe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RewardModel {
+    /// Rows per update.
+    pub batch_size: u32,
+    /// Tokens; longer texts are cut there.
+    pub max_length: u32,
+    pub loss: RewardLoss,
+    /// Name of a [`crate::DataSource`] of held-out rows, which the finished model is asked about.
+    pub eval_data: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RewardLoss {
+    /// Bradley–Terry on pairs; `center_rewards_coefficient` holds the scores around 0.
+    Pairwise { center_rewards_coefficient: f64 },
+    /// Logistic on single texts and their labels.
+    Pointwise,
+}
+
+/// Direct preference optimisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dpo {
+    /// Pairs per update.
+    pub batch_size: u32,
+    /// Tokens of a prompt with either completion; longer ones are cut there.
+    pub max_length: u32,
+    pub objective: DpoObjective,
+}
+
+/// Proximal policy optimisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ppo {
+    pub rollouts: Rollouts,
+    pub num_ppo_epochs: u32,
+    pub num_mini_batches: u32,
+    pub cliprange: f64,
+    pub cliprange_value: f64,
+    pub vf_coef: f64,
+    pub gamma: f64,
+    pub lam: f64,
+    pub kl_coef: f64,
+    pub routing_replay: bool,
+    pub value_learning_rate: f64,
+    /// A reward-model stage before, whose weights the value model starts from; else the policy's trunk with a fresh head.
+    pub value_model: Option<String>,
+}
+
 /// What is sampled in a step, and who judges it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollouts {
@@ -83,7 +135,17 @@ pub struct Rollouts {
     pub temperature: f64,
     pub top_p: f64,
     pub top_k: u32,
+    /// What changes on the way, in the order of steps.
+    pub changes: Vec<Change>,
     pub rewards: Vec<Reward>,
+}
+
+/// Settings that hold from the step after `after_step` on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub after_step: u64,
+    pub temperature: Option<f64>,
+    pub max_completion_length: Option<u32>,
 }
 
 /// Completions are sampled and judged, and the good ones become the data set of later stages. Trains nothing: the stage's weights are those
@@ -162,13 +224,16 @@ impl Stage {
         }
     }
 
-    /// `pretrain`, `sft`, `grpo`, `rejection-sampling`.
+    /// As `kind` in a job file.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             StageKind::Pretrain(_) => "pretrain",
             StageKind::Sft(_) => "sft",
             StageKind::Grpo(_) => "grpo",
             StageKind::RejectionSampling(_) => "rejection-sampling",
+            StageKind::RewardModel(_) => "reward-model",
+            StageKind::Dpo(_) => "dpo",
+            StageKind::Ppo(_) => "ppo",
         }
     }
 
@@ -177,7 +242,11 @@ impl Stage {
         match &self.kind {
             StageKind::Pretrain(p) => p.batch_size as u64,
             StageKind::Sft(s) => s.batch_size as u64,
-            StageKind::Grpo(_) | StageKind::RejectionSampling(_) => self.rollouts().map_or(1, |r| r.prompts_per_step as u64),
+            StageKind::RewardModel(r) => r.batch_size as u64,
+            StageKind::Dpo(d) => d.batch_size as u64,
+            StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
+                self.rollouts().map_or(1, |r| r.prompts_per_step as u64)
+            }
         }
     }
 
@@ -208,8 +277,9 @@ impl Stage {
     pub fn updates_per_step(&self) -> u64 {
         match &self.kind {
             StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
+            StageKind::Ppo(p) => p.num_ppo_epochs as u64 * p.num_mini_batches as u64,
             StageKind::RejectionSampling(_) => 0,
-            StageKind::Pretrain(_) | StageKind::Sft(_) => 1,
+            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) => 1,
         }
     }
 
@@ -249,30 +319,106 @@ impl Stage {
         }
     }
 
+    pub fn reward_model(&self) -> Option<&RewardModel> {
+        match &self.kind {
+            StageKind::RewardModel(reward_model) => Some(reward_model),
+            _ => None,
+        }
+    }
+
+    pub fn ppo(&self) -> Option<&Ppo> {
+        match &self.kind {
+            StageKind::Ppo(ppo) => Some(ppo),
+            _ => None,
+        }
+    }
+
     /// What a stage that samples samples.
     pub fn rollouts(&self) -> Option<&Rollouts> {
         match &self.kind {
             StageKind::Grpo(grpo) => Some(&grpo.rollouts),
+            StageKind::Ppo(ppo) => Some(&ppo.rollouts),
             StageKind::RejectionSampling(rejection) => Some(&rejection.rollouts),
-            StageKind::Pretrain(_) | StageKind::Sft(_) => None,
+            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) => None,
         }
     }
 
-    /// The data sets that it reads, by name.
+    /// A frozen copy of the stage's first weights is kept beside the policy.
+    pub fn needs_reference(&self) -> bool {
+        match &self.kind {
+            StageKind::Grpo(grpo) => grpo.needs_reference(),
+            StageKind::Ppo(ppo) => ppo.kl_coef > 0.0,
+            StageKind::Dpo(_) => true,
+            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RejectionSampling(_) | StageKind::RewardModel(_) => false,
+        }
+    }
+
+    /// Its rows are pairs of a preferred and a rejected completion.
+    pub fn reads_pairs(&self) -> bool {
+        match &self.kind {
+            StageKind::Dpo(_) => true,
+            StageKind::RewardModel(reward_model) => reward_model.loss != RewardLoss::Pointwise,
+            _ => false,
+        }
+    }
+
+    /// The data sets that it reads to train or sample, by name.
     pub fn data_sets(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.data).chain(&self.more_data).map(String::as_str)
+    }
+
+    /// Held-out rows that a reward model is asked about.
+    pub fn held_out(&self) -> Option<&str> {
+        self.reward_model()?.eval_data.as_deref()
     }
 }
 
 impl Rollouts {
-    pub fn sampling(&self, stop_ids: Vec<u32>, seed: u64) -> Sampling {
+    /// How step `step` (from 0) samples.
+    pub fn sampling(&self, step: u64, stop_ids: Vec<u32>, seed: u64) -> Sampling {
         Sampling {
-            temperature: self.temperature as f32,
+            temperature: self.temperature(step) as f32,
             top_p: self.top_p as f32,
             top_k: self.top_k,
-            max_completion_length: self.max_completion_length,
+            max_completion_length: self.max_completion_length(step),
             stop_ids,
             seed,
+        }
+    }
+
+    fn changed<T>(&self, step: u64, at_first: T, change: impl Fn(&Change) -> Option<T>) -> T {
+        self.changes.iter().rev().filter(|c| c.after_step <= step).find_map(change).unwrap_or(at_first)
+    }
+
+    pub fn temperature(&self, step: u64) -> f64 {
+        self.changed(step, self.temperature, |change| change.temperature)
+    }
+
+    /// Tokens.
+    pub fn max_completion_length(&self, step: u64) -> u32 {
+        self.changed(step, self.max_completion_length, |change| change.max_completion_length)
+    }
+
+    /// Tokens of the longest completion of any step.
+    pub fn longest_completion(&self) -> u32 {
+        let later = self.changes.iter().filter_map(|change| change.max_completion_length);
+        later.fold(self.max_completion_length, u32::max)
+    }
+}
+
+impl Ppo {
+    pub fn objective(&self, step: u64) -> PpoObjective {
+        PpoObjective {
+            num_ppo_epochs: self.num_ppo_epochs,
+            num_mini_batches: self.num_mini_batches,
+            cliprange: self.cliprange,
+            cliprange_value: self.cliprange_value,
+            vf_coef: self.vf_coef,
+            gamma: self.gamma,
+            lam: self.lam,
+            kl_coef: self.kl_coef,
+            temperature: self.rollouts.temperature(step) as f32,
+            routing_replay: self.routing_replay,
         }
     }
 }
@@ -283,7 +429,7 @@ impl Grpo {
         self.beta > 0.0
     }
 
-    pub fn objective(&self) -> Objective {
+    pub fn objective(&self, step: u64) -> Objective {
         Objective {
             loss_type: self.loss_type,
             importance_sampling_level: self.importance_sampling_level,
@@ -293,15 +439,15 @@ impl Grpo {
             num_iterations: self.num_iterations,
             num_minibatches: self.steps_per_generation,
             mask_truncated_completions: self.mask_truncated_completions,
-            max_completion_length: self.rollouts.max_completion_length,
-            temperature: self.rollouts.temperature as f32,
+            max_completion_length: self.rollouts.max_completion_length(step),
+            temperature: self.rollouts.temperature(step) as f32,
             routing_replay: self.routing_replay,
         }
     }
 }
 
 impl Stage {
-    /// `before`: the name of the stage before, which is where weights come from unless the file says otherwise.
+    /// `before`: the name of the stage before that has a policy, which is where weights come from unless the file says otherwise.
     pub(crate) fn read(stage: &Fields<'_>, before: Option<&str>, base_dir: &Path) -> Result<Stage, JobError> {
         let from = match stage.optional::<String>("from")?.or_else(|| before.map(String::from)) {
             Some(name) if name != "base" => Origin::Stage(name),
@@ -322,6 +468,9 @@ impl Stage {
             }
             "sft" => StageKind::Sft(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? }),
             "rejection-sampling" => StageKind::RejectionSampling(Box::new(RejectionSampling::read(stage, base_dir)?)),
+            "reward-model" => StageKind::RewardModel(RewardModel::read(stage)?),
+            "dpo" => StageKind::Dpo(Dpo::read(stage)?),
+            "ppo" => StageKind::Ppo(Box::new(Ppo::read(stage, base_dir)?)),
             _ => StageKind::Grpo(Box::new(Grpo::read(stage, base_dir)?)),
         };
         let trains = !matches!(kind, StageKind::RejectionSampling(_));
@@ -349,7 +498,7 @@ impl Stage {
 
 /// Stages that train all weights, or none, have none.
 fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
-    if matches!(kind, StageKind::Pretrain(_) | StageKind::RejectionSampling(_)) {
+    if !matches!(kind, StageKind::Sft(_) | StageKind::Grpo(_)) {
         return Ok(None);
     }
     let (r, lora_alpha) = (stage.get("lora_r")?, stage.get("lora_alpha")?);
@@ -385,7 +534,72 @@ impl Rollouts {
             temperature: stage.get("temperature")?,
             top_p: stage.get("top_p")?,
             top_k: stage.get("top_k")?,
+            changes: stage
+                .tables("schedule")
+                .map(|table| Change::read(&Fields::new(table, format!("{}, [[stage.schedule]]", stage.place))))
+                .collect::<Result<_, _>>()?,
             rewards: rewards.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Change {
+    fn read(change: &Fields<'_>) -> Result<Change, JobError> {
+        Ok(Change {
+            after_step: change.get("after_step")?,
+            temperature: change.optional("temperature")?,
+            max_completion_length: change.optional("max_completion_length")?,
+        })
+    }
+}
+
+impl RewardModel {
+    fn read(stage: &Fields<'_>) -> Result<RewardModel, JobError> {
+        let loss = match stage.get::<String>("loss")?.as_str() {
+            "pointwise" => RewardLoss::Pointwise,
+            _ => RewardLoss::Pairwise { center_rewards_coefficient: stage.get("center_rewards_coefficient")? },
+        };
+        Ok(RewardModel {
+            batch_size: stage.get("batch_size")?,
+            max_length: stage.get("max_length")?,
+            loss,
+            eval_data: stage.optional("eval_data")?,
+        })
+    }
+}
+
+impl Dpo {
+    fn read(stage: &Fields<'_>) -> Result<Dpo, JobError> {
+        Ok(Dpo {
+            batch_size: stage.get("batch_size")?,
+            max_length: stage.get("max_length")?,
+            objective: DpoObjective {
+                loss_type: stage.get("loss_type")?,
+                beta: stage.get("beta")?,
+                label_smoothing: stage.get("label_smoothing")?,
+            },
+        })
+    }
+}
+
+impl Ppo {
+    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Ppo, JobError> {
+        Ok(Ppo {
+            rollouts: Rollouts::read(stage, base_dir)?,
+            num_ppo_epochs: stage.get("num_ppo_epochs")?,
+            num_mini_batches: stage.get("num_mini_batches")?,
+            cliprange: stage.get("cliprange")?,
+            cliprange_value: stage.get("cliprange_value")?,
+            vf_coef: stage.get("vf_coef")?,
+            gamma: stage.get("gamma")?,
+            lam: stage.get("lam")?,
+            kl_coef: stage.get("kl_coef")?,
+            routing_replay: stage.get("routing_replay")?,
+            value_learning_rate: match stage.optional("value_learning_rate")? {
+                Some(rate) => rate,
+                None => stage.get("learning_rate")?,
+            },
+            value_model: stage.optional("value_model")?,
         })
     }
 }

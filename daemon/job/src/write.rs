@@ -3,8 +3,11 @@
 use crate::eval::Eval;
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
 use crate::keys::{self, Kind, Table};
-use crate::reward::{OnAbstain, OnFault, Plugin, Reward};
-use crate::stage::{Grpo, Length, Origin, RejectionSampling, Rollouts, Schedule, Select, Stage, StageKind};
+use crate::reward::{OnAbstain, OnFault, Plugin, Reward, RewardModelSource};
+use crate::stage::{
+    Change, Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Stage,
+    StageKind,
+};
 use serde::Serialize;
 use std::path::Path;
 use toml::Value;
@@ -61,6 +64,10 @@ fn data(data: &DataSource) -> toml::Table {
     let columns = [
         ("prompt", &data.prompt),
         ("completion", &data.completion),
+        ("chosen", &data.chosen),
+        ("rejected", &data.rejected),
+        ("label", &data.label),
+        ("margin", &data.margin),
         ("text", &data.text),
         ("reference", &data.reference),
         ("domain", &data.domain),
@@ -103,6 +110,9 @@ fn stage(stage: &Stage) -> toml::Table {
             set(&mut table, "speculative_decoding", stage.speculative_decoding);
         }
         StageKind::RejectionSampling(r) => rejection_sampling(&mut table, r),
+        StageKind::RewardModel(r) => reward_model(&mut table, r),
+        StageKind::Dpo(d) => dpo(&mut table, d),
+        StageKind::Ppo(p) => ppo(&mut table, p),
     }
     if let Some(s) = &stage.schedule {
         schedule(&mut table, s);
@@ -149,7 +159,60 @@ fn rollouts(table: &mut toml::Table, rollouts: &Rollouts) {
     set(table, "temperature", rollouts.temperature);
     set(table, "top_p", rollouts.top_p);
     set(table, "top_k", rollouts.top_k);
+    set(table, "schedule", rollouts.changes.iter().map(change).collect::<Vec<_>>());
     set(table, "reward", rollouts.rewards.iter().map(reward).collect::<Vec<_>>());
+}
+
+fn change(change: &Change) -> toml::Table {
+    let mut table = toml::Table::new();
+    set(&mut table, "after_step", change.after_step);
+    if let Some(temperature) = change.temperature {
+        set(&mut table, "temperature", temperature);
+    }
+    if let Some(length) = change.max_completion_length {
+        set(&mut table, "max_completion_length", length);
+    }
+    table
+}
+
+fn reward_model(table: &mut toml::Table, reward_model: &RewardModel) {
+    set(table, "batch_size", reward_model.batch_size);
+    set(table, "max_length", reward_model.max_length);
+    match reward_model.loss {
+        RewardLoss::Pairwise { center_rewards_coefficient } => {
+            set(table, "loss", "pairwise");
+            set(table, "center_rewards_coefficient", center_rewards_coefficient);
+        }
+        RewardLoss::Pointwise => set(table, "loss", "pointwise"),
+    }
+    if let Some(eval_data) = &reward_model.eval_data {
+        set(table, "eval_data", eval_data);
+    }
+}
+
+fn dpo(table: &mut toml::Table, dpo: &Dpo) {
+    set(table, "batch_size", dpo.batch_size);
+    set(table, "max_length", dpo.max_length);
+    set(table, "loss_type", dpo.objective.loss_type);
+    set(table, "beta", dpo.objective.beta);
+    set(table, "label_smoothing", dpo.objective.label_smoothing);
+}
+
+fn ppo(table: &mut toml::Table, ppo: &Ppo) {
+    rollouts(table, &ppo.rollouts);
+    set(table, "num_ppo_epochs", ppo.num_ppo_epochs);
+    set(table, "num_mini_batches", ppo.num_mini_batches);
+    set(table, "cliprange", ppo.cliprange);
+    set(table, "cliprange_value", ppo.cliprange_value);
+    set(table, "vf_coef", ppo.vf_coef);
+    set(table, "gamma", ppo.gamma);
+    set(table, "lam", ppo.lam);
+    set(table, "kl_coef", ppo.kl_coef);
+    set(table, "routing_replay", ppo.routing_replay);
+    set(table, "value_learning_rate", ppo.value_learning_rate);
+    if let Some(model) = &ppo.value_model {
+        set(table, "value_model", model);
+    }
 }
 
 fn rejection_sampling(table: &mut toml::Table, rejection: &RejectionSampling) {
@@ -209,6 +272,12 @@ fn reward(reward: &Reward) -> toml::Table {
         set(&mut limits, "wall_ms", wall_ms);
     }
     set(&mut table, "limits", limits);
+    let model = match &reward.model {
+        RewardModelSource::Stage(name) => name.clone(),
+        RewardModelSource::Directory(dir) => path(dir),
+    };
+    set(&mut table, "model", model);
+    set(&mut table, "after_step", reward.after_step);
     set(&mut table, "domains", &reward.domains);
     match reward.on_abstain {
         OnAbstain::DropSample => set(&mut table, "on_abstain", "drop-sample"),

@@ -62,8 +62,10 @@ pub enum Request {
     TrainDpo(TrainDpo),
     /// One rollout batch of PPO; needs [`Open::value_model`], and the reference where `kl_coef` is above 0.
     TrainPpo(TrainPpo),
-    /// What a reward model thinks of whole texts, token ids each, without learning from them.
+    /// What a reward model thinks of whole texts, token ids each, without learning from them. `None`: the open one ([`Open::scores`]). Another one is
+    /// loaded beside what is open, and stays until another model is opened.
     Score {
+        model: Option<ModelSource>,
         sequences: Vec<Vec<u32>>,
     },
 }
@@ -170,7 +172,7 @@ pub struct ValueModel {
     pub optimiser: Optimiser,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ModelSource {
     /// A Hugging Face directory.
     Directory(PathBuf),

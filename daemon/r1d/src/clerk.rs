@@ -49,6 +49,10 @@ pub enum Task {
         step: u64,
         answer: oneshot::Sender<Event>,
     },
+    HeldOut {
+        stage: usize,
+        answer: oneshot::Sender<Event>,
+    },
     Prune {
         stage: usize,
         step: u64,
@@ -147,6 +151,7 @@ impl Clerk {
                 (answer, Ok(Event::Prompts(self.materials.prompts(of, step, round, count))))
             }
             Task::Batch { stage, step, answer } => (answer, Ok(Event::Batch(self.materials.batch(stage, step)))),
+            Task::HeldOut { stage, answer } => (answer, Ok(Event::Batch(self.materials.held_out(stage)))),
             Task::Clear { dir, answer } => (answer, remove(&dir).map(|()| Event::Stored)),
         };
         let event = match (self.failed.clone(), result) {
@@ -302,7 +307,7 @@ impl Clerk {
     fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, ClerkError> {
         let completion = self.materials.tokenizer.decode_completion(&scored.rollout.completion_ids)?;
         let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row) {
-            Some((prompt, row, _)) => (prompt.to_owned(), row.reference.clone()),
+            Some(row) => (row.prompt.to_owned(), row.data.reference.clone()),
             None => (String::new(), None),
         };
         Ok(RolloutRow { scored, prompt, completion, reference })

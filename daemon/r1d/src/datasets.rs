@@ -203,7 +203,8 @@ fn write_step(
                 continue;
             }
         }
-        if let Some((_, row, _)) = materials.row(Source::Stage(stage), rollout.row) {
+        if let Some(judged) = materials.row(Source::Stage(stage), rollout.row) {
+            let row = judged.data;
             let line = Value::Object(line(row, source, &sampled.completion, *reward)).to_string() + "\n";
             file.write_all(line.as_bytes()).map_err(StepError::Write)?;
             made.rows += 1;

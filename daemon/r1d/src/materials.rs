@@ -4,16 +4,17 @@ use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
 use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
+use r1d_data::preferences::Reading;
 use r1d_data::supervision::Order;
-use r1d_data::{DataError, DataSet, Prompts, Supervision, Template, Tokenizer, rows_of_step};
+use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{DataSource, Job, JobError, ModelFacts, Reward, Sft, Stage, StageKind, Weights};
+use r1d_job::{DataSource, Job, JobError, ModelFacts, Reward, RewardLoss, RewardModelSource, Sft, Stage, StageKind, Weights};
 use r1d_proto::ids::JobId;
-use r1d_proto::worker::{ModelSource, SupervisedSequence};
+use r1d_proto::worker::ModelSource;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
-use r1d_runner::{EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
+use r1d_runner::{Batch, EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -40,10 +41,10 @@ pub enum MaterialsError {
     #[error("reward `{name}`: {source}")]
     Reward { name: String, source: RewardError },
     #[error(
-        "reward `{name}`: its plugin is of the world `judged-reward`, which asks a reward model or judge, and this release of r1d has none to \
-         ask: use a plugin of the world `reward` or `group-reward`; `r1ctl plugin score --answers` tries judged ones"
+        "reward `{name}`: its plugin asks a reward model, and `model` = {model:?} is no reward-model stage of this job: name one that comes before, or the \
+         path (with a slash) of a …ForSequenceClassification directory"
     )]
-    Judged { name: String },
+    Judged { name: String, model: String },
     #[error(transparent)]
     DataSet(#[from] DataSetError),
     #[error("data.{name} is not in the job")]
@@ -68,6 +69,7 @@ struct Prompted {
 
 enum StageMaterial {
     Supervised(Supervision),
+    Preferred { rows: Preferences, held_out: Option<Preferences> },
     Prompted(Prompted),
     Later(Later),
 }
@@ -162,7 +164,7 @@ impl Materials {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
                 StageMaterial::Prompted(prompted) => Some(prompted),
-                StageMaterial::Supervised(_) | StageMaterial::Later(_) => None,
+                StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Later(_) => None,
             },
             Source::Eval(index) => self.evals.get(index),
         }
@@ -227,20 +229,46 @@ impl Materials {
         picked.into_iter().map(prompt).collect()
     }
 
-    /// The sequences of a supervised step.
-    pub fn batch(&self, stage: usize, step: u64) -> Vec<SupervisedSequence> {
+    /// The rows of a step that samples nothing.
+    pub fn batch(&self, stage: usize, step: u64) -> Batch {
         match self.stages.get(stage) {
-            Some(StageMaterial::Supervised(supervision)) => supervision.step(step),
-            _ => Vec::new(),
+            Some(StageMaterial::Supervised(supervision)) => Batch::Sequences(supervision.step(step)),
+            Some(StageMaterial::Preferred { rows, .. }) => batch(rows.step(step)),
+            _ => Batch::Sequences(Vec::new()),
         }
     }
 
-    /// A row's prompt as the model reads it, its data, and the rewards that judge its domain.
-    pub fn row(&self, of: Source, row: u64) -> Option<(&str, &r1d_data::Row, impl Iterator<Item = &Judge>)> {
+    /// All held-out rows of a reward-model stage.
+    pub fn held_out(&self, stage: usize) -> Batch {
+        match self.stages.get(stage) {
+            Some(StageMaterial::Preferred { held_out: Some(rows), .. }) => batch(rows.all()),
+            _ => Batch::Sequences(Vec::new()),
+        }
+    }
+
+    pub fn row(&self, of: Source, row: u64) -> Option<RowJudged<'_, impl Iterator<Item = &Judge>>> {
         let prompted = self.prompted(of)?;
         let data = prompted.data.row(row);
         let judges = prompted.judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
-        Some((&prompted.prompts.of_row(row).text, data, judges))
+        Some(RowJudged { prompt: &prompted.prompts.of_row(row).text, data, judges, adds_special: prompted.prompts.adds_special() })
+    }
+}
+
+/// A row, and who judges its completions.
+pub struct RowJudged<'a, Judges> {
+    /// As the model reads it.
+    pub prompt: &'a str,
+    pub data: &'a r1d_data::Row,
+    /// Those that judge its domain.
+    pub judges: Judges,
+    /// The prompt, as text, lacks the tokenizer's special ids.
+    pub adds_special: bool,
+}
+
+fn batch(preferred: Preferred) -> Batch {
+    match preferred {
+        Preferred::Pairs(pairs) => Batch::Pairs(pairs),
+        Preferred::Labelled(texts) => Batch::Labelled(texts),
     }
 }
 
@@ -274,6 +302,7 @@ impl StageMaterial {
     fn rows(&self) -> u64 {
         match self {
             StageMaterial::Supervised(supervision) => supervision.len(),
+            StageMaterial::Preferred { rows, .. } => rows.len(),
             StageMaterial::Prompted(prompted) => prompted.data.len(),
             StageMaterial::Later(_) => 0,
         }
@@ -281,7 +310,7 @@ impl StageMaterial {
 
     fn judges(&self) -> &[Judge] {
         match self {
-            StageMaterial::Supervised(_) => &[],
+            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } => &[],
             StageMaterial::Prompted(prompted) => &prompted.judges,
             StageMaterial::Later(later) => &later.judges,
         }
@@ -295,7 +324,7 @@ impl Shelf<'_> {
 
     /// Whether all data sets of a stage are there.
     fn is_ready(&self, stage: &Stage) -> bool {
-        stage.data_sets().all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
+        stage.data_sets().chain(stage.held_out()).all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
     }
 
     fn data(&mut self, name: &str) -> Result<Arc<DataSet>, MaterialsError> {
@@ -345,10 +374,33 @@ impl Shelf<'_> {
                 let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
                 StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer, sft, order)?)
             }
-            StageKind::Grpo(grpo) => StageMaterial::Prompted(self.prompted(&stage.data, &grpo.rollouts.rewards)?),
-            StageKind::RejectionSampling(rejection) => {
-                StageMaterial::Prompted(self.prompted(&stage.data, &rejection.rollouts.rewards)?)
+            StageKind::Dpo(dpo) => {
+                let reading = Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole: false };
+                let names: Vec<&str> = stage.data_sets().collect();
+                StageMaterial::Preferred { rows: self.preferences(&names, reading, true, order)?, held_out: None }
             }
+            StageKind::RewardModel(reward_model) => {
+                let reading = Reading { batch_size: reward_model.batch_size, max_length: reward_model.max_length, whole: true };
+                let pairs = reward_model.loss != RewardLoss::Pointwise;
+                let names: Vec<&str> = stage.data_sets().collect();
+                let rows = self.preferences(&names, reading, pairs, order)?;
+                let held_out = stage.held_out().map(|name| self.preferences(&[name], reading, pairs, order)).transpose()?;
+                StageMaterial::Preferred { rows, held_out }
+            }
+            StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
+                let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
+                StageMaterial::Prompted(self.prompted(&stage.data, rewards)?)
+            }
+        })
+    }
+
+    fn preferences(&mut self, names: &[&str], reading: Reading, pairs: bool, order: Order) -> Result<Preferences, MaterialsError> {
+        let mut read = |name: &&str| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name)?)) };
+        let data = names.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
+        let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
+        Ok(match pairs {
+            true => Preferences::pairs(&data, self.tokenizer, reading, order)?,
+            false => Preferences::labelled(&data, self.tokenizer, reading, order)?,
         })
     }
 
@@ -390,9 +442,14 @@ impl Shelf<'_> {
         let plugin = reward.plugin.to_string();
         let first = load(self.recorded.first(&plugin))?;
         let info = first.info();
-        let facts = RewardFacts { min: info.min, max: info.max, of_groups: first.world() == World::GroupReward };
-        if first.world() == World::JudgedReward {
-            return Err(MaterialsError::Judged { name: reward.name.clone() });
+        let asks = first.world() == World::JudgedReward;
+        let facts = RewardFacts { min: info.min, max: info.max, of_groups: first.world() == World::GroupReward, asks };
+        match &reward.model {
+            RewardModelSource::Directory(dir) if asks => check_weights(dir)?,
+            RewardModelSource::Stage(model) if asks && self.job.reward_model(model).is_none() => {
+                return Err(MaterialsError::Judged { name: reward.name.clone(), model: model.clone() });
+            }
+            _ => {}
         }
         let mut versions = Versions::new(first);
         for later in self.recorded.later(&plugin) {
@@ -471,7 +528,7 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
                 seen.prompt_max.insert(stage.name.clone(), later.prompt_max);
                 continue;
             }
-            StageMaterial::Supervised(_) => {}
+            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } => {}
         }
         seen.rows.insert(stage.name.clone(), material.rows());
     }
@@ -485,7 +542,10 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
         StageMaterial::Supervised(supervision) if supervision.truncated() > 0 => {
             vec![format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len())]
         }
-        StageMaterial::Supervised(_) | StageMaterial::Later(_) => Vec::new(),
+        StageMaterial::Preferred { rows, .. } if rows.truncated() > 0 => {
+            vec![format!("{place} cuts texts of {} of its {} rows at max_length", rows.truncated(), rows.len())]
+        }
+        StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Later(_) => Vec::new(),
         StageMaterial::Prompted(prompted) => {
             let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
             let rows = prompted.data.rows().iter().filter(|row| !judged(row.domain.as_deref())).count();

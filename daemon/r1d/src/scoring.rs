@@ -1,5 +1,5 @@
 //! The bridge to the reward pool: completions go in as they end (whole groups where a reward judges groups), verdicts come out in
-//! whatever order the pool has them.
+//! whatever order the pool has them. A judged reward is called twice: for its questions, and with the answers of the reward model.
 
 use crate::materials::{Judge, Materials};
 use crate::tasks;
@@ -7,17 +7,25 @@ use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use r1d_proto::verdict::Verdict;
-use r1d_rewards::{Completion, Judged, LoadedReward, Rewards, ScoreError, World};
-use r1d_runner::{End, Event, ScoreItem};
-use std::collections::VecDeque;
+use r1d_rewards::{Ask, Completion, Judged, LoadedReward, Rewards, ScoreError, World};
+use r1d_runner::{Answered, Asked, End, Event, ScoreItem, Source};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is bounded by what a step or an evaluation samples.
 const QUEUE_MAX_COMPLETIONS: usize = 256;
 
+/// What a running job hands in.
+pub enum Handed {
+    /// To be judged together.
+    Score(Vec<ScoreItem>),
+    /// Whose reward models have answered.
+    Conclude(Vec<Answered>),
+}
+
 /// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends the bridge.
-pub fn bridge(materials: Arc<Materials>, rewards: Arc<Rewards>) -> (mpsc::Sender<Vec<ScoreItem>>, mpsc::Receiver<Event>) {
+pub fn bridge(materials: Arc<Materials>, rewards: Arc<Rewards>) -> (mpsc::Sender<Handed>, mpsc::Receiver<Event>) {
     let (items, incoming) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
     let (outgoing, events) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
     tasks::spawn("scoring", carry(materials, rewards, incoming, outgoing));
@@ -25,18 +33,16 @@ pub fn bridge(materials: Arc<Materials>, rewards: Arc<Rewards>) -> (mpsc::Sender
 }
 
 /// Never waits for one side alone: the job may be handing in completions just when it is not taking verdicts.
-async fn carry(
-    materials: Arc<Materials>,
-    rewards: Arc<Rewards>,
-    mut items: mpsc::Receiver<Vec<ScoreItem>>,
-    events: mpsc::Sender<Event>,
-) {
+async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc::Receiver<Handed>, events: mpsc::Sender<Event>) {
     let mut judging = FuturesUnordered::new();
     let mut done: VecDeque<Event> = VecDeque::new();
     loop {
         tokio::select! {
             item = items.recv() => match item {
-                Some(items) => judging.push(judge(&materials, &rewards, items)),
+                Some(Handed::Score(items)) => judging.push(judge(&materials, &rewards, items, None)),
+                Some(Handed::Conclude(answered)) => for Answered { item, answers } in answered {
+                    judging.push(judge(&materials, &rewards, vec![item], Some(answers)));
+                },
                 None => return,
             },
             Some(events) = judging.next() => done.extend(events),
@@ -48,44 +54,115 @@ async fn carry(
     }
 }
 
-/// All verdicts on completions of one prompt.
-async fn judge(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Vec<Event> {
-    verdicts(materials, rewards, items).await.unwrap_or_else(|end| vec![Event::Fault(end)])
+/// What reward models said, by reward.
+type Answers = BTreeMap<String, Vec<f32>>;
+
+/// All verdicts on completions of one prompt; with answers, those of the rewards that had asked.
+async fn judge(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>, answers: Option<Answers>) -> Vec<Event> {
+    let judged = match answers {
+        None => verdicts(materials, rewards, items).await,
+        Some(answers) => conclusions(materials, rewards, items, answers).await,
+    };
+    judged.unwrap_or_else(|end| vec![Event::Fault(end)])
 }
 
-async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
-    let failed = |error: String| End::Failed { error };
-    let Some((of, row)) = items.first().map(|item| (item.of, item.row)) else { return Ok(Vec::new()) };
-    let Some((prompt, data, judges)) = materials.row(of, row) else {
+fn failed(error: String) -> End {
+    End::Failed { error }
+}
+
+/// The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have one.
+fn abandoned(judge: &Judge, error: ScoreError) -> End {
+    End::Abandoned { cause: format!("reward `{}`: {error}", judge.reward.name) }
+}
+
+/// Completions as rewards see them, and the rewards that judge their row in their step.
+struct Hearing<'a> {
+    completions: Vec<Completion>,
+    judges: Vec<(&'a Judge, LoadedReward)>,
+    /// The prompt lacks the tokenizer's special ids, as text.
+    adds_special: bool,
+}
+
+async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Option<Hearing<'a>>, End> {
+    let Some((of, row, key)) = items.first().map(|item| (item.of, item.row, item.key)) else { return Ok(None) };
+    let Some(prompted) = materials.row(of, row) else {
         return Err(failed(format!("row {row} of {of:?} is not in the job's data")));
     };
+    let step = matches!(of, Source::Stage(_)).then_some(key.step);
+    let judges: Vec<&Judge> = prompted.judges.filter(|judge| step.is_none_or(|step| step >= judge.reward.after_step)).collect();
     let completion = |item: &ScoreItem| -> Result<Completion, End> {
         Ok(Completion {
             id: (item.key.prompt as u64) << 32 | item.key.sample as u64,
-            prompt: prompt.to_owned(),
+            prompt: prompted.prompt.to_owned(),
             text: materials.tokenizer.decode_completion(&item.completion_ids).map_err(|error| failed(error.to_string()))?,
-            reference: data.reference.clone(),
+            reference: prompted.data.reference.clone(),
             tokens: item.completion_ids.len() as u32,
             finish: item.finish,
-            meta: data.meta.clone(),
+            meta: prompted.data.meta.clone(),
         })
     };
     let completions = items.iter().map(completion).collect::<Result<Vec<_>, _>>()?;
-    let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); items.len()];
-    let judges: Vec<&Judge> = judges.collect();
-    let graders = materials.graders.read().await.of(&judges, of, &items);
-    for (judge, loaded) in judges.into_iter().zip(graders) {
-        // The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have one.
-        let abandoned = |error| End::Abandoned { cause: format!("reward `{}`: {error}", judge.reward.name) };
-        let judged = judged(rewards, &loaded, &completions).await.map_err(abandoned)?;
-        verdicts.iter_mut().zip(judged).for_each(|(verdicts, judged)| verdicts.push(verdict(&judge.reward.name, &loaded, judged)));
+    let graders = materials.graders.read().await.of(&judges, of, items);
+    Ok(Some(Hearing { completions, judges: judges.into_iter().zip(graders).collect(), adds_special: prompted.adds_special }))
+}
+
+async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
+    let Some(Hearing { completions, judges, adds_special }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+    let mut said: Vec<(Vec<Verdict>, Vec<Asked>)> = vec![(Vec::new(), Vec::new()); items.len()];
+    for (judge, loaded) in judges {
+        let name = &judge.reward.name;
+        if loaded.world() == World::JudgedReward {
+            let planned = completions.iter().map(|completion| rewards.pool().plan(loaded.clone(), completion.clone()));
+            let planned = try_join_all(planned).await.map_err(|error| abandoned(judge, error))?;
+            for ((planned, completion), (verdicts, asked)) in planned.into_iter().zip(&completions).zip(&mut said) {
+                match planned {
+                    Ok(asks) if asks.is_empty() => {
+                        let concluded = rewards.pool().conclude(loaded.clone(), completion.clone(), Vec::new()).await;
+                        verdicts.push(verdict(name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
+                    }
+                    Ok(asks) => {
+                        let text = |ask: Ask| materials.tokenizer.encode_whole(&ask.prompt, adds_special);
+                        let texts = asks.into_iter().map(text).collect::<Result<_, _>>();
+                        asked.push(Asked { reward: name.clone(), texts: texts.map_err(|error| failed(error.to_string()))? });
+                    }
+                    Err(fault) => verdicts.push(verdict(name, &loaded, fault)),
+                }
+            }
+            continue;
+        }
+        let judged = judged(rewards, &loaded, &completions).await.map_err(|error| abandoned(judge, error))?;
+        said.iter_mut().zip(judged).for_each(|((verdicts, _), judged)| verdicts.push(verdict(name, &loaded, judged)));
     }
-    let scored = |((item, completion), verdicts): ((ScoreItem, Completion), _)| Event::Scored {
+    let scored = |((item, completion), (verdicts, asked)): ((ScoreItem, Completion), _)| Event::Scored {
         key: item.key,
         verdicts,
+        asked,
         text: completion.text,
     };
-    Ok(items.into_iter().zip(completions).zip(verdicts).map(scored).collect())
+    Ok(items.into_iter().zip(completions).zip(said).map(scored).collect())
+}
+
+/// The verdicts of the rewards that have answers.
+async fn conclusions(
+    materials: &Materials,
+    rewards: &Rewards,
+    items: Vec<ScoreItem>,
+    mut answers: Answers,
+) -> Result<Vec<Event>, End> {
+    let Some(Hearing { completions, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+    let (Some(item), Some(completion)) = (items.first(), completions.first()) else { return Ok(Vec::new()) };
+    let mut verdicts = Vec::new();
+    for (judge, loaded) in judges {
+        let Some(numbers) = answers.remove(&judge.reward.name) else { continue };
+        // In as many digits as tell a float32 from its neighbours.
+        let numbers = numbers.into_iter().map(|number| Ok(number.to_string())).collect();
+        let concluded = rewards.pool().conclude(loaded.clone(), completion.clone(), numbers).await;
+        verdicts.push(verdict(&judge.reward.name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
+    }
+    match answers.into_keys().next() {
+        Some(name) => Err(failed(format!("a reward model answered for reward `{name}`, which does not judge this row"))),
+        None => Ok(vec![Event::Concluded { key: item.key, verdicts }]),
+    }
 }
 
 /// As many as completions, in their order.

@@ -3,7 +3,7 @@
 
 use crate::engine;
 use crate::error::{RewardError, ScoreError};
-use crate::judge::{Completion, Judged, LoadedReward};
+use crate::judge::{Ask, Completion, Judged, LoadedReward};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,6 +39,8 @@ enum Task {
     One(Completion, Answer<Judged>),
     /// Never split.
     Group(Vec<Completion>, Answer<Vec<Judged>>),
+    /// A phase of a judged reward; whoever waits is told by the closure.
+    Phase(Box<dyn FnOnce(&LoadedReward) + Send>),
 }
 
 impl Task {
@@ -46,6 +48,7 @@ impl Task {
         match self {
             Task::One(completion, answer) => judge(answer, || reward.score(&completion)),
             Task::Group(group, answer) => judge(answer, || reward.score_group(&group)),
+            Task::Phase(phase) => phase(reward),
         }
     }
 
@@ -53,6 +56,8 @@ impl Task {
         match self {
             Task::One(_, answer) => answer.send(Err(ScoreError::Closed)),
             Task::Group(_, answer) => answer.send(Err(ScoreError::Closed)),
+            // Its sender goes with it, which is how whoever waits is told.
+            Task::Phase(phase) => drop(phase),
         }
     }
 }
@@ -132,6 +137,33 @@ impl Pool {
         let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
         let (sender, receiver) = oneshot::channel();
         self.push(reward, Task::Group(group, Answer::Waiting(sender)), room);
+        receiver.await.unwrap_or(Err(ScoreError::Closed))
+    }
+
+    /// First phase of a judged reward: [`LoadedReward::plan`] on the pool.
+    pub async fn plan(&self, reward: LoadedReward, completion: Completion) -> Judgement<Result<Vec<Ask>, Judged>> {
+        self.phase(reward, move |reward| reward.plan(&completion)).await
+    }
+
+    /// Second phase of a judged reward: [`LoadedReward::conclude`] on the pool.
+    pub async fn conclude(
+        &self,
+        reward: LoadedReward,
+        completion: Completion,
+        answers: Vec<Result<String, String>>,
+    ) -> Judgement<Judged> {
+        self.phase(reward, move |reward| reward.conclude(&completion, &answers)).await
+    }
+
+    async fn phase<T: Send + 'static>(
+        &self,
+        reward: LoadedReward,
+        phase: impl FnOnce(&LoadedReward) -> Judgement<T> + Send + 'static,
+    ) -> Judgement<T> {
+        let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
+        let (sender, receiver) = oneshot::channel();
+        let task = move |reward: &LoadedReward| judge(Answer::Waiting(sender), || phase(reward));
+        self.push(reward, Task::Phase(Box::new(task)), room);
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 

@@ -1,6 +1,7 @@
 //! An evaluation: completions of held-out prompts, graded.
 
 use crate::answer::final_answer;
+use crate::asks::RewardModels;
 use crate::gather::{Gather, Sample};
 use crate::judge::{judge, rules};
 use crate::message::{Command, End, Event, Prompt, Source};
@@ -11,7 +12,8 @@ use crate::step::unexpected;
 use crate::wait::Wait;
 use r1d_job::{Eval, Metric};
 use r1d_proto::control::{Activity, EvalExample, EvalResult};
-use r1d_proto::verdict::Outcome;
+use r1d_proto::ids::SampleKey;
+use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{self, Body, Metrics, Reply};
 use r1d_proto::world::counter_hash;
 use std::time::Duration;
@@ -33,9 +35,15 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    pub fn begin(plan: &Plan, index: usize, stage: Option<String>, step: u64, now: Duration) -> (Evaluation, Vec<Command>) {
+    pub fn begin(
+        plan: &Plan,
+        index: usize,
+        (stage, step): (Option<String>, u64),
+        models: RewardModels,
+        now: Duration,
+    ) -> (Evaluation, Vec<Command>) {
         // Keys without the place in the job: evaluations of two sets of weights draw the same random numbers.
-        let gather = Gather::new(Source::Eval(index), 0, 0, plan.scores_groups(Source::Eval(index)), now);
+        let gather = Gather::new(Source::Eval(index), 0, 0, plan.scores_groups(Source::Eval(index)), models, now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
         let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
         (evaluation, vec![Command::ReadPrompts { of: Source::Eval(index), step: 0, round: 0, count: rows }])
@@ -56,21 +64,41 @@ impl Evaluation {
                 commands.extend(self.gather.completed(rollout, false, now)?)
             }
             Event::Worker(Body::Done(Reply::Generated { metrics })) => self.gather.generated(&metrics, now)?,
-            Event::Scored { key, mut verdicts, text } => {
-                let reward = judge(&rules(&facts.judges, &facts.rewards), &mut verdicts)?;
-                self.gather.scored(key, verdicts, reward, final_answer(&text).into(), now)?;
-                if (key.prompt, key.sample) == (0, 0)
-                    && let Some(example) = self.example.as_mut()
-                {
-                    example.completion = text;
+            Event::Scored { key, verdicts, asked, text } => {
+                if let Some((verdicts, text)) = self.gather.judged(key, verdicts, asked, text, now)? {
+                    self.scored(facts, key, verdicts, text, now)?;
                 }
+            }
+            Event::Worker(Body::Done(Reply::Scored { scores })) => self.gather.answered(scores, now)?,
+            Event::Concluded { key, verdicts } => {
+                let (verdicts, text) = self.gather.concluded(key, verdicts)?;
+                self.scored(facts, key, verdicts, text, now)?;
             }
             event => return Err(unexpected("Evaluating", &event)),
         }
+        commands.extend(self.gather.next_question(now)?);
         match self.prompts_read && self.gather.is_complete() {
             true => Ok(Ok(self.result(eval, facts, now))),
             false => Ok(Err(commands)),
         }
+    }
+
+    fn scored(
+        &mut self,
+        facts: &EvalFacts,
+        key: SampleKey,
+        mut verdicts: Vec<Verdict>,
+        text: String,
+        now: Duration,
+    ) -> Result<(), End> {
+        let reward = judge(&rules(&facts.judges, &facts.rewards), &mut verdicts)?;
+        self.gather.scored(key, verdicts, reward, final_answer(&text).into(), now)?;
+        if (key.prompt, key.sample) == (0, 0)
+            && let Some(example) = self.example.as_mut()
+        {
+            example.completion = text;
+        }
+        Ok(())
     }
 
     fn ask(&mut self, plan: &Plan, eval: &Eval, prompts: Vec<Prompt>, now: Duration) -> Option<Command> {
@@ -134,7 +162,7 @@ impl Evaluation {
     }
 
     pub fn worker_is_busy(&self) -> bool {
-        self.gather.is_generating()
+        self.gather.worker_is_busy()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends, gathered in whatever order they come.
 
-use crate::message::{Command, End, Prompt, ScoreItem, Source};
+use crate::asks::{Asks, RewardModels};
+use crate::message::{Asked, Command, End, Prompt, ScoreItem, Source};
 use crate::plan::Limits;
 use crate::wait::Wait;
 use r1d_proto::ids::SampleKey;
@@ -47,6 +48,8 @@ pub struct Gather {
     /// A request to the worker is in flight.
     generating: bool,
     scoring: BTreeSet<SampleKey>,
+    /// Those of them that wait for a reward model.
+    asks: Asks,
     since: Duration,
     /// When the last answer came, of the worker or the rewards.
     heard: Duration,
@@ -63,7 +66,7 @@ fn breach(what: impl Into<String>) -> End {
 }
 
 impl Gather {
-    pub fn new(of: Source, stage: usize, step: u64, whole_groups: bool, now: Duration) -> Gather {
+    pub fn new(of: Source, stage: usize, step: u64, whole_groups: bool, models: RewardModels, now: Duration) -> Gather {
         Gather {
             of,
             stage: stage as u32,
@@ -72,6 +75,7 @@ impl Gather {
             groups: Vec::new(),
             generating: false,
             scoring: BTreeSet::new(),
+            asks: Asks::of(models),
             since: now,
             heard: now,
             timings: Metrics::new(),
@@ -171,6 +175,54 @@ impl Gather {
         (0..samples).all(|sample| has_verdicts(SampleKey { sample, ..key }))
     }
 
+    /// The rewards' word on a completion: all verdicts and its text, unless a reward model is to be asked first.
+    pub fn judged(
+        &mut self,
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+        asked: Vec<Asked>,
+        text: String,
+        now: Duration,
+    ) -> Result<Option<(Vec<Verdict>, String)>, End> {
+        if asked.is_empty() {
+            return Ok(Some((verdicts, text)));
+        }
+        let of = self.of;
+        match self.sample(key) {
+            Some(Sample::Scoring(rollout)) => {
+                let item = ScoreItem::of(of, rollout);
+                self.asks.add(item, verdicts, asked, text);
+                self.heard = now;
+                Ok(None)
+            }
+            _ => Err(End::Abandoned { cause: format!("questions about {key:?}, which was not asked for") }),
+        }
+    }
+
+    /// The reward model's word on what it was asked.
+    pub fn answered(&mut self, scores: Vec<f32>, now: Duration) -> Result<(), End> {
+        add(&mut self.timings, "timing_s/reward_model", now.saturating_sub(self.heard).as_secs_f64());
+        self.heard = now;
+        self.asks.answered(scores)
+    }
+
+    /// All verdicts on a completion that a reward model was asked about, and its text.
+    pub fn concluded(&mut self, key: SampleKey, verdicts: Vec<Verdict>) -> Result<(Vec<Verdict>, String), End> {
+        self.asks.concluded(key, verdicts)
+    }
+
+    /// What is to be asked next: not before the worker has nothing to sample and the rewards have asked all that they will.
+    pub fn next_question(&mut self, now: Duration) -> Result<Option<Command>, End> {
+        if self.generating || self.scoring.len() > self.asks.waiting() {
+            return Ok(None);
+        }
+        let command = self.asks.next()?;
+        if command.is_some() {
+            self.heard = now;
+        }
+        Ok(command)
+    }
+
     pub fn scored(
         &mut self,
         key: SampleKey,
@@ -222,6 +274,11 @@ impl Gather {
         self.generating
     }
 
+    /// The worker samples, or is asked about what it has sampled.
+    pub fn worker_is_busy(&self) -> bool {
+        self.generating || self.asks.in_flight().is_some()
+    }
+
     /// Completions scored, ended, and asked for.
     pub fn counts(&self) -> (u64, u64, u64) {
         let samples = self.groups.iter().flat_map(|g| &g.samples);
@@ -240,7 +297,10 @@ impl Gather {
             let what = format!("{worker}: sampling, {ended} of {all} completions ended");
             waits.push(Wait::new(owner, what, self.since).until(heard + limits.worker_silence));
         }
-        if let Some(first) = self.scoring.first() {
+        if let Some((reward, count)) = self.asks.in_flight() {
+            let what = format!("{worker}: asking the reward model of {reward} about {count} completions");
+            waits.push(Wait::new(owner, what, self.heard).until(heard + limits.worker_silence));
+        } else if let Some(first) = self.scoring.first() {
             let count = self.scoring.len();
             let what = format!("rewards {rewards}: {count} completions, first sample {} of prompt {}", first.sample, first.prompt);
             let wait = Wait::new(owner, what, self.heard);

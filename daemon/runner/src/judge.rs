@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn judged(rewards: &[Reward], outcomes: &[Outcome]) -> (Result<Option<f32>, End>, Vec<Option<f32>>) {
-        let facts = vec![RewardFacts { min: -2.0, max: 1.0, of_groups: false }; rewards.len()];
+        let facts = vec![RewardFacts { min: -2.0, max: 1.0, ..RewardFacts::default() }; rewards.len()];
         let mut verdicts: Vec<_> = rewards.iter().zip(outcomes).map(|(r, o)| verdict(&r.name, o.clone())).collect();
         let reward = judge(&rules(rewards, &facts), &mut verdicts);
         (reward, verdicts.into_iter().map(|v| v.value).collect())

@@ -10,9 +10,9 @@
 //!                    │                                         ┌──────────────────▶ boundary: checkpoint? evaluation? end?
 //!                    │                     sync reference?     │                          │
 //!                    │                          ▲              │                          ▼
-//!                    │                          └── commit ◀── step: sample ─▶ score ─▶ seal ─▶ train   (grpo)
+//!                    │                          └── commit ◀── step: sample ─▶ score ─▶ seal ─▶ train   (grpo, ppo)
 //!                    │                                           or: sample ─▶ score ─▶ seal          (rejection-sampling)
-//!               finish stage ◀──────────────────────────────────     or: batch ─▶ train               (pretrain, sft)
+//!               finish stage ◀──────────────────────────────────     or: batch ─▶ train               (pretrain, sft, dpo, reward-model)
 //!                    └─▶ export ─▶ end
 //! ```
 //!
@@ -22,6 +22,8 @@
 //! | [`step`], [`rollout_step`], [`metrics`] | one step of a stage; group logic and metrics of GRPO |
 //! | [`select`] | which completions rejection sampling keeps |
 //! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
+//! | [`asks`] | what judged rewards ask reward models |
+//! | [`separation`] | whether a reward model tells good from bad |
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
@@ -35,6 +37,7 @@
 
 pub mod advantages;
 pub mod answer;
+pub mod asks;
 pub mod evaluation;
 pub mod gather;
 pub mod judge;
@@ -49,10 +52,11 @@ pub mod restart;
 pub mod rollout_step;
 pub mod scores;
 pub mod select;
+pub mod separation;
 pub mod step;
 pub mod wait;
 
 pub use machine::Machine;
-pub use message::{Command, End, Event, Keep, Prompt, Recalled, ScoreItem, Source, Store};
+pub use message::{Answered, Asked, Batch, Command, End, Event, Keep, Prompt, Recalled, ScoreItem, Source, Store};
 pub use plan::{EvalFacts, Limits, Plan, RewardFacts, StageFacts};
 pub use record::{Record, StageRecord};

@@ -1,12 +1,15 @@
 //! The job as a state machine: the only place that decides what happens next.
 
+use crate::asks::RewardModels;
 use crate::evaluation::Evaluation;
-use crate::message::{Command, End, Event, Recalled, Store};
+use crate::message::{Command, End, Event, Recalled, Source, Store};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
+use crate::separation::Separation;
 use crate::step::{Flow, Step, unexpected};
 use crate::wait::Wait;
+use r1d_job::RewardModelSource;
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::{self, Body, Failure, FailureKind, Metrics, ModelSource, Reply, Request};
@@ -74,6 +77,11 @@ enum State {
     Evaluating {
         stage: usize,
         evaluation: Box<Evaluation>,
+    },
+    /// A reward model is asked about rows that it has not seen.
+    Comparing {
+        stage: usize,
+        separation: Box<Separation>,
     },
     RecordingEval {
         stage: usize,
@@ -215,6 +223,14 @@ impl Machine {
                 Ok(result) => Ok(self.record_eval(stage, result)),
                 Err(commands) => Ok((State::Evaluating { stage, evaluation }, commands)),
             },
+            (State::Comparing { stage, mut separation }, event) => match separation.handle(&self.plan, event, now)? {
+                Ok((result, warning)) => {
+                    let (state, mut commands) = self.record_eval(stage, result);
+                    commands.extend(warning.map(Command::Warn));
+                    Ok((state, commands))
+                }
+                Err(commands) => Ok((State::Comparing { stage, separation }, commands)),
+            },
             (State::RecordingEval { stage, recorded }, Event::Stored) => {
                 self.record.evals.push(recorded);
                 self.boundary(stage, now)
@@ -253,18 +269,35 @@ impl Machine {
         }
         let model = match from {
             None => self.plan.base.clone(),
-            Some(origin) => {
-                let (_, dir) = self.record.newest_checkpoint(origin).ok_or_else(|| End::Failed {
-                    error: format!("stage {origin} is finished and has no checkpoint left: resubmit the job"),
-                })?;
-                ModelSource::Directory(dir.clone())
-            }
+            Some(origin) => self.made_by(origin)?,
         };
-        let mut open = self.plan.open(settings, facts, model);
+        let value = settings.ppo().and_then(|ppo| ppo.value_model.as_deref()).and_then(|name| self.plan.job.reward_model(name));
+        let value = value.map(|stage| self.made_by(stage)).transpose()?;
+        let mut open = self.plan.open(settings, facts, model, value);
         if work == Work::Export {
-            (open.optimiser, open.reference, open.lora) = (None, false, None);
+            (open.optimiser, open.reference, open.lora, open.value_model) = (None, false, None, None);
         }
         Ok((State::Opening(work), to_worker(Request::Open(Box::new(open)))))
+    }
+
+    /// The last weights of a finished stage.
+    fn made_by(&self, stage: usize) -> Result<ModelSource, End> {
+        let (_, dir) = self.record.newest_checkpoint(stage).ok_or_else(|| End::Failed {
+            error: format!("stage {stage} is finished and has no checkpoint left: resubmit the job"),
+        })?;
+        Ok(ModelSource::Directory(dir.clone()))
+    }
+
+    /// Whom the rewards of a stage or evaluation ask.
+    fn reward_models(&self, of: Source) -> Result<RewardModels, End> {
+        let source = |model: &RewardModelSource| match model {
+            RewardModelSource::Directory(dir) => Ok(ModelSource::Directory(dir.clone())),
+            RewardModelSource::Stage(name) => match self.plan.job.reward_model(name) {
+                Some(stage) => self.made_by(stage),
+                None => Err(End::Failed { error: format!("no stage makes the reward model {name:?}") }),
+            },
+        };
+        self.plan.asking(of).map(|(reward, model)| Ok((reward.name.clone(), source(model)?))).collect()
     }
 
     fn restore(&mut self, stage: usize, now: Duration) -> Next {
@@ -309,9 +342,17 @@ impl Machine {
         for (index, name) in self.plan.evals_at(stage, step) {
             let data = self.plan.job.evals.get(index).map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
-                let (evaluation, commands) = Evaluation::begin(&self.plan, index, name, step, now);
+                let models = self.reward_models(Source::Eval(index))?;
+                let (evaluation, commands) = Evaluation::begin(&self.plan, index, (name, step), models, now);
                 return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
             }
+        }
+        if step == facts.steps
+            && let Some(data) = settings.held_out()
+            && !self.record.has_eval(&Some(settings.name.clone()), step, data)
+        {
+            let (separation, commands) = Separation::begin(stage, step, now);
+            return Ok((State::Comparing { stage, separation: Box::new(separation) }, commands));
         }
         if step == facts.steps {
             return Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]));
@@ -330,7 +371,8 @@ impl Machine {
         if !usable && !recalled.sampled.is_empty() {
             return Ok((State::Recalling { stage }, vec![Command::Forget { stage, step }]));
         }
-        let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, now);
+        let models = self.reward_models(Source::Stage(stage))?;
+        let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, models, now);
         if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(&self.plan, now) {
             return self.commit(stage, metrics, tokens, rollouts);
         }
@@ -400,6 +442,7 @@ impl Machine {
             State::SyncingReference { .. } => at_worker("copying the policy to the reference"),
             State::Saving { .. } => at_worker("checkpointing"),
             State::Evaluating { evaluation, .. } => evaluation.waits(plan, &owner, self.heard),
+            State::Comparing { separation, .. } => separation.waits(plan, &owner, self.heard),
             State::Exporting => at_worker("exporting"),
             State::Committing { .. } => at_store("rollout file and ledger"),
             State::BeginningStage(_)
@@ -418,6 +461,7 @@ impl Machine {
         let (own, busy) = match &self.state {
             State::Stepping { step, .. } => (step.activity(), step.worker_is_busy()),
             State::Evaluating { evaluation, .. } => (evaluation.activity(), evaluation.worker_is_busy()),
+            State::Comparing { separation, .. } => (separation.activity(), separation.worker_is_busy()),
             State::Rebuilding { rebuild, .. } => (rebuild.activity(), false),
             state => {
                 let doing = match state {
@@ -495,7 +539,9 @@ fn describe(state: &State, plan: &Plan, record: &Record) -> String {
         State::Saving { stage: index, step, .. } | State::RecordingCheckpoint { stage: index, step, .. } => {
             format!("checkpoint of stage `{}` after {step} steps", stage(*index))
         }
-        State::Evaluating { stage: index, .. } | State::RecordingEval { stage: index, .. } => {
+        State::Evaluating { stage: index, .. }
+        | State::Comparing { stage: index, .. }
+        | State::RecordingEval { stage: index, .. } => {
             format!("evaluation in stage `{}` after {} steps", stage(*index), record.committed(*index))
         }
         State::FinishingStage(index) => format!("finishing stage `{}`", stage(*index)),

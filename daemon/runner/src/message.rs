@@ -4,7 +4,7 @@ use r1d_proto::control::EvalResult;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::Verdict;
-use r1d_proto::worker::{self, Metrics, SupervisedSequence};
+use r1d_proto::worker::{self, Labelled, Metrics, Pair, SupervisedSequence};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,12 +17,15 @@ pub enum Event {
     Worker(worker::Body),
     /// Answer to [`Command::ReadPrompts`].
     Prompts(Vec<Prompt>),
-    /// Answer to [`Command::ReadBatch`].
-    Batch(Vec<SupervisedSequence>),
+    /// Answer to [`Command::ReadBatch`] and [`Command::ReadHeldOut`].
+    Batch(Batch),
     /// Answer to [`Command::Recall`].
     Recalled(Recalled),
-    /// Answer to [`Command::Score`], one for each completion: a verdict per reward that judges the row, with `value` not filled in yet.
-    Scored { key: SampleKey, verdicts: Vec<Verdict>, text: String },
+    /// Answer to [`Command::Score`], one for each completion: of each reward that judges the row a verdict, with `value` not filled in yet, or what
+    /// it asks a reward model first.
+    Scored { key: SampleKey, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String },
+    /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that had asked.
+    Concluded { key: SampleKey, verdicts: Vec<Verdict> },
     /// Answer to [`Command::Store`] and [`Command::Forget`].
     Stored,
     /// A command could not be carried out.
@@ -49,6 +52,10 @@ pub enum Command {
         stage: usize,
         step: u64,
     },
+    /// All held-out rows of a reward-model stage.
+    ReadHeldOut {
+        stage: usize,
+    },
     /// What the journal holds of a step.
     Recall {
         stage: usize,
@@ -61,6 +68,10 @@ pub enum Command {
     },
     /// Completions to judge together: one, or all of a prompt where a reward judges groups ([`crate::Plan::scores_groups`]).
     Score(Vec<ScoreItem>),
+    /// Completions whose rewards have their answers.
+    Conclude(Vec<Answered>),
+    /// A line for the job's log.
+    Warn(String),
     /// Append to the journal. Not answered; a failure is a [`Event::Fault`].
     Keep(Keep),
     Store(Store),
@@ -107,6 +118,52 @@ impl ScoreItem {
         let (key, row, finish) = (rollout.key, rollout.row, rollout.finish);
         ScoreItem { of: source, key, row, completion_ids: rollout.completion_ids.clone(), finish }
     }
+}
+
+/// The rows of a step that samples nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Batch {
+    Sequences(Vec<SupervisedSequence>),
+    Pairs(Vec<Pair>),
+    Labelled(Vec<Labelled>),
+}
+
+impl Batch {
+    pub fn rows(&self) -> u64 {
+        match self {
+            Batch::Sequences(sequences) => sequences.len() as u64,
+            Batch::Pairs(pairs) => pairs.len() as u64,
+            Batch::Labelled(texts) => texts.len() as u64,
+        }
+    }
+
+    /// Of all texts.
+    pub fn tokens(&self) -> u64 {
+        let tokens: usize = match self {
+            Batch::Sequences(sequences) => sequences.iter().map(|sequence| sequence.ids.len()).sum(),
+            Batch::Pairs(pairs) => {
+                pairs.iter().map(|pair| 2 * pair.prompt_ids.len() + pair.chosen_ids.len() + pair.rejected_ids.len()).sum()
+            }
+            Batch::Labelled(texts) => texts.iter().map(|text| text.ids.len()).sum(),
+        };
+        tokens as u64
+    }
+}
+
+/// What a judged reward asks its reward model about one completion: whole texts, token ids each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// The reward's name.
+    pub reward: String,
+    pub texts: Vec<Vec<u32>>,
+}
+
+/// A completion with what its reward models said, in the order of the questions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    pub item: ScoreItem,
+    /// By reward.
+    pub answers: BTreeMap<String, Vec<f32>>,
 }
 
 /// A line of the journal.

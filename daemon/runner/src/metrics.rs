@@ -4,7 +4,7 @@ use crate::advantages::{given, has_variance, mean, std};
 use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
-use r1d_proto::worker::{Metrics, SupervisedSequence};
+use r1d_proto::worker::Metrics;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether a metric depends on the wall clock: such may differ between two runs of one job, no others.
@@ -111,10 +111,6 @@ pub fn verdicts<'a>(metrics: &mut Metrics, verdicts: impl Iterator<Item = &'a Ve
 /// Prompt and completion tokens of a step.
 pub fn tokens_of_rollouts(records: &[ScoredRollout]) -> u64 {
     records.iter().map(|r| (r.rollout.prompt_ids.len() + r.rollout.completion_ids.len()) as u64).sum()
-}
-
-pub fn tokens_of_batch(sequences: &[SupervisedSequence]) -> u64 {
-    sequences.iter().map(|s| s.ids.len() as u64).sum()
 }
 
 #[cfg(test)]

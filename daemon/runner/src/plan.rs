@@ -1,8 +1,8 @@
 //! What a job's state machine knows from the start: the job, and what was read of its files.
 
 use crate::message::Source;
-use r1d_job::{Grpo, Job, Reward, Rollouts, Stage};
-use r1d_proto::worker::{ModelSource, Open};
+use r1d_job::{Grpo, Job, Reward, RewardModelSource, Rollouts, Stage};
+use r1d_proto::worker::{ModelSource, Open, ValueModel};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub struct RewardFacts {
     pub max: f32,
     /// It judges all samples of a prompt together.
     pub of_groups: bool,
+    /// It asks a reward model first.
+    pub asks: bool,
 }
 
 /// Longest waits, each for one kind of answer (`LIM-1`).
@@ -101,6 +103,11 @@ impl Plan {
         Some((stage.grpo()?, facts))
     }
 
+    /// A stage that samples, and learns from what it sampled: its committed steps are rebuilt from the journal.
+    pub fn learns_from_rollouts(&self, index: usize) -> bool {
+        self.stage(index).is_some_and(|(stage, _)| stage.trains() && stage.rollouts().is_some())
+    }
+
     pub fn checkpoint_dir(&self, stage: &Stage, step: u64) -> PathBuf {
         self.checkpoints.join(&stage.name).join(format!("step-{step}"))
     }
@@ -120,22 +127,41 @@ impl Plan {
         self.rewards(of).1.iter().any(|facts| facts.of_groups)
     }
 
-    /// What the worker is to open for a stage that starts from `model`.
-    pub fn open(&self, stage: &Stage, facts: &StageFacts, model: ModelSource) -> Open {
+    /// The rewards that ask a reward model, and which one.
+    pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, &RewardModelSource)> {
+        let (rewards, facts) = self.rewards(of);
+        rewards.iter().zip(facts).filter(|(_, facts)| facts.asks).map(|(reward, _)| (reward, &reward.model))
+    }
+
+    /// Whether all reward models that an evaluation asks are there while `stage` is at work.
+    fn can_ask(&self, eval: usize, stage: usize) -> bool {
+        self.asking(Source::Eval(eval)).all(|(_, model)| match model {
+            RewardModelSource::Directory(_) => true,
+            RewardModelSource::Stage(name) => self.job.reward_model(name).is_some_and(|maker| maker < stage),
+        })
+    }
+
+    /// What the worker is to open for a stage that starts from `model`; `value` is what its value model starts from.
+    pub fn open(&self, stage: &Stage, facts: &StageFacts, model: ModelSource, value: Option<ModelSource>) -> Open {
+        let optimiser = stage.optimiser(facts.steps);
+        let value_model = stage.ppo().zip(optimiser.clone()).map(|(ppo, optimiser)| ValueModel {
+            model: value,
+            optimiser: r1d_proto::recipe::Optimiser { learning_rate: ppo.value_learning_rate, ..optimiser },
+        });
         let eval_prompt_max = self.evals.iter().map(|e| e.prompt_max).max().unwrap_or(0);
         Open {
             model,
             dtype: self.job.model.dtype,
-            fp8: self.job.model.fp8,
+            fp8: self.job.model.fp8 && stage.reward_model().is_none(),
             batch_invariant: self.job.batch_invariant,
-            reference: stage.grpo().is_some_and(Grpo::needs_reference),
-            optimiser: stage.optimiser(facts.steps),
+            reference: stage.needs_reference(),
+            optimiser,
             router: stage.router,
             lora: stage.adapters().cloned(),
             mtp_loss_weight: stage.mtp_loss_weight,
             speculative_decoding: stage.speculative_decoding,
-            scores: false,
-            value_model: None,
+            scores: stage.reward_model().is_some(),
+            value_model,
             sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
             max_tokens_per_device: stage.max_tokens_per_device,
             seed: self.job.seed,
@@ -162,7 +188,8 @@ impl Plan {
     }
 
     /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
-    /// that the job starts from). None of weights that the stage does not change.
+    /// that the job starts from). None of weights that the stage does not change, none of a reward model, none that asks a reward model that is not
+    /// there yet.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();
@@ -170,9 +197,10 @@ impl Plan {
         let name = Some(settings.name.clone());
         let due = |eval: &r1d_job::Eval| match step {
             0 => (stage == 0 && eval.at_start).then_some(None),
-            _ if !settings.trains() => None,
+            _ if !settings.trains() || settings.reward_model().is_some() => None,
             _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
         };
-        self.job.evals.iter().enumerate().filter_map(|(i, eval)| Some((i, due(eval)?))).collect()
+        let evals = self.job.evals.iter().enumerate().filter(|(i, _)| self.can_ask(*i, stage));
+        evals.filter_map(|(i, eval)| Some((i, due(eval)?))).collect()
     }
 }

@@ -4,7 +4,7 @@
 use crate::message::{Command, End, Event};
 use crate::plan::Plan;
 use crate::rollout_step::train_request;
-use crate::step::{supervise_request, unexpected};
+use crate::step::{batch_request, unexpected};
 use crate::wait::Wait;
 use r1d_proto::control::Activity;
 use r1d_proto::worker::{Body, Reply, Request};
@@ -41,9 +41,9 @@ impl Rebuild {
     fn next(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
         (self.phase, self.since) = (Phase::Reading, now);
         let (stage, step) = (self.stage, self.step);
-        let read = match plan.grpo(stage) {
-            Some(_) => Command::Recall { stage, step },
-            None => Command::ReadBatch { stage, step },
+        let read = match plan.learns_from_rollouts(stage) {
+            true => Command::Recall { stage, step },
+            false => Command::ReadBatch { stage, step },
         };
         (step < self.committed).then(|| vec![read])
     }
@@ -65,8 +65,9 @@ impl Rebuild {
     /// What to do next; `None` when all committed steps are in the weights.
     pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Option<Vec<Command>>, End> {
         match (self.phase, event) {
-            (Phase::Reading, Event::Batch(sequences)) => {
-                Ok(self.worker(Phase::Training, supervise_request(self.step, sequences), now))
+            (Phase::Reading, Event::Batch(batch)) => {
+                let request = batch_request(plan, self.stage, self.step, batch)?;
+                Ok(self.worker(Phase::Training, request, now))
             }
             (Phase::Reading, Event::Recalled(recalled)) => {
                 let records = recalled.into_records().ok_or_else(|| End::Failed {

@@ -1,8 +1,9 @@
-//! One step of a stage that samples: prompts → completions → verdicts → seal. GRPO seals advantages and trains on them; rejection sampling seals
-//! what is kept, as an advantage of 1, and what is not, as none, and is done.
+//! One step of a stage that samples: prompts → completions → verdicts → seal. GRPO seals advantages and trains on them; PPO seals the rewards, from
+//! which the trainer estimates advantages; rejection sampling seals what is kept, as an advantage of 1, and what is not, as none, and is done.
 
 use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
+use crate::asks::RewardModels;
 use crate::gather::{Gather, Judged, Sample};
 use crate::judge::{drops_group, judge, rules};
 use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
@@ -14,6 +15,7 @@ use crate::wait::Wait;
 use r1d_job::{Grpo, Rollouts, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::SampleKey;
+use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{self, Body, Metrics, Reply, Request, TrainSequence};
@@ -51,7 +53,6 @@ enum Phase {
 /// The update that a sealed step makes; `None` when no completion of it trains. Replay sends the same request again.
 pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRollout]) -> Option<Request> {
     let (settings, _) = plan.stage(stage)?;
-    let grpo = settings.grpo()?;
     let sequences: Vec<_> = (records.iter())
         .filter_map(|record| {
             Some(TrainSequence {
@@ -66,8 +67,26 @@ pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRoll
         .collect();
     let seed = counter_hash(&[MINIBATCHES, plan.job.seed, stage as u64, step]);
     let first_update = step * settings.updates_per_step();
-    (!sequences.is_empty())
-        .then(|| Request::Train(worker::Train { step, first_update, objective: grpo.objective(), seed, sequences }))
+    if sequences.is_empty() {
+        return None;
+    }
+    match &settings.kind {
+        StageKind::Grpo(grpo) => {
+            Some(Request::Train(worker::Train { step, first_update, objective: grpo.objective(step), seed, sequences }))
+        }
+        StageKind::Ppo(ppo) => {
+            let scores = sequences.iter().map(|sequence| sequence.advantage).collect();
+            Some(Request::TrainPpo(worker::TrainPpo {
+                step,
+                first_update,
+                objective: ppo.objective(step),
+                seed,
+                sequences,
+                scores,
+            }))
+        }
+        _ => None,
+    }
 }
 
 impl RolloutStep {
@@ -78,10 +97,11 @@ impl RolloutStep {
         stage: usize,
         step: u64,
         recalled: Recalled,
+        models: RewardModels,
         now: Duration,
     ) -> (RolloutStep, Vec<Command>) {
         let of = Source::Stage(stage);
-        let gather = Gather::new(of, stage, step, plan.scores_groups(of), now);
+        let gather = Gather::new(of, stage, step, plan.scores_groups(of), models, now);
         let mut this = RolloutStep {
             stage,
             step,
@@ -118,7 +138,20 @@ impl RolloutStep {
                 self.gather.generated(&metrics, now)?;
                 self.gathered(plan, Vec::new(), now)
             }
-            (Phase::Gathering, Event::Scored { key, verdicts, text }) => self.scored(plan, key, verdicts, &text, now),
+            (Phase::Gathering, Event::Scored { key, verdicts, asked, text }) => {
+                match self.gather.judged(key, verdicts, asked, text, now)? {
+                    Some((verdicts, text)) => self.scored(plan, key, verdicts, &text, now),
+                    None => self.gathered(plan, Vec::new(), now),
+                }
+            }
+            (Phase::Gathering, Event::Worker(Body::Done(Reply::Scored { scores }))) => {
+                self.gather.answered(scores, now)?;
+                self.gathered(plan, Vec::new(), now)
+            }
+            (Phase::Gathering, Event::Concluded { key, verdicts }) => {
+                let (verdicts, text) = self.gather.concluded(key, verdicts)?;
+                self.scored(plan, key, verdicts, &text, now)
+            }
             (Phase::Sealing, Event::Stored) => match self.train(plan, now) {
                 Some(command) => Ok(Flow::Go(vec![command])),
                 None => Ok(self.done(plan, Metrics::new(), now)),
@@ -130,7 +163,7 @@ impl RolloutStep {
 
     /// A sealed step that another attempt left, of which no completion trains.
     pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
-        let trains = || plan.grpo(self.stage).is_some() && self.records.iter().any(|r| r.advantage.is_some());
+        let trains = || plan.learns_from_rollouts(self.stage) && self.records.iter().any(|r| r.advantage.is_some());
         (self.phase == Phase::Training && !trains()).then(|| self.done(plan, Metrics::new(), now))
     }
 
@@ -141,7 +174,7 @@ impl RolloutStep {
         (self.phase, self.since) = (Phase::Gathering, now);
         let mut commands = self.take_up_recalled(plan, now)?;
         let version = self.step * plan.stage(self.stage).map_or(0, |(stage, _)| stage.updates_per_step());
-        commands.extend(self.gather.request(rollouts.sampling(plan.stop_ids.clone(), plan.job.seed), version, now));
+        commands.extend(self.gather.request(rollouts.sampling(self.step, plan.stop_ids.clone(), plan.job.seed), version, now));
         self.gathered(plan, commands, now)
     }
 
@@ -180,6 +213,7 @@ impl RolloutStep {
 
     /// Once everything asked for is here: more prompts, or the seal.
     fn gathered(&mut self, plan: &Plan, mut commands: Vec<Command>, now: Duration) -> Result<Flow, End> {
+        commands.extend(self.gather.next_question(now)?);
         if !self.gather.is_complete() {
             return Ok(Flow::Go(commands));
         }
@@ -200,6 +234,7 @@ impl RolloutStep {
             Some(StageKind::RejectionSampling(rejection)) => {
                 self.gather.groups.iter().zip(&rewards).map(|(group, rewards)| kept(rejection, group, rewards)).collect()
             }
+            Some(StageKind::Ppo(_)) => rewards,
             _ => return Err(End::Failed { error: format!("stage {} does not sample", self.stage) }),
         };
         self.seal(decided);
@@ -247,12 +282,12 @@ impl RolloutStep {
         let rollouts = std::mem::take(&mut self.records);
         let mut metrics = trained;
         metrics.append(&mut self.gather.timings);
-        match plan.grpo(self.stage) {
-            Some((grpo, _)) => {
-                metrics.extend(metrics::of_rollouts(&rollouts, grpo.scale_rewards));
-                metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
-            }
-            None => metrics.extend(metrics::of_selection(&rollouts)),
+        if plan.learns_from_rollouts(self.stage) {
+            let scale = plan.grpo(self.stage).map_or(ScaleRewards::None, |(grpo, _)| grpo.scale_rewards);
+            metrics.extend(metrics::of_rollouts(&rollouts, scale));
+            metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
+        } else {
+            metrics.extend(metrics::of_selection(&rollouts));
         }
         metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());
         Flow::Done { metrics, tokens: metrics::tokens_of_rollouts(&rollouts), rollouts }
@@ -288,7 +323,7 @@ impl RolloutStep {
     }
 
     pub fn worker_is_busy(&self) -> bool {
-        self.phase == Phase::Training || self.gather.is_generating()
+        self.phase == Phase::Training || self.gather.worker_is_busy()
     }
 }
 

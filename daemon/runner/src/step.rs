@@ -1,13 +1,14 @@
 //! One step of a stage, of either kind: what the job's machine sees of it.
 
-use crate::message::{Command, End, Event, Recalled};
-use crate::metrics;
+use crate::asks::RewardModels;
+use crate::message::{Batch, Command, End, Event, Recalled};
 use crate::plan::Plan;
 use crate::rollout_step::RolloutStep;
 use crate::wait::Wait;
+use r1d_job::{RewardLoss, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::rollout::ScoredRollout;
-use r1d_proto::worker::{Body, Metrics, Reply, Request, Supervise, SupervisedSequence};
+use r1d_proto::worker::{Body, Metrics, Reply, Request, RewardBatch, Supervise, TrainDpo, TrainReward};
 use std::time::Duration;
 
 /// Where an event has brought a step.
@@ -25,7 +26,7 @@ pub enum Flow {
 #[derive(Debug)]
 pub enum Step {
     Rollout(Box<RolloutStep>),
-    Supervised(SupervisedStep),
+    Batch(BatchStep),
 }
 
 /// An event that the state has no place for: the attempt is given up, the record decides how it goes on.
@@ -35,20 +36,46 @@ pub fn unexpected(state: &str, event: &Event) -> End {
     End::Abandoned { cause: format!("an event that nobody waits for in state {state}: {}", &event[..end]) }
 }
 
-pub fn supervise_request(step: u64, sequences: Vec<SupervisedSequence>) -> Request {
-    Request::Supervise(Supervise { step, sequences })
+/// The update that a step on rows makes.
+pub fn batch_request(plan: &Plan, stage: usize, step: u64, batch: Batch) -> Result<Request, End> {
+    match (plan.stage(stage).map(|(settings, _)| &settings.kind), batch) {
+        (Some(StageKind::Pretrain(_) | StageKind::Sft(_)), Batch::Sequences(sequences)) => {
+            Ok(Request::Supervise(Supervise { step, sequences }))
+        }
+        (Some(StageKind::Dpo(dpo)), Batch::Pairs(pairs)) => {
+            Ok(Request::TrainDpo(TrainDpo { step, objective: dpo.objective.clone(), pairs }))
+        }
+        (Some(StageKind::RewardModel(reward_model)), batch) => {
+            let batch = match (reward_model.loss, batch) {
+                (RewardLoss::Pairwise { center_rewards_coefficient }, Batch::Pairs(pairs)) => {
+                    RewardBatch::Pairs { pairs, center_rewards_coefficient }
+                }
+                (RewardLoss::Pointwise, Batch::Labelled(texts)) => RewardBatch::Labelled(texts),
+                _ => return Err(End::Failed { error: format!("stage {stage} was given rows of another kind") }),
+            };
+            Ok(Request::TrainReward(TrainReward { step, batch }))
+        }
+        _ => Err(End::Failed { error: format!("stage {stage} was given rows of another kind") }),
+    }
 }
 
 impl Step {
-    pub fn begin(plan: &Plan, stage: usize, step: u64, recalled: Recalled, now: Duration) -> (Step, Vec<Command>) {
+    pub fn begin(
+        plan: &Plan,
+        stage: usize,
+        step: u64,
+        recalled: Recalled,
+        models: RewardModels,
+        now: Duration,
+    ) -> (Step, Vec<Command>) {
         match plan.rollouts(stage) {
             Some((rollouts, _)) => {
-                let (begun, commands) = RolloutStep::begin(plan, rollouts, stage, step, recalled, now);
+                let (begun, commands) = RolloutStep::begin(plan, rollouts, stage, step, recalled, models, now);
                 (Step::Rollout(Box::new(begun)), commands)
             }
             None => {
-                let begun = SupervisedStep { step, since: now, started: now, tokens: None, sequences: 0 };
-                (Step::Supervised(begun), vec![Command::ReadBatch { stage, step }])
+                let begun = BatchStep { stage, step, since: now, started: now, tokens: None, rows: 0 };
+                (Step::Batch(begun), vec![Command::ReadBatch { stage, step }])
             }
         }
     }
@@ -56,7 +83,7 @@ impl Step {
     pub fn handle(&mut self, plan: &Plan, stage: usize, event: Event, now: Duration) -> Result<Flow, End> {
         match (self, plan.rollouts(stage)) {
             (Step::Rollout(step), Some((rollouts, _))) => step.handle(plan, rollouts, event, now),
-            (Step::Supervised(step), None) => step.handle(event, now),
+            (Step::Batch(step), None) => step.handle(plan, event, now),
             _ => Err(End::Failed { error: format!("stage {stage} is of another kind than its step") }),
         }
     }
@@ -65,59 +92,58 @@ impl Step {
     pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
         match self {
             Step::Rollout(step) => step.finished_at_once(plan, now),
-            Step::Supervised(_) => None,
+            Step::Batch(_) => None,
         }
     }
 
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
         match self {
             Step::Rollout(step) => step.waits(plan, owner, heard),
-            Step::Supervised(step) => step.waits(plan, owner, heard),
+            Step::Batch(step) => step.waits(plan, owner, heard),
         }
     }
 
     pub fn activity(&self) -> Activity {
         match self {
             Step::Rollout(step) => step.activity(),
-            Step::Supervised(step) => {
-                Activity { doing: "training".into(), done: 0, total: step.sequences, unit: "sequences".into() }
-            }
+            Step::Batch(step) => Activity { doing: "training".into(), done: 0, total: step.rows, unit: "rows".into() },
         }
     }
 
     pub fn worker_is_busy(&self) -> bool {
         match self {
             Step::Rollout(step) => step.worker_is_busy(),
-            Step::Supervised(step) => step.tokens.is_some(),
+            Step::Batch(step) => step.tokens.is_some(),
         }
     }
 }
 
-/// A step of pretrain or sft: batch → update.
+/// A step of a stage that learns from rows: batch → update.
 #[derive(Debug)]
-pub struct SupervisedStep {
+pub struct BatchStep {
+    stage: usize,
     step: u64,
     since: Duration,
     started: Duration,
     /// Of the batch, once it is with the worker.
     tokens: Option<u64>,
-    sequences: u64,
+    rows: u64,
 }
 
-impl SupervisedStep {
-    fn handle(&mut self, event: Event, now: Duration) -> Result<Flow, End> {
+impl BatchStep {
+    fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Flow, End> {
         match (self.tokens, event) {
-            (None, Event::Batch(sequences)) => {
-                self.tokens = Some(metrics::tokens_of_batch(&sequences));
-                (self.since, self.sequences) = (now, sequences.len() as u64);
-                Ok(Flow::Go(vec![Command::Worker(Box::new(supervise_request(self.step, sequences)))]))
+            (None, Event::Batch(batch)) => {
+                self.tokens = Some(batch.tokens());
+                (self.since, self.rows) = (now, batch.rows());
+                Ok(Flow::Go(vec![Command::Worker(Box::new(batch_request(plan, self.stage, self.step, batch)?))]))
             }
             (Some(tokens), Event::Worker(Body::Done(Reply::Trained { mut metrics }))) => {
                 metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
                 metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());
                 Ok(Flow::Done { metrics, tokens, rollouts: Vec::new() })
             }
-            (_, event) => Err(unexpected("Supervised", &event)),
+            (_, event) => Err(unexpected("a step on rows", &event)),
         }
     }
 
@@ -125,7 +151,7 @@ impl SupervisedStep {
         vec![match self.tokens {
             None => Wait::new(owner, "data: batch", self.since).until(self.since + plan.limits.read),
             Some(_) => {
-                let what = format!("{}: training on {} sequences", plan.worker, self.sequences);
+                let what = format!("{}: training on {} rows", plan.worker, self.rows);
                 Wait::new(owner, what, self.since).until(heard + plan.limits.worker_silence)
             }
         }]

@@ -8,13 +8,14 @@ use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
-    Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Opened, Reply, Request, SupervisedSequence,
+    Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Open, Opened, Pair, Reply, Request,
+    RewardBatch, SupervisedSequence,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Command, End, EvalFacts, Event, Keep, Limits, Machine, Plan, Prompt, Recalled, Record, RewardFacts, Source, StageFacts,
-    StageRecord, Store,
+    Answered, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, Plan, Prompt, Recalled, Record, RewardFacts,
+    Source, StageFacts, StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -106,6 +107,55 @@ name = "more"
 from = "keep"
 "#;
 
+/// Preferences: a reward model, two stages whose rewards ask it, and one that learns from pairs.
+const PREFERENCES: &str = r#"
+[[stage]]
+name = "helpful"
+kind = "reward-model"
+data = "pairs"
+eval_data = "other-pairs"
+steps = 5
+batch_size = 2
+[[stage]]
+name = "wise"
+kind = "ppo"
+data = "train"
+steps = 5
+prompts_per_step = 3
+num_generations = 2
+max_completion_length = 6
+value_model = "helpful"
+  [[stage.schedule]]
+  after_step = 2
+  temperature = 0.5
+  [[stage.reward]]
+  plugin = "accuracy"
+  [[stage.reward]]
+  plugin = "helpfulness"
+  model = "helpful"
+  after_step = 1
+[[stage]]
+name = "polite"
+kind = "dpo"
+data = "pairs"
+steps = 4
+batch_size = 2
+[[stage]]
+name = "more"
+"#;
+
+fn plan_with_preferences(batch_invariant: bool) -> Plan {
+    let job = JOB.replace("[[stage]]\nname = \"more\"\n", PREFERENCES).replace(
+        "[[stage]]\nname = \"reading\"",
+        "[data.pairs]\npath = \"pairs.jsonl\"\n[data.other-pairs]\npath = \"other.jsonl\"\n[[stage]]\nname = \"reading\"",
+    );
+    let job = job.replace("[[eval]]", "[[eval]]\nrewards = [\"accuracy\", \"helpfulness\"]");
+    let mut plan = plan_of_job(&job, batch_invariant);
+    plan.stages[3].rewards[1].asks = true;
+    plan.evals[0].rewards[1].asks = true;
+    plan
+}
+
 fn plan(batch_invariant: bool) -> Plan {
     plan_of_job(JOB, batch_invariant)
 }
@@ -120,11 +170,11 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
         steps: stage.steps(100),
         later: false,
         prompt_max: 4,
-        rewards: vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; stage.rollouts().map_or(0, |r| r.rewards.len())],
+        rewards: vec![FACTS; stage.rollouts().map_or(0, |r| r.rewards.len())],
     };
     let stages = job.stages.iter().map(facts).collect();
     let judges = job.eval_rewards(&job.evals[0]);
-    let rewards = vec![RewardFacts { min: 0.0, max: 1.0, of_groups: false }; judges.len()];
+    let rewards = vec![FACTS; judges.len()];
     Plan {
         stages,
         evals: vec![EvalFacts { rows: 3, prompt_max: 4, judges, rewards }],
@@ -141,7 +191,7 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
 /// The same job with a second reward everywhere, which judges groups.
 fn plan_of_groups(batch_invariant: bool) -> Plan {
     let mut plan = plan(batch_invariant);
-    let facts = RewardFacts { min: 0.0, max: 1.0, of_groups: true };
+    let facts = RewardFacts { of_groups: true, ..FACTS };
     for (stage, known) in plan.job.stages.iter_mut().zip(&mut plan.stages) {
         if let StageKind::Grpo(grpo) = &mut stage.kind {
             grpo.rollouts.rewards.push(Reward::of_plugin("diverse"));
@@ -162,11 +212,14 @@ fn together(plan: &Plan, of: Source) -> usize {
     }
 }
 
+const FACTS: RewardFacts = RewardFacts { min: 0.0, max: 1.0, of_groups: false, asks: false };
+
 /// What a worker has on its device.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Weights {
     policy: u64,
     reference: u64,
+    value: u64,
 }
 
 fn mix(words: &[u64]) -> u64 {
@@ -202,8 +255,9 @@ struct World {
     crashes: u64,
     /// Attempts that ended because there was data to read.
     rereads: u64,
-    /// The open model has an optimiser.
-    trains: bool,
+    opened: Option<Open>,
+    /// What reward models were asked, in the order of the requests.
+    warnings: Vec<String>,
     /// Checkpoints that the next restore finds damaged.
     damaged: Option<PathBuf>,
 }
@@ -215,8 +269,19 @@ impl World {
         let (disk, worker) = Default::default();
         let (random, now) = (seed, Duration::ZERO);
         let plan = Arc::new(plan);
-        let mut world =
-            World { plan, disk, worker, now, random, crash_per_mille, crashes: 0, rereads: 0, trains: false, damaged: None };
+        let mut world = World {
+            plan,
+            disk,
+            worker,
+            now,
+            random,
+            crash_per_mille,
+            crashes: 0,
+            rereads: 0,
+            opened: None,
+            warnings: Vec::new(),
+            damaged: None,
+        };
         world.read();
         world
     }
@@ -305,9 +370,22 @@ impl World {
                             if self.plan.scores_groups(item.of) {
                                 given.push(group_verdict(word));
                             }
-                            verdicts.push(Event::Scored { key: item.key, verdicts: given, text });
+                            let asked = match self.asks(&item) {
+                                true => vec![Asked { reward: "helpfulness".into(), texts: vec![item.completion_ids] }],
+                                false => Vec::new(),
+                            };
+                            verdicts.push(Event::Scored { key: item.key, verdicts: given, asked, text });
                         }
                     }
+                    Command::Conclude(answered) => {
+                        for Answered { item, answers } in answered {
+                            assert!(self.asks(&item));
+                            let value = answers["helpfulness"][0];
+                            verdicts.push(Event::Concluded { key: item.key, verdicts: vec![opinion(value)] });
+                        }
+                    }
+                    Command::Warn(warning) => self.warnings.push(warning),
+                    Command::ReadHeldOut { .. } => others.push_back(Event::Batch(Batch::Pairs(pairs(9, 9)))),
                     Command::Keep(keep) => self.keep(keep),
                     Command::Recall { stage, step } => {
                         others.push_back(Event::Recalled(self.disk.journal.get(&(stage, step)).cloned().unwrap_or_default()));
@@ -396,7 +474,16 @@ impl World {
         }
     }
 
-    fn batch(&self, stage: usize, step: u64) -> Vec<SupervisedSequence> {
+    /// Whether the reward that asks judges the completion.
+    fn asks(&self, item: &r1d_runner::ScoreItem) -> bool {
+        let mut asking = self.plan.asking(item.of);
+        asking.any(|(reward, _)| matches!(item.of, Source::Eval(_)) || item.key.step >= reward.after_step)
+    }
+
+    fn batch(&self, stage: usize, step: u64) -> Batch {
+        if self.plan.job.stages[stage].reads_pairs() {
+            return Batch::Pairs(pairs(stage, step));
+        }
         let facts = &self.plan.stages[stage];
         assert!(!facts.later, "a stage begins once its data is there");
         let name = &self.plan.job.stages[stage].data;
@@ -408,7 +495,7 @@ impl World {
                 sequence.ids.fill((row % 9) as u32);
             }
         }
-        batch
+        Batch::Sequences(batch)
     }
 
     fn work(&mut self, request: Request) -> Vec<Event> {
@@ -419,8 +506,13 @@ impl World {
                     ModelSource::Init { .. } => open.seed,
                     ModelSource::Directory(dir) => self.disk.checkpoints[dir].policy,
                 };
-                self.worker = Weights { policy, reference: policy };
-                self.trains = open.optimiser.is_some();
+                let value = match open.value_model.as_ref().map(|value| value.model.as_ref()) {
+                    Some(Some(ModelSource::Directory(dir))) => self.disk.checkpoints[dir].policy,
+                    Some(_) => policy,
+                    None => 0,
+                };
+                self.worker = Weights { policy, reference: policy, value };
+                self.opened = Some(*open);
                 let sizes = Opened {
                     architecture: "fake".into(),
                     parameters: 1,
@@ -446,6 +538,37 @@ impl World {
                 words.extend(batch.sequences.iter().flat_map(|s| &s.ids).map(|id| *id as u64));
                 self.trained(&words)
             }
+            Request::TrainReward(batch) => {
+                assert!(self.opened.as_ref().unwrap().scores);
+                let RewardBatch::Pairs { pairs, .. } = batch.batch else { panic!("pairs") };
+                self.trained(&[self.worker.policy, batch.step, hash_of(&pairs)])
+            }
+            Request::TrainDpo(batch) => {
+                assert!(self.opened.as_ref().unwrap().reference);
+                self.trained(&[self.worker.policy, self.worker.reference, batch.step, hash_of(&batch.pairs)])
+            }
+            Request::TrainPpo(batch) => {
+                let scores = mix(&bits(&batch.scores));
+                let ids = batch.sequences.iter().flat_map(|s| &s.completion_ids).map(|id| *id as u64).collect::<Vec<_>>();
+                assert_eq!(batch.sequences.len(), batch.scores.len());
+                let temperature = batch.objective.temperature.to_bits() as u64;
+                let words = [self.worker.policy, self.worker.value, self.worker.reference, batch.first_update, batch.seed, scores];
+                self.worker.value = mix(&[self.worker.value, scores]);
+                self.trained(&[&words[..], &[mix(&ids), temperature]].concat())
+            }
+            Request::Score { model, sequences } => {
+                let weights = match model {
+                    Some(ModelSource::Directory(dir)) => self.disk.checkpoints[&dir].policy,
+                    Some(other) => panic!("{other:?} was never trained"),
+                    None => self.worker.policy,
+                };
+                // Outside the batch-invariant mode a score depends on what is scored beside it.
+                let all: Vec<u64> = sequences.iter().flatten().map(|id| *id as u64).collect();
+                let beside = if self.plan.job.batch_invariant { 0 } else { mix(&all) };
+                let score =
+                    |ids: &Vec<u32>| counter_uniform(&[weights, beside, mix(&ids.iter().map(|id| *id as u64).collect::<Vec<_>>())]);
+                vec![done(Reply::Scored { scores: sequences.iter().map(score).collect() })]
+            }
             Request::SyncReference => {
                 self.worker.reference = self.worker.policy;
                 vec![done(Reply::ReferenceSynced)]
@@ -467,12 +590,11 @@ impl World {
                 vec![done(Reply::Exported)]
             }
             Request::Close => vec![done(Reply::Closed)],
-            other => unreachable!("no stage of these jobs asks for {other:?}"),
         }
     }
 
     fn trained(&mut self, words: &[u64]) -> Vec<Event> {
-        assert!(self.trains, "a stage that keeps completions does not train");
+        assert!(self.opened.as_ref().unwrap().optimiser.is_some(), "a stage that keeps completions does not train");
         self.worker.policy = mix(words);
         let metrics = Metrics::from([("loss".into(), counter_uniform(&[self.worker.policy]) as f64)]);
         vec![Event::Worker(Body::Done(Reply::Trained { metrics }))]
@@ -529,6 +651,22 @@ fn group_verdict(word: u64) -> Verdict {
     let outcome = Outcome::Score { value: (word % 5) as f32 / 4.0, parts: vec![] };
     let (module_sha256, config_sha256) = (String::new(), String::new());
     Verdict { plugin: "diverse".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
+}
+
+/// What the reward makes of its reward model's word.
+fn opinion(value: f32) -> Verdict {
+    let (module_sha256, config_sha256) = (String::new(), String::new());
+    let outcome = Outcome::Score { value, parts: vec![] };
+    Verdict { plugin: "helpfulness".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
+}
+
+fn pairs(stage: usize, step: u64) -> Vec<Pair> {
+    let id = |i: u64| (mix(&[stage as u64, step, i]) % 9) as u32;
+    (0..2).map(|i| Pair { prompt_ids: vec![i], chosen_ids: vec![id(1), 1], rejected_ids: vec![id(2), 2, 1], margin: 0.0 }).collect()
+}
+
+fn hash_of(pairs: &[Pair]) -> u64 {
+    mix(&pairs.iter().flat_map(|pair| pair.chosen_ids.iter().chain(&pair.rejected_ids)).map(|id| *id as u64).collect::<Vec<_>>())
 }
 
 fn prompts(of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
@@ -666,6 +804,48 @@ fn what_a_stage_keeps_is_what_later_stages_read_whatever_crashes() {
             assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
             assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
             assert!(world.rereads <= 1 + world.crashes);
+            crashes += world.crashes;
+        }
+        assert!(crashes > 1000, "{crashes} crashes are too few to mean anything");
+    }
+}
+
+/// A reward model is trained and asked, by a PPO stage's rewards and by evaluations; PPO's value model starts from it; DPO learns from pairs.
+#[test]
+fn preferences_end_the_same_whatever_crashes() {
+    for batch_invariant in [true, false] {
+        let mut world = World::new(plan_with_preferences(batch_invariant), 0, 0);
+        assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+        let expected = outcome(&world);
+        let (_, metrics, evals, _) = &expected;
+        let of = |stage| metrics.iter().filter(move |((of, _), _)| *of == stage).map(|(_, metrics)| metrics);
+        let asked: Vec<bool> = of(3).map(|metrics| metrics.contains_key("rewards/helpfulness/mean")).collect();
+        assert_eq!(asked, [false, true, true, true, true], "from the step after the first on");
+        assert_eq!((of(2).count(), of(4).count()), (5, 4));
+        // Held-out pairs after the reward model's stage, its own name; those that ask it only after it.
+        let held_out: Vec<_> = evals.iter().filter(|(.., data, _)| data == "other-pairs").collect();
+        assert_eq!(held_out.len(), 1);
+        assert_eq!((held_out[0].0.as_deref(), held_out[0].1, held_out[0].3["rows"]), (Some("helpful"), 5, 2.0));
+        assert!(world.warnings.iter().any(|warning| warning.contains("stage `helpful` does not tell good from bad")));
+        let evaluated: Vec<_> =
+            evals.iter().filter(|(.., data, _)| data == "test").map(|(stage, step, ..)| (stage.as_deref(), *step)).collect();
+        let (wise, polite, more) = (Some("wise"), Some("polite"), Some("more"));
+        assert_eq!(evaluated, [(wise, 2), (wise, 4), (wise, 5), (polite, 2), (polite, 4), (more, 2)]);
+        assert!(
+            evals
+                .iter()
+                .filter(|(.., data, _)| data == "test")
+                .all(|(.., metrics)| metrics.contains_key("rewards/helpfulness/mean"))
+        );
+        // No policy starts from the reward model.
+        let record = &world.disk.record.stages;
+        let last = |stage: usize| world.disk.checkpoints[&record[stage].checkpoints.last().unwrap().1];
+        assert_ne!(last(3).policy, last(2).policy);
+        let mut crashes = 0;
+        for seed in 1..250 {
+            let mut world = World::new(plan_with_preferences(batch_invariant), seed, seed % 12);
+            assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+            assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
             crashes += world.crashes;
         }
         assert!(crashes > 1000, "{crashes} crashes are too few to mean anything");

@@ -6,8 +6,9 @@
 use crate::failure::invalid;
 use r1d_learn::Trainer;
 use r1d_model::{CausalLm, Scorer};
-use r1d_proto::worker::{Failure, FailureKind, Open};
+use r1d_proto::worker::{Failure, FailureKind, ModelSource, Open};
 use r1d_sampler::Sampler;
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -62,6 +63,8 @@ pub struct Opened {
     pub model: Model,
     pub reference: Option<CausalLm>,
     pub critic: Option<Critic>,
+    /// Those that the stage's rewards have asked so far.
+    pub reward_models: BTreeMap<ModelSource, Scorer>,
     pub trainer: Option<Trainer>,
     pub sampler: Option<Sampler>,
 }

@@ -142,7 +142,9 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
         Request::TrainPpo(batch) => {
             Reply::Trained { metrics: ask(&actors.trainer, trainer::ReinforceWithValues { batch, outbox }).await? }
         }
-        Request::Score { sequences } => Reply::Scored { scores: ask(&actors.scorer, scorer::Score { sequences, outbox }).await? },
+        Request::Score { model, sequences } => {
+            Reply::Scored { scores: ask(&actors.scorer, scorer::Score { model, sequences, outbox }).await? }
+        }
         Request::SyncReference => {
             ask(&actors.reference, reference::Sync).await?;
             Reply::ReferenceSynced

@@ -112,7 +112,7 @@ fn goes_on_with_the_same_bits(folder: &Path, open: &Request, step: &dyn Fn(&mut 
 
 fn scores(worker: &mut Worker) -> Vec<f32> {
     let sequences = (0..4).map(|i| ids(900 + i, 5 + 3 * i)).collect();
-    let Reply::Scored { scores } = worker.ask(Request::Score { sequences }) else { panic!("not Scored") };
+    let Reply::Scored { scores } = worker.ask(Request::Score { model: None, sequences }) else { panic!("not Scored") };
     scores
 }
 
@@ -193,7 +193,7 @@ fn what_a_stage_was_not_opened_for_is_refused() {
         (train_dpo(0), "without a reference, which DPO needs"),
         (ppo(), "without a value model, which PPO needs"),
         (train_reward(0), "gives no scores"),
-        (Request::Score { sequences: vec![vec![1]] }, "gives no scores"),
+        (Request::Score { model: None, sequences: vec![vec![1]] }, "gives no scores"),
     ];
     for (request, words) in asked {
         let failure = worker.try_ask(request).unwrap_err();

@@ -55,7 +55,7 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
                 assert_eq!(Supervision::pretrain(&[&data], &tokenizer, p, order).unwrap().step(0).len(), p.batch_size as usize)
             }
             StageKind::Sft(s) => assert_eq!(Supervision::sft(&[(&data, &template)], &tokenizer, s, order).unwrap().truncated(), 0),
-            StageKind::Grpo(_) | StageKind::RejectionSampling(_) => {
+            _ => {
                 assert!(Prompts::build(&data, &template, &tokenizer).unwrap().length_max() <= 75)
             }
         }

@@ -2,6 +2,7 @@
 
 mod dataset;
 mod examples;
+mod preferences;
 mod rollouts;
 mod storage;
 mod supervision;
@@ -28,6 +29,10 @@ pub fn source(path: impl Into<PathBuf>) -> DataSource {
         path: path.into(),
         prompt: None,
         completion: None,
+        chosen: None,
+        rejected: None,
+        label: None,
+        margin: None,
         text: None,
         reference: None,
         domain: None,

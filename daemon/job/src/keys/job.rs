@@ -5,7 +5,7 @@ use super::Kind::{Bool, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, 
 use super::{Key, Kind, Table, above, at_least, count, key, share};
 
 /// Stage kinds of the recipe that a later release brings.
-pub const STAGE_KINDS_LATER: &[&str] = &["ppo", "dpo", "reward-model", "distill", "eval"];
+pub const STAGE_KINDS_LATER: &[&str] = &["distill", "eval"];
 
 pub static JOB: &Table = &Table {
     path: "",
@@ -130,10 +130,32 @@ static DATA: &Table = &Table {
         key(
             "completion",
             Text,
-            Unset("\"completion\" where an sft stage reads the data set"),
+            Unset("\"completion\" where an sft stage, or a reward-model stage with loss = \"pointwise\", reads the data set"),
             "",
-            "Column: what an sft stage teaches to answer.",
+            "Column: what an sft stage teaches to answer, or the answer that has a `label`.",
         ),
+        key(
+            "chosen",
+            Text,
+            Unset("\"chosen\" where a stage that learns from pairs reads the data set"),
+            "",
+            "Column: the preferred completion. Rows without a `prompt` column hold whole texts in both: what they share at the beginning, up to a line's or turn's end, is the prompt then, and no template is applied.",
+        ),
+        key(
+            "rejected",
+            Text,
+            Unset("\"rejected\" where a stage that learns from pairs reads the data set"),
+            "",
+            "Column: the other one.",
+        ),
+        key(
+            "label",
+            Text,
+            Unset("\"label\" where a reward-model stage with loss = \"pointwise\" reads the data set"),
+            "",
+            "Column: how good (safe, right) the completion is, from 0 to 1; true and false are 1 and 0.",
+        ),
+        key("margin", Text, Unset("no margin"), "", "Column: by how much a reward model's scores of a pair shall differ at least."),
         key("text", Text, Unset("\"text\" where a pretrain stage reads the data set"), "", "Column: what a pretrain stage reads."),
         key("reference", Text, Unset("no reference reaches the rewards"), "", "Column: what the accuracy reward compares with."),
         key("domain", Text, Unset("every reward judges every row"), "", "Column: which rewards judge the row, by their `domains`."),
@@ -156,7 +178,15 @@ static DATA: &Table = &Table {
 
 const STAGES: Kind = Variants {
     tag: "kind",
-    variants: &[("pretrain", PRETRAIN), ("sft", SFT), ("grpo", GRPO), ("rejection-sampling", REJECTION_SAMPLING)],
+    variants: &[
+        ("pretrain", PRETRAIN),
+        ("sft", SFT),
+        ("grpo", GRPO),
+        ("ppo", PPO),
+        ("dpo", DPO),
+        ("rejection-sampling", REJECTION_SAMPLING),
+        ("reward-model", REWARD_MODEL),
+    ],
 };
 
 const STAGE: &[Key] = &[
@@ -170,14 +200,14 @@ const STAGE: &[Key] = &[
     key(
         "kind",
         Text,
-        Required("kind = \"pretrain\", \"sft\", \"grpo\" or \"rejection-sampling\""),
+        Required("kind = \"pretrain\", \"sft\", \"grpo\", \"ppo\", \"dpo\", \"rejection-sampling\" or \"reward-model\""),
         "",
-        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation), \"rejection-sampling\" (the good ones of many completions become a data set).",
+        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation), \"ppo\" (proximal policy optimisation with a value model), \"dpo\" (direct preference optimisation), \"rejection-sampling\" (the good ones of many completions become a data set), \"reward-model\" (a scalar head learns preferences).",
     ),
     key(
         "from",
         Text,
-        Unset("the stage before; \"base\" for the first"),
+        Unset("the stage before that is no reward-model; \"base\" for the first"),
         "",
         "Where the weights come from: \"base\" or the name of a stage before.",
     ),
@@ -373,6 +403,158 @@ static SFT: &Table = &Table {
     ],
 };
 
+const CHANGES: Key = key(
+    "schedule",
+    Tables(CHANGE),
+    Value("[]"),
+    "",
+    "What changes on the way: each table holds from the step after its `after_step` on (R1-Zero went from 32,768 to 65,536 tokens after 8,200).",
+);
+
+static CHANGE: &Table = &Table {
+    path: "stage.schedule",
+    meaning: "Settings that hold from a step of the stage on, until a later table changes them again.",
+    groups: &[&[
+        key("after_step", Integer { min: 1, max: 1 << 40 }, Required("say after which step"), "steps", "Steps before the change."),
+        key("temperature", above(0.0), Unset("as before"), "", "Of sampling, and of the log-probabilities in the objective."),
+        key("max_completion_length", count(1), Unset("as before"), "tokens", "A completion that is this long is cut off."),
+    ]],
+};
+
+static REWARD_MODEL: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"reward-model\": a scalar head over the trunk of `from` learns from preferences (DeepSeek-R1, Methods). It is no policy: rewards ask it by the stage's name (`model` of [[stage.reward]]), transformers loads it as …ForSequenceClassification with one label, and later stages do not start from it. A text is prompt, completion, end-of-sequence id; the last token's hidden state is scored.",
+    groups: &[
+        STAGE,
+        &[
+            MORE_DATA,
+            key(
+                "loss",
+                OneOf(&["pairwise", "pointwise"]),
+                Value("\"pairwise\""),
+                "",
+                "\"pairwise\": Bradley–Terry on `chosen` and `rejected` (R1's helpfulness); \"pointwise\": logistic on `completion` and `label` (R1's safety).",
+            ),
+            key("batch_size", count(1), Value("8"), "rows", "Rows of one update. R1 used 256."),
+            max_length("Prompt and completion together; longer texts are cut there, and counted in the log. R1 used 8,192."),
+            key(
+                "center_rewards_coefficient",
+                at_least(0.0),
+                Value("0.0"),
+                "",
+                "With loss = \"pairwise\": weight of the squared sum of a pair's scores, which holds them around 0 (Eisenstein et al. 2023 recommend 0.01).",
+            ),
+            key(
+                "eval_data",
+                Text,
+                Unset("nobody asks how well it tells good from bad"),
+                "",
+                "Held-out rows, a NAME of [data.NAME]: the finished model's accuracy on them is recorded, and a warning where it does not separate.",
+            ),
+            learning_rate("1e-5"),
+        ],
+        SCHEDULE,
+        &[bias_update_speed("0.0"), aux_loss_alpha("0.0"), DEVICE_LOSS_ALPHA],
+    ],
+};
+
+static DPO: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"dpo\": direct preference optimisation (Rafailov et al. 2023) of a policy on pairs, held to a frozen copy of the stage's first weights.",
+    groups: &[
+        STAGE,
+        &[
+            MORE_DATA,
+            key("batch_size", count(1), Value("8"), "pairs", "Pairs of one update."),
+            max_length("Prompt and completion together; longer ones are cut there, and counted in the log."),
+            key(
+                "loss_type",
+                OneOf(&["sigmoid", "robust", "ipo"]),
+                Value("\"sigmoid\""),
+                "",
+                "\"sigmoid\": Bradley–Terry; \"robust\": unbiased where a share `label_smoothing` of the labels is flipped; \"ipo\": squared distance of mean log-ratios to 1 / (2 beta).",
+            ),
+            key("beta", above(0.0), Value("0.1"), "", "How strongly the policy is held to the reference; tau of IPO."),
+            key(
+                "label_smoothing",
+                Kind::Float { min: 0.0, max: 0.499_999, above: false },
+                Value("0.0"),
+                "",
+                "Share of the labels that are taken to be flipped; not for \"ipo\".",
+            ),
+            learning_rate("1e-6"),
+        ],
+        SCHEDULE,
+        &[bias_update_speed("0.0"), aux_loss_alpha("0.0"), DEVICE_LOSS_ALPHA],
+    ],
+};
+
+static PPO: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"ppo\": proximal policy optimisation (Schulman et al. 2017) with a value model, generalised advantage estimation and the KL divergence in the reward.",
+    groups: &[
+        STAGE,
+        &[
+            prompts_per_step("Prompts of one step."),
+            num_generations("1", "Completions of each prompt."),
+            MAX_COMPLETION_LENGTH,
+            temperature("Of sampling; log-probabilities in the objective are of logits / temperature."),
+            TOP_P,
+            TOP_K,
+            key("num_ppo_epochs", count(1), Value("4"), "passes", "Passes over a step's completions."),
+            key("num_mini_batches", count(1), Value("1"), "updates", "Minibatches, and so updates, per pass."),
+            key("cliprange", above(0.0), Value("0.2"), "", "The policy's ratio is clipped to 1 ± this."),
+            key("cliprange_value", above(0.0), Value("0.2"), "", "How far a value may move from the one before the step."),
+            key("vf_coef", at_least(0.0), Value("0.1"), "", "Weight of the value loss."),
+            key("gamma", share(), Value("1.0"), "", "Discount of each token."),
+            key(
+                "lam",
+                share(),
+                Value("0.95"),
+                "",
+                "Lambda of advantage estimation: 0 trusts the values alone, 1 the rewards alone (R1 found 1 near GRPO, 0.95 worse).",
+            ),
+            key(
+                "kl_coef",
+                at_least(0.0),
+                Value("0.05"),
+                "",
+                "Weight of the k1 estimate of the KL divergence from the stage's first weights, in each token's reward; 0 keeps no reference.",
+            ),
+            key(
+                "routing_replay",
+                Bool,
+                Value("true"),
+                "",
+                "The trainer takes the experts that the sampler took. No effect on dense models.",
+            ),
+            key(
+                "value_model",
+                Text,
+                Unset("the policy's first weights with a fresh head"),
+                "",
+                "A reward-model stage before, by name: the value model starts from its weights.",
+            ),
+            key(
+                "value_learning_rate",
+                at_least(0.0),
+                Unset("`learning_rate`"),
+                "",
+                "AdamW's rate of the value model; its schedule is the policy's.",
+            ),
+            learning_rate("1e-6"),
+        ],
+        SCHEDULE,
+        &[
+            bias_update_speed("0.0"),
+            aux_loss_alpha("0.0"),
+            DEVICE_LOSS_ALPHA,
+            CHANGES,
+            rewards("What judges completions: the weighted sum of the scores is the reward of a completion's last token."),
+        ],
+    ],
+};
+
 static GRPO: &Table = &Table {
     path: "stage",
     meaning: "kind = \"grpo\": group-relative policy optimisation (DeepSeekMath 4.1, DeepSeek-R1 2.1).",
@@ -479,6 +661,7 @@ static GRPO: &Table = &Table {
             bias_update_speed("0.0"),
             aux_loss_alpha("0.0"),
             DEVICE_LOSS_ALPHA,
+            CHANGES,
             rewards("What judges completions: the weighted sum of the scores is the reward."),
         ],
     ],
@@ -524,6 +707,7 @@ static REJECTION_SAMPLING: &Table = &Table {
                 "completions",
                 "Completions kept of each prompt and pass over the data: of the good ones the best by the reward, of equals the first sampled; 0: all of them.",
             ),
+            CHANGES,
             rewards("What judges completions: the first says what is correct, the weighted sum of the scores is the reward."),
         ],
     ],
@@ -550,7 +734,21 @@ static REWARD: &Table = &Table {
         ),
         key("config", Json, Value("{}"), "", "Handed to the plugin as JSON."),
         key("limits", Kind::Table(LIMITS), Value("{}"), "", "What one completion may cost."),
+        key(
+            "model",
+            Text,
+            Unset("the reward-model stage with the plugin's name"),
+            "",
+            "Whom a plugin asks that asks a reward model (helpfulness, harmlessness): a reward-model stage before, or the path (with a slash) of a …ForSequenceClassification directory. Completions are sent to it once a step's sampling is done.",
+        ),
         key("domains", Texts, Value("[]"), "", "Only rows of these domains; empty: all rows."),
+        key(
+            "after_step",
+            Integer { min: 0, max: 1 << 40 },
+            Value("0"),
+            "steps",
+            "It judges from the step after so many on: R1 kept preference rewards for the last 400 of 1,700 steps. An evaluation uses it always.",
+        ),
         key(
             "on_abstain",
             WordOrScore(&["drop-sample", "drop-group"]),

@@ -1,5 +1,6 @@
 //! The key table against the typed job: no key that is documented and not read, none that is read and not written.
 
+use crate::preferences::JOB as PREFERENCES;
 use crate::{JOB, parse};
 use r1d_job::JobError;
 use r1d_job::keys::{self, Key, Kind, Table};
@@ -106,11 +107,19 @@ const PAIRED: &[&str] = &[
     "stage.more_data",
     "stage.keep_share",
     "stage.reward.min_score",
+    "stage.reward.after_step",
+    "stage.schedule.after_step",
+    "stage.value_model",
+    "stage.eval_data",
 ];
 
 #[test]
 fn every_key_of_the_table_is_read_and_written() {
-    let base: Value = toml::from_str(JOB).unwrap();
+    let of = |job: &str| toml::from_str(job).unwrap();
+    [JOB, PREFERENCES].into_iter().for_each(|job| every_key_is_read_and_written(of(job)));
+}
+
+fn every_key_is_read_and_written(base: Value) {
     for (at, key) in leaves(&base, keys::JOB) {
         let dotted = at
             .iter()

@@ -4,6 +4,7 @@ mod daemon;
 mod errors;
 mod keys;
 mod plan;
+mod preferences;
 mod reference;
 mod rejection;
 mod roundtrip;

@@ -78,7 +78,7 @@ fn steps_tokens_and_memory_add_up() {
 fn a_schedule_is_as_long_as_the_updates() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nnum_iterations = 2\nsteps_per_generation = 4")).unwrap();
     assert_eq!(job.stages[2].optimiser(200).unwrap().total_steps, 1600);
-    let objective = job.stages[2].grpo().unwrap().objective();
+    let objective = job.stages[2].grpo().unwrap().objective(0);
     assert_eq!((objective.num_iterations, objective.num_minibatches), (2, 4));
 }
 

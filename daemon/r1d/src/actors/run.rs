@@ -14,8 +14,9 @@ use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError, inputs};
 use crate::outputs::Outputs;
 use crate::progress::Paces;
+use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{scoring, tasks};
+use crate::tasks;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -27,7 +28,7 @@ use r1d_proto::worker::{Body, Request, ToWorker};
 use r1d_rewards::Rewards;
 use r1d_runner::restart::{Attempts, Next, Progress};
 use r1d_runner::wait::Wait;
-use r1d_runner::{Command, End, Event, Machine, Plan, Record, ScoreItem, StageRecord, Store};
+use r1d_runner::{Command, End, Event, Machine, Plan, Record, StageRecord, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,7 +88,7 @@ struct Attempt {
     epoch: u64,
     machine: Machine,
     clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<Vec<ScoreItem>>,
+    items: mpsc::Sender<Handed>,
     /// The request that the worker is at.
     in_flight: Option<u64>,
     requests: u64,
@@ -127,7 +128,7 @@ enum OpenError {
 /// Something that goes out, in order.
 enum Outgoing {
     Clerk(Task),
-    Score(Vec<ScoreItem>),
+    Reward(Handed),
     /// With the directory that it is to write.
     Worker(ToWorker, Option<PathBuf>),
 }
@@ -294,7 +295,12 @@ impl Run {
                 };
                 return Some(Outgoing::Worker(ToWorker { id: attempt.requests, request: *request }, dir));
             }
-            Command::Score(items) => return Some(Outgoing::Score(items)),
+            Command::Score(items) => return Some(Outgoing::Reward(Handed::Score(items))),
+            Command::Conclude(answered) => return Some(Outgoing::Reward(Handed::Conclude(answered))),
+            Command::Warn(warning) => {
+                self.log.warn(warning);
+                return None;
+            }
             Command::Keep(keep) => Task::Keep(keep),
             Command::Prune { stage, step, dir } => Task::Prune { stage, step, dir },
             Command::Store(store) => {
@@ -310,6 +316,7 @@ impl Run {
                 Task::Prompts { of, step, round, count, answer: self.answer(false, context) }
             }
             Command::ReadBatch { stage, step } => Task::Batch { stage, step, answer: self.answer(false, context) },
+            Command::ReadHeldOut { stage } => Task::HeldOut { stage, answer: self.answer(false, context) },
             Command::End(_) => return None,
         };
         Some(Outgoing::Clerk(task))
@@ -666,14 +673,14 @@ async fn start(
 async fn hand_over(
     outgoing: Vec<Outgoing>,
     clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<Vec<ScoreItem>>,
+    items: mpsc::Sender<Handed>,
     worker: Supervised<Worker>,
 ) -> Result<(), End> {
     let gone = |who: &str| End::Abandoned { cause: format!("{who} is gone (see the daemon's log)") };
     for part in outgoing {
         match part {
             Outgoing::Clerk(task) => clerk.send(task).await.map_err(|_| gone("the job's clerk"))?,
-            Outgoing::Score(group) => items.send(group).await.map_err(|_| gone("the bridge to the reward pool"))?,
+            Outgoing::Reward(group) => items.send(group).await.map_err(|_| gone("the bridge to the reward pool"))?,
             Outgoing::Worker(request, dir) => {
                 if let Some(dir) = dir {
                     let (answer, cleared) = oneshot::channel();

@@ -27,10 +27,10 @@ impl Actors {
     /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no cost.
     pub fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
         Actors {
-            policy: start(policy::Policy { device: device.clone(), placement }),
+            policy: start(policy::Policy { device: device.clone(), placement: placement.clone() }),
             reference: start(reference::Reference { device: device.clone() }),
             sampler: start(sampler::SamplerActor { device: device.clone() }),
-            scorer: start(scorer::ScorerActor { device: device.clone() }),
+            scorer: start(scorer::ScorerActor { device: device.clone(), placement }),
             trainer: start(trainer::TrainerActor { device: device.clone() }),
         }
     }

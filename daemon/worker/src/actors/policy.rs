@@ -14,6 +14,7 @@ use r1d_model::{CausalLm, LoraSpec, ModelError, checkpoint};
 use r1d_proto::worker::{self, Dtype, Failure, FailureKind, ModelSource};
 use r1d_proto::world::SharedClock;
 use r1d_sampler::Sampler;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
@@ -101,10 +102,7 @@ fn check_fp8(device: Device) -> Result<(), Failure> {
 }
 
 fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker::Opened), Failure> {
-    let kind = match request.dtype {
-        Dtype::Float32 => Kind::Float,
-        Dtype::Bfloat16 => Kind::BFloat16,
-    };
+    let kind = kind(request.dtype);
     // With more than one thread the split of an operation, and so its rounding, depends on the number of rows.
     let threads = if request.batch_invariant { 1 } else { placement.threads };
     r1d_torch::runtime::set_threads(threads).map_err(internal)?;
@@ -152,7 +150,17 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         policy.check_invariance().map_err(of_the_model)?;
     }
     let sizes = sizes(&policy);
-    Ok((Opened { request, model: Model::Policy(policy), reference, critic, trainer, sampler }, sizes))
+    Ok((
+        Opened { request, model: Model::Policy(policy), reference, critic, reward_models: BTreeMap::new(), trainer, sampler },
+        sizes,
+    ))
+}
+
+pub(super) fn kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::Float32 => Kind::Float,
+        Dtype::Bfloat16 => Kind::BFloat16,
+    }
 }
 
 pub(super) fn sizes(model: &CausalLm) -> worker::Opened {

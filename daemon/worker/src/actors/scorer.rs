@@ -1,6 +1,6 @@
 //! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head are opened, saved and restored.
 
-use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, created, internal, of_the_model, sizes};
+use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, created, internal, kind, of_the_model, sizes};
 use crate::device::{Critic, DeviceThread, Model, Opened};
 use crate::failure::{classify, invalid};
 use crate::outbox::Outbox;
@@ -9,6 +9,8 @@ use r1d_learn::Trainer;
 use r1d_model::{CausalLm, ModelError, Scorer, checkpoint};
 use r1d_proto::recipe::Optimiser;
 use r1d_proto::worker::{self, Failure, FailureKind, ModelSource, Open, ValueModel};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use tch::Kind;
 
@@ -17,12 +19,14 @@ const VALUE_DIRECTORY: &str = "value";
 #[derive(Message)]
 #[rtype(result = "Result<Vec<f32>, Failure>")]
 pub struct Score {
+    pub model: Option<ModelSource>,
     pub sequences: Vec<Vec<u32>>,
     pub outbox: Outbox,
 }
 
 pub struct ScorerActor {
     pub device: DeviceThread,
+    pub placement: Placement,
 }
 
 impl Actor for ScorerActor {
@@ -32,17 +36,35 @@ impl Actor for ScorerActor {
 impl Handler<Score> for ScorerActor {
     type Result = ResponseFuture<Result<Vec<f32>, Failure>>;
 
-    fn handle(&mut self, Score { sequences, outbox }: Score, _: &mut Self::Context) -> Self::Result {
-        let device = self.device.clone();
+    fn handle(&mut self, Score { model, sequences, outbox }: Score, _: &mut Self::Context) -> Self::Result {
+        let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             device
                 .run(move |bench| {
                     let opened = bench.opened()?;
                     outbox.progress("scoring", "texts")(0, sequences.len() as u64);
-                    opened.model.scorer()?.score(&sequences).map_err(|e| classify(FailureKind::Internal, &e))
+                    let scorer = match &model {
+                        None => opened.model.scorer()?,
+                        Some(source) => asked(opened, source, &placement)?,
+                    };
+                    scorer.score(&sequences).map_err(|e| classify(FailureKind::Internal, &e))
                 })
                 .await
         })
+    }
+}
+
+/// A reward model beside what is open, loaded when it is asked first.
+fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement) -> Result<&'a Scorer, Failure> {
+    let ModelSource::Directory(dir) = source else {
+        return Err(invalid("a reward model that is asked has weights: name its directory"));
+    };
+    match opened.reward_models.entry(source.clone()) {
+        Entry::Occupied(loaded) => Ok(loaded.into_mut()),
+        Entry::Vacant(place) => {
+            let scorer = Scorer::open(dir, placement.device, kind(opened.request.dtype)).map_err(of_the_model)?;
+            Ok(place.insert(finish(scorer, &opened.request)?))
+        }
     }
 }
 
@@ -62,7 +84,11 @@ pub fn build(request: Open, kind: Kind, placement: &Placement) -> Result<(Opened
     let scorer = open(&request.model, &request, kind, placement)?;
     let trainer = request.optimiser.as_ref().map(|optimiser| trainer(&scorer, optimiser, &request, placement)).transpose()?;
     let sizes = sizes(scorer.model());
-    Ok((Opened { request, model: Model::Reward(scorer), reference: None, critic: None, trainer, sampler: None }, sizes))
+    let reward_models = BTreeMap::new();
+    Ok((
+        Opened { request, model: Model::Reward(scorer), reference: None, critic: None, reward_models, trainer, sampler: None },
+        sizes,
+    ))
 }
 
 /// The value model that stands beside `policy`, where the stage asks for one.

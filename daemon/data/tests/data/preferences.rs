@@ -1,0 +1,104 @@
+use crate::{file, source, tokenizer};
+use r1d_data::preferences::Reading;
+use r1d_data::supervision::Order;
+use r1d_data::{DataError, DataSet, Preferences, Preferred, Template};
+use r1d_job::{DataSource, TemplateSource};
+use serde_json::{Value, json};
+
+const ORDER: Order = Order { seed: 5, stage: 1, shuffle: false };
+const WHOLE: Reading = Reading { batch_size: 2, max_length: 64, whole: true };
+const APART: Reading = Reading { whole: false, ..WHOLE };
+
+fn name(column: &str) -> Option<String> {
+    Some(column.into())
+}
+
+fn of_pairs(rows: &[Value]) -> Result<DataSet, DataError> {
+    let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
+    let (_directory, path) = file("pairs.jsonl", &lines);
+    let columns = DataSource { prompt: name("prompt"), chosen: name("chosen"), rejected: name("rejected"), ..source(&path) };
+    DataSet::open(&columns)
+}
+
+fn of_labels(rows: &[Value]) -> Result<DataSet, DataError> {
+    let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
+    let (_directory, path) = file("labels.jsonl", &lines);
+    DataSet::open(&DataSource { prompt: name("prompt"), completion: name("completion"), label: name("label"), ..source(&path) })
+}
+
+fn template() -> Template {
+    Template::open(&TemplateSource::Plain, &tokenizer()).unwrap()
+}
+
+fn read(rows: &[Value], reading: Reading) -> Result<Preferences, DataError> {
+    Preferences::pairs(&[(&of_pairs(rows)?, &template())], &tokenizer(), reading, ORDER)
+}
+
+#[test]
+fn a_pair_is_a_prompt_and_two_completions_that_end() {
+    let rows = [
+        json!({"prompt": "Who?", "chosen": " The fox.", "rejected": " No"}),
+        json!({"prompt": "a", "chosen": "b", "rejected": ""}),
+    ];
+    for reading in [WHOLE, APART] {
+        let preferences = read(&rows, reading).unwrap();
+        let Preferred::Pairs(pairs) = preferences.step(0) else { panic!("pairs") };
+        assert_eq!((preferences.len(), pairs.len()), (2, 2));
+        let tokenizer = tokenizer();
+        for (pair, row) in pairs.iter().zip(&rows) {
+            for (ids, key) in [(&pair.chosen_ids, "chosen"), (&pair.rejected_ids, "rejected")] {
+                assert_eq!(ids.last(), Some(&tokenizer.eos_id()));
+                let whole = [&pair.prompt_ids[..], ids].concat();
+                let text = format!("{}{}", row["prompt"].as_str().unwrap(), row[key].as_str().unwrap());
+                assert_eq!(tokenizer.decode(&whole[..whole.len() - 1], false).unwrap(), text);
+                // What a judged reward asks about the same text are the same ids.
+                if reading.whole {
+                    assert_eq!(whole, tokenizer.encode_whole(&text, true).unwrap());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whole_dialogues_share_their_prompt() {
+    let rows = [json!({"chosen": "\n\nHuman: hi\n\nAssistant: Hello", "rejected": "\n\nHuman: hi\n\nAssistant: Hey"})];
+    let Preferred::Pairs(pairs) = read(&rows, APART).unwrap().all() else { panic!("pairs") };
+    let prompt = tokenizer().decode(&pairs[0].prompt_ids, false).unwrap();
+    assert_eq!(prompt, "\n\nHuman: hi\n\nAssistant:");
+}
+
+#[test]
+fn what_is_no_pair_is_refused_with_its_row() {
+    let good = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
+    let refused = |row: Value| read(&[good.clone(), row], WHOLE).err().unwrap().to_string();
+    let same = refused(json!({"prompt": "a", "chosen": "b", "rejected": "b"}));
+    assert!(same.contains("row 2") && same.contains("are the same: there is nothing to prefer"), "{same}");
+    assert!(refused(json!({"prompt": "a", "chosen": "b"})).contains("no column `rejected`"));
+    assert!(refused(json!({"prompt": "a", "chosen": "b", "rejected": 3})).contains("column `rejected` is a number"));
+    let long = refused(json!({"prompt": "a".repeat(300), "chosen": "b", "rejected": "c"}));
+    assert!(long.contains("row 2") && long.contains("max_length = 64"), "{long}");
+    // A completion that is too long is cut, and counted.
+    let cut = read(&[good.clone(), json!({"prompt": "a", "chosen": "é".repeat(300), "rejected": "c"})], WHOLE).unwrap();
+    assert_eq!(cut.truncated(), 1);
+}
+
+#[test]
+fn labels_are_shares_or_truths() {
+    let rows = [
+        json!({"prompt": "a", "completion": "b", "label": true}),
+        json!({"prompt": "a", "completion": "c", "label": 0}),
+        json!({"prompt": "a", "completion": "d", "label": 0.25}),
+    ];
+    let read = |rows: &[Value]| Preferences::labelled(&[(&of_labels(rows)?, &template())], &tokenizer(), WHOLE, ORDER);
+    let Preferred::Labelled(texts) = read(&rows).unwrap().all() else { panic!("labels") };
+    assert_eq!(texts.iter().map(|text| text.label).collect::<Vec<_>>(), [1.0, 0.0, 0.25]);
+    assert_eq!(texts[0].ids, tokenizer().encode_whole("ab", true).unwrap());
+    assert_eq!(read(&rows).unwrap().step(1), Preferred::Labelled(vec![texts[2].clone(), texts[0].clone()]));
+    let refused = |rows: &[Value]| read(rows).err().unwrap().to_string();
+    assert!(
+        refused(&[json!({"prompt": "a", "completion": "b", "label": 2})])
+            .contains("column `label` is 2, expected a number from 0 to 1")
+    );
+    assert!(refused(&rows[..1]).contains("all of its labels are 1: there is nothing to tell apart"));
+}
