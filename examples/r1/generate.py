@@ -122,7 +122,7 @@ def make(seed):
     rows["general"] = []
     for _ in range(600):
         prompt = rng.choice(train)
-        said = answered(rng, prompt, 0.5)
+        said = answered(rng, prompt, 0.35)
         rows["general"].append({"prompt": prompt[2], "completion": completion(*said), "language": prompt[1]})
     rows["pairs"] = [pair(rng, rng.choice(help_train)) for _ in range(1_500)]
     rows["pairs-test"] = [pair(rng, prompt) for prompt in help_test for _ in range(4)]
