@@ -30,10 +30,14 @@ pub struct Quantity {
 }
 
 impl Quantity {
-    /// Equal values, and units that do not contradict each other: `18` is `18 eggs`, `5 km` is not `5 m`.
+    /// Equal values, in units that do not contradict each other: `18` is `18 eggs`, `1 km` is `1000 m` and not `1 m`.
     pub fn agrees_with(&self, other: &Quantity) -> bool {
-        let contradicted = matches!((&self.unit, &other.unit), (Some(a), Some(b)) if a.contradicts(b));
-        self.value == other.value && !contradicted
+        match (&self.unit, &other.unit) {
+            (Some(a), Some(b)) => {
+                a.factor(b).and_then(|factor| self.value.multiply(&factor)).is_some_and(|value| value == other.value)
+            }
+            _ => self.value == other.value,
+        }
     }
 }
 
@@ -50,13 +54,15 @@ pub fn read(text: &str) -> Option<Quantity> {
 
 /// Without what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the answer is".
 pub fn unwrap(text: &str) -> &str {
-    const WRAPS: [(&str, &str); 6] = [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`")];
-    const LEADS: [&str; 5] = ["the final answer is", "the answer is", "final answer:", "answer:", "answer is"];
+    const WRAPS: [(&str, &str); 8] =
+        [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ("\"", "\""), ("“", "”")];
+    const LEADS: [&str; 9] =
+        ["the final answer is", "the answer is", "final answer:", "answer:", "answer is", "答案是", "答案为", "答案:", "答案："];
     let mut text = text.trim();
     // Each round takes something off; six rounds are more than any honest answer needs.
     for _ in 0..6 {
         let before = text.len();
-        text = text.trim_end_matches(['.', '。', ',', ';']).trim();
+        text = unpunctuated(text);
         for (open, close) in WRAPS {
             if let Some(inner) = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)) {
                 text = inner.trim();
@@ -74,6 +80,25 @@ pub fn unwrap(text: &str) -> &str {
         }
     }
     text
+}
+
+/// Without punctuation and spacing behind it. The dots of `0.333...` belong to it.
+fn unpunctuated(text: &str) -> &str {
+    let mut text = text.trim();
+    if text.ends_with("...") && text.trim_end_matches('.').ends_with(|c: char| c.is_ascii_digit()) {
+        return text;
+    }
+    // As often as something comes off, so once for each character at most.
+    loop {
+        let before = text.len();
+        for spacing in ["\\,", "\\;", "\\!", "\\:", "\\ ", "~"] {
+            text = text.strip_suffix(spacing).unwrap_or(text);
+        }
+        text = text.trim_end_matches(['.', '。', ',', ';']).trim_end();
+        if text.len() == before {
+            return text;
+        }
+    }
 }
 
 struct Parser<'t, 'a> {

@@ -1,43 +1,81 @@
-//! Units after a number. A few are known, so that `5 km` does not pass for `5 m`; any other plain words are taken for what is
-//! counted (`18 eggs`) and ignored.
+//! Units after a number. A few are known: `5 km` does not pass for `5 m`, and `1 km` is `1000 m`; any other plain words are taken for what
+//! is counted (`18 eggs`) and ignored.
 
 use crate::number::Token;
 use crate::number::lexer;
+use crate::rational::Rational;
 
-/// Spellings of the known units; the first is the canonical one. Plurals in `s` are understood.
-const KNOWN: &[&[&str]] = &[
-    &["mm", "millimeter", "millimetre"],
-    &["cm", "centimeter", "centimetre"],
-    &["m", "meter", "metre"],
-    &["km", "kilometer", "kilometre"],
-    &["inch", "inches"],
-    &["ft", "foot", "feet"],
-    &["yd", "yard"],
-    &["mile", "mi"],
-    &["mg", "milligram"],
-    &["g", "gram"],
-    &["kg", "kilogram", "kilo"],
-    &["lb", "pound"],
-    &["oz", "ounce"],
-    &["ml", "milliliter", "millilitre"],
-    &["l", "liter", "litre"],
-    &["gallon", "gal"],
-    &["s", "second", "sec"],
-    &["min", "minute"],
-    &["h", "hour", "hr"],
-    &["day"],
-    &["week"],
-    &["month"],
-    &["year", "yr"],
-    &["dollar", "usd", "buck"],
-    &["cent"],
-    &["euro", "eur"],
-    &["sterling", "gbp"],
-    &["yen", "jpy"],
-    &["degree"],
-    &["celsius", "c"],
-    &["fahrenheit", "f"],
+/// What a unit measures, as powers of length, mass, time, calendar time and dollars, and how many of the base units one is: a fraction.
+type Measure = ([i8; 5], u64, u64);
+
+const fn length(above: u64, below: u64) -> Option<Measure> {
+    Some(([1, 0, 0, 0, 0], above, below))
+}
+
+/// In cubic metres.
+const fn volume(above: u64, below: u64) -> Option<Measure> {
+    Some(([3, 0, 0, 0, 0], above, below))
+}
+
+const fn mass(above: u64, below: u64) -> Option<Measure> {
+    Some(([0, 1, 0, 0, 0], above, below))
+}
+
+const fn time(seconds: u64) -> Option<Measure> {
+    Some(([0, 0, 1, 0, 0], seconds, 1))
+}
+
+/// Months have no fixed number of days.
+const fn calendar(months: u64) -> Option<Measure> {
+    Some(([0, 0, 0, 1, 0], months, 1))
+}
+
+const fn money(cents: u64) -> Option<Measure> {
+    Some(([0, 0, 0, 0, 1], cents, 1))
+}
+
+/// Spellings of the known units; the first is the canonical one. Plurals in `s` are understood. What has no measure is converted into nothing.
+const KNOWN: &[(&[&str], Option<Measure>)] = &[
+    (&["mm", "millimeter", "millimetre", "毫米"], length(1, 1_000)),
+    (&["cm", "centimeter", "centimetre", "厘米"], length(1, 100)),
+    (&["dm", "decimeter", "decimetre", "分米"], length(1, 10)),
+    (&["m", "meter", "metre", "米"], length(1, 1)),
+    (&["km", "kilometer", "kilometre", "千米", "公里"], length(1_000, 1)),
+    (&["inch", "inches", "in"], length(254, 10_000)),
+    (&["ft", "foot", "feet"], length(3_048, 10_000)),
+    (&["yd", "yard"], length(9_144, 10_000)),
+    (&["mile", "mi"], length(1_609_344, 1_000)),
+    (&["mg", "milligram"], mass(1, 1_000)),
+    (&["g", "gram", "克"], mass(1, 1)),
+    (&["kg", "kilogram", "kilo", "千克", "公斤"], mass(1_000, 1)),
+    (&["lb", "pound"], mass(45_359_237, 100_000)),
+    (&["oz", "ounce"], mass(45_359_237, 1_600_000)),
+    (&["ml", "milliliter", "millilitre", "毫升"], volume(1, 1_000_000)),
+    (&["l", "liter", "litre", "升"], volume(1, 1_000)),
+    (&["gallon", "gal"], volume(3_785_411_784, 1_000_000_000_000)),
+    (&["s", "second", "sec", "秒"], time(1)),
+    (&["min", "minute", "分钟"], time(60)),
+    (&["h", "hour", "hr", "小时"], time(3_600)),
+    (&["day", "天"], time(86_400)),
+    (&["week", "周"], time(604_800)),
+    (&["month"], calendar(1)),
+    (&["year", "yr"], calendar(12)),
+    (&["dollar", "usd", "buck"], money(100)),
+    (&["cent"], money(1)),
+    (&["euro", "eur"], None),
+    (&["sterling", "gbp"], None),
+    (&["yen", "jpy"], None),
+    (&["yuan", "rmb", "cny", "元"], None),
+    (&["degree", "度"], None),
+    (&["celsius", "c"], None),
+    (&["fahrenheit", "f"], None),
+    (&["am"], None),
+    (&["pm"], None),
 ];
+
+/// Units that are written as one word and mean two.
+const SHORT: [(&str, [&str; 3]); 4] =
+    [("mph", ["mile", "/", "h"]), ("kph", ["km", "/", "h"]), ("kmh", ["km", "/", "h"]), ("mps", ["m", "/", "s"])];
 
 /// Things that are counted, whose singular is refused below: `5 points`, `6 pairs`, `3 bases`.
 const COUNTED: &[&str] = &["points", "pairs", "times", "bases"];
@@ -132,9 +170,40 @@ impl Unit {
         self.words == ["degree"]
     }
 
-    /// Both are known units, and not the same.
-    pub fn contradicts(&self, other: &Unit) -> bool {
-        self.known && other.known && self.words != other.words
+    /// What a number of this unit is multiplied by to be one of the other: 1 where they are the same or one of them is not known,
+    /// 1000 from `km` to `m`; `None` for units that measure different things, or that nothing converts.
+    pub fn factor(&self, other: &Unit) -> Option<Rational> {
+        if self.words == other.words || !self.known || !other.known {
+            return Some(Rational::integer(1));
+        }
+        let ((own, factor), (wanted, divisor)) = (self.measure()?, other.measure()?);
+        if own == wanted { factor.divide(&divisor) } else { None }
+    }
+
+    /// Its dimensions, and how many base units it is.
+    fn measure(&self) -> Option<([i8; 5], Rational)> {
+        let mut dimensions = [0i8; 5];
+        let mut factor = Rational::integer(1);
+        let mut words = self.words.iter().map(String::as_str).peekable();
+        let mut sign = 1;
+        while let Some(word) = words.next() {
+            if word == "/" {
+                sign = -1;
+                continue;
+            }
+            let (_, measure) = KNOWN.iter().find(|(spellings, _)| spellings.first() == Some(&word))?;
+            let (powers, above, below) = (*measure)?;
+            let power = words.next_if(|next| matches!(*next, "2" | "3")).map_or(1, |next| if next == "2" { 2 } else { 3 });
+            let one = Rational::integer(above.try_into().ok()?).divide(&Rational::integer(below.try_into().ok()?))?;
+            for _ in 0..power {
+                factor = if sign < 0 { factor.divide(&one)? } else { factor.multiply(&one)? };
+            }
+            for (sum, own) in dimensions.iter_mut().zip(powers) {
+                *sum += sign * power * own;
+            }
+            sign = 1;
+        }
+        Some((dimensions, factor))
     }
 }
 
@@ -145,7 +214,7 @@ pub fn read(text: &str) -> Option<Unit> {
         return None;
     }
     // `sq. units`, `in.`
-    parse(&lexer::tokens(&text.replace('.', " "))?).flatten()
+    parse(&lexer::tokens(&text.replace("a.m", "am").replace("p.m", "pm").replace('.', " "))?).flatten()
 }
 
 /// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for anything that is no unit.
@@ -163,7 +232,7 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                     "cubic" => power = Some("3"),
                     _ => {
                         let follows_degree = unit.words.last().is_some_and(|last| last == "degree");
-                        if word.chars().count() == 1 && !roman && !follows_degree && unit.words.is_empty() {
+                        if word.len() == 1 && !roman && !follows_degree && unit.words.is_empty() {
                             return None;
                         }
                         unit.known &= unit.push(&word)?;
@@ -210,8 +279,12 @@ impl Unit {
         if REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word)) {
             return None;
         }
-        let canonical = KNOWN.iter().find(|spellings| spellings.contains(&word) || spellings.contains(&singular));
-        self.words.push(canonical.and_then(|spellings| spellings.first()).map_or(singular, |name| name).into());
+        if let Some((_, meant)) = SHORT.iter().find(|(short, _)| *short == word) {
+            self.words.extend(meant.map(String::from));
+            return Some(true);
+        }
+        let canonical = KNOWN.iter().find(|(spellings, _)| spellings.contains(&word) || spellings.contains(&singular));
+        self.words.push(canonical.and_then(|(spellings, _)| spellings.first()).map_or(singular, |name| name).into());
         Some(canonical.is_some())
     }
 }
@@ -219,6 +292,7 @@ impl Unit {
 /// Whether a lower-case word is one of the known units of two letters or more, or begins one.
 pub fn is_known(word: &str) -> bool {
     let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
-    let spelt = |spellings: &&[&str]| spellings.contains(&word) || spellings.contains(&singular);
-    matches!(word, "sq" | "square" | "cubic") || (word.len() > 1 && KNOWN.iter().any(spelt))
+    let spelt = |(spellings, _): &(&[&str], _)| spellings.contains(&word) || spellings.contains(&singular);
+    let short = SHORT.iter().any(|(short, _)| *short == word);
+    short || matches!(word, "sq" | "square" | "cubic") || (word.len() > 1 && KNOWN.iter().any(spelt))
 }

@@ -4,7 +4,7 @@
     cargo build --release -p accuracy --example judge
     /tmp/math-verify/bin/python tests/parity/accuracy.py disagreements.json [--per-category 80] [--seed 1]
 
-The truth of each pair is known by construction (`pairs.py`); no judge's opinion settles anything. `R1D_TEST_DATA` names the
+The truth of each pair is known by construction (`pairs.py`), or written beside it (`written.tsv`); no judge's opinion settles anything. `R1D_TEST_DATA` names the
 directory with `gsm8k/test.jsonl`; without it those pairs are left out. Ends with 1 when fewer than 98 % of the pairs that
 Math-Verify has right are judged alike, or when a disagreement finds `accuracy` wrong.
 """
@@ -51,6 +51,7 @@ def main():
     given = arguments.parse_args()
 
     pairs = list(made.generated(given.per_category, given.seed))
+    pairs += made.written()
     data = os.environ.get("R1D_TEST_DATA")
     if data:
         pairs += made.from_gsm8k(data, 600, given.seed)
@@ -73,10 +74,10 @@ def main():
             right = "neither" if mine == other else "accuracy" if mine == pair.equal else "math-verify"
             disagreements.append({**vars(pair), "accuracy": mine, "reason": reason, "math_verify": other, "right": right})
 
-    print(f"{'category':26}{'n':>6}{'agree':>8}{'accuracy right':>16}{'Math-Verify right':>19}")
+    print(f"{'category':40}{'n':>6}{'agree':>8}{'accuracy right':>16}{'Math-Verify right':>19}")
     for name, row in sorted(rows.items(), key=lambda item: (item[0] == "all", item[0])):
         share = lambda key: f"{100 * row[key] / row['n']:.1f} %"  # noqa: B023, E731
-        print(f"{name:26}{row['n']:6}{share('agree'):>8}{share('ours_right'):>16}{share('theirs_right'):>19}")
+        print(f"{name:40}{row['n']:6}{share('agree'):>8}{share('ours_right'):>16}{share('theirs_right'):>19}")
     total = rows["all"]
     alike = total["alike_where_theirs_right"] / total["theirs_right"]
     wrong = [d for d in disagreements if d["right"] != "accuracy"]

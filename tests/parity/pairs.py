@@ -461,10 +461,202 @@ def choices(r):
     return rf"\text{{{a}}}", r.choice([rf"\text{{({b})}}", rf"\textbf{{{b}}}", b, rf"\text{{{b}}}"]), a == b
 
 
+LENGTHS = [("mm", 1), ("cm", 10), ("m", 1000), ("km", 10**6)]
+TIMES = [("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400)]
+MASSES = [("mg", 1), ("g", 1000), ("kg", 10**6)]
+
+
+def conversions(r):
+    """The same quantity in another unit, squared and cubed ones too."""
+    (small, one), (large, many) = sorted(r.sample(r.choice([LENGTHS, TIMES, MASSES]), 2), key=lambda unit: unit[1])
+    power = r.choice([1, 1, 2, 3]) if (small, one) in LENGTHS else 1
+    n = integer(r, 1, 50)
+    factor = Fraction(many, one) ** power
+    equal = r.random() < 0.5
+    shown = n * factor if equal else n * factor * r.choice([10, Fraction(1, 10), 2])
+    mark = f"^{power}" if power > 1 else ""
+    pair = [rf"{n} \text{{ {large}}}{mark}", rf"{decimal(shown)} \text{{ {small}}}{mark}"]
+    r.shuffle(pair)
+    return pair[0], pair[1], equal
+
+
+def written_set(r, low, high, inside, closed):
+    """Between two numbers or outside of them, as an interval or as inequalities."""
+    a, b = latex(low), latex(high)
+    if inside:
+        less, more = (r"\le", r"\ge") if closed else ("<", ">")
+        return r.choice([f"[{a},{b}]" if closed else f"({a},{b})", f"{a} {less} x {less} {b}", f"{b} {more} x {more} {a}"])
+    left, right = ("]", "[") if closed else (")", "(")
+    less, more = (r"\le", r"\ge") if closed else ("<", ">")
+    return r.choice([rf"(-\infty,{a}{left}\cup{right}{b},\infty)", rf"x {less} {a} \text{{ or }} x {more} {b}"])
+
+
+def two_ends(r):
+    low = fraction(r) if r.random() < 0.3 else Fraction(r.randint(-12, 12))
+    return low, low + r.randint(1, 9)
+
+
+def quadratic_inequalities(r):
+    low, high = two_ends(r)
+    scale = (low.denominator * high.denominator) * r.choice([1, 2, 3])
+    coefficients = [int(c) for c in (scale, -scale * (low + high), scale * low * high)]
+    inside, closed = r.random() < 0.5, r.random() < 0.5
+    relation = {(True, True): r"\le", (True, False): "<", (False, True): r"\ge", (False, False): ">"}[inside, closed]
+    if r.random() < 0.5:
+        coefficients, relation = [-c for c in coefficients], {r"\le": r"\ge", "<": ">", r"\ge": r"\le", ">": "<"}[relation]
+    equal = r.random() < 0.5
+    if not equal:
+        kind = r.randrange(3)
+        closed, inside = closed != (kind == 0), inside != (kind == 1)
+        high += kind == 2
+    return f"{polynomial(coefficients)} {relation} 0", written_set(r, low, high, inside, closed), equal
+
+
+def absolute_inequalities(r):
+    low, high = two_ends(r)
+    centre, radius = (low + high) / 2, (high - low) / 2
+    k = r.randint(1, 4)
+    inner = f"{'' if k == 1 else k}x{'+' if centre <= 0 else '-'}{latex(abs(k * centre))}"
+    inside, closed = r.random() < 0.5, r.random() < 0.5
+    relation = {(True, True): r"\le", (True, False): "<", (False, True): r"\ge", (False, False): ">"}[inside, closed]
+    equal = r.random() < 0.5
+    if not equal:
+        low -= 1
+    left, right = r.choice([("|", "|"), (r"\left|", r"\right|"), (r"\lvert ", r"\rvert ")])
+    return f"{left}{inner}{right} {relation} {latex(k * radius)}", written_set(r, low, high, inside, closed), equal
+
+
+def rational_inequalities(r):
+    """(x − a) / (x − b): the pole is never in the set."""
+    a, b = r.sample(range(-9, 10), 2)
+    low, high = min(a, b), max(a, b)
+    below = lambda c: f"x{-c:+d}" if c else "x"  # noqa: E731
+    closed, positive = r.random() < 0.5, r.random() < 0.5
+    relation = {(True, True): r"\ge", (True, False): r"\le", (False, True): ">", (False, False): "<"}[closed, positive]
+    equal = r.random() < 0.5
+    if positive:
+        left = "]" if closed and low == a else ")"
+        right = "[" if closed and high == a else "("
+        if not equal:
+            left = "]" if left == ")" else ")"
+        answer = rf"(-\infty,{low}{left}\cup{right}{high},\infty)"
+    else:
+        left = "[" if closed and low == a else "("
+        right = "]" if closed and high == a else ")"
+        if not equal:
+            right = "]" if right == ")" else ")"
+        answer = f"{left}{low},{high}{right}"
+    return rf"\frac{{{below(a)}}}{{{below(b)}}} {relation} 0", answer, equal
+
+
+def congruences(r):
+    m = r.randint(3, 30)
+    a = r.randrange(m)
+    equal = r.random() < 0.5
+    shown = a + m * r.choice([-1, 0, 1, 2]) + (0 if equal else r.randrange(1, m))
+    forms = [rf"x \equiv {shown} \pmod {{{m}}}", rf"x \equiv {shown} \mod {m}", rf"x \equiv {shown} (\text{{mod }} {m})", f"x = {m}k{shown:+d}"]
+    return rf"x \equiv {a} \pmod{{{m}}}", r.choice(forms), equal
+
+
+def reversed_brackets(r):
+    low, high = two_ends(r)
+    open_, close = r.choice("(["), r.choice(")]")
+    if (open_, close) == ("[", "]"):
+        open_ = "("
+    equal = r.random() < 0.5
+    open2, close2 = (open_, close) if equal else r.choice([("(" if open_ == "[" else "[", close), (open_, ")" if close == "]" else "]")])
+    written = f"{ {'(': ']', '[': '['}[open2] }{latex(low)};{latex(high)}{ {')': '[', ']': ']'}[close2] }"
+    return f"{open_}{latex(low)},{latex(high)}{close}", written, equal
+
+
+def systems(r):
+    x, y = r.sample(range(-20, 20), 2)
+    equal = r.random() < 0.5
+    p, q = (x, y) if equal else (y, x)
+    rows = [f"x={p}", f"y={q}"]
+    r.shuffle(rows)
+    return f"({x},{y})", rf"\begin{{cases}} {rows[0]} \\ {rows[1]} \end{{cases}}", equal
+
+
+ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def in_words(r, n):
+    if n < 20:
+        return ONES[n]
+    if n < 100:
+        return TENS[n // 10 - 2] + (r.choice(["-", " "]) + ONES[n % 10] if n % 10 else "")
+    if n < 1000:
+        return f"{ONES[n // 100]} hundred" + (r.choice([" ", " and "]) + in_words(r, n % 100) if n % 100 else "")
+    return f"{in_words(r, n // 1000)} thousand" + (" " + in_words(r, n % 1000) if n % 1000 else "")
+
+
+def number_words(r):
+    n = r.choice([r.randrange(100), r.randrange(1000), r.randrange(10**5)])
+    shown = n if r.random() < 0.5 else n + r.choice([1, 10, 100])
+    text = in_words(r, shown)
+    return str(n), r.choice([text, rf"\text{{{text}}}", text.capitalize()]), n == shown
+
+
+def repeating_decimals(r):
+    lead = "".join(str(r.randrange(10)) for _ in range(r.randrange(3)))
+    period = str(r.randint(1, 999))
+    whole = r.randrange(5)
+    value = Fraction(int(f"{whole}{lead}"), 10 ** len(lead)) + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(lead))
+    shown = value if r.random() < 0.5 else value + Fraction(1, value.denominator)
+    return latex(shown), rf"{whole}.{lead}" + r.choice([rf"\overline{{{period}}}", f"({period})", period * 3 + r"\ldots"]), shown == value
+
+
+def bases(r):
+    n, base = r.randint(2, 500), r.randint(2, 16)
+    digits, rest = "", n
+    while rest:
+        digits, rest = "0123456789ABCDEF"[rest % base] + digits, rest // base
+    shown = n if r.random() < 0.5 else n + base
+    if digits[0].isalpha():
+        digits = rf"\text{{{digits}}}"
+    return str(shown), f"{digits}_{{{base}}}", shown == n
+
+
+def clock_times(r):
+    hour, minute, afternoon = r.randint(1, 12), r.randint(0, 59), r.random() < 0.5
+    half, other = ("PM", "AM") if afternoon else ("AM", "PM")
+    kind = r.randrange(4)
+    written = f"{hour}:{minute:02d}"
+    forms = [rf"{written} \text{{ {half}}}", f"{written} {half.lower()}", rf"{written}\text{{ {half[0].lower()}.m.}}"]
+    if kind == 0:
+        return forms[0], r.choice(forms), True
+    if kind == 1:
+        return forms[0], rf"{written} \text{{ {other}}}", False
+    if kind == 2:
+        return forms[0], rf"{hour}:{(minute + 30) % 60:02d} \text{{ {half}}}", False
+    return forms[0], f"{hour % 12 + 12 * afternoon}:{minute:02d}", True
+
+
+def full_width(r):
+    a, b, equal = two(r, lambda r: r.randint(-9999, 9999), lambda r, v: v + r.choice([1, -1, 10]))
+    text = "".join(chr(ord(c) + 0xFEE0) for c in str(b))
+    return str(a), text + r.choice(["", "。"]), equal
+
+
+def families(r):
+    start, period = fraction(r), r.choice([1, 2])
+    shift = r.choice([-2, -1, 0, 1]) * period
+    equal = r.random() < 0.5
+    other = start + shift + (0 if equal else r.choice([Fraction(1, 2), Fraction(1, 3)]))
+    step = r"\pi" if period == 1 else r"2{}\pi"
+    reference = rf"x = {latex(start)}\pi + {step.format('k') if period == 2 else 'k' + step}, k \in \mathbb{{Z}}"
+    answer = rf"x = {'2' if period == 2 else ''}n\pi {'-' if other < 0 else '+'} {latex(abs(other))}\pi" if other else rf"x = {'2' if period == 2 else ''}n\pi"
+    return reference, answer + r.choice([r", n \in \mathbb{Z}", r"\ (n \in \mathbb{Z})", r" \text{ where } n \in \mathbb{Z}"]), equal
+
+
 CATEGORIES = [
     integers, fractions, rounded, scientific, percentages, units, surds, nested_surds, pi_multiples, logarithms, trigonometric_values,
     trigonometric_identities, polynomials, rational_functions, exponentials, intervals, unions, inequalities, sets, lists, plus_minus, tuples,
-    matrices, assignments, lines, functions, complex_numbers, ratios, factorials, words, choices,
+    matrices, assignments, lines, functions, complex_numbers, ratios, factorials, words, choices, conversions,
+    quadratic_inequalities, absolute_inequalities, rational_inequalities, congruences, reversed_brackets, systems, number_words,
+    repeating_decimals, bases, clock_times, full_width, families,
 ]  # fmt: skip
 
 
@@ -482,6 +674,17 @@ def generated(per_category, seed):
                 yield Pair(category.__name__, reference, answer, equal)
             if len(seen) == per_category:
                 break
+
+
+def written():
+    """Pairs whose truth a person has seen to: `written.tsv`."""
+    category = None
+    for line in (pathlib.Path(__file__).parent / "written.tsv").read_text().splitlines():
+        if line.startswith("# "):
+            category = f"written: {line[2:]}"
+            continue
+        reference, answer, verdict = line.split("\t")
+        yield Pair(category, reference, answer, {"equal": True, "different": False}[verdict])
 
 
 def from_gsm8k(directory, count, seed):

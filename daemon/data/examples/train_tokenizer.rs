@@ -7,10 +7,10 @@
 
 use r1d_data::DataSet;
 use r1d_data::storage::write_atomically;
-use r1d_job::{DataSource, TemplateSource};
+use r1d_job::DataSource;
 use serde_json::json;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -41,17 +41,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 fn texts_of(file: &str) -> DataSource {
-    DataSource {
-        name: file.into(),
-        path: PathBuf::from(file),
-        prompt: None,
-        completion: None,
-        text: Some("text".into()),
-        reference: None,
-        domain: None,
-        shuffle: false,
-        template: TemplateSource::Plain,
-    }
+    DataSource { text: Some("text".into()), shuffle: false, ..DataSource::new(file, file) }
 }
 
 fn train(texts: Vec<String>, vocab_size: usize) -> Result<Tokenizer, tokenizers::Error> {

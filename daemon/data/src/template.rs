@@ -172,7 +172,11 @@ fn chat_template(directory: &Path) -> Result<(String, String), DataError> {
         other => other.as_str(),
     };
     let missing = || {
-        format!("{} has no chat template (chat_template.jinja): use \"r1-zero\", \"plain\" or a template file", directory.display())
+        format!(
+            "{} has no chat template: add `chat_template` to its tokenizer_config.json (or a file chat_template.jinja beside it), or set \
+             `template` to \"r1-zero\", \"plain\" or a template file",
+            directory.display()
+        )
     };
     template.map(|text| (name, text.to_string())).ok_or_else(|| DataError::template("chat", missing()))
 }

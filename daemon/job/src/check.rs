@@ -155,6 +155,7 @@ impl Checker<'_> {
 
     fn named(&self, found: &DeTable<'_>, spec: &'static Table) -> Result<toml::Value, JobError> {
         let prefix = spec.path.trim_end_matches("NAME");
+        let example = if prefix == "data." { "train" } else { "student" };
         let mut resolved = toml::Table::new();
         for (name, value) in found {
             let place = Place { line: self.line(name.span()), table: format!("[{prefix}{}]", name.get_ref()) };
@@ -166,7 +167,7 @@ impl Checker<'_> {
             };
             let table = value.get_ref().as_table().ok_or_else(|| {
                 wrong(
-                    format!("a table [{prefix}{}] (a data set has a name, as in [{prefix}train])", name.get_ref()),
+                    format!("a table [{prefix}{}] (it has a name of its own, as in [{prefix}{example}])", name.get_ref()),
                     shown(value.get_ref()),
                 )
             })?;
@@ -217,13 +218,6 @@ fn variant(
         return Err(JobError::Missing { place: place.at(place.line), key: tag.into(), fix: format!("one of {known}") });
     };
     let found = text(value.get_ref()).unwrap_or_default();
-    if keys::STAGE_KINDS_LATER.contains(&found) {
-        return Err(JobError::NotInThisRelease {
-            place: place.at(place.line),
-            what: format!("{tag} = {found:?}"),
-            fix: format!(": it has {known}"),
-        });
-    }
     variants.iter().find(|(name, _)| *name == found).map(|(_, table)| *table).ok_or_else(|| JobError::WrongType {
         place: place.at(place.line),
         key: tag.into(),
@@ -240,6 +234,8 @@ fn unknown(name: &str, spec: &Table, place: String) -> JobError {
     };
     let hint = if let Some((_, here)) = renamed {
         format!("; here it is called `{here}`")
+    } else if spec.path == "models.NAME" && ["dtype", "fp8"].contains(&name) {
+        "; [model] says it for every model of the job".into()
     } else if let Some(other) = elsewhere() {
         format!("; it belongs to {}", other.meaning.split(':').next().unwrap_or_default())
     } else {

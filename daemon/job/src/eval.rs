@@ -6,7 +6,8 @@ use crate::stage::Stage;
 use r1d_proto::recipe::Sampling;
 use std::fmt;
 
-/// Runs on the weights that the job starts from (`at_start`), every `every_steps` steps of the stages in `stages`, and after each stage.
+/// Runs on the weights that the job starts from (`at_start`), every `every_steps` steps of the stages in `stages`, and after each stage; as a
+/// stage of its own, once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eval {
     /// Name of a [`crate::DataSource`].
@@ -34,17 +35,20 @@ pub struct Eval {
 pub enum Metric {
     /// Unbiased probability that one of k completions is correct (Chen et al. 2021, eq. 1); pass@1 is the mean correctness.
     Pass(u32),
+    /// Mean correctness of the first k completions.
+    Avg(u32),
     /// Whether the answer that most of k completions give is correct.
     Cons(u32),
 }
 
 impl Metric {
-    /// `pass@4`, `cons@16`.
+    /// `pass@4`, `avg@4`, `cons@16`.
     pub fn parse(text: &str) -> Option<Metric> {
         let (name, k) = text.split_once('@')?;
         let k: u32 = k.parse().ok().filter(|k| *k > 0)?;
         match name {
             "pass" => Some(Metric::Pass(k)),
+            "avg" => Some(Metric::Avg(k)),
             "cons" => Some(Metric::Cons(k)),
             _ => None,
         }
@@ -52,7 +56,7 @@ impl Metric {
 
     pub fn k(self) -> u32 {
         match self {
-            Metric::Pass(k) | Metric::Cons(k) => k,
+            Metric::Pass(k) | Metric::Avg(k) | Metric::Cons(k) => k,
         }
     }
 }
@@ -61,6 +65,7 @@ impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Metric::Pass(k) => write!(f, "pass@{k}"),
+            Metric::Avg(k) => write!(f, "avg@{k}"),
             Metric::Cons(k) => write!(f, "cons@{k}"),
         }
     }
@@ -70,18 +75,22 @@ impl fmt::Display for Metric {
 const MAX_COMPLETION_LENGTH: u32 = 512;
 
 impl Eval {
+    /// Of `[[eval]]`, or of a stage, which has none of the keys that say when. `stages`: the job's so far.
     pub(crate) fn read(eval: &Fields<'_>, stages: &[Stage]) -> Result<Eval, JobError> {
         let metrics = eval.get::<Vec<String>>("metrics")?.into_iter().map(|text| {
             Metric::parse(&text).ok_or_else(|| {
-                eval.unsound(format!("`metrics` names {text:?}, which is not a metric"), "write pass@k or cons@k, as in \"pass@1\"")
+                eval.unsound(
+                    format!("`metrics` names {text:?}, which is not a metric"),
+                    "write pass@k, avg@k or cons@k, as in \"pass@1\"",
+                )
             })
         });
         let longest = || stages.iter().filter_map(Stage::rollouts).map(|rollouts| rollouts.max_completion_length).max();
         Ok(Eval {
             data: eval.get("data")?,
-            every_steps: eval.get("every_steps")?,
-            at_start: eval.get("at_start")?,
-            stages: eval.get("stages")?,
+            every_steps: eval.optional("every_steps")?.unwrap_or(0),
+            at_start: eval.optional("at_start")?.unwrap_or(false),
+            stages: eval.optional("stages")?.unwrap_or_default(),
             num_generations: eval.get("num_generations")?,
             temperature: eval.get("temperature")?,
             top_p: eval.get("top_p")?,

@@ -20,6 +20,8 @@ pub struct Job {
     /// The reference mode: equal bits whatever the batch, slot or order.
     pub batch_invariant: bool,
     pub model: Model,
+    /// Further models, by name.
+    pub models: BTreeMap<String, Weights>,
     /// By name.
     pub data: BTreeMap<String, DataSource>,
     /// In the order in which they run. At least one.
@@ -46,10 +48,10 @@ pub enum Weights {
     Init { config: PathBuf, tokenizer: PathBuf },
 }
 
-impl Model {
+impl Weights {
     /// Where the tokenizer is: the model's directory, or a directory or `tokenizer.json` of its own.
     pub fn tokenizer(&self) -> &Path {
-        match &self.weights {
+        match self {
             Weights::Directory(path) => path,
             Weights::Init { tokenizer, .. } => tokenizer,
         }
@@ -57,7 +59,7 @@ impl Model {
 
     /// The model's `config.json`.
     pub fn config(&self) -> PathBuf {
-        match &self.weights {
+        match self {
             Weights::Directory(path) => path.join("config.json"),
             Weights::Init { config, .. } => config.clone(),
         }
@@ -87,7 +89,7 @@ pub struct DataSource {
 }
 
 /// How a row's prompt becomes what the model reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TemplateSource {
     /// The template of DeepSeek-R1's Table 1, verbatim.
     R1Zero,
@@ -137,8 +139,25 @@ impl Job {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Index of the stage whose final weights `stage` starts from; `None` for the job's own model. A stage that trains nothing passes on
-    /// what it started from itself.
+    /// The job's own model, then those of `[models.NAME]` in the order of their names: elsewhere a model is its index here.
+    pub fn models(&self) -> impl Iterator<Item = &Weights> {
+        std::iter::once(&self.model.weights).chain(self.models.values())
+    }
+
+    /// The model that a stage trains or samples, as an index into [`Job::models`].
+    pub fn model_of(&self, stage: &Stage) -> usize {
+        let named = stage.model.as_ref().and_then(|model| self.models.keys().position(|name| name == model));
+        named.map_or(0, |index| index + 1)
+    }
+
+    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it as
+    /// a policy.
+    pub fn first_of_own_model(&self) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.model.is_none() && stage.reward_model().is_none())
+    }
+
+    /// Index of the stage whose final weights `stage` starts from; `None` for its model's own weights. A stage that trains nothing passes
+    /// on what it started from itself.
     pub fn origin(&self, stage: &Stage) -> Option<usize> {
         let mut from = &stage.from;
         // Each is before the one that names it, which soundness makes sure of; so many steps reach the first.
@@ -168,19 +187,12 @@ impl Job {
         let prompts = self.data.get(self.prompts_of(name)?)?;
         let column = |name: &str, there: bool| there.then(|| name.to_string());
         Some(Cow::Owned(DataSource {
-            name: name.into(),
-            path: format!("{}.jsonl", maker.name).into(),
             prompt: column("prompt", true),
             completion: column("completion", true),
-            chosen: None,
-            rejected: None,
-            label: None,
-            margin: None,
-            text: None,
             reference: column("reference", prompts.reference.is_some()),
             domain: column("domain", prompts.domain.is_some()),
-            shuffle: true,
             template: prompts.template.clone(),
+            ..DataSource::new(name, format!("{}.jsonl", maker.name))
         }))
     }
 
@@ -194,6 +206,18 @@ impl Job {
             name = &self.maker(name)?.data;
         }
         None
+    }
+
+    /// All evaluations: of `[[eval]]`, then the stages that are one. Elsewhere an evaluation is its index here.
+    pub fn evaluations(&self) -> impl Iterator<Item = &Eval> {
+        self.evals.iter().chain(self.stages.iter().filter_map(Stage::evaluation))
+    }
+
+    /// The evaluation that a stage is, as an index into [`Job::evaluations`].
+    pub fn evaluation_of(&self, stage: &Stage) -> Option<usize> {
+        let before = self.stages.iter().filter(|stage| stage.evaluation().is_some());
+        Some(self.evals.len() + before.take_while(|before| before.name != stage.name).count())
+            .filter(|_| stage.evaluation().is_some())
     }
 
     /// Index of the reward-model stage of this name.
@@ -213,13 +237,14 @@ impl Job {
     /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations; `None` where neither
     /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
-        if stage.reward_model().is_some() || (stage.rollouts().is_none() && self.evals.is_empty()) {
+        let evals = || self.evals.iter().chain(stage.evaluation());
+        if stage.reward_model().is_some() || (stage.rollouts().is_none() && evals().next().is_none()) {
             return None;
         }
         let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
             (prompt_max + rollouts.longest_completion(), rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
         });
-        let eval = self.evals.iter().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
+        let eval = evals().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
         let count = if self.sampler.slots > 0 {
             self.sampler.slots
         } else if own_count > 0 {
@@ -234,8 +259,7 @@ impl Job {
 fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
     let mut stages = Vec::new();
     for table in job.tables("stage") {
-        let before = stages.iter().rfind(|stage: &&Stage| stage.reward_model().is_none()).map(|stage| stage.name.as_str());
-        stages.push(Stage::read(&Fields::new(table, titled("stage", table)), before, base_dir)?);
+        stages.push(Stage::read(&Fields::new(table, titled("stage", table)), &stages, base_dir)?);
     }
     let evals = job.tables("eval").map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
     let evals = evals.collect::<Result<Vec<_>, _>>()?;
@@ -243,12 +267,16 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
         let source = DataSource::read(name, &Fields::new(table, format!("[data.{name}]")), &stages, &evals, base_dir)?;
         Ok((name.clone(), source))
     });
+    let models = job
+        .named("models")
+        .map(|(name, table)| Ok((name.clone(), Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?)));
     Ok(Job {
         name: job.get("name")?,
         seed: job.get("seed")?,
         priority: job.get("priority")?,
         batch_invariant: job.get("batch_invariant")?,
         model: Model::read(&job.table("model", "[model]")?, base_dir)?,
+        models: models.collect::<Result<_, JobError>>()?,
         data: data.collect::<Result<_, JobError>>()?,
         stages,
         sampler: Sampler { slots: job.table("sampler", "[sampler]")?.get("slots")? },
@@ -265,29 +293,60 @@ fn titled(path: &str, table: &toml::Table) -> String {
 
 impl Model {
     fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Model, JobError> {
-        let weights = match (model.path("path", base_dir)?, model.path("init", base_dir)?, model.path("tokenizer", base_dir)?) {
-            (Some(path), None, None) => Weights::Directory(path),
-            (None, Some(config), Some(tokenizer)) => Weights::Init { config, tokenizer },
+        Ok(Model { weights: Weights::read(model, base_dir)?, dtype: model.get("dtype")?, fp8: model.get("fp8")? })
+    }
+}
+
+impl Weights {
+    fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Weights, JobError> {
+        match (model.path("path", base_dir)?, model.path("init", base_dir)?, model.path("tokenizer", base_dir)?) {
+            (Some(path), None, None) => Ok(Weights::Directory(path)),
+            (None, Some(config), Some(tokenizer)) => Ok(Weights::Init { config, tokenizer }),
             (None, Some(_), None) => {
-                return Err(
-                    model.unsound("`init` gives weights and no tokenizer", "add `tokenizer`, a tokenizer.json or its directory")
-                );
+                Err(model.unsound("`init` gives weights and no tokenizer", "add `tokenizer`, a tokenizer.json or its directory"))
             }
             (Some(_), Some(_), _) => {
-                return Err(model.unsound("`path` and `init` both say where the weights come from", "keep one of them"));
+                Err(model.unsound("`path` and `init` both say where the weights come from", "keep one of them"))
             }
-            (Some(_), None, Some(_)) => {
-                return Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out"));
-            }
+            (Some(_), None, Some(_)) => Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out")),
             (None, None, _) => {
-                return Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"));
+                Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"))
             }
-        };
-        Ok(Model { weights, dtype: model.get("dtype")?, fp8: model.get("fp8")? })
+        }
+    }
+}
+
+impl TemplateSource {
+    pub(crate) fn read(text: &str, base_dir: &Path) -> TemplateSource {
+        match text {
+            "r1-zero" => TemplateSource::R1Zero,
+            "chat" => TemplateSource::Chat,
+            "plain" => TemplateSource::Plain,
+            path => TemplateSource::File(absolute(path, base_dir)),
+        }
     }
 }
 
 impl DataSource {
+    /// Of no columns, shuffled, prompts as they are.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> DataSource {
+        DataSource {
+            name: name.into(),
+            path: path.into(),
+            prompt: None,
+            completion: None,
+            chosen: None,
+            rejected: None,
+            label: None,
+            margin: None,
+            text: None,
+            reference: None,
+            domain: None,
+            shuffle: true,
+            template: TemplateSource::Plain,
+        }
+    }
+
     /// Columns that a stage or evaluation reads get their own name where the file does not name them.
     fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
         let readers = || stages.iter().filter(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name));
@@ -298,17 +357,11 @@ impl DataSource {
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
             Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
         };
-        let template = match data.get::<String>("template")?.as_str() {
-            "r1-zero" => TemplateSource::R1Zero,
-            "chat" => TemplateSource::Chat,
-            "plain" => TemplateSource::Plain,
-            path => TemplateSource::File(absolute(path, base_dir)),
-        };
         Ok(DataSource {
             name: name.into(),
             path: absolute(&data.get::<String>("path")?, base_dir),
             prompt: column("prompt", prompted)?,
-            completion: column("completion", read_by("sft") || labelled)?,
+            completion: column("completion", read_by("sft") || read_by("distill") || labelled)?,
             chosen: column("chosen", paired)?,
             rejected: column("rejected", paired)?,
             label: column("label", labelled)?,
@@ -317,7 +370,7 @@ impl DataSource {
             reference: data.optional("reference")?,
             domain: data.optional("domain")?,
             shuffle: data.get("shuffle")?,
-            template,
+            template: TemplateSource::read(&data.get::<String>("template")?, base_dir),
         })
     }
 }

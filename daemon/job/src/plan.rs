@@ -16,8 +16,8 @@ pub struct Seen {
     pub rows: BTreeMap<String, u64>,
     /// Longest prompt of each stage that samples, tokens, by stage name.
     pub prompt_max: BTreeMap<String, u32>,
-    /// Longest prompt of the evaluations, tokens.
-    pub eval_prompt_max: u32,
+    /// Longest prompt of the evaluations, tokens, as each of [`Job::models`] reads them.
+    pub eval_prompt_max: Vec<u32>,
 }
 
 impl Seen {
@@ -30,11 +30,12 @@ impl Seen {
     }
 }
 
-/// One line of the plan for each stage. Without `facts` it has no memory.
-pub fn stages(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<PlanStage> {
+/// One line of the plan for each stage. `facts` has those of [`Job::models`]; without them it has no memory.
+pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
     let line = |stage: &Stage| PlanStage {
         name: stage.name.clone(),
         kind: stage.kind_name().into(),
+        model: stage.model.clone(),
         from: match &stage.from {
             Origin::Base => "base".into(),
             Origin::Stage(name) => name.clone(),
@@ -43,8 +44,11 @@ pub fn stages(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<PlanSta
         rows: seen.rows(stage),
         steps: stage.steps(seen.rows(stage)),
         tokens_per_step: tokens_per_step(stage, seen.prompt_max(stage)),
-        rewards: stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
-        memory: facts.map(|facts| memory(job, stage, facts, seen)).unwrap_or_default(),
+        rewards: match stage.evaluation() {
+            Some(eval) => eval.rewards.clone(),
+            None => stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
+        },
+        memory: memory(job, stage, facts, seen),
     };
     job.stages.iter().map(line).collect()
 }
@@ -61,12 +65,17 @@ pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
         StageKind::Grpo(g) => sampled(&g.rollouts),
         StageKind::Ppo(p) => sampled(&p.rollouts),
         StageKind::RejectionSampling(r) => sampled(&r.rollouts),
+        StageKind::Eval(_) => 0,
     }
 }
 
 /// Bytes that stay allocated through a stage, by actor: `policy`, `reference`, `optimiser` (gradients and AdamW's moments; in bfloat16 also
 /// the float32 weights that it updates), `sampler` (its cache). Activations come on top: they grow with `max_tokens_per_device`.
-pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTreeMap<String, u64> {
+///
+/// `facts` has those of [`Job::models`]; nothing is known without. A reward model of a directory is taken to be as large as the policy.
+pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BTreeMap<String, u64> {
+    let all = facts;
+    let Some(facts) = all.get(job.model_of(stage)) else { return BTreeMap::new() };
     let (value_bytes, master_bytes) = match job.model.dtype {
         Dtype::Float32 => (4, 0),
         Dtype::Bfloat16 => (2, 4),
@@ -97,9 +106,15 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
         asked
     });
     if !asked.is_empty() {
-        bytes.insert("reward models".into(), asked.len() as u64 * facts.parameters * value_bytes);
+        let of = |source: &RewardModelSource| match source {
+            RewardModelSource::Stage(name) => job.stage(name).and_then(|stage| all.get(job.model_of(stage))),
+            RewardModelSource::Directory(_) => None,
+        };
+        let parameters: u64 = asked.iter().map(|source| of(source).unwrap_or(facts).parameters).sum();
+        bytes.insert("reward models".into(), parameters * value_bytes);
     }
-    if let Some(slots) = job.slots(stage, seen.prompt_max(stage), seen.eval_prompt_max) {
+    let eval_prompt_max = seen.eval_prompt_max.get(job.model_of(stage)).copied().unwrap_or(0);
+    if let Some(slots) = job.slots(stage, seen.prompt_max(stage), eval_prompt_max) {
         let per_token = facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
         bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * per_token * value_bytes);
     }
@@ -110,7 +125,7 @@ pub fn memory(job: &Job, stage: &Stage, facts: &ModelFacts, seen: &Seen) -> BTre
 const EPOCHS_WARN: u64 = 50;
 
 /// What is allowed and probably not meant.
-pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<String> {
+pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
         if !job.stages.iter().any(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name))
@@ -122,9 +137,9 @@ pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<Strin
     if job.batch_invariant {
         found.push("batch_invariant = true computes on one thread with fixed shapes: exact, and slower".into());
     }
-    if matches!(job.model.weights, Weights::Init { .. })
-        && let Some(first) = job.stages.iter().find(|stage| stage.from == Origin::Base && stage.grpo().is_some())
-    {
+    let is_random = |stage: &Stage| matches!(job.models().nth(job.model_of(stage)), Some(Weights::Init { .. }));
+    let starts_random = |stage: &&Stage| stage.from == Origin::Base && stage.grpo().is_some() && is_random(stage);
+    if let Some(first) = job.stages.iter().find(starts_random) {
         found.push(format!(
             "[[stage]] {:?} starts reinforcement learning from random weights: nothing right will be sampled, so nothing is learned; put a pretrain or sft stage before it",
             first.name
@@ -144,7 +159,7 @@ pub fn warnings(job: &Job, facts: Option<&ModelFacts>, seen: &Seen) -> Vec<Strin
                 stage.name
             ));
         }
-        stage_warnings(stage, facts, seen, &mut found);
+        stage_warnings(stage, facts.get(job.model_of(stage)), seen, &mut found);
     }
     found
 }
@@ -161,6 +176,7 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,
+        StageKind::Eval(eval) => seen.prompt_max(stage).saturating_add(eval.max_completion_length),
         StageKind::RewardModel(r) => r.max_length,
         StageKind::Dpo(d) => d.max_length,
         StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {

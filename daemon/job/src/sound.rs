@@ -48,9 +48,10 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What depends on the model's architecture.
-pub fn check_model(job: &Job, facts: &ModelFacts) -> Result<(), JobError> {
+/// What depends on the models' architectures: `facts` has those of [`Job::models`].
+pub fn check_models(job: &Job, facts: &[ModelFacts]) -> Result<(), JobError> {
     for stage in &job.stages {
+        let Some(facts) = facts.get(job.model_of(stage)) else { continue };
         let place = format!("[[stage]] {:?}", stage.name);
         if let Some(key) = stage.prediction_key()
             && facts.prediction.is_none()
@@ -83,23 +84,22 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
     let place = format!("[[stage]] {:?}", stage.name);
     let before = || job.stages.iter().take(index).map(|s| s.name.as_str());
     if stage.name == "base" {
-        return refuse(place, "\"base\" names the job's own model", "give the stage another name");
+        return refuse(place, "\"base\" names a model's own weights", "give the stage another name");
     }
     if before().any(|name| name == stage.name) {
         return refuse(place, "two stages have this name", "give each stage a name of its own");
     }
-    if let Origin::Stage(from) = &stage.from
-        && !before().any(|name| name == from)
-    {
-        let near = or_nearest(from, before());
-        return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
-    }
+    check_model(job, index, stage, &place)?;
     if let Origin::Stage(from) = &stage.from
         && stage.reward_model().is_none()
         && job.reward_model(from).is_some()
     {
         let problem = format!("`from` = {from:?} is a reward model, which writes nothing");
         return refuse(place, problem, "start from a stage that trains a policy, or from \"base\"");
+    }
+    if let Some(eval) = stage.evaluation() {
+        check_evaluation(job, eval, &place)?;
+        return job.eval_rewards(eval).iter().try_for_each(|reward| check_asked(job, index, reward, &place));
     }
     if stage.rejection_sampling().is_some() && job.data.contains_key(&stage.name) {
         let problem = format!("[data.{}] has the name of this stage, and so of the data set that it makes", stage.name);
@@ -140,7 +140,7 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         StageKind::Dpo(d) => ("max_length", d.max_length),
         StageKind::Grpo(g) => ("max_completion_length", g.rollouts.longest_completion()),
         StageKind::Ppo(p) => ("max_completion_length", p.rollouts.longest_completion()),
-        StageKind::RejectionSampling(_) => ("max_completion_length", 0),
+        StageKind::RejectionSampling(_) | StageKind::Eval(_) => ("max_completion_length", 0),
     };
     if longest.1 > stage.max_tokens_per_device {
         return refuse(
@@ -185,12 +185,18 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
             return refuse(place, "lora_target_modules is empty: no layer would be trained", "name layers, or \"all-linear\"");
         }
     }
+    if stage.kind_name() == "distill" && stage.model.is_none() {
+        let students =
+            job.models.keys().next().map_or("add a table [models.student]".into(), |name| format!("name [models.{name}]"));
+        let fix = format!("{students}, and set `model` to its name; kind = \"sft\" trains [model]");
+        return refuse(place, "nothing says which student learns", fix);
+    }
     match &stage.kind {
         StageKind::Grpo(grpo) => check_grpo(grpo, &data, &place),
         StageKind::RejectionSampling(rejection) => check_rejection_sampling(rejection, &data, &place),
         StageKind::Dpo(dpo) => check_dpo(dpo, &place),
         StageKind::Ppo(ppo) => check_ppo(job, index, ppo, &data, &place),
-        StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) => Ok(()),
+        StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Eval(_) => Ok(()),
     }?;
     let Some(rollouts) = stage.rollouts() else { return Ok(()) };
     check_changes(stage, rollouts, &place)?;
@@ -237,7 +243,40 @@ fn check_ppo(job: &Job, index: usize, ppo: &Ppo, data: &DataSource, place: &str)
         let problem = format!("value_model = {name:?} is no reward-model stage before this one{near}");
         return refuse(place, problem, "name one, or leave it out: the policy's first weights are taken then");
     }
+    let of = |stage: Option<&Stage>| stage.map(|stage| job.model_of(stage));
+    if let Some(name) = &ppo.value_model
+        && of(job.stage(name)) != of(job.stages.get(index))
+    {
+        let problem = format!("value_model = {name:?} is of another model than this stage, and reads other token ids");
+        return refuse(place, problem, "name a reward-model stage with the same `model`, or leave it out");
+    }
     check_learned_from(&ppo.rollouts, "ppo", data, place)
+}
+
+/// `model` and `from` go together.
+fn check_model(job: &Job, index: usize, stage: &Stage, place: &str) -> Result<(), JobError> {
+    let shown = |model: &Option<String>| model.as_ref().map_or("[model]".into(), |name| format!("[models.{name}]"));
+    if let Some(name) = stage.model.as_ref().filter(|name| !job.models.contains_key(*name)) {
+        let near = or_nearest(name, job.models.keys().map(String::as_str));
+        let fix = format!("add a table [models.{name}], name another, or leave `model` out for [model]");
+        return refuse(place, format!("`model` = {name:?} is no model of this job{near}"), fix);
+    }
+    let Origin::Stage(from) = &stage.from else { return Ok(()) };
+    let before = || job.stages.iter().take(index);
+    let Some(origin) = before().find(|before| before.name == *from) else {
+        let near = or_nearest(from, before().filter(|before| before.model == stage.model).map(|before| before.name.as_str()));
+        return refuse(place, format!("`from` = {from:?} is no stage before this one{near}"), "name one, or \"base\"");
+    };
+    if origin.model != stage.model {
+        let (theirs, own) = (shown(&origin.model), shown(&stage.model));
+        let problem = format!("`from` = {from:?} is a stage of {theirs}, and this one is of {own}");
+        let fix = match before().rfind(|before| before.model == stage.model) {
+            Some(near) => format!("name a stage of {own}, as {:?}, or \"base\" for its own weights", near.name),
+            None => format!("set from = \"base\" for the weights of {own}, or `model` to theirs"),
+        };
+        return refuse(place, problem, fix);
+    }
+    Ok(())
 }
 
 /// A data set that a stage makes is there once that stage is finished, and holds prompts and completions.
@@ -254,7 +293,7 @@ fn check_made(job: &Job, index: usize, stage: &Stage, name: &str, place: &str) -
         _ => return Ok(()),
     };
     let problem = format!("stage {name:?} keeps prompts and completions, and a {} stage reads {reads}", stage.kind_name());
-    return refuse(place, problem, "read it with kind = \"sft\"");
+    refuse(place, problem, "read it with kind = \"sft\"")
 }
 
 /// Changes come in their order, within the stage.
@@ -404,11 +443,7 @@ fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<()
 
 fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
     let place = format!("[[eval]] {:?}", eval.data);
-    if job.maker(&eval.data).is_some() && !job.data.contains_key(&eval.data) {
-        let problem = format!("{:?} is what a stage keeps: it is not there at the start, and no held-out data", eval.data);
-        return refuse(place, problem, "name a table [data.NAME]");
-    }
-    let data = data_of(job, &eval.data, &place)?;
+    check_evaluation(job, eval, &place)?;
     if let Some(name) = eval.stages.iter().find(|name| job.stage(name).is_some_and(|stage| !stage.trains())) {
         let problem = format!("`stages` names {name:?}, which trains nothing: its weights are those it starts from");
         return refuse(place, problem, "name a stage that trains");
@@ -417,6 +452,23 @@ fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
         let near = or_nearest(name, job.stages.iter().map(|s| s.name.as_str()));
         return refuse(place, format!("`stages` names {name:?}, which is no stage of this job{near}"), "name one that is");
     }
+    if job.evals.iter().filter(|other| other.data == eval.data).count() > 1 {
+        return refuse(
+            place,
+            "two evaluations use this data set, and their results would have one name",
+            "give one of them a [data.NAME] of its own",
+        );
+    }
+    Ok(())
+}
+
+/// What holds of an evaluation whenever it runs.
+fn check_evaluation(job: &Job, eval: &Eval, place: &str) -> Result<(), JobError> {
+    if job.maker(&eval.data).is_some() && !job.data.contains_key(&eval.data) {
+        let problem = format!("{:?} is what a stage keeps: it is not there at the start, and no held-out data", eval.data);
+        return refuse(place, problem, "name a table [data.NAME]");
+    }
+    let data = data_of(job, &eval.data, place)?;
     if eval.temperature == 0.0 && eval.num_generations > 1 {
         return refuse(
             place,
@@ -438,12 +490,5 @@ fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
     if eval.metrics.iter().enumerate().any(|(i, metric)| eval.metrics.iter().take(i).any(|other| other == metric)) {
         return refuse(place, "a metric is named twice", "name it once");
     }
-    if job.evals.iter().filter(|other| other.data == eval.data).count() > 1 {
-        return refuse(
-            place,
-            "two evaluations use this data set, and their results would have one name",
-            "give one of them a [data.NAME] of its own",
-        );
-    }
-    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, &data, &place))
+    job.eval_rewards(eval).iter().try_for_each(|reward| check_reference(reward, &data, place))
 }

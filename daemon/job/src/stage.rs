@@ -1,7 +1,9 @@
 //! The stages of a job and what they tell a worker.
 
 use crate::error::JobError;
+use crate::eval::Eval;
 use crate::fields::Fields;
+use crate::job::TemplateSource;
 use crate::reward::Reward;
 use r1d_proto::recipe::{
     DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, PpoObjective, RouterTraining,
@@ -12,6 +14,8 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     pub name: String,
+    /// Which of the job's further models it trains or samples; `None`: the job's own.
+    pub model: Option<String>,
     pub from: Origin,
     /// Name of a [`crate::DataSource`], or of a rejection-sampling stage before, whose kept completions are the data ([`crate::Job::source`]).
     pub data: String,
@@ -35,7 +39,7 @@ pub struct Stage {
 /// Where a stage's weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The job's model.
+    /// The model's own weights.
     Base,
     /// A stage before, by name.
     Stage(String),
@@ -58,6 +62,8 @@ pub enum StageKind {
     RewardModel(RewardModel),
     Dpo(Dpo),
     Ppo(Box<Ppo>),
+    /// One evaluation of the weights that the stage has; it has no steps.
+    Eval(Box<Eval>),
 }
 
 /// Next-token training on packed text.
@@ -76,6 +82,8 @@ pub struct Sft {
     pub batch_size: u32,
     /// Tokens; longer rows are cut there.
     pub max_length: u32,
+    /// Of a distill stage: how prompts reach the student, whose text it is not. `None`: as each data set says.
+    pub template: Option<TemplateSource>,
 }
 
 /// A scalar head over a language model's trunk learns what people prefer, or what is safe.
@@ -156,6 +164,8 @@ pub struct RejectionSampling {
     pub select: Select,
     /// Completions kept of a prompt, the best by total reward, of equals those with the lowest sample number; 0: all.
     pub keep: u32,
+    /// The job waits until somebody has looked at what is kept.
+    pub review: bool,
 }
 
 /// Which completions of a prompt are good.
@@ -228,12 +238,14 @@ impl Stage {
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             StageKind::Pretrain(_) => "pretrain",
+            StageKind::Sft(Sft { template: Some(_), .. }) => "distill",
             StageKind::Sft(_) => "sft",
             StageKind::Grpo(_) => "grpo",
             StageKind::RejectionSampling(_) => "rejection-sampling",
             StageKind::RewardModel(_) => "reward-model",
             StageKind::Dpo(_) => "dpo",
             StageKind::Ppo(_) => "ppo",
+            StageKind::Eval(_) => "eval",
         }
     }
 
@@ -247,6 +259,7 @@ impl Stage {
             StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
                 self.rollouts().map_or(1, |r| r.prompts_per_step as u64)
             }
+            StageKind::Eval(_) => 1,
         }
     }
 
@@ -264,7 +277,7 @@ impl Stage {
     }
 
     /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1; 0 where it depends on the rows, and they
-    /// are not known yet (`rows` is 0).
+    /// are not known yet (`rows` is 0), and of a stage that only evaluates.
     pub fn steps(&self, rows: u64) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
@@ -278,7 +291,7 @@ impl Stage {
         match &self.kind {
             StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
             StageKind::Ppo(p) => p.num_ppo_epochs as u64 * p.num_mini_batches as u64,
-            StageKind::RejectionSampling(_) => 0,
+            StageKind::RejectionSampling(_) | StageKind::Eval(_) => 0,
             StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) => 1,
         }
     }
@@ -319,6 +332,11 @@ impl Stage {
         }
     }
 
+    /// Whether the job waits after it until somebody has looked at its data set.
+    pub fn is_reviewed(&self) -> bool {
+        self.rejection_sampling().is_some_and(|rejection| rejection.review)
+    }
+
     pub fn reward_model(&self) -> Option<&RewardModel> {
         match &self.kind {
             StageKind::RewardModel(reward_model) => Some(reward_model),
@@ -339,7 +357,15 @@ impl Stage {
             StageKind::Grpo(grpo) => Some(&grpo.rollouts),
             StageKind::Ppo(ppo) => Some(&ppo.rollouts),
             StageKind::RejectionSampling(rejection) => Some(&rejection.rollouts),
-            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) => None,
+            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) | StageKind::Eval(_) => None,
+        }
+    }
+
+    /// What a stage of kind `eval` evaluates.
+    pub fn evaluation(&self) -> Option<&Eval> {
+        match &self.kind {
+            StageKind::Eval(eval) => Some(eval),
+            _ => None,
         }
     }
 
@@ -349,7 +375,8 @@ impl Stage {
             StageKind::Grpo(grpo) => grpo.needs_reference(),
             StageKind::Ppo(ppo) => ppo.kl_coef > 0.0,
             StageKind::Dpo(_) => true,
-            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RejectionSampling(_) | StageKind::RewardModel(_) => false,
+            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RejectionSampling(_) => false,
+            StageKind::RewardModel(_) | StageKind::Eval(_) => false,
         }
     }
 
@@ -447,9 +474,12 @@ impl Grpo {
 }
 
 impl Stage {
-    /// `before`: the name of the stage before that has a policy, which is where weights come from unless the file says otherwise.
-    pub(crate) fn read(stage: &Fields<'_>, before: Option<&str>, base_dir: &Path) -> Result<Stage, JobError> {
-        let from = match stage.optional::<String>("from")?.or_else(|| before.map(String::from)) {
+    /// Weights come from the nearest of the stages `before` that trains a policy of the same model, unless the file says otherwise.
+    pub(crate) fn read(stage: &Fields<'_>, before: &[Stage], base_dir: &Path) -> Result<Stage, JobError> {
+        let model = stage.optional::<String>("model")?;
+        let is_nearest = |before: &&Stage| before.trains() && before.reward_model().is_none() && before.model == model;
+        let nearest = || before.iter().rfind(is_nearest).map(|before| before.name.clone());
+        let from = match stage.optional::<String>("from")?.or_else(nearest) {
             Some(name) if name != "base" => Origin::Stage(name),
             _ => Origin::Base,
         };
@@ -460,22 +490,29 @@ impl Stage {
             (None, Some(epochs)) => Length::Epochs(epochs),
             (Some(_), Some(_)) => return Err(stage.unsound("`steps` and `epochs` both say how long it runs", "keep one of them")),
             (None, None) if samples_once => Length::Epochs(1.0),
+            (None, None) if kind_name == "eval" => Length::Steps(0),
             (None, None) => return Err(stage.unsound("nothing says how long it runs", "add `steps` or `epochs`")),
         };
         let kind = match kind_name.as_str() {
             "pretrain" => {
                 StageKind::Pretrain(Pretrain { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? })
             }
-            "sft" => StageKind::Sft(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? }),
+            "sft" => StageKind::Sft(Sft::read(stage, None)?),
+            "distill" => {
+                let template = TemplateSource::read(&stage.get::<String>("template")?, base_dir);
+                StageKind::Sft(Sft::read(stage, Some(template))?)
+            }
+            "eval" => StageKind::Eval(Box::new(Eval::read(stage, before)?)),
             "rejection-sampling" => StageKind::RejectionSampling(Box::new(RejectionSampling::read(stage, base_dir)?)),
             "reward-model" => StageKind::RewardModel(RewardModel::read(stage)?),
             "dpo" => StageKind::Dpo(Dpo::read(stage)?),
             "ppo" => StageKind::Ppo(Box::new(Ppo::read(stage, base_dir)?)),
             _ => StageKind::Grpo(Box::new(Grpo::read(stage, base_dir)?)),
         };
-        let trains = !matches!(kind, StageKind::RejectionSampling(_));
+        let trains = !matches!(kind, StageKind::RejectionSampling(_) | StageKind::Eval(_));
         Ok(Stage {
             name: stage.get("name")?,
+            model,
             from,
             data: stage.get("data")?,
             length,
@@ -503,6 +540,12 @@ fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobEr
     }
     let (r, lora_alpha) = (stage.get("lora_r")?, stage.get("lora_alpha")?);
     Ok(Some(Lora { r, lora_alpha, target_modules: stage.get("lora_target_modules")? }))
+}
+
+impl Sft {
+    fn read(stage: &Fields<'_>, template: Option<TemplateSource>) -> Result<Sft, JobError> {
+        Ok(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")?, template })
+    }
 }
 
 impl Schedule {
@@ -555,9 +598,15 @@ impl Change {
 
 impl RewardModel {
     fn read(stage: &Fields<'_>) -> Result<RewardModel, JobError> {
+        let center_rewards_coefficient: f64 = stage.get("center_rewards_coefficient")?;
         let loss = match stage.get::<String>("loss")?.as_str() {
+            "pointwise" if center_rewards_coefficient > 0.0 => {
+                let problem =
+                    "center_rewards_coefficient holds the scores of pairs around 0, and loss = \"pointwise\" has labels for that";
+                return Err(stage.unsound(problem, "leave it out"));
+            }
             "pointwise" => RewardLoss::Pointwise,
-            _ => RewardLoss::Pairwise { center_rewards_coefficient: stage.get("center_rewards_coefficient")? },
+            _ => RewardLoss::Pairwise { center_rewards_coefficient },
         };
         Ok(RewardModel {
             batch_size: stage.get("batch_size")?,
@@ -612,7 +661,7 @@ impl RejectionSampling {
             _ => Select::Correct { at: stage.get("correct_at")? },
         };
         let keep = stage.optional("keep")?.unwrap_or(u32::from(select == Select::BestOfN));
-        Ok(RejectionSampling { rollouts: Rollouts::read(stage, base_dir)?, select, keep })
+        Ok(RejectionSampling { rollouts: Rollouts::read(stage, base_dir)?, select, keep, review: stage.get("review")? })
     }
 }
 

@@ -19,6 +19,8 @@ pub fn job(job: &Job) -> String {
     set(&mut table, "priority", job.priority);
     set(&mut table, "batch_invariant", job.batch_invariant);
     set(&mut table, "model", model(&job.model));
+    let models = job.models.iter().map(|(name, model)| (name.clone(), Value::Table(weights(model))));
+    set(&mut table, "models", models.collect::<toml::Table>());
     set(
         &mut table,
         "data",
@@ -45,16 +47,21 @@ fn path(path: &Path) -> String {
 }
 
 fn model(model: &Model) -> toml::Table {
+    let mut table = weights(&model.weights);
+    set(&mut table, "dtype", model.dtype);
+    set(&mut table, "fp8", model.fp8);
+    table
+}
+
+fn weights(weights: &Weights) -> toml::Table {
     let mut table = toml::Table::new();
-    match &model.weights {
+    match weights {
         Weights::Directory(directory) => set(&mut table, "path", path(directory)),
         Weights::Init { config, tokenizer } => {
             set(&mut table, "init", path(config));
             set(&mut table, "tokenizer", path(tokenizer));
         }
     }
-    set(&mut table, "dtype", model.dtype);
-    set(&mut table, "fp8", model.fp8);
     table
 }
 
@@ -78,33 +85,48 @@ fn data(data: &DataSource) -> toml::Table {
         }
     }
     set(&mut table, "shuffle", data.shuffle);
-    let template = match &data.template {
+    set(&mut table, "template", template(&data.template));
+    table
+}
+
+fn template(source: &TemplateSource) -> String {
+    match source {
         TemplateSource::R1Zero => "r1-zero".into(),
         TemplateSource::Chat => "chat".into(),
         TemplateSource::Plain => "plain".into(),
         TemplateSource::File(file) => path(file),
-    };
-    set(&mut table, "template", template);
-    table
+    }
 }
 
 fn stage(stage: &Stage) -> toml::Table {
     let mut table = toml::Table::new();
     set(&mut table, "name", &stage.name);
     set(&mut table, "kind", stage.kind_name());
+    if let Some(model) = &stage.model {
+        set(&mut table, "model", model);
+    }
     let from = match &stage.from {
         Origin::Base => "base",
         Origin::Stage(name) => name,
     };
     set(&mut table, "from", from);
     set(&mut table, "data", &stage.data);
+    if let Some(eval) = stage.evaluation() {
+        evaluation(&mut table, eval);
+        return table;
+    }
     match stage.length {
         Length::Steps(steps) => set(&mut table, "steps", steps),
         Length::Epochs(epochs) => set(&mut table, "epochs", epochs),
     }
     match &stage.kind {
         StageKind::Pretrain(p) => supervised(&mut table, stage, p.batch_size, p.max_length),
-        StageKind::Sft(s) => supervised(&mut table, stage, s.batch_size, s.max_length),
+        StageKind::Sft(s) => {
+            supervised(&mut table, stage, s.batch_size, s.max_length);
+            if let Some(source) = &s.template {
+                set(&mut table, "template", template(source));
+            }
+        }
         StageKind::Grpo(g) => {
             grpo(&mut table, g);
             set(&mut table, "speculative_decoding", stage.speculative_decoding);
@@ -113,6 +135,7 @@ fn stage(stage: &Stage) -> toml::Table {
         StageKind::RewardModel(r) => reward_model(&mut table, r),
         StageKind::Dpo(d) => dpo(&mut table, d),
         StageKind::Ppo(p) => ppo(&mut table, p),
+        StageKind::Eval(_) => {}
     }
     if let Some(s) = &stage.schedule {
         schedule(&mut table, s);
@@ -229,6 +252,7 @@ fn rejection_sampling(table: &mut toml::Table, rejection: &RejectionSampling) {
         }
     }
     set(table, "keep", rejection.keep);
+    set(table, "review", rejection.review);
 }
 
 fn grpo(table: &mut toml::Table, grpo: &Grpo) {
@@ -318,16 +342,20 @@ fn eval(eval: &Eval) -> toml::Table {
     set(&mut table, "every_steps", eval.every_steps);
     set(&mut table, "stages", &eval.stages);
     set(&mut table, "at_start", eval.at_start);
-    set(&mut table, "num_generations", eval.num_generations);
-    set(&mut table, "temperature", eval.temperature);
-    set(&mut table, "top_p", eval.top_p);
-    set(&mut table, "top_k", eval.top_k);
-    set(&mut table, "max_completion_length", eval.max_completion_length);
-    set(&mut table, "max_rows", eval.max_rows);
-    set(&mut table, "metrics", eval.metrics.iter().map(|metric| metric.to_string()).collect::<Vec<_>>());
-    set(&mut table, "rewards", &eval.rewards);
-    set(&mut table, "correct_at", eval.correct_at);
+    evaluation(&mut table, eval);
     table
+}
+
+fn evaluation(table: &mut toml::Table, eval: &Eval) {
+    set(table, "num_generations", eval.num_generations);
+    set(table, "temperature", eval.temperature);
+    set(table, "top_p", eval.top_p);
+    set(table, "top_k", eval.top_k);
+    set(table, "max_completion_length", eval.max_completion_length);
+    set(table, "max_rows", eval.max_rows);
+    set(table, "metrics", eval.metrics.iter().map(|metric| metric.to_string()).collect::<Vec<_>>());
+    set(table, "rewards", &eval.rewards);
+    set(table, "correct_at", eval.correct_at);
 }
 
 /// Writes a table in the order of its keys: plain values first, then the tables below it.

@@ -52,6 +52,17 @@ pub enum Request {
     Why {
         job: String,
     },
+    /// The data sets that the job's stages have made.
+    DataSets {
+        job: String,
+    },
+    /// A made data set that the job waits to have reviewed is good: as it is, or as `file` has it.
+    Review {
+        job: String,
+        stage: String,
+        /// JSON lines, absolute.
+        file: Option<PathBuf>,
+    },
     Nodes,
     /// A [`Response::Status`] now and whenever it changes (at most 10 per second), until the job ends.
     Watch {
@@ -99,6 +110,8 @@ pub enum Response {
     Log(LogLine),
     Samples(Vec<Sample>),
     Why(Why),
+    DataSets(Vec<MadeDataSet>),
+    Reviewed(MadeDataSet),
     Nodes(Vec<Node>),
     ShuttingDown,
     End,
@@ -182,6 +195,9 @@ pub struct JobStatus {
 pub struct StageStatus {
     pub name: String,
     pub kind: String,
+    /// Of the job's further models; absent for its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub state: State,
     /// Steps committed.
     pub step: u64,
@@ -248,6 +264,36 @@ pub struct Sample {
     pub verdicts: Vec<Verdict>,
 }
 
+/// What a stage's kept completions became.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MadeDataSet {
+    pub stage: String,
+    /// As later stages read them.
+    pub rows: u64,
+    /// As the stage made them.
+    pub rows_made: u64,
+    /// Completions that they were chosen from.
+    pub sampled: u64,
+    pub acceptance_rate: f64,
+    pub review: Review,
+    /// Of the file that later stages read.
+    pub sha256: String,
+    pub file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Review {
+    /// The job file asks for none.
+    NotAsked,
+    /// The job waits for it.
+    Waiting,
+    /// As it was made.
+    Accepted,
+    /// The file that was given back took its place.
+    Imported,
+}
+
 /// The chain of waits, outermost first: each line says who waits for what, since when, and its deadline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Why {
@@ -300,6 +346,9 @@ pub struct Plan {
 pub struct PlanStage {
     pub name: String,
     pub kind: String,
+    /// Of the job's further models; absent for its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub from: String,
     pub data: String,
     /// 0: they are known once the stage that makes them is finished.

@@ -133,11 +133,28 @@ pub enum Command {
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
+    /// Write the story of a job: report.html, to open in a browser, and report.md
+    ///
+    /// The graph of stages, what the evaluations found after each, curves, cost, samples. Of a job at work: as far as it came.
+    Report {
+        /// Id of a job, or any prefix of it that no other job shares
+        #[arg(required_unless_present = "dir")]
+        job: Option<String>,
+        /// A job's directory, which needs no daemon; how the job stands is what its daemon last wrote there
+        #[arg(long, value_name = "DIR", conflicts_with = "job")]
+        dir: Option<PathBuf>,
+        /// Where the two files go; created if need be
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        to: PathBuf,
+    },
     /// Tell what a job waits for: who waits, for what, since when, until when
     Why {
         /// Id of a job, or any prefix of it that no other job shares
         job: String,
     },
+    /// Look at the data sets that a job's stages make, and review them
+    #[command(subcommand)]
+    Dataset(Dataset),
     /// List the nodes, their devices and reward plugins
     Nodes,
     /// Explain a key of the job file, or list all of them
@@ -179,6 +196,35 @@ pub enum Command {
         /// Write the pages of r1ctl and all its commands into this directory instead
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Dataset {
+    /// List what the job's stages have made: rows, acceptance rate, whether somebody has looked at it
+    List {
+        /// Id of a job, or any prefix of it that no other job shares
+        job: String,
+    },
+    /// Review a data set that the job waits for (`review = true` in its stage)
+    ///
+    /// Export it, delete, edit or add rows, and import the file: its rows then are the data set, and the job goes on. A review can be
+    /// changed until a later stage begins to read the data set.
+    #[command(group = clap::ArgGroup::new("act").required(true))]
+    Review {
+        /// Id of a job, or any prefix of it that no other job shares
+        job: String,
+        /// The stage that made it
+        stage: String,
+        /// Write the rows as JSON lines to a file that does not exist
+        #[arg(long, value_name = "FILE.jsonl", group = "act")]
+        export: Option<PathBuf>,
+        /// Take this file's rows in their place; each line is checked
+        #[arg(long, value_name = "FILE.jsonl", group = "act")]
+        import: Option<PathBuf>,
+        /// Take the rows as the stage made them
+        #[arg(long, group = "act")]
+        accept: bool,
     },
 }
 

@@ -1,19 +1,19 @@
 //! What each command asks, and what it prints of the answer.
 
-use crate::cli::{Cli, Command, Global, Output, Patience, Plugin};
+use crate::cli::{Cli, Command, Dataset, Global, Output, Patience, Plugin};
 use crate::client::Client;
 use crate::error::{Ended, Error};
 use crate::lock::{Lock, Mode};
 use crate::print::{self, Printer};
 use crate::socket::candidates;
 use crate::watch::{Style, Watch};
-use crate::{explain, job_file, model, pages, plugin, show};
+use crate::{dataset, explain, job_file, model, pages, plugin, report, show};
 use r1d_job::Job;
-use r1d_proto::control::{Request, Response};
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::world::SharedClock;
 use serde::Serialize;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Error> {
@@ -49,7 +49,18 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
         Command::Samples { job, stage, step, sort, limit } => {
             session.ask(Request::Samples { job, stage, step, sort: sort.into(), limit })
         }
+        Command::Report { dir: Some(dir), to, .. } => session.report_of(&dir, &to),
+        Command::Report { job, to, .. } => session.block_on(session.report(job.unwrap_or_default(), &to)),
         Command::Why { job } => session.ask(Request::Why { job }),
+        Command::Dataset(Dataset::List { job }) => session.ask(Request::DataSets { job }),
+        Command::Dataset(Dataset::Review { job, stage, export: Some(to), .. }) => {
+            session.block_on(session.export(job, &stage, &to))
+        }
+        Command::Dataset(Dataset::Review { job, stage, import, .. }) => {
+            let absolute = |file: PathBuf| std::path::absolute(&file).map_err(|source| Error::File { path: file, source });
+            let file = import.map(absolute).transpose()?;
+            session.ask(Request::Review { job, stage, file })
+        }
         Command::Nodes => session.ask(Request::Nodes),
         Command::Shutdown => session.ask(Request::Shutdown),
         Command::Explain { key } => explain::run(key.as_deref(), session.global.output),
@@ -122,6 +133,12 @@ impl Session<'_> {
                 self.print_some(samples, "no samples of this stage and step are committed", || show::samples(samples, look))
             }
             (Request::Why { .. }, Response::Why(why)) => self.print(why, || show::why(why, look)),
+            (Request::DataSets { .. }, Response::DataSets(sets)) => {
+                self.print_some(sets, "no data sets yet: a rejection-sampling stage makes one when it is finished", || {
+                    show::datasets(sets, look)
+                })
+            }
+            (Request::Review { .. }, Response::Reviewed(set)) => self.print(set, || show::reviewed(set)),
             (Request::Nodes, Response::Nodes(nodes)) => self.print(nodes, || show::nodes(nodes, look)),
             (Request::Cancel { .. }, Response::Cancelled { job }) => {
                 self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
@@ -152,6 +169,62 @@ impl Session<'_> {
                 answer => Err(client.unexpected(&request, &answer)),
             }
         })
+    }
+
+    /// A made data set as a file to edit.
+    async fn export(&self, job: String, stage: &str, to: &Path) -> Result<Ended, Error> {
+        let client = self.find().await?;
+        let request = Request::DataSets { job: job.clone() };
+        let sets = match client.ask(&request).await? {
+            Response::DataSets(sets) => sets,
+            answer => return Err(client.unexpected(&request, &answer)),
+        };
+        let set = dataset::export(&sets, stage, to)?;
+        self.print(set, || format!("{}\n", to.display()))?;
+        let again = &self.printer.again;
+        self.printer.note(&format!(
+            "{} rows; give them back: {again} dataset review {job} {stage} --import {}",
+            set.rows,
+            to.display()
+        ));
+        Ok(Ended::Ok)
+    }
+
+    /// Of a job that the daemon knows.
+    async fn report(&self, job: String, to: &Path) -> Result<Ended, Error> {
+        let client = self.find().await?;
+        let request = Request::Status { job };
+        let status = match client.ask(&request).await? {
+            Response::Status(status) => *status,
+            answer => return Err(client.unexpected(&request, &answer)),
+        };
+        let mut samples = BTreeMap::new();
+        for stage in status.stages.iter().filter(|stage| stage.metrics.contains_key(report::SAMPLED)) {
+            let (job, name) = (status.job.0.clone(), Some(stage.name.clone()));
+            let limit = report::SAMPLES_MAX;
+            let request = Request::Samples { job, stage: name, step: None, sort: SampleSort::Reward, limit };
+            let found = match client.ask(&request).await {
+                Ok(Response::Samples(found)) => Ok(found),
+                Ok(answer) => Err(client.unexpected(&request, &answer)),
+                Err(error) => Err(error),
+            };
+            samples.insert(stage.name.clone(), found);
+        }
+        let run =
+            report::gather(status, self.clock.unix().as_secs(), |stage| samples.remove(stage).unwrap_or_else(|| Ok(Vec::new())))?;
+        self.reported(&run, to)
+    }
+
+    /// Of what a job left in its directory.
+    fn report_of(&self, dir: &Path, to: &Path) -> Result<Ended, Error> {
+        let run = report::gather(report::left_status(dir)?, self.clock.unix().as_secs(), |stage| report::left_samples(dir, stage))?;
+        self.reported(&run, to)
+    }
+
+    fn reported(&self, run: &report::Run, to: &Path) -> Result<Ended, Error> {
+        let written = report::write(run, to)?;
+        self.print(&written, || format!("{}\n{}\n", written.html.display(), written.markdown.display()))?;
+        Ok(Ended::Ok)
     }
 
     async fn submit(&self, request: Request, mut lock: Lock, wait: Option<Patience>) -> Result<Ended, Error> {

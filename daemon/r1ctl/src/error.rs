@@ -65,6 +65,8 @@ pub enum Error {
     SiblingAnswer(serde_json::Error),
     #[error("{0}")]
     Plugin(String),
+    #[error("{0}")]
+    DataSet(String),
     #[error("{}: {why}", .path.display())]
     Lock { path: PathBuf, why: String },
     #[error("{}: {source}", .path.display())]

@@ -115,17 +115,25 @@ pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, St
 /// What an evaluation says in a table or a line: the shares, the rewards' means, the length. All of its metrics are in `-o json`.
 pub fn watched_evals(metrics: &BTreeMap<String, f64>) -> impl Iterator<Item = (&String, f64)> {
     let is_reward = |name: &str| name.starts_with("rewards/") && name.ends_with("/mean");
-    let is_watched = move |name: &str| is_share(name) || is_reward(name) || name == "completions/mean_length";
+    let is_end = |name: &str| name.ends_with("_ci_low") || name.ends_with("_ci_high");
+    let is_watched = move |name: &str| !is_end(name) && (is_share(name) || is_reward(name) || name == "completions/mean_length");
     metrics.iter().filter(move |(name, _)| is_watched(name)).map(|(name, value)| (name, *value))
 }
 
 fn is_share(name: &str) -> bool {
-    ["accuracy", "pass@", "cons@"].iter().any(|share| name.starts_with(share))
+    ["accuracy", "pass@", "avg@", "cons@"].iter().any(|share| name.starts_with(share))
 }
 
-/// A metric of an evaluation: the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
-pub fn eval_metric(name: &str, value: f64) -> String {
-    if is_share(name) { percent(value) } else { number(value) }
+/// A metric of an evaluation with the farther end of its 95 % confidence interval, where it has one (`55.1 % ± 3.1 %`): the shares
+/// (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
+pub fn eval_metric(metrics: &BTreeMap<String, f64>, name: &str) -> String {
+    let Some(value) = metrics.get(name) else { return "-".into() };
+    let shown = |value: f64| if is_share(name) { percent(value) } else { number(value) };
+    let end = |which: &str| metrics.get(&format!("{name}_ci_{which}"));
+    match (end("low"), end("high")) {
+        (Some(low), Some(high)) => format!("{} ± {}", shown(*value), shown((value - low).max(high - value))),
+        _ => shown(*value),
+    }
 }
 
 #[cfg(test)]
@@ -150,6 +158,26 @@ mod tests {
         for (x, text) in cases {
             assert_eq!(number(x), text);
         }
+    }
+
+    #[test]
+    fn an_evaluations_number_is_shown_with_its_interval() {
+        let pairs = [
+            ("pass@1", 0.551),
+            ("pass@1_ci_low", 0.5205),
+            ("pass@1_ci_high", 0.58),
+            ("avg@4", 0.5),
+            ("rewards/format/mean", 1.25),
+            ("rewards/format/mean_ci_low", 1.0),
+            ("rewards/format/mean_ci_high", 1.5),
+        ];
+        let metrics = pairs.map(|(name, value)| (name.to_string(), value)).into_iter().collect();
+        assert_eq!(
+            watched_evals(&metrics).map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["avg@4", "pass@1", "rewards/format/mean"]
+        );
+        let shown = ["pass@1", "avg@4", "rewards/format/mean", "cons@4"].map(|name| eval_metric(&metrics, name));
+        assert_eq!(shown, ["55.1 % ± 3.1 %", "50.0 %", "1.250 ± 0.250", "-"]);
     }
 
     #[test]

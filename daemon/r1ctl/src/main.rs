@@ -6,6 +6,7 @@
 mod cli;
 mod client;
 mod commands;
+mod dataset;
 mod error;
 mod explain;
 mod format;
@@ -15,6 +16,7 @@ mod model;
 mod pages;
 mod plugin;
 mod print;
+mod report;
 mod show;
 mod sibling;
 mod socket;

@@ -19,8 +19,8 @@ use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Reply, Request, Supervise,
-    ToWorker, Train,
+    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Reply, Request, RewardBatch,
+    Supervise, ToWorker, Train,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use std::fs;
@@ -179,8 +179,46 @@ impl Worker {
                 Ok(Reply::Exported)
             }
             Request::Close => Ok(Reply::Closed),
-            Request::TrainReward(_) | Request::TrainDpo(_) | Request::TrainPpo(_) | Request::Score { .. } => {
-                Err(invalid("this worker has no models that learn from preferences"))
+            Request::TrainReward(batch) => {
+                self.moment("reward")?;
+                match (batch.batch, self.open.as_ref().is_some_and(|open| open.scores)) {
+                    (RewardBatch::Pairs { pairs, .. }, true) => Ok(self.prefer(batch.step, &pairs)),
+                    (RewardBatch::Labelled(texts), true) => {
+                        let words = texts.iter().flat_map(|text| text.ids.iter().copied().chain([text.label.to_bits()]));
+                        Ok(self.update(&words.map(u64::from).collect::<Vec<_>>()))
+                    }
+                    (_, false) => Err(invalid("the open model has no scalar head")),
+                }
+            }
+            Request::TrainDpo(batch) => {
+                self.moment("dpo")?;
+                Ok(self.prefer(batch.step, &batch.pairs))
+            }
+            Request::TrainPpo(batch) => {
+                self.moment("ppo")?;
+                let value =
+                    match &self.open.as_ref().and_then(|open| open.value_model.as_ref()).and_then(|value| value.model.as_ref()) {
+                        Some(ModelSource::Directory(dir)) => weights(dir)?,
+                        _ => 0,
+                    };
+                let scores = batch.scores.iter().map(|score| score.to_bits() as u64);
+                let ids = batch.sequences.iter().flat_map(|sequence| &sequence.completion_ids).map(|id| *id as u64);
+                let words: Vec<u64> =
+                    [value, self.reference, batch.first_update, batch.seed].into_iter().chain(scores).chain(ids).collect();
+                Ok(self.update(&words))
+            }
+            Request::Score { model, sequences } => {
+                self.progress(id, "scoring", 0, sequences.len() as u64);
+                self.moment("score")?;
+                let weights = match &model {
+                    Some(ModelSource::Directory(dir)) => weights(dir)?,
+                    Some(_) => return Err(invalid("a reward model that is asked has weights")),
+                    None => self.policy,
+                };
+                let score = |ids: &Vec<u32>| {
+                    2.0 * counter_uniform(&[weights, counter_hash(&ids.iter().map(|id| *id as u64).collect::<Vec<_>>())]) - 1.0
+                };
+                Ok(Reply::Scored { scores: sequences.iter().map(score).collect() })
             }
         }
     }
@@ -189,10 +227,7 @@ impl Worker {
         self.moment("open")?;
         (self.policy, self.updates) = match &open.model {
             ModelSource::Init { config, .. } => (counter_hash(&[open.seed, config.len() as u64]), 0),
-            ModelSource::Directory(dir) => {
-                let text = read(&dir.join("state"))?;
-                (text.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(|| invalid("no weights"))?, 0)
-            }
+            ModelSource::Directory(dir) => (weights(dir)?, 0),
         };
         self.reference = self.policy;
         self.open = Some(open);
@@ -277,6 +312,12 @@ impl Worker {
         Ok(self.update(&words))
     }
 
+    fn prefer(&mut self, step: u64, pairs: &[Pair]) -> Reply {
+        let ids = pairs.iter().flat_map(|pair| pair.prompt_ids.iter().chain(&pair.chosen_ids).chain(&pair.rejected_ids));
+        let words: Vec<u64> = [self.reference, step].into_iter().chain(ids.map(|id| *id as u64)).collect();
+        self.update(&words)
+    }
+
     fn update(&mut self, words: &[u64]) -> Reply {
         std::thread::sleep(self.delay);
         self.policy = counter_hash(&[&[self.policy], words].concat());
@@ -298,6 +339,11 @@ fn completion(shape: u64, answer: u64, length_max: u32) -> Vec<u32> {
     };
     ids.truncate(length_max as usize);
     ids
+}
+
+fn weights(dir: &Path) -> Result<u64, Failure> {
+    let text = read(&dir.join("state"))?;
+    text.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(|| invalid("no weights"))
 }
 
 fn invalid(message: impl Into<String>) -> Failure {

@@ -52,11 +52,13 @@ impl AcceptError {
 pub fn plan(text: &str, rewards: &Rewards) -> Result<Plan, AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
     let materials = Materials::open(job, rewards, &Recorded::default())?;
+    let facts = materials.facts();
+    let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
         name: materials.job.name.clone(),
-        model: format!("{} ({})", materials.job.model.config().display(), materials.facts.architecture),
-        parameters: Some(materials.facts.parameters),
-        stages: r1d_job::plan::stages(&materials.job, Some(&materials.facts), &materials.seen),
+        model: format!("{} ({architecture})", materials.job.model.weights.config().display()),
+        parameters: facts.first().map(|facts| facts.parameters),
+        stages: r1d_job::plan::stages(&materials.job, &facts, &materials.seen),
         resolved: materials.job.to_toml(),
         warnings: materials.warnings,
     })

@@ -7,6 +7,7 @@ use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::{OutputError, Outputs};
+use crate::status::Desk;
 use crate::tasks;
 use r1d_data::DataError;
 use r1d_data::rollouts::{self, RolloutRow};
@@ -18,7 +19,7 @@ use r1d_proto::world::SharedClock;
 use r1d_runner::{End, Event, Keep, Recalled, Source, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 /// Tasks that may wait (`LIM-1`): the asker waits when the clerk is behind, so memory is bounded by the disk's pace.
@@ -81,6 +82,8 @@ enum ClerkError {
     Remove { path: PathBuf, source: std::io::Error },
     #[error("stage {0} is not in the job")]
     NoStage(usize),
+    #[error("data set {0} is not as it was when the job's materials were opened")]
+    Reviewed(String),
 }
 
 impl ClerkError {
@@ -88,6 +91,7 @@ impl ClerkError {
     fn end(self) -> End {
         match self {
             ClerkError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
+            ClerkError::Reviewed(_) => End::Reread,
             error => unkept(&error),
         }
     }
@@ -109,7 +113,10 @@ pub struct Clerk {
     pub job: JobId,
     pub epoch: u64,
     pub ledger: Arc<Ledger>,
+    pub desk: Desk,
     pub materials: Arc<Materials>,
+    /// The SHA-256 of the data sets that stages have made, as the materials hold them.
+    pub made: Arc<BTreeMap<String, String>>,
     pub outputs: Outputs,
     pub clock: SharedClock,
     pub log: JobLog,
@@ -215,6 +222,13 @@ impl Clerk {
                 let settings = self.stage(stage)?;
                 let rows = self.materials.seen.rows.get(&settings.name).copied().unwrap_or(0);
                 let (name, kind, steps) = (settings.name.clone(), settings.kind_name().into(), settings.steps(rows));
+                // From here on no review changes what the stage reads; one that came since it was read is read first.
+                let _held = self.desk.reviews.lock().unwrap_or_else(PoisonError::into_inner);
+                for data in settings.data_sets().filter(|data| self.materials.job.maker(data).is_some()) {
+                    if self.made.get(data) != Some(&datasets::made(&self.outputs.datasets(), data)?.sha256) {
+                        return Err(ClerkError::Reviewed(data.into()));
+                    }
+                }
                 self.apply(LedgerCommand::BeginStage { job, epoch, stage: stage as u32, name, kind, steps, at })
             }
             Store::Seal { stage, step, advantages } => {
@@ -232,8 +246,12 @@ impl Clerk {
                 self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })
             }
             Store::Eval(result) => {
-                let shown: Vec<_> =
-                    result.metrics.iter().filter(|(name, _)| name.contains('@')).map(|(n, v)| format!("{n} {v:.4}")).collect();
+                let shown: Vec<_> = result
+                    .metrics
+                    .iter()
+                    .filter(|(name, _)| name.contains('@') && !name.contains("_ci_"))
+                    .map(|(n, v)| format!("{n} {v:.4}"))
+                    .collect();
                 self.log.info(format!(
                     "evaluation on {} {}: {}",
                     result.data,
@@ -243,12 +261,15 @@ impl Clerk {
                         .map_or("before training".into(), |stage| format!("after {} steps of {stage}", result.step)),
                     shown.join(", ")
                 ));
-                self.apply(LedgerCommand::Eval { job, epoch, result: *result })
+                self.apply(LedgerCommand::Eval { job, epoch, result: *result })?;
+                self.desk.leave_status(&self.job, &self.outputs);
+                Ok(())
             }
             Store::FinishStage { stage } => {
                 self.make_data_set(stage)?;
                 self.apply(LedgerCommand::FinishStage { job, epoch, stage: stage as u32, at })?;
                 self.journal(stage)?.prune_before(u64::MAX)?;
+                self.desk.leave_status(&self.job, &self.outputs);
                 Ok(())
             }
         }
@@ -305,7 +326,8 @@ impl Clerk {
 
     /// A rollout and the texts that people read.
     fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, ClerkError> {
-        let completion = self.materials.tokenizer.decode_completion(&scored.rollout.completion_ids)?;
+        let tokenizer = self.materials.tokenizer(Source::Stage(stage)).ok_or(ClerkError::NoStage(stage))?;
+        let completion = tokenizer.decode_completion(&scored.rollout.completion_ids)?;
         let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row) {
             Some(row) => (row.prompt.to_owned(), row.data.reference.clone()),
             None => (String::new(), None),

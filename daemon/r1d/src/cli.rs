@@ -38,6 +38,16 @@ pub enum Command {
     /// Work with reward plugins; needs no daemon
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Print samples of a stage's newest step as JSON, best reward first (what `r1ctl report --dir` asks)
+    #[command(hide = true)]
+    Samples {
+        /// The job's directory
+        dir: PathBuf,
+        #[arg(long)]
+        stage: String,
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
     /// Compile a reward component that comes over standard input (what the daemon starts, never a person)
     #[command(hide = true, name = COMPILE)]
     CompileReward,

@@ -112,9 +112,17 @@ fn build(
     })?;
     let trusted = settings.config.trusted_keys.iter().filter_map(|key| PublicKey::parse(key)).collect();
     let rewards = Arc::new(rewards.trusting(trusted).storing(state.plugins()));
+    prune(&ledger, &rewards);
     let names = devices::found(&settings.config.devices);
     let board = Board::new(&names);
-    let desk = Desk { ledger, board, clock: clock.clone(), state_dir: state.root().into(), open_jobs: OpenJobs::default() };
+    let desk = Desk {
+        ledger,
+        board,
+        clock: clock.clone(),
+        state_dir: state.root().into(),
+        open_jobs: OpenJobs::default(),
+        reviews: Default::default(),
+    };
     let means = names.iter().map(|name| means(settings, &state, &desk, &rewards, name)).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let patience = clock.now() + OLD_WORKERS_MAX;
@@ -140,6 +148,16 @@ fn build(
         shutdown: settings.may_be_shut_down.then_some(shutdown),
     };
     Ok(Parts { counter, jobs, _state: state })
+}
+
+/// Lets go of kept components that judge no job of the ledger: of submissions that were refused, and of jobs that are gone.
+fn prune(ledger: &Ledger, rewards: &Rewards) {
+    let named = ledger.jobs().iter().flat_map(|job| &job.graders).map(|grader| grader.sha256.to_ascii_lowercase()).collect();
+    match rewards.prune(&named) {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!("removed {removed} files of kept plugins that no job names"),
+        Err(error) => tracing::warn!("kept plugins that no job names stay: {error}"),
+    }
 }
 
 /// A device, its worker's supervisor, and what a run on it needs.

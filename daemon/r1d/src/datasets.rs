@@ -43,9 +43,19 @@ pub enum DataSetError {
 /// How a data set came about: `datasets/<stage>.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Made {
+    /// As later stages read them.
     pub rows: u64,
-    /// Of the JSONL file.
+    /// Of the JSONL file that later stages read.
     pub sha256: String,
+    /// Somebody has looked at it ([`crate::review`]).
+    #[serde(default)]
+    pub reviewed: bool,
+    /// The JSONL file beside this one that later stages read: `<stage>.jsonl`, or what took its place.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// What the stage made, where another file took its place: rows and SHA-256.
+    #[serde(default)]
+    pub before_review: Option<(u64, String)>,
     /// Completions.
     pub sampled: u64,
     /// Share of those that the stage's rewards let through.
@@ -67,11 +77,46 @@ pub struct DataSets {
     pub finished: BTreeSet<String>,
 }
 
+impl Made {
+    pub fn rows_made(&self) -> u64 {
+        self.before_review.as_ref().map_or(self.rows, |(rows, _)| *rows)
+    }
+
+    /// What later stages read.
+    pub fn file_of(&self, dir: &Path, stage: &str) -> PathBuf {
+        // The name alone: a record leads nowhere else.
+        let named = self.file.as_deref().and_then(|name| Path::new(name).file_name());
+        named.map_or_else(|| rows_of(dir, stage), |name| dir.join(name))
+    }
+
+    /// The name of a file that takes the place of what the stage made.
+    pub fn imported_name(stage: &str, sha256: &str) -> String {
+        let short: String = sha256.chars().take(12).collect();
+        format!("{stage}.reviewed-{short}.jsonl")
+    }
+
+    /// That file is the data set from now on.
+    pub fn take(&mut self, rows: u64, sha256: String, stage: &str) {
+        self.return_to_made();
+        self.before_review = Some((self.rows, self.sha256.clone()));
+        self.file = Some(Made::imported_name(stage, &sha256));
+        (self.rows, self.sha256) = (rows, sha256);
+    }
+
+    /// What the stage made is the data set.
+    pub fn return_to_made(&mut self) {
+        if let Some((rows, sha256)) = self.before_review.take() {
+            (self.rows, self.sha256, self.file) = (rows, sha256, None);
+        }
+    }
+}
+
 fn rate(kept: u64, sampled: u64) -> f64 {
     kept as f64 / sampled.max(1) as f64
 }
 
-fn rows_of(dir: &Path, stage: &str) -> PathBuf {
+/// What the stage itself made.
+pub fn rows_of(dir: &Path, stage: &str) -> PathBuf {
     dir.join(format!("{stage}.jsonl"))
 }
 
@@ -85,18 +130,32 @@ impl DataSets {
         if !self.finished.contains(stage) {
             return Ok(None);
         }
-        let path = rows_of(&self.dir, stage);
+        let record = made(&self.dir, stage)?;
+        let path = record.file_of(&self.dir, stage);
         let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: path.clone(), problem };
-        let record = std::fs::read(record_of(&self.dir, stage)).map_err(|e| changed(format!("its record: {e}")))?;
-        let record: Made = serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))?;
-        let file = std::fs::File::open(&path).map_err(|e| changed(e.to_string()))?;
-        let mut hashed = Hashed { inner: std::io::sink(), hash: Sha256::new() };
-        std::io::copy(&mut std::io::BufReader::new(file), &mut hashed).map_err(|e| changed(e.to_string()))?;
-        match hashed.hex() == record.sha256 {
+        match sha256_of(&path).map_err(|e| changed(e.to_string()))? == record.sha256 {
             true => Ok(Some(path)),
             false => Err(changed("its SHA-256 is another".into())),
         }
     }
+}
+
+/// The record of a data set that is there.
+pub fn made(dir: &Path, stage: &str) -> Result<Made, DataSetError> {
+    let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: rows_of(dir, stage), problem };
+    let record = std::fs::read(record_of(dir, stage)).map_err(|e| changed(format!("its record: {e}")))?;
+    serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))
+}
+
+pub fn write_record(dir: &Path, stage: &str, made: &Made) -> Result<(), DataSetError> {
+    let record = serde_json::to_string_pretty(made).unwrap_or_default() + "\n";
+    Ok(write_atomically(&record_of(dir, stage), |file| file.write_all(record.as_bytes()))?)
+}
+
+pub fn sha256_of(path: &Path) -> std::io::Result<String> {
+    let mut hashed = Hashed { inner: std::io::sink(), hash: Sha256::new() };
+    std::io::copy(&mut std::io::BufReader::new(std::fs::File::open(path)?), &mut hashed)?;
+    Ok(hashed.hex())
 }
 
 /// Passes bytes on and hashes them.
@@ -168,8 +227,7 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
         None => written?,
     }
     made.acceptance_rate = rate(kept, made.sampled);
-    let record = serde_json::to_string_pretty(&made).unwrap_or_default() + "\n";
-    write_atomically(&record_of(&dir, &stage.name), |file| file.write_all(record.as_bytes()))?;
+    write_record(&dir, &stage.name, &made)?;
     Ok(made)
 }
 
@@ -195,7 +253,8 @@ fn write_step(
             continue;
         }
         *kept += 1;
-        match materials.tokenizer.read_back(&rollout.completion_ids).map_err(StepError::Data)? {
+        let Some(tokenizer) = materials.tokenizer(Source::Stage(stage)) else { continue };
+        match tokenizer.read_back(&rollout.completion_ids).map_err(StepError::Data)? {
             ReadBack::Same => {}
             ReadBack::OtherIds => made.other_ids += 1,
             ReadBack::OtherText => {
@@ -248,15 +307,10 @@ mod tests {
     fn a_line_has_the_sources_columns_and_its_own_names_win() {
         let meta = Some(r#"{"level": 3, "reward": "theirs", "completion": "theirs"}"#.to_string());
         let source = |reference: Option<&str>, domain: Option<&str>| DataSource {
-            name: "train".into(),
-            path: "train.jsonl".into(),
             prompt: Some("question".into()),
-            completion: None,
-            text: None,
             reference: reference.map(String::from),
             domain: domain.map(String::from),
-            shuffle: true,
-            template: r1d_job::TemplateSource::Plain,
+            ..DataSource::new("train", "train.jsonl")
         };
         let row = Row { prompt: Some("1 + 1".into()), reference: Some("2".into()), meta, ..Row::default() };
         let text = Value::Object(line(&row, &source(Some("answer"), None), "<answer>2</answer>", Some(1.1))).to_string();

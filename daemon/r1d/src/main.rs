@@ -27,6 +27,7 @@ mod notify;
 mod outputs;
 mod plugin;
 mod progress;
+mod review;
 mod samples;
 mod scoring;
 mod settings;
@@ -40,7 +41,7 @@ use cli::{Cli, Command};
 use r1d_proto::world::SystemClock;
 use settings::Settings;
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Wrong words on the command line (sysexits' EX_USAGE).
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error.into()),
         },
+        Command::Samples { dir, stage, limit } => print_samples(dir, &stage, limit),
         Command::CompileReward => return r1d_rewards::serve_child(),
     };
     match ended {
@@ -80,6 +82,12 @@ fn serve(config: Option<&Path>, place: cli::Place) -> Result<(), Box<dyn Error>>
     daemon::serve(settings, SystemClock::shared())?;
     // Threads that still read a job's data have nothing to finish.
     std::process::exit(0)
+}
+
+fn print_samples(dir: PathBuf, stage: &str, limit: u32) -> Result<(), Box<dyn Error>> {
+    let samples = samples::newest(&outputs::Outputs::new(dir), stage, limit)?;
+    println!("{}", serde_json::to_string(&samples)?);
+    Ok(())
 }
 
 fn dump_config(config: Option<&Path>) -> Result<(), Box<dyn Error>> {

@@ -9,12 +9,15 @@ use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{DataSource, Job, JobError, ModelFacts, Reward, RewardLoss, RewardModelSource, Sft, Stage, StageKind, Weights};
+use r1d_job::{
+    DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, RewardModelSource, Sft, Stage, StageKind, TemplateSource,
+    Weights,
+};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::ModelSource;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
-use r1d_runner::{Batch, EvalFacts, Limits, Plan, Prompt, RewardFacts, Source, StageFacts};
+use r1d_runner::{Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -49,6 +52,8 @@ pub enum MaterialsError {
     DataSet(#[from] DataSetError),
     #[error("data.{name} is not in the job")]
     NoData { name: String },
+    #[error("model {model} is not in the job")]
+    NoModel { model: usize },
 }
 
 /// A reward that is ready to judge.
@@ -57,6 +62,41 @@ pub struct Judge {
     /// Its components are these of [`Materials::graders`].
     pub number: usize,
     facts: RewardFacts,
+}
+
+/// A model of the job, as far as the control plane knows it.
+struct Model {
+    facts: ModelFacts,
+    tokenizer: Tokenizer,
+    base: ModelSource,
+}
+
+impl Model {
+    /// Errors name the file.
+    fn open(weights: &Weights) -> Result<Model, MaterialsError> {
+        let path = weights.config();
+        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
+        let facts = ModelFacts::from_config(&config)
+            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+        let tokenizer = Tokenizer::open(weights.tokenizer())?;
+        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
+        let base = match weights {
+            Weights::Directory(dir) => {
+                check_weights(dir)?;
+                ModelSource::Directory(dir.clone())
+            }
+            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
+        };
+        Ok(Model { facts, tokenizer, base })
+    }
+}
+
+/// Held-out prompts as each of the models that are evaluated reads them, and who judges their completions.
+struct EvalMaterial {
+    data: Arc<DataSet>,
+    /// By model.
+    prompts: BTreeMap<usize, Arc<Prompts>>,
+    judges: Vec<Judge>,
 }
 
 /// Prompts and who judges their completions.
@@ -69,8 +109,15 @@ struct Prompted {
 
 enum StageMaterial {
     Supervised(Supervision),
-    Preferred { rows: Preferences, held_out: Option<Preferences> },
+    Preferred {
+        rows: Preferences,
+        held_out: Option<Preferences>,
+    },
     Prompted(Prompted),
+    /// The stage is an evaluation, and its material among those.
+    Evaluated {
+        rows: u64,
+    },
     Later(Later),
 }
 
@@ -83,26 +130,29 @@ struct Later {
 
 pub struct Materials {
     pub job: Job,
-    pub facts: ModelFacts,
     pub seen: Seen,
     pub warnings: Vec<String>,
-    pub tokenizer: Tokenizer,
     pub graders: RwLock<Graders>,
-    base: ModelSource,
+    /// One per [`Job::models`].
+    models: Vec<Model>,
+    /// Tokenizers of reward models that lie in directories, where they have one.
+    reward_tokenizers: BTreeMap<PathBuf, Tokenizer>,
     stages: Vec<StageMaterial>,
-    evals: Vec<Prompted>,
+    evals: Vec<EvalMaterial>,
 }
 
 /// What several stages and evaluations share.
 struct Shelf<'a> {
     job: &'a Job,
-    tokenizer: &'a Tokenizer,
+    models: &'a [Model],
     rewards: &'a Rewards,
     recorded: &'a Recorded,
     versions: Vec<Versions>,
     made: &'a DataSets,
     data: BTreeMap<String, Arc<DataSet>>,
-    prompts: BTreeMap<String, Arc<Prompts>>,
+    /// By data set, model and template.
+    prompts: BTreeMap<(String, usize, TemplateSource), Arc<Prompts>>,
+    reward_tokenizers: BTreeMap<PathBuf, Tokenizer>,
 }
 
 impl Materials {
@@ -114,40 +164,33 @@ impl Materials {
 
     /// Of a job of which some stages have made data sets.
     pub fn open_with(job: Job, rewards: &Rewards, recorded: &Recorded, made: &DataSets) -> Result<Materials, MaterialsError> {
-        let path = job.model.config();
-        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
-        let facts = ModelFacts::from_config(&config)
-            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
-        r1d_job::sound::check_model(&job, &facts)?;
-        let tokenizer = Tokenizer::open(job.model.tokenizer())?;
-        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
-        let base = match &job.model.weights {
-            Weights::Directory(dir) => {
-                check_weights(dir)?;
-                ModelSource::Directory(dir.clone())
-            }
-            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
-        };
+        let models = job.models().map(Model::open).collect::<Result<Vec<_>, _>>()?;
+        let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
+        r1d_job::sound::check_models(&job, &facts)?;
         let mut shelf = Shelf {
             job: &job,
-            tokenizer: &tokenizer,
+            models: &models,
             rewards,
             recorded,
             made,
             versions: Vec::new(),
             data: BTreeMap::new(),
             prompts: BTreeMap::new(),
+            reward_tokenizers: BTreeMap::new(),
         };
         let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
+        let every: BTreeSet<usize> = job.stages.iter().map(|stage| job.model_of(stage)).collect();
+        let own = job.stages.iter().filter(|stage| stage.evaluation().is_some()).map(|stage| BTreeSet::from([job.model_of(stage)]));
+        let models_of = std::iter::repeat_n(every, job.evals.len()).chain(own);
         let evals =
-            job.evals.iter().map(|eval| shelf.prompted(&eval.data, &job.eval_rewards(eval))).collect::<Result<Vec<_>, _>>()?;
-        let graders = Graders::new(shelf.versions);
+            job.evaluations().zip(models_of).map(|(eval, models)| shelf.eval(eval, models)).collect::<Result<Vec<_>, _>>()?;
+        let (graders, reward_tokenizers) = (Graders::new(shelf.versions), shelf.reward_tokenizers);
         let seen = seen(&job, &stages, &evals);
-        let mut warnings = r1d_job::plan::warnings(&job, Some(&facts), &seen);
+        let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
-        Ok(Materials { facts, seen, warnings, base, stages, evals, tokenizer, graders, job })
+        Ok(Materials { seen, warnings, models, reward_tokenizers, stages, evals, graders, job })
     }
 
     /// Everything that judges, in stages and evaluations.
@@ -155,18 +198,48 @@ impl Materials {
         self.stages.iter().flat_map(StageMaterial::judges).chain(self.evals.iter().flat_map(|eval| &eval.judges))
     }
 
+    /// One per [`Job::models`].
+    pub fn facts(&self) -> Vec<ModelFacts> {
+        self.models.iter().map(|model| model.facts.clone()).collect()
+    }
+
+    /// Of the model that completions are of; `None` for what is not in the job.
+    pub fn tokenizer(&self, of: Source) -> Option<&Tokenizer> {
+        let model = match of {
+            Source::Stage(index) => self.job.model_of(self.job.stages.get(index)?),
+            Source::Eval { model, .. } => model,
+        };
+        self.models.get(model).map(|model| &model.tokenizer)
+    }
+
+    /// Of the reward model that a reward asks about completions of `of`: the one it was trained with, else the policy's.
+    pub fn asked_tokenizer(&self, reward: &Reward, of: Source) -> Option<&Tokenizer> {
+        let own = match &reward.model {
+            RewardModelSource::Stage(name) => self.job.reward_model(name).and_then(|stage| self.tokenizer(Source::Stage(stage))),
+            RewardModelSource::Directory(dir) => self.reward_tokenizers.get(dir),
+        };
+        own.or_else(|| self.tokenizer(of))
+    }
+
     /// Rows (packed sequences) of a stage's data.
     fn rows(&self, stage: usize) -> u64 {
         self.stages.get(stage).map_or(0, StageMaterial::rows)
     }
 
-    fn prompted(&self, of: Source) -> Option<&Prompted> {
+    /// Rows, their prompts, and who judges.
+    fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[Judge])> {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
-                StageMaterial::Prompted(prompted) => Some(prompted),
-                StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Later(_) => None,
+                StageMaterial::Prompted(prompted) => Some((&prompted.data, &prompted.prompts, &prompted.judges)),
+                StageMaterial::Supervised(_)
+                | StageMaterial::Preferred { .. }
+                | StageMaterial::Evaluated { .. }
+                | StageMaterial::Later(_) => None,
             },
-            Source::Eval(index) => self.evals.get(index),
+            Source::Eval { eval, model } => {
+                let eval = self.evals.get(eval)?;
+                Some((&eval.data, eval.prompts.get(&model)?, &eval.judges))
+            }
         }
     }
 
@@ -181,20 +254,25 @@ impl Materials {
                 rewards: self.stages.get(i).map_or(Vec::new(), |material| facts(material.judges())),
             })
             .collect();
-        let evals = (self.job.evals.iter().zip(&self.evals))
-            .map(|(eval, prompted)| EvalFacts {
-                rows: eval.rows(prompted.data.len()),
-                prompt_max: prompted.prompts.length_max(),
-                judges: prompted.judges.iter().map(|judge| judge.reward.clone()).collect(),
-                rewards: facts(&prompted.judges),
+        let evals = (self.job.evaluations().zip(&self.evals))
+            .map(|(eval, material)| EvalFacts {
+                rows: eval.rows(material.data.len()),
+                judges: material.judges.iter().map(|judge| judge.reward.clone()).collect(),
+                rewards: facts(&material.judges),
+            })
+            .collect();
+        let models = (self.models.iter().zip(&self.seen.eval_prompt_max))
+            .map(|(model, eval_prompt_max)| ModelPlan {
+                base: model.base.clone(),
+                stop_ids: model.tokenizer.eos_ids().to_vec(),
+                eval_prompt_max: *eval_prompt_max,
             })
             .collect();
         Plan {
-            base: self.base.clone(),
+            models,
             worker: format!("worker {device}"),
             stages,
             evals,
-            stop_ids: self.tokenizer.eos_ids().to_vec(),
             checkpoints: outputs.checkpoints(&self.job, id),
             final_dir: outputs.final_dir(),
             limits: Limits { worker_silence, ..Limits::default() },
@@ -204,16 +282,16 @@ impl Materials {
 
     /// The rows of [`r1d_runner::Command::ReadPrompts`].
     pub fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
-        let Some(prompted) = self.prompted(of) else { return Vec::new() };
-        let (seed, rows) = (self.job.seed, prompted.data.len());
+        let Some((data, prompts, _)) = self.prompted(of) else { return Vec::new() };
+        let (seed, rows) = (self.job.seed, data.len());
         let picked = match of {
-            Source::Eval(_) => (0..count.min(rows)).collect(),
+            Source::Eval { .. } => (0..count.min(rows)).collect(),
             Source::Stage(stage) => {
                 let settings = self.job.stages.get(stage);
                 let per_step = settings.map_or(count, Stage::rows_per_step);
                 let count = count.min(settings.map_or(count, |settings| settings.rows_of_step(step, rows)));
                 let (seed, shuffle) = match round {
-                    0 => (seed, prompted.shuffle),
+                    0 => (seed, self.shuffles(stage)),
                     round => (counter_hash(&[RESAMPLE, seed, round as u64]), true),
                 };
                 let mut picked = rows_of_step(seed, stage as u32, step, per_step, rows, shuffle);
@@ -222,11 +300,15 @@ impl Materials {
             }
         };
         let prompt = |row: u64| {
-            let prompt = prompted.prompts.of_row(row);
-            let reference = prompted.data.row(row).reference.clone();
+            let prompt = prompts.of_row(row);
+            let reference = data.row(row).reference.clone();
             Prompt { row, ids: prompt.ids.clone(), text: prompt.text.clone(), reference }
         };
         picked.into_iter().map(prompt).collect()
+    }
+
+    fn shuffles(&self, stage: usize) -> bool {
+        matches!(self.stages.get(stage), Some(StageMaterial::Prompted(prompted)) if prompted.shuffle)
     }
 
     /// The rows of a step that samples nothing.
@@ -247,10 +329,10 @@ impl Materials {
     }
 
     pub fn row(&self, of: Source, row: u64) -> Option<RowJudged<'_, impl Iterator<Item = &Judge>>> {
-        let prompted = self.prompted(of)?;
-        let data = prompted.data.row(row);
-        let judges = prompted.judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
-        Some(RowJudged { prompt: &prompted.prompts.of_row(row).text, data, judges, adds_special: prompted.prompts.adds_special() })
+        let (data, prompts, judges) = self.prompted(of)?;
+        let data = data.row(row);
+        let judges = judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
+        Some(RowJudged { prompt: &prompts.of_row(row).text, data, judges, adds_special: prompts.adds_special() })
     }
 }
 
@@ -304,13 +386,14 @@ impl StageMaterial {
             StageMaterial::Supervised(supervision) => supervision.len(),
             StageMaterial::Preferred { rows, .. } => rows.len(),
             StageMaterial::Prompted(prompted) => prompted.data.len(),
+            StageMaterial::Evaluated { rows } => *rows,
             StageMaterial::Later(_) => 0,
         }
     }
 
     fn judges(&self) -> &[Judge] {
         match self {
-            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } => &[],
+            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Evaluated { .. } => &[],
             StageMaterial::Prompted(prompted) => &prompted.judges,
             StageMaterial::Later(later) => &later.judges,
         }
@@ -343,64 +426,95 @@ impl Shelf<'_> {
         Ok(data)
     }
 
-    fn template(&self, name: &str) -> Result<Template, MaterialsError> {
-        Ok(Template::open(&self.source(name)?.template, self.tokenizer)?)
+    fn tokenizer(&self, model: usize) -> Result<&Tokenizer, MaterialsError> {
+        self.models.get(model).map(|model| &model.tokenizer).ok_or(MaterialsError::NoModel { model })
     }
 
-    fn prompts(&mut self, name: &str) -> Result<Arc<Prompts>, MaterialsError> {
-        if let Some(prompts) = self.prompts.get(name) {
+    /// The data set's own template, unless the stage has one.
+    fn template(&self, name: &str, stages: Option<&TemplateSource>) -> Result<TemplateSource, MaterialsError> {
+        Ok(match stages {
+            Some(template) => template.clone(),
+            None => self.source(name)?.template.clone(),
+        })
+    }
+
+    fn prompts(&mut self, name: &str, model: usize, stages: Option<&TemplateSource>) -> Result<Arc<Prompts>, MaterialsError> {
+        let key = (name.to_owned(), model, self.template(name, stages)?);
+        if let Some(prompts) = self.prompts.get(&key) {
             return Ok(prompts.clone());
         }
-        let (data, template) = (self.data(name)?, self.template(name)?);
-        let prompts = Arc::new(Prompts::build(&data, &template, self.tokenizer)?);
-        self.prompts.insert(name.into(), prompts.clone());
+        let (data, tokenizer) = (self.data(name)?, self.tokenizer(model)?);
+        let prompts = Arc::new(Prompts::build(&data, &Template::open(&key.2, tokenizer)?, tokenizer)?);
+        self.prompts.insert(key, prompts.clone());
         Ok(prompts)
+    }
+
+    /// Its prompts as each of these models reads them.
+    fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<EvalMaterial, MaterialsError> {
+        let prompts = models.into_iter().map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
+        let prompts = prompts.collect::<Result<_, MaterialsError>>()?;
+        let judges = self.job.eval_rewards(eval).iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
+        Ok(EvalMaterial { data: self.data(&eval.data)?, prompts, judges })
     }
 
     fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
         if !self.is_ready(stage) {
             return Ok(StageMaterial::Later(self.later(stage)?));
         }
+        let model = self.job.model_of(stage);
         let order = Order { seed: self.job.seed, stage: index as u32, shuffle: self.source(&stage.data)?.shuffle };
         Ok(match &stage.kind {
             StageKind::Pretrain(pretrain) => {
                 let data = stage.data_sets().map(|name| self.data(name)).collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<&DataSet> = data.iter().map(Arc::as_ref).collect();
-                StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer, pretrain, order)?)
+                StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer(model)?, pretrain, order)?)
             }
             StageKind::Sft(sft) => {
-                let mut read = |name| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name)?)) };
+                let mut read = |name| -> Result<_, MaterialsError> {
+                    let template = self.template(name, sft.template.as_ref())?;
+                    Ok((self.data(name)?, Template::open(&template, self.tokenizer(model)?)?))
+                };
                 let data = stage.data_sets().map(&mut read).collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
-                StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer, sft, order)?)
+                StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer(model)?, sft, order)?)
             }
             StageKind::Dpo(dpo) => {
                 let reading = Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole: false };
                 let names: Vec<&str> = stage.data_sets().collect();
-                StageMaterial::Preferred { rows: self.preferences(&names, reading, true, order)?, held_out: None }
+                StageMaterial::Preferred { rows: self.preferences(&names, model, reading, true, order)?, held_out: None }
             }
             StageKind::RewardModel(reward_model) => {
                 let reading = Reading { batch_size: reward_model.batch_size, max_length: reward_model.max_length, whole: true };
                 let pairs = reward_model.loss != RewardLoss::Pointwise;
                 let names: Vec<&str> = stage.data_sets().collect();
-                let rows = self.preferences(&names, reading, pairs, order)?;
-                let held_out = stage.held_out().map(|name| self.preferences(&[name], reading, pairs, order)).transpose()?;
+                let rows = self.preferences(&names, model, reading, pairs, order)?;
+                let held_out = stage.held_out().map(|name| self.preferences(&[name], model, reading, pairs, order)).transpose()?;
                 StageMaterial::Preferred { rows, held_out }
             }
             StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
                 let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
-                StageMaterial::Prompted(self.prompted(&stage.data, rewards)?)
+                StageMaterial::Prompted(self.prompted(stage, rewards)?)
             }
+            StageKind::Eval(eval) => StageMaterial::Evaluated { rows: eval.rows(self.data(&stage.data)?.len()) },
         })
     }
 
-    fn preferences(&mut self, names: &[&str], reading: Reading, pairs: bool, order: Order) -> Result<Preferences, MaterialsError> {
-        let mut read = |name: &&str| -> Result<_, MaterialsError> { Ok((self.data(name)?, self.template(name)?)) };
+    fn preferences(
+        &mut self,
+        names: &[&str],
+        model: usize,
+        reading: Reading,
+        pairs: bool,
+        order: Order,
+    ) -> Result<Preferences, MaterialsError> {
+        let mut read = |name: &&str| -> Result<_, MaterialsError> {
+            Ok((self.data(name)?, Template::open(&self.template(name, None)?, self.tokenizer(model)?)?))
+        };
         let data = names.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
         let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
         Ok(match pairs {
-            true => Preferences::pairs(&data, self.tokenizer, reading, order)?,
-            false => Preferences::labelled(&data, self.tokenizer, reading, order)?,
+            true => Preferences::pairs(&data, self.tokenizer(model)?, reading, order)?,
+            false => Preferences::labelled(&data, self.tokenizer(model)?, reading, order)?,
         })
     }
 
@@ -410,7 +524,9 @@ impl Shelf<'_> {
         let mut prompt_max = 0;
         for name in stage.data_sets() {
             let no_data = || MaterialsError::NoData { name: name.into() };
-            let prompts = self.prompts(self.job.prompts_of(name).ok_or_else(no_data)?)?.length_max();
+            let source = self.job.prompts_of(name).ok_or_else(no_data)?;
+            let template = if let StageKind::Sft(sft) = &stage.kind { sft.template.as_ref() } else { None };
+            let prompts = self.prompts(source, self.job.model_of(stage), template)?.length_max();
             prompt_max = prompt_max.max(prompts);
             if let StageKind::Sft(Sft { max_length, .. }) = &stage.kind
                 && prompts >= *max_length
@@ -427,10 +543,11 @@ impl Shelf<'_> {
         Ok(Later { judges, prompt_max })
     }
 
-    fn prompted(&mut self, data: &str, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
+    fn prompted(&mut self, stage: &Stage, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
         let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<Vec<_>, _>>()?;
+        let (data, model) = (&stage.data, self.job.model_of(stage));
         let shuffle = self.source(data)?.shuffle;
-        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data)?, shuffle, judges })
+        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data, model, None)?, shuffle, judges })
     }
 
     fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {
@@ -445,7 +562,12 @@ impl Shelf<'_> {
         let asks = first.world() == World::JudgedReward;
         let facts = RewardFacts { min: info.min, max: info.max, of_groups: first.world() == World::GroupReward, asks };
         match &reward.model {
-            RewardModelSource::Directory(dir) if asks => check_weights(dir)?,
+            RewardModelSource::Directory(dir) if asks => {
+                check_weights(dir)?;
+                if dir.join("tokenizer.json").is_file() && !self.reward_tokenizers.contains_key(dir) {
+                    self.reward_tokenizers.insert(dir.clone(), Tokenizer::open(dir)?);
+                }
+            }
             RewardModelSource::Stage(model) if asks && self.job.reward_model(model).is_none() => {
                 return Err(MaterialsError::Judged { name: reward.name.clone(), model: model.clone() });
             }
@@ -517,7 +639,7 @@ fn check_length(file: &Path) -> Result<(), MaterialsError> {
     }
 }
 
-fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
+fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     let mut seen = Seen::default();
     for (stage, material) in job.stages.iter().zip(stages) {
         match material {
@@ -528,11 +650,12 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[Prompted]) -> Seen {
                 seen.prompt_max.insert(stage.name.clone(), later.prompt_max);
                 continue;
             }
-            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } => {}
+            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Evaluated { .. } => {}
         }
         seen.rows.insert(stage.name.clone(), material.rows());
     }
-    seen.eval_prompt_max = evals.iter().map(|prompted| prompted.prompts.length_max()).max().unwrap_or(0);
+    let longest = |model: usize| evals.iter().filter_map(|eval| Some(eval.prompts.get(&model)?.length_max())).max().unwrap_or(0);
+    seen.eval_prompt_max = (0..job.models().count()).map(longest).collect();
     seen
 }
 
@@ -545,7 +668,10 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
         StageMaterial::Preferred { rows, .. } if rows.truncated() > 0 => {
             vec![format!("{place} cuts texts of {} of its {} rows at max_length", rows.truncated(), rows.len())]
         }
-        StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Later(_) => Vec::new(),
+        StageMaterial::Supervised(_)
+        | StageMaterial::Preferred { .. }
+        | StageMaterial::Evaluated { .. }
+        | StageMaterial::Later(_) => Vec::new(),
         StageMaterial::Prompted(prompted) => {
             let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
             let rows = prompted.data.rows().iter().filter(|row| !judged(row.domain.as_deref())).count();
@@ -563,7 +689,7 @@ pub mod inputs {
     /// Files of the data sets, the tokenizer, the model's configuration: path, size and time of the last change.
     pub fn fingerprint(job: &Job) -> Value {
         let mut paths: BTreeSet<PathBuf> = job.data.values().map(|source| source.path.clone()).collect();
-        paths.extend([job.model.config(), job.model.tokenizer().to_path_buf()]);
+        paths.extend(job.models().flat_map(|model| [model.config(), model.tokenizer().to_path_buf()]));
         let entries = paths.into_iter().filter_map(|path| {
             let metadata = std::fs::metadata(&path).ok().filter(|m| m.is_file())?;
             let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;

@@ -6,6 +6,7 @@
 //! | `metrics.jsonl` | a line per committed step: `stage`, `step` (from 1), TRL's names |
 //! | `tensorboard/<stage>/` | the same as TensorBoard event files |
 //! | `log.jsonl` | the job's log |
+//! | `status.json` | how the job stood when something of it last ended: a stage, an evaluation, the job |
 //! | `journal/` | rollouts of the steps since the oldest checkpoint kept |
 //! | `rollouts/<stage>-step-<N>.parquet` | every rollout of committed step N (from 1) with its verdicts |
 //! | `datasets/<stage>.jsonl` | what a rejection-sampling stage kept, with `datasets/<stage>.json`, which says how much of what and pins its bytes |
@@ -18,6 +19,7 @@ use r1d_data::DataError;
 use r1d_data::storage::write_atomically;
 use r1d_job::Job;
 use r1d_ledger::{Ledger, LedgerError};
+use r1d_proto::control::JobStatus;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use serde_json::{Map, Value};
@@ -60,6 +62,10 @@ impl Outputs {
 
     pub fn inputs(&self) -> PathBuf {
         self.dir.join("inputs.json")
+    }
+
+    fn status(&self) -> PathBuf {
+        self.dir.join("status.json")
     }
 
     pub fn journal(&self) -> PathBuf {
@@ -128,6 +134,12 @@ impl Outputs {
             }
         }
         Ok(write_atomically(&self.metrics(), |file| file.write_all(lines.as_bytes()))?)
+    }
+
+    /// Leaves the status for whoever reads the directory without a daemon.
+    pub fn write_status(&self, status: &JobStatus) -> Result<(), OutputError> {
+        let text = serde_json::to_string_pretty(status).unwrap_or_default() + "\n";
+        Ok(write_atomically(&self.status(), |file| file.write_all(text.as_bytes()))?)
     }
 
     /// Adds a step that the ledger has committed; `step` from 1.

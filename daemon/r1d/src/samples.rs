@@ -46,10 +46,22 @@ pub fn read(
         };
         return Err(SamplesError::NoStep { job: record.job().to_string(), stage, step, known });
     }
-    let mut rows = rollouts::read(&path)?;
+    of_step(outputs, &stage, step, sort, limit)
+}
+
+/// Of the newest committed step of a stage, best reward first, for whoever has a job's directory and no daemon. Blocks.
+pub fn newest(outputs: &Outputs, stage: &str, limit: u32) -> Result<Vec<Sample>, SamplesError> {
+    match outputs.last_rollouts(stage) {
+        Some(step) => of_step(outputs, stage, step, SampleSort::Reward, limit),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn of_step(outputs: &Outputs, stage: &str, step: u64, sort: SampleSort, limit: u32) -> Result<Vec<Sample>, SamplesError> {
+    let mut rows = rollouts::read(&outputs.rollouts(stage, step))?;
     rows.sort_by(|a, b| order(sort, a, b));
     rows.truncate(limit as usize);
-    Ok(rows.into_iter().map(|row| sample(&stage, step, row)).collect())
+    Ok(rows.into_iter().map(|row| sample(stage, step, row)).collect())
 }
 
 fn order(sort: SampleSort, a: &RolloutRow, b: &RolloutRow) -> Ordering {

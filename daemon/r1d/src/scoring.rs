@@ -85,7 +85,7 @@ struct Hearing<'a> {
 
 async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Option<Hearing<'a>>, End> {
     let Some((of, row, key)) = items.first().map(|item| (item.of, item.row, item.key)) else { return Ok(None) };
-    let Some(prompted) = materials.row(of, row) else {
+    let (Some(prompted), Some(tokenizer)) = (materials.row(of, row), materials.tokenizer(of)) else {
         return Err(failed(format!("row {row} of {of:?} is not in the job's data")));
     };
     let step = matches!(of, Source::Stage(_)).then_some(key.step);
@@ -94,7 +94,7 @@ async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Op
         Ok(Completion {
             id: (item.key.prompt as u64) << 32 | item.key.sample as u64,
             prompt: prompted.prompt.to_owned(),
-            text: materials.tokenizer.decode_completion(&item.completion_ids).map_err(|error| failed(error.to_string()))?,
+            text: tokenizer.decode_completion(&item.completion_ids).map_err(|error| failed(error.to_string()))?,
             reference: prompted.data.reference.clone(),
             tokens: item.completion_ids.len() as u32,
             finish: item.finish,
@@ -121,7 +121,10 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
                         verdicts.push(verdict(name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
                     }
                     Ok(asks) => {
-                        let text = |ask: Ask| materials.tokenizer.encode_whole(&ask.prompt, adds_special);
+                        let of = items.first().map(|item| item.of);
+                        let tokenizer = of.and_then(|of| materials.asked_tokenizer(&judge.reward, of));
+                        let tokenizer = tokenizer.ok_or_else(|| failed(format!("reward `{name}` has no tokenizer")))?;
+                        let text = |ask: Ask| tokenizer.encode_whole(&ask.prompt, adds_special);
                         let texts = asks.into_iter().map(text).collect::<Result<_, _>>();
                         asked.push(Asked { reward: name.clone(), texts: texts.map_err(|error| failed(error.to_string()))? });
                     }

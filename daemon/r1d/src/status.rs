@@ -2,14 +2,16 @@
 
 use crate::board::{Board, Live};
 use crate::graders::OpenJobs;
+use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
 use r1d_ledger::{JobRecord, Ledger};
 use r1d_proto::control::{Activity, JobStatus, JobSummary, StageStatus, State, Wait, Why};
+use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// All that a status is made of.
 #[derive(Clone)]
@@ -19,6 +21,8 @@ pub struct Desk {
     pub clock: SharedClock,
     pub state_dir: PathBuf,
     pub open_jobs: OpenJobs,
+    /// Held while a reviewed data set takes its place, and while a stage begins to read one ([`crate::review`]).
+    pub reviews: Arc<Mutex<()>>,
 }
 
 /// Steps that the job file itself tells; a number of epochs needs the data.
@@ -89,12 +93,22 @@ impl Desk {
         }
     }
 
+    /// Leaves the job's status in its directory. A status that finds no room there is no reason to stop: the next one may. Blocks.
+    pub fn leave_status(&self, job: &JobId, outputs: &Outputs) {
+        let Some(record) = self.ledger.job(job) else { return };
+        if let Err(error) = outputs.write_status(&self.status(&record)) {
+            tracing::warn!(%job, "its status is not in its directory: {error}");
+        }
+    }
+
     fn stages(&self, record: &JobRecord, live: Option<&Live>) -> Vec<StageStatus> {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"));
+        let model = |name: &str| job.as_ref().ok().and_then(|job| job.stage(name)?.model.clone());
         let now = self.clock.unix().as_secs();
         let begun = record.progress.stages.iter().map(|stage| StageStatus {
             name: stage.name.clone(),
             kind: stage.kind.clone(),
+            model: model(&stage.name),
             state: stage.state,
             step: stage.step,
             steps: stage.steps,
@@ -109,6 +123,7 @@ impl Desk {
         let to_come = to_come.map(|(index, stage)| StageStatus {
             name: stage.name.clone(),
             kind: stage.kind_name().into(),
+            model: stage.model.clone(),
             // What never began did not fail.
             state: if record.state().is_final() { State::Cancelled } else { State::Queued },
             step: 0,

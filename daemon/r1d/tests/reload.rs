@@ -161,6 +161,14 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
     let Response::Submitted { job: again, .. } = submit(&house, &pins) else { panic!("refused") };
     house.wait_succeeded(&again.0);
     assert_eq!(given(&house, &again.0, 1).0, 0.25);
+    // Over a restart too. Kept components that no job names are let go.
+    let plugins = house.path("state/plugins");
+    let nobodys = ["ab".repeat(32) + ".wasm", "ab".repeat(32) + ".wasm.sig"].map(|name| plugins.join(name));
+    nobodys.iter().for_each(|path| std::fs::write(path, "").unwrap());
+    std::fs::write(plugins.join("notes.txt"), "").unwrap();
+    house.start();
+    assert!(pins.iter().all(|(_, sha256)| plugins.join(format!("{sha256}.wasm")).is_file()));
+    assert!(plugins.join("notes.txt").is_file() && !nobodys.iter().any(|path| path.exists()));
     let unknown = vec![(pins[0].0.clone(), "ab".repeat(32))];
     match submit(&house, &unknown) {
         Response::Error(error) => {

@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Judged units that wait to be told (`LIM-1`).
-const TOLD_LATER_MAX: usize = 256;
+/// Batches of judged units that wait to be told (`LIM-1`).
+const TOLD_LATER_MAX: usize = 16;
+/// A thread hands its verdicts over together, because each time wakes who tells them: so many units, or what took so long.
+const BATCH_UNITS_MAX: usize = 64;
+const BATCH_TOOK_MAX: Duration = Duration::from_millis(2);
 
 /// A completion, and the group that a reward of groups judges it with.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,19 +54,31 @@ impl LoadedReward {
             for _ in 0..threads.clamp(1, units.len().max(1)) {
                 let (sender, units, next, stop) = (sender.clone(), &units, &next, &stop);
                 scope.spawn(move || {
+                    let (mut batch, mut took) = (Vec::new(), Duration::ZERO);
                     while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let judged = catch_unwind(AssertUnwindSafe(|| self.judge_unit(members, unit, answers)));
                         let judged = judged.unwrap_or_else(|_| Err(ScoreError::Host("panic".into())));
-                        if stop.load(Ordering::Relaxed) || sender.send((unit, judged)).is_err() {
+                        took += judged.iter().flatten().map(|judged| judged.took).sum();
+                        let failed = judged.is_err();
+                        batch.push((unit, judged));
+                        if stop.load(Ordering::Relaxed) {
                             return;
                         }
+                        if failed || took >= BATCH_TOOK_MAX || batch.len() >= BATCH_UNITS_MAX {
+                            took = Duration::ZERO;
+                            if sender.send(std::mem::take(&mut batch)).is_err() {
+                                return;
+                            }
+                        }
                     }
+                    // Who is not listened to any more has nothing to tell.
+                    let _ = sender.send(batch);
                 });
             }
             drop(sender);
             let mut waiting: BTreeMap<usize, Judged> = BTreeMap::new();
             let mut told = 0;
-            let ended = receiver.iter().try_for_each(|(unit, judged)| {
+            let ended = receiver.iter().flatten().try_for_each(|(unit, judged)| {
                 waiting.extend(unit.iter().copied().zip(judged.map_err(Some)?));
                 while let Some(judged) = waiting.remove(&told) {
                     if !tell(told, judged) {

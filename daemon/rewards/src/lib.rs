@@ -44,6 +44,7 @@ use judge::Setting;
 use r1d_proto::world::SharedClock;
 use sha2::{Digest, Sha256};
 use signature::PublicKey;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wasmtime::component::Component;
@@ -148,10 +149,30 @@ impl Rewards {
         write(&kept, &bytes).map_err(failed)
     }
 
+    /// Removes the kept components, with their signatures and what a crash left of either, whose hashes nobody names any more; how many
+    /// files. Other files stay.
+    pub fn prune(&self, named: &BTreeSet<String>) -> std::io::Result<usize> {
+        let Some(store) = &self.store else { return Ok(0) };
+        let entries = match std::fs::read_dir(store) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            entries => entries?,
+        };
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let hash = name.to_str().and_then(|name| name.split_once('.')).map(|(hash, _)| hash);
+            if hash.is_some_and(|hash| is_hash(hash) && !named.contains(hash)) {
+                std::fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Where a component of this hash is kept; the file need not be there.
     fn kept(&self, sha256: &str) -> Option<PathBuf> {
-        let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hash.then_some(self.store.as_ref()?.join(format!("{}.wasm", sha256.to_ascii_lowercase())))
+        is_hash(sha256).then_some(self.store.as_ref()?.join(format!("{}.wasm", sha256.to_ascii_lowercase())))
     }
 
     /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks: milliseconds for a small plugin from
@@ -258,4 +279,8 @@ fn check_pin(path: &Path, found: &str, pinned: &str) -> Result<(), RewardError> 
         return Err(RewardError::Pin { path: path.into(), found: found.into(), pinned: pinned.into() });
     }
     Ok(())
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -22,6 +22,7 @@ fn golden_cases_get_the_same_verdicts_as_natively() {
         ("helpfulness", World::JudgedReward, (0.0, 1.0)),
         ("harmlessness", World::JudgedReward, (0.0, 1.0)),
         ("length", World::GroupReward, (-1.0, 1.0)),
+        ("readability", World::Reward, (0.0, 1.0)),
         ("repetition", World::Reward, (-1.0, 0.0)),
         ("soft-overlong", World::Reward, (-1.0, 0.0)),
     ] {

@@ -18,6 +18,7 @@ const PLUGINS: [(&str, &str); 11] = [
     ("harmlessness", r#"{"scale": {"min": -1, "max": 1}}"#),
     ("length", r#"{"unit": "characters"}"#),
     ("length", r#"{"kind": "group"}"#),
+    ("readability", "{}"),
     ("repetition", "{}"),
     ("soft-overlong", r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#),
 ];

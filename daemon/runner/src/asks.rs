@@ -58,7 +58,7 @@ impl Asks {
 
     /// The next request to the worker; when everything is answered, the completions go back to their rewards. `None` while an answer is awaited, and when
     /// nobody asks. In the order of the completions, whatever order they came in: a request is a function of what was sampled.
-    pub fn next(&mut self) -> Result<Option<Command>, End> {
+    pub fn next_request(&mut self) -> Result<Option<Command>, End> {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return Ok(None);
         }

@@ -3,11 +3,12 @@
 use crate::answer::final_answer;
 use crate::asks::RewardModels;
 use crate::gather::{Gather, Sample};
+use crate::interval::interval;
 use crate::judge::{judge, rules};
 use crate::message::{Command, End, Event, Prompt, Source};
 use crate::metrics;
 use crate::plan::{EvalFacts, Plan};
-use crate::scores::{Graded, cons_at_k, pass_at_k};
+use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
 use crate::step::unexpected;
 use crate::wait::Wait;
 use r1d_job::{Eval, Metric};
@@ -24,6 +25,8 @@ const EVALUATION: u64 = 0x6576_616c;
 #[derive(Debug)]
 pub struct Evaluation {
     index: usize,
+    /// Whose weights are evaluated.
+    model: usize,
     /// As it is recorded.
     stage: Option<String>,
     step: u64,
@@ -35,23 +38,29 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// Of an evaluation and a model, by their indices; `place` is what it is recorded under.
     pub fn begin(
         plan: &Plan,
-        index: usize,
+        (index, model): (usize, usize),
         (stage, step): (Option<String>, u64),
         models: RewardModels,
         now: Duration,
     ) -> (Evaluation, Vec<Command>) {
+        let of = Source::Eval { eval: index, model };
         // Keys without the place in the job: evaluations of two sets of weights draw the same random numbers.
-        let gather = Gather::new(Source::Eval(index), 0, 0, plan.scores_groups(Source::Eval(index)), models, now);
+        let gather = Gather::new(of, 0, 0, plan.scores_groups(of), models, now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
-        let evaluation = Evaluation { index, stage, step, started: now, prompts_read: false, gather, example: None };
-        (evaluation, vec![Command::ReadPrompts { of: Source::Eval(index), step: 0, round: 0, count: rows }])
+        let evaluation = Evaluation { index, model, stage, step, started: now, prompts_read: false, gather, example: None };
+        (evaluation, vec![Command::ReadPrompts { of, step: 0, round: 0, count: rows }])
+    }
+
+    fn of(&self) -> Source {
+        Source::Eval { eval: self.index, model: self.model }
     }
 
     /// The result, once everything is sampled and scored.
     pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Result<EvalResult, Vec<Command>>, End> {
-        let (Some(eval), Some(facts)) = (plan.job.evals.get(self.index), plan.evals.get(self.index)) else {
+        let (Some(eval), Some(facts)) = (plan.job.evaluations().nth(self.index), plan.evals.get(self.index)) else {
             return Err(End::Failed { error: format!("evaluation {} is not in the job", self.index) });
         };
         let mut commands = Vec::new();
@@ -110,18 +119,19 @@ impl Evaluation {
         for prompt in prompts {
             self.gather.add_group(prompt, eval.num_generations);
         }
-        // The same random numbers each time: evaluations of two sets of weights differ by the weights alone.
-        let seed = counter_hash(&[EVALUATION, plan.job.seed, self.index as u64]);
-        self.gather.request(eval.sampling(plan.stop_ids.clone(), seed), self.step, now)
+        // The same random numbers each time: evaluations of two sets of weights differ by the weights alone, whichever stage is one of them.
+        let first = plan.job.evaluations().position(|other| other.data == eval.data).unwrap_or(self.index);
+        let seed = counter_hash(&[EVALUATION, plan.job.seed, first as u64]);
+        self.gather.request(eval.sampling(plan.stop_ids(self.of()), seed), self.step, now)
     }
 
     fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {
         let mut rows = Vec::new();
         let mut lengths = Vec::new();
-        let mut verdicts = Vec::new();
+        let mut verdicts: Vec<Vec<Verdict>> = Vec::new();
         let first = facts.judges.first().map(|reward| reward.name.as_str());
         for group in self.gather.groups.drain(..) {
-            let mut row = Vec::new();
+            let (mut row, mut given) = (Vec::new(), Vec::new());
             for sample in group.samples {
                 let Sample::Scored(judged) = sample else { continue };
                 lengths.push((judged.rollout.completion_ids.len(), judged.rollout.finish));
@@ -133,14 +143,20 @@ impl Evaluation {
                         row.push(Graded { correct, answer: judged.answer });
                     }
                 }
-                verdicts.extend(judged.verdicts);
+                given.extend(judged.verdicts);
             }
             rows.push(row);
+            verdicts.push(given);
         }
         let mut metrics = numbers(&eval.metrics, &rows);
         metrics.insert("rows".into(), rows.len() as f64);
         metrics::lengths(&mut metrics, lengths.into_iter());
-        metrics::verdicts(&mut metrics, verdicts.iter());
+        metrics::verdicts(&mut metrics, verdicts.iter().flatten());
+        for reward in &facts.judges {
+            let scores: Vec<f64> = verdicts.iter().filter_map(|row| mean_score(row, &reward.name)).collect();
+            let name = format!("rewards/{}/mean", reward.name);
+            insert_interval(&mut metrics, &name, interval(&scores, (f64::NEG_INFINITY, f64::INFINITY)));
+        }
         metrics.append(&mut self.gather.timings);
         metrics.insert("timing_s/evaluation".into(), now.saturating_sub(self.started).as_secs_f64());
         let (stage, example) = (self.stage.clone(), self.example.take());
@@ -151,7 +167,7 @@ impl Evaluation {
         if !self.prompts_read {
             return vec![Wait::new(owner, "data: prompts", self.started).until(self.started + plan.limits.read)];
         }
-        let (rewards, _) = plan.rewards(Source::Eval(self.index));
+        let (rewards, _) = plan.rewards(self.of());
         let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
         self.gather.waits(owner, &plan.worker, &names, &plan.limits, heard)
     }
@@ -166,16 +182,33 @@ impl Evaluation {
     }
 }
 
-/// Each metric's mean over the rows that have enough graded completions for it.
+/// Of one row's completions, those that were given a score.
+fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
+    let values = verdicts.iter().filter(|verdict| verdict.plugin == reward).filter_map(|verdict| verdict.value.map(f64::from));
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| crate::advantages::mean(&values))
+}
+
+/// `NAME_ci_low` and `NAME_ci_high`.
+fn insert_interval(metrics: &mut Metrics, name: &str, interval: Option<(f64, f64)>) {
+    if let Some((low, high)) = interval {
+        metrics.extend([(format!("{name}_ci_low"), low), (format!("{name}_ci_high"), high)]);
+    }
+}
+
+/// Each metric's mean over the rows that have enough graded completions for it, with its interval.
 fn numbers(wanted: &[Metric], rows: &[Vec<Graded>]) -> Metrics {
     let of_row = |metric: Metric, row: &Vec<Graded>| match metric {
         Metric::Pass(k) => pass_at_k(row.len(), row.iter().filter(|g| g.correct).count(), k as usize),
+        Metric::Avg(k) => avg_at_k(row, k as usize),
         Metric::Cons(k) => cons_at_k(row, k as usize),
     };
     let mut metrics = Metrics::new();
     for metric in wanted {
         let values: Vec<f64> = rows.iter().filter_map(|row| of_row(*metric, row)).collect();
-        metrics.insert(metric.to_string(), crate::advantages::mean(&values));
+        let name = metric.to_string();
+        insert_interval(&mut metrics, &name, interval(&values, (0.0, 1.0)));
+        metrics.insert(name, crate::advantages::mean(&values));
     }
     metrics
 }

@@ -216,7 +216,7 @@ impl Gather {
         if self.generating || self.scoring.len() > self.asks.waiting() {
             return Ok(None);
         }
-        let command = self.asks.next()?;
+        let command = self.asks.next_request()?;
         if command.is_some() {
             self.heard = now;
         }

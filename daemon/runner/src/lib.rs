@@ -40,6 +40,7 @@ pub mod answer;
 pub mod asks;
 pub mod evaluation;
 pub mod gather;
+pub mod interval;
 pub mod judge;
 pub mod machine;
 pub mod message;
@@ -58,5 +59,5 @@ pub mod wait;
 
 pub use machine::Machine;
 pub use message::{Answered, Asked, Batch, Command, End, Event, Keep, Prompt, Recalled, ScoreItem, Source, Store};
-pub use plan::{EvalFacts, Limits, Plan, RewardFacts, StageFacts};
+pub use plan::{EvalFacts, Limits, ModelPlan, Plan, RewardFacts, StageFacts};
 pub use record::{Record, StageRecord};

@@ -6,7 +6,7 @@ use crate::message::{Command, End, Event, Recalled, Source, Store};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
-use crate::separation::Separation;
+use crate::separation::{Compared, Separation};
 use crate::step::{Flow, Step, unexpected};
 use crate::wait::Wait;
 use r1d_job::RewardModelSource;
@@ -224,12 +224,12 @@ impl Machine {
                 Err(commands) => Ok((State::Evaluating { stage, evaluation }, commands)),
             },
             (State::Comparing { stage, mut separation }, event) => match separation.handle(&self.plan, event, now)? {
-                Ok((result, warning)) => {
-                    let (state, mut commands) = self.record_eval(stage, result);
+                Compared::Whole { result, warning } => {
+                    let (state, mut commands) = self.record_eval(stage, *result);
                     commands.extend(warning.map(Command::Warn));
                     Ok((state, commands))
                 }
-                Err(commands) => Ok((State::Comparing { stage, separation }, commands)),
+                Compared::Not(commands) => Ok((State::Comparing { stage, separation }, commands)),
             },
             (State::RecordingEval { stage, recorded }, Event::Stored) => {
                 self.record.evals.push(recorded);
@@ -238,6 +238,9 @@ impl Machine {
             (State::FinishingStage(stage), Event::Stored) => {
                 if let Some(record) = self.record.stages.get_mut(stage) {
                     record.finished = true;
+                }
+                if self.plan.stage(stage).is_some_and(|(settings, _)| settings.is_reviewed()) {
+                    return Err(End::Reread);
                 }
                 match self.record.stage_at_work(self.plan.job.stages.len()) {
                     Some(_) => self.open(),
@@ -268,7 +271,10 @@ impl Machine {
             return Err(End::Reread);
         }
         let model = match from {
-            None => self.plan.base.clone(),
+            None => {
+                let base = self.plan.model(settings).map(|model| model.base.clone());
+                base.ok_or_else(|| End::Failed { error: format!("the model of stage {stage} is not in the job") })?
+            }
             Some(origin) => self.made_by(origin)?,
         };
         let value = settings.ppo().and_then(|ppo| ppo.value_model.as_deref()).and_then(|name| self.plan.job.reward_model(name));
@@ -340,10 +346,11 @@ impl Machine {
             return Ok((State::Saving { stage, step, dir: dir.clone() }, to_worker(Request::Save { dir })));
         }
         for (index, name) in self.plan.evals_at(stage, step) {
-            let data = self.plan.job.evals.get(index).map_or("", |eval| &eval.data);
+            let data = self.plan.job.evaluations().nth(index).map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
-                let models = self.reward_models(Source::Eval(index))?;
-                let (evaluation, commands) = Evaluation::begin(&self.plan, index, (name, step), models, now);
+                let model = self.plan.job.model_of(settings);
+                let models = self.reward_models(Source::Eval { eval: index, model })?;
+                let (evaluation, commands) = Evaluation::begin(&self.plan, (index, model), (name, step), models, now);
                 return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
             }
         }

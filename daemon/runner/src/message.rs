@@ -90,8 +90,8 @@ pub enum Command {
 pub enum Source {
     /// Index of a stage.
     Stage(usize),
-    /// Index of an evaluation.
-    Eval(usize),
+    /// Indices of an evaluation and of the model ([`r1d_job::Job::models`]) whose weights it is of.
+    Eval { eval: usize, model: usize },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -244,7 +244,7 @@ pub enum End {
         error: String,
     },
     /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are opened anew, and an attempt with the plan made of
-    /// them goes on. It counts as no restart.
+    /// them goes on. It counts as no restart. So does what is kept for somebody to review: the materials are not opened before that.
     Reread,
     /// Something found no room on its file system. Nothing that was committed is lost: the job is taken up again until somebody has made room.
     NoRoom {

@@ -9,21 +9,29 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub job: Job,
-    /// The job's own model.
-    pub base: ModelSource,
+    /// One per model of the job ([`Job::models`]).
+    pub models: Vec<ModelPlan>,
     /// What the worker is called in waits: `worker cpu`.
     pub worker: String,
     /// One per stage of the job.
     pub stages: Vec<StageFacts>,
-    /// One per evaluation of the job.
+    /// One per evaluation of the job ([`Job::evaluations`]).
     pub evals: Vec<EvalFacts>,
-    /// Ids that end a completion.
-    pub stop_ids: Vec<u32>,
     /// Checkpoints are `<checkpoints>/<stage>/step-<N>`.
     pub checkpoints: PathBuf,
     /// The job's last weights as a Hugging Face directory.
     pub final_dir: PathBuf,
     pub limits: Limits,
+}
+
+#[derive(Clone, Debug)]
+pub struct ModelPlan {
+    /// What "base" names.
+    pub base: ModelSource,
+    /// Ids that end a completion.
+    pub stop_ids: Vec<u32>,
+    /// Tokens of the evaluations' longest prompt.
+    pub eval_prompt_max: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -42,7 +50,6 @@ pub struct StageFacts {
 pub struct EvalFacts {
     /// Rows that are sampled.
     pub rows: u64,
-    pub prompt_max: u32,
     /// What judges: the job's [`Job::eval_rewards`].
     pub judges: Vec<Reward>,
     pub rewards: Vec<RewardFacts>,
@@ -91,6 +98,20 @@ impl Plan {
         Some((self.job.stages.get(index)?, self.stages.get(index)?))
     }
 
+    /// The model of a stage.
+    pub fn model(&self, stage: &Stage) -> Option<&ModelPlan> {
+        self.models.get(self.job.model_of(stage))
+    }
+
+    /// Ids that end a completion.
+    pub fn stop_ids(&self, of: Source) -> Vec<u32> {
+        let model = match of {
+            Source::Stage(index) => self.job.stages.get(index).and_then(|stage| self.model(stage)),
+            Source::Eval { model, .. } => self.models.get(model),
+        };
+        model.map_or_else(Vec::new, |model| model.stop_ids.clone())
+    }
+
     /// The settings of a stage that samples.
     pub fn rollouts(&self, index: usize) -> Option<(&Rollouts, &StageFacts)> {
         let (stage, facts) = self.stage(index)?;
@@ -118,7 +139,7 @@ impl Plan {
             Source::Stage(index) => {
                 self.rollouts(index).map_or((&[], &[]), |(rollouts, facts)| (&rollouts.rewards, &facts.rewards))
             }
-            Source::Eval(index) => self.evals.get(index).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
+            Source::Eval { eval, .. } => self.evals.get(eval).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
         }
     }
 
@@ -135,7 +156,7 @@ impl Plan {
 
     /// Whether all reward models that an evaluation asks are there while `stage` is at work.
     fn can_ask(&self, eval: usize, stage: usize) -> bool {
-        self.asking(Source::Eval(eval)).all(|(_, model)| match model {
+        self.asking(Source::Eval { eval, model: 0 }).all(|(_, model)| match model {
             RewardModelSource::Directory(_) => true,
             RewardModelSource::Stage(name) => self.job.reward_model(name).is_some_and(|maker| maker < stage),
         })
@@ -148,7 +169,7 @@ impl Plan {
             model: value,
             optimiser: r1d_proto::recipe::Optimiser { learning_rate: ppo.value_learning_rate, ..optimiser },
         });
-        let eval_prompt_max = self.evals.iter().map(|e| e.prompt_max).max().unwrap_or(0);
+        let eval_prompt_max = self.model(stage).map_or(0, |model| model.eval_prompt_max);
         Open {
             model,
             dtype: self.job.model.dtype,
@@ -188,19 +209,20 @@ impl Plan {
     }
 
     /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
-    /// that the job starts from). None of weights that the stage does not change, none of a reward model, none that asks a reward model that is not
-    /// there yet.
+    /// that the job starts from). None of weights that the stage does not change, unless that is what it is for; none of a reward model, none that
+    /// asks a reward model that is not there yet.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();
         };
         let name = Some(settings.name.clone());
+        let own = self.job.evaluation_of(settings).filter(|_| step == 0).map(|index| (index, name.clone()));
         let due = |eval: &r1d_job::Eval| match step {
-            0 => (stage == 0 && eval.at_start).then_some(None),
+            0 => (self.job.first_of_own_model() == Some(stage) && eval.at_start).then_some(None),
             _ if !settings.trains() || settings.reward_model().is_some() => None,
             _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
         };
         let evals = self.job.evals.iter().enumerate().filter(|(i, _)| self.can_ask(*i, stage));
-        evals.filter_map(|(i, eval)| Some((i, due(eval)?))).collect()
+        evals.filter_map(|(i, eval)| Some((i, due(eval)?))).chain(own).collect()
     }
 }

@@ -174,7 +174,8 @@ impl RolloutStep {
         (self.phase, self.since) = (Phase::Gathering, now);
         let mut commands = self.take_up_recalled(plan, now)?;
         let version = self.step * plan.stage(self.stage).map_or(0, |(stage, _)| stage.updates_per_step());
-        commands.extend(self.gather.request(rollouts.sampling(self.step, plan.stop_ids.clone(), plan.job.seed), version, now));
+        let sampling = rollouts.sampling(self.step, plan.stop_ids(Source::Stage(self.stage)), plan.job.seed);
+        commands.extend(self.gather.request(sampling, version, now));
         self.gathered(plan, commands, now)
     }
 

@@ -19,6 +19,12 @@ pub fn pass_at_k(n: usize, correct: usize, k: usize) -> Option<f64> {
     Some(1.0 - (n - correct + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>())
 }
 
+/// Mean correctness of the first `k` completions. `None` when there are fewer.
+pub fn avg_at_k(graded: &[Graded], k: usize) -> Option<f64> {
+    let first = graded.get(..k).filter(|first| !first.is_empty())?;
+    Some(first.iter().filter(|g| g.correct).count() as f64 / k as f64)
+}
+
 /// Whether the most frequent answer of the first `k` completions is correct, averaged over the blocks of `k`; of equally frequent answers the one
 /// that was given first counts. `None` when there are fewer than `k`.
 pub fn cons_at_k(graded: &[Graded], k: usize) -> Option<f64> {
@@ -58,6 +64,13 @@ mod tests {
         assert_eq!(pass_at_k(4, 3, 2), Some(1.0));
         assert_eq!(pass_at_k(4, 0, 4), Some(0.0));
         assert_eq!(pass_at_k(2, 1, 3), None);
+    }
+
+    #[test]
+    fn the_average_is_of_the_first_k() {
+        let all = graded(&[("4", true), ("7", false), ("4", true), ("4", true)]);
+        assert_eq!([1, 2, 4].map(|k| avg_at_k(&all, k)), [Some(1.0), Some(0.5), Some(0.75)]);
+        assert_eq!([avg_at_k(&all, 5), avg_at_k(&all, 0)], [None, None]);
     }
 
     #[test]

@@ -26,6 +26,13 @@ pub struct Separation {
     scores: Vec<f32>,
 }
 
+/// How far a comparison is.
+#[derive(Debug)]
+pub enum Compared {
+    Not(Vec<Command>),
+    Whole { result: Box<EvalResult>, warning: Option<String> },
+}
+
 /// What the scores are of, in the order of the texts.
 #[derive(Debug)]
 enum Rows {
@@ -41,12 +48,7 @@ impl Separation {
     }
 
     /// The result and what is to be warned of, once everything is scored.
-    pub fn handle(
-        &mut self,
-        plan: &Plan,
-        event: Event,
-        now: Duration,
-    ) -> Result<Result<(EvalResult, Option<String>), Vec<Command>>, End> {
+    pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Compared, End> {
         match (&self.rows, event) {
             (None, Event::Batch(Batch::Pairs(pairs))) => {
                 self.rows = Some(Rows::Pairs);
@@ -69,12 +71,12 @@ impl Separation {
         if !self.texts.is_empty() {
             self.asked = self.texts.len().min(TEXTS_MAX);
             let sequences = self.texts.drain(self.texts.len() - self.asked..).rev().collect();
-            return Ok(Err(vec![Command::Worker(Box::new(Request::Score { model: None, sequences }))]));
+            return Ok(Compared::Not(vec![Command::Worker(Box::new(Request::Score { model: None, sequences }))]));
         }
-        self.result(plan, now).map(Ok)
+        self.result(plan, now)
     }
 
-    fn result(&self, plan: &Plan, now: Duration) -> Result<(EvalResult, Option<String>), End> {
+    fn result(&self, plan: &Plan, now: Duration) -> Result<Compared, End> {
         let settings = plan.job.stages.get(self.stage).and_then(|stage| Some((stage, stage.held_out()?)));
         let Some((stage, data)) = settings else {
             return Err(End::Failed { error: format!("stage {} has no held-out rows", self.stage) });
@@ -93,7 +95,7 @@ impl Separation {
             )
         });
         let result = EvalResult { stage: Some(stage.name.clone()), step: self.step, data: data.into(), metrics, example: None };
-        Ok((result, warning))
+        Ok(Compared::Whole { result: Box::new(result), warning })
     }
 
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {

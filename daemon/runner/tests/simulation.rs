@@ -14,8 +14,8 @@ use r1d_proto::worker::{
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Answered, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, Plan, Prompt, Recalled, Record, RewardFacts,
-    Source, StageFacts, StageRecord, Store,
+    Answered, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Recalled, Record,
+    RewardFacts, Source, StageFacts, StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -173,15 +173,23 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
         rewards: vec![FACTS; stage.rollouts().map_or(0, |r| r.rewards.len())],
     };
     let stages = job.stages.iter().map(facts).collect();
-    let judges = job.eval_rewards(&job.evals[0]);
-    let rewards = vec![FACTS; judges.len()];
+    let of_eval = |eval| {
+        let judges = job.eval_rewards(eval);
+        let rewards = vec![FACTS; judges.len()];
+        EvalFacts { rows: 3, judges, rewards }
+    };
     Plan {
         stages,
-        evals: vec![EvalFacts { rows: 3, prompt_max: 4, judges, rewards }],
+        evals: job.evaluations().map(of_eval).collect(),
+        models: (job.models().enumerate())
+            .map(|(model, _)| ModelPlan {
+                base: ModelSource::Init { config: format!("model {model}"), carry: None },
+                stop_ids: vec![1 + model as u32],
+                eval_prompt_max: 4 + model as u32,
+            })
+            .collect(),
         job,
-        base: ModelSource::Init { config: "{}".into(), carry: None },
         worker: "worker cpu".into(),
-        stop_ids: vec![1],
         checkpoints: "/job/checkpoints".into(),
         final_dir: "/job/final".into(),
         limits: Limits::default(),
@@ -208,7 +216,7 @@ fn together(plan: &Plan, of: Source) -> usize {
     match of {
         _ if !plan.scores_groups(of) => 1,
         Source::Stage(stage) => plan.rollouts(stage).unwrap().0.num_generations as usize,
-        Source::Eval(eval) => plan.job.evals[eval].num_generations as usize,
+        Source::Eval { eval, .. } => plan.job.evaluations().nth(eval).unwrap().num_generations as usize,
     }
 }
 
@@ -220,6 +228,8 @@ struct Weights {
     policy: u64,
     reference: u64,
     value: u64,
+    /// Whose weights they are.
+    model: u32,
 }
 
 fn mix(words: &[u64]) -> u64 {
@@ -477,7 +487,7 @@ impl World {
     /// Whether the reward that asks judges the completion.
     fn asks(&self, item: &r1d_runner::ScoreItem) -> bool {
         let mut asking = self.plan.asking(item.of);
-        asking.any(|(reward, _)| matches!(item.of, Source::Eval(_)) || item.key.step >= reward.after_step)
+        asking.any(|(reward, _)| matches!(item.of, Source::Eval { .. }) || item.key.step >= reward.after_step)
     }
 
     fn batch(&self, stage: usize, step: u64) -> Batch {
@@ -502,16 +512,23 @@ impl World {
         let done = |reply| Event::Worker(Body::Done(reply));
         match request {
             Request::Open(open) => {
-                let policy = match &open.model {
-                    ModelSource::Init { .. } => open.seed,
-                    ModelSource::Directory(dir) => self.disk.checkpoints[dir].policy,
+                let (policy, model) = match &open.model {
+                    ModelSource::Init { config, .. } => {
+                        let model = config.strip_prefix("model ").unwrap().parse::<u32>().unwrap();
+                        (mix(&[open.seed, model as u64]), model)
+                    }
+                    ModelSource::Directory(dir) => (self.disk.checkpoints[dir].policy, self.disk.checkpoints[dir].model),
                 };
                 let value = match open.value_model.as_ref().map(|value| value.model.as_ref()) {
                     Some(Some(ModelSource::Directory(dir))) => self.disk.checkpoints[dir].policy,
                     Some(_) => policy,
                     None => 0,
                 };
-                self.worker = Weights { policy, reference: policy, value };
+                self.worker = Weights { policy, reference: policy, value, model };
+                if let Some(slots) = open.sampler {
+                    let longest = slots.capacity;
+                    assert!(longest >= 6 + 4 + model, "the evaluations' prompts, as this model reads them, have room: {longest}");
+                }
                 self.opened = Some(*open);
                 let sizes = Opened {
                     architecture: "fake".into(),
@@ -602,6 +619,7 @@ impl World {
 
     /// Completions that, outside the batch-invariant mode, depend on all that is sampled together.
     fn generate(&mut self, request: Generate) -> Vec<Event> {
+        assert_eq!(request.sampling.stop_ids, [1 + self.worker.model], "what ends a completion is the open model's");
         let mut batch = vec![self.worker.policy, request.sampling.seed];
         if !self.plan.job.batch_invariant {
             batch.extend(request.groups.iter().flat_map(|g| g.samples.iter().map(|s| (g.prompt as u64) << 32 | *s as u64)));
@@ -672,7 +690,7 @@ fn hash_of(pairs: &[Pair]) -> u64 {
 fn prompts(of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
     let salt = match of {
         Source::Stage(index) => index as u64,
-        Source::Eval(index) => 100 + index as u64,
+        Source::Eval { eval, model } => 100 + 10 * model as u64 + eval as u64,
     };
     let row = |i: u64| mix(&[salt, step, round as u64, i]) % 50;
     (0..count).map(row).map(|row| Prompt { row, ids: vec![row as u32 % 9; 3], text: format!("{row}?"), reference: None }).collect()
@@ -810,6 +828,130 @@ fn what_a_stage_keeps_is_what_later_stages_read_whatever_crashes() {
     }
 }
 
+/// Between the other stages: a student's, which reads what its teacher kept.
+const STUDENT: &str = r#"
+[[stage]]
+name = "student-reading"
+kind = "pretrain"
+model = "student"
+data = "text"
+steps = 3
+batch_size = 2
+max_length = 8
+[[stage]]
+name = "reasoning"
+"#;
+
+const STUDENT_LAST: &str = r#"
+[[stage]]
+name = "distilled"
+kind = "sft"
+model = "student"
+data = "keep"
+epochs = 1
+batch_size = 2
+max_length = 8
+[[stage]]
+name = "student-more"
+kind = "grpo"
+model = "student"
+data = "train"
+steps = 3
+prompts_per_step = 2
+num_generations = 2
+max_completion_length = 6
+  [[stage.reward]]
+  plugin = "accuracy"
+[[stage]]
+name = "teachers-exam"
+kind = "eval"
+data = "test"
+max_completion_length = 6
+[[stage]]
+name = "exam"
+kind = "eval"
+from = "student-more"
+model = "student"
+data = "test"
+num_generations = 3
+max_completion_length = 6
+metrics = ["avg@3"]
+[checkpoint]
+"#;
+
+fn plan_of_two_models(batch_invariant: bool) -> Plan {
+    let with_models = JOB.replace("[data.text]", "[models.student]\ninit = \"s.json\"\ntokenizer = \"s\"\n[data.text]");
+    let job =
+        with_models.replace("[[stage]]\nname = \"more\"\n", REJECTION).replace("\n[[stage]]\nname = \"reasoning\"\n", STUDENT);
+    plan_of_job(&job.replace("[checkpoint]\n", STUDENT_LAST), batch_invariant)
+}
+
+/// Each model goes its own way through the job, whatever lies between its stages and whatever crashes.
+#[test]
+fn a_teacher_and_its_student_end_the_same_whatever_crashes() {
+    for batch_invariant in [true, false] {
+        let mut world = World::new(plan_of_two_models(batch_invariant), 0, 0);
+        assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+        let expected = outcome(&world);
+        let place = |name: &str| world.plan.job.stages.iter().position(|stage| stage.name == name).unwrap();
+        let last = |name: &str| {
+            let (_, dir) = world.disk.record.stages[place(name)].checkpoints.last().unwrap();
+            world.disk.checkpoints[dir]
+        };
+        for (name, model) in [("reasoning", 0), ("more", 0), ("student-reading", 1), ("distilled", 1), ("student-more", 1)] {
+            assert_eq!(last(name).model, model, "{name}");
+        }
+        assert_eq!(world.disk.exported, Some(last("student-more").policy), "the last stage's model, which an evaluation passes on");
+        let result = |stage: &str, step| {
+            let found = expected.2.iter().find(|(of, at, ..)| of.as_deref() == Some(stage) && *at == step);
+            found.map(|(.., metrics)| metrics.clone()).unwrap_or_else(|| panic!("{stage} {step}"))
+        };
+        let exam = result("exam", 0);
+        assert!(exam["avg@3"] >= exam["avg@3_ci_low"] && exam["avg@3"] <= exam["avg@3_ci_high"], "{exam:?}");
+        assert_eq!(exam["rows"], 3.0);
+        assert!(!expected.1.iter().any(|((stage, _), _)| *stage == place("exam")), "it has no steps");
+        assert!(result("teachers-exam", 0)["pass@1"] >= 0.0);
+        // The teacher knows nothing of its student: without it, the same steps.
+        let mut alone = World::new(plan_with_rejection(batch_invariant), 0, 0);
+        alone.run();
+        let numbers = |world: &World, name: &str| {
+            let index = world.plan.job.stages.iter().position(|stage| stage.name == name).unwrap();
+            let steps = world.disk.metrics.range((index, 0)..(index + 1, 0));
+            steps.map(|(_, metrics)| metrics.get("loss").copied()).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(&alone, "reading"), numbers(&world, "reading"));
+        // Evaluated once before training, and after the stages of both.
+        let evaluated: Vec<_> = expected.2.iter().map(|(stage, ..)| stage.as_deref()).collect();
+        assert_eq!(evaluated.iter().filter(|stage| stage.is_none()).count(), 1);
+        for name in ["reading", "student-reading", "reasoning", "again", "more", "distilled", "student-more"] {
+            assert!(evaluated.contains(&Some(name)), "{name} of {evaluated:?}");
+        }
+        let mut crashes = 0;
+        for seed in 1..120 {
+            let mut world = World::new(plan_of_two_models(batch_invariant), seed, seed % 12);
+            assert_eq!(world.run(), End::Succeeded { model: "/job/final".into() });
+            assert!(outcome(&world) == expected, "seed {seed}, batch_invariant {batch_invariant}, {} crashes", world.crashes);
+            crashes += world.crashes;
+        }
+        assert!(crashes > 500, "{crashes} crashes are too few to mean anything");
+    }
+}
+
+/// What is evaluated before training is the job's own model, also where a student's stage comes first.
+#[test]
+fn the_first_evaluation_is_of_the_jobs_own_model() {
+    let job = JOB.replace("[data.text]", "[models.student]\ninit = \"s.json\"\ntokenizer = \"s\"\n[data.text]");
+    let job = job.replacen("kind = \"pretrain\"\n", "kind = \"pretrain\"\nmodel = \"student\"\n", 1);
+    let of_start = |plan: Plan| {
+        let mut world = World::new(plan, 0, 0);
+        world.run();
+        let first = world.disk.evals.iter().filter(|eval| eval.stage.is_none()).cloned().collect::<Vec<_>>();
+        assert_eq!(first.len(), 1);
+        first[0].metrics["pass@1"]
+    };
+    assert_eq!(of_start(plan_of_job(&job, true)), of_start(plan(true)));
+}
+
 /// A reward model is trained and asked, by a PPO stage's rewards and by evaluations; PPO's value model starts from it; DPO learns from pairs.
 #[test]
 fn preferences_end_the_same_whatever_crashes() {
@@ -863,6 +1005,11 @@ fn a_job_may_end_by_keeping_completions() {
     let dir = &world.disk.record.stages[1].checkpoints.last().unwrap().1;
     assert_eq!(world.disk.exported, Some(world.disk.checkpoints[dir].policy));
     assert!(!world.disk.kept[&2].is_empty() && world.rereads == 0);
+    // Where somebody is to look at them first, the attempt ends, so that whoever runs the job can wait.
+    let reviewed = alone.replace("kind = \"rejection-sampling\"", "kind = \"rejection-sampling\"\nreview = true");
+    let mut waited = World::new(plan_of_job(&format!("{job}{reviewed}{checkpoints}"), true), 0, 0);
+    assert_eq!(waited.run(), End::Succeeded { model: "/job/final".into() });
+    assert_eq!((waited.rereads, waited.disk.exported), (1, world.disk.exported));
 }
 
 #[test]

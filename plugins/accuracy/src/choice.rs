@@ -70,7 +70,7 @@ fn leading(text: &str) -> Option<BTreeSet<char>> {
 
 /// `the correct answer is B`, `option (C)`: one letter only.
 fn announced(text: &str) -> Option<BTreeSet<char>> {
-    const MARKS: [&str; 6] = ["answer is", "answer:", "option", "choice", "answer", "choose"];
+    const MARKS: [&str; 7] = ["选", "answer is", "answer:", "option", "choice", "answer", "choose"];
     let lower = text.to_ascii_lowercase();
     let (mark, at) = MARKS.iter().find_map(|mark| Some((mark, lower.rfind(mark)?)))?;
     let rest = text.get(at + mark.len()..)?.trim_start_matches(|c: char| c.is_whitespace() || c == ':').trim_start();

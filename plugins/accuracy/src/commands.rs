@@ -1,6 +1,6 @@
 //! LaTeX's commands → tokens.
 
-use crate::lexer::{Bracket, Kind, Lexer, Relation, is_letter};
+use crate::lexer::{Bracket, Kind, Lexer, Relation, Token, is_letter};
 use crate::names::is_function;
 
 impl<'a> Lexer<'a> {
@@ -17,6 +17,10 @@ impl<'a> Lexer<'a> {
                 '%' => Kind::Percent,
                 '&' => Kind::And,
                 '_' => Kind::Underscore,
+                '#' => {
+                    self.skip(2);
+                    return Some(());
+                }
                 '|' => Kind::Bar,
                 '\\' if self.rows => Kind::Newline,
                 // `\\frac`: written into a string twice.
@@ -57,8 +61,18 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
-            | "space" | "hfill" | "rm" | "bf" | "it" | "hspace" | "phantom" | "tag" | "boxed" | "fbox" | "underline"
-            | "nonumber" | "notag" | "ensuremath" => {
+            | "space" | "hfill" | "rm" | "bf" | "it" | "num" | "boxed" | "fbox" | "underline" | "nonumber" | "notag"
+            | "ensuremath" => {
+                self.skip(bytes);
+                return Some(());
+            }
+            // What stands in their braces is not shown as a part of the answer.
+            "hspace" | "vspace" | "phantom" | "tag" | "color" | "textcolor" => {
+                let argument = group(self.rest().get(bytes..)?).map_or(0, |(_, whole)| whole);
+                self.skip(bytes + argument);
+                return Some(());
+            }
+            "therefore" | "implies" | "Rightarrow" | "Longrightarrow" | "Longleftrightarrow" | "iff" if self.out.is_empty() => {
                 self.skip(bytes);
                 return Some(());
             }
@@ -67,6 +81,8 @@ impl<'a> Lexer<'a> {
             | "mathbb" | "Bbb" | "rmfamily" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => {
                 return self.font(name, bytes);
             }
+            "pmod" => Kind::Modulo(true),
+            "bmod" | "mod" => Kind::Modulo(false),
             "frac" | "dfrac" | "tfrac" | "cfrac" => Kind::Fraction,
             "times" | "cdot" | "ast" | "bullet" | "centerdot" => Kind::Times,
             "div" | "slash" => Kind::Slash,
@@ -102,6 +118,7 @@ impl<'a> Lexer<'a> {
             "cap" | "bigcap" => Kind::Intersection,
             "setminus" | "backslash" | "smallsetminus" => Kind::Without,
             "pounds" | "euro" | "yen" => Kind::Currency,
+            "rightarrow" | "longrightarrow" => Kind::Command("to"),
             "begin" | "end" => return self.environment(name == "begin", bytes),
             _ => Kind::Command(name),
         };
@@ -128,9 +145,17 @@ impl<'a> Lexer<'a> {
             ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
             (_, "and" | "&") => Kind::And,
             (_, "or") => Kind::Or,
+            (_, "mod") => Kind::Modulo(false),
+            ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => {
+                Kind::Colon
+            }
             (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
             (_, "percent" | "percentage" | "pct" | "%" | "\\%") => Kind::Percent,
-            (_, "") if trimmed.is_empty() => {
+            (_, "") if !trimmed.contains(',') => {
+                self.skip(bytes + whole);
+                return Some(());
+            }
+            (_, "." | ";" | ":") => {
                 self.skip(bytes + whole);
                 return Some(());
             }
@@ -146,8 +171,17 @@ impl<'a> Lexer<'a> {
             {
                 Kind::Word(trimmed)
             }
+            // `\text{2A}_{16}`
+            _ if trimmed.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+                && after.get(whole..).is_some_and(|rest| rest.starts_with('_')) =>
+            {
+                Kind::Text(trimmed)
+            }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
-            (_, _) if trimmed.starts_with(|c: char| c.is_ascii_digit()) || trimmed.contains(['\\', '=', '^']) => {
+            (_, _)
+                if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit())
+                    || trimmed.contains(['\\', '=', '^']) =>
+            {
                 self.skip(bytes + after.find('{').unwrap_or(0));
                 return Some(());
             }
@@ -168,6 +202,14 @@ impl<'a> Lexer<'a> {
         let name = name.trim_end_matches('*');
         if matches!(name, "align" | "aligned" | "equation" | "gather" | "gathered" | "split") {
             self.skip(length);
+            return Some(());
+        }
+        // `\left\{ \begin{array}{l} … \end{array} \right.`
+        let brace = begins && name == "array" && matches!(self.out.last(), Some(Token { kind: Kind::Open(Bracket::Curly), .. }));
+        if brace && !self.rest().contains("\\right\\}") && self.rest().contains("\\right") {
+            self.out.pop();
+            self.depth = self.depth.saturating_sub(1);
+            self.push(Kind::Begin("cases"), length);
             return Some(());
         }
         let kind = if begins { Kind::Begin(name) } else { Kind::End(name) };

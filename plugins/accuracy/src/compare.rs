@@ -1,12 +1,15 @@
 //! Whether an answer says what the reference says: the rules for each kind of thing.
 
+use crate::clock::Clock;
 use crate::equal::{Judge, Verdict};
 use crate::equations::{assigned, equivalent, name, same_name};
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{Bracket, Relation};
 use crate::matrix::{resolved, rows_of};
-use crate::real_set::{RealSet, mirrored, subject};
+use crate::real_set::RealSet;
+use crate::solve::{mirrored, subject};
 use crate::text;
+use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
 
 /// Items of lists and sets that are matched with each other.
@@ -22,10 +25,11 @@ pub struct Compare<'j> {
 
 impl Compare<'_> {
     pub fn same(&self, reference: &Expr, answer: &Expr) -> Verdict {
-        self.within(&expanded(&resolved(reference)), &expanded(&resolved(answer)), DEPTH_MAX)
+        let same = |r: &Expr, a: &Expr| self.within(&expanded(&resolved(r)), &expanded(&resolved(a)), DEPTH_MAX);
+        self.families(reference, answer, same).unwrap_or_else(|| same(reference, answer))
     }
 
-    fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+    pub fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
         let Some(depth) = depth.checked_sub(1) else { return Verdict::Undecided };
         match (r, a) {
             // A set of a single thing is that thing.
@@ -36,6 +40,9 @@ impl Compare<'_> {
                 items.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
             (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
+            (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => {
+                Verdict::Equal
+            }
             (Expr::Relations(sides, relations), other) => {
                 if let ([_, set], [Relation::Member]) = (sides.as_slice(), relations.as_slice()) {
                     return self.within(set, other, depth);
@@ -54,6 +61,15 @@ impl Compare<'_> {
                     None => self.sets(r, a).unwrap_or(Verdict::Different),
                 }
             }
+            (Expr::Modulo(r, m), Expr::Modulo(a, n)) => self.classes((r, m), (a, n)),
+            (Expr::Modulo(value, modulus), other) | (other, Expr::Modulo(value, modulus)) if other.is_scalar() => {
+                self.class_and_formula((value, modulus), other)
+            }
+            (Expr::Cases(rs), Expr::Cases(az)) => self.cases(rs, az, depth),
+            (Expr::Clock(_), _) | (_, Expr::Clock(_)) => match (Clock::of(r), Clock::of(a)) {
+                (Some(r), Some(a)) => Verdict::of(r.agrees_with(&a)),
+                _ => Verdict::Different,
+            },
             (Expr::Text(_), _) | (_, Expr::Text(_)) => self.texts(r, a),
             (Expr::Quantity(value, unit), other) => self.quantities(value, Some(unit), other, depth),
             (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
@@ -142,7 +158,7 @@ impl Compare<'_> {
         let nothing = |expr: &Expr| matches!(expr, Expr::Set(items) if items.is_empty());
         for (x, y) in [(r, a), (a, r)] {
             if let Expr::Text(said) = x
-                && ((nothing(y) && text::says_nothing(said))
+                && ((text::says_nothing(said) && (nothing(y) || self.sets(&Expr::Set(Vec::new()), y) == Some(Verdict::Equal)))
                     || (text::says_all_reals(said) && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
             {
                 return Verdict::Equal;
@@ -159,12 +175,15 @@ impl Compare<'_> {
             Expr::Quantity(value, unit) => (&**value, Some(unit)),
             value => (value, None),
         };
-        if let (Some(x), Some(y)) = (unit, other)
-            && x.contradicts(y)
-        {
-            return Verdict::Different;
+        let factor = match (unit, other) {
+            (Some(own), Some(other)) => own.factor(other),
+            _ => Some(Rational::integer(1)),
+        };
+        match factor {
+            None => Verdict::Different,
+            Some(factor) if factor.is_one() => self.within(r, a, depth),
+            Some(factor) => self.within(&r.clone().times(Expr::Number(factor)), a, depth),
         }
-        self.within(r, a, depth)
     }
 
     /// Both as sets of real numbers.
@@ -259,7 +278,10 @@ impl Compare<'_> {
             })
             .collect();
         match named {
-            Some(mut named) if verdict == Verdict::Different => {
+            // x, y, z are in that order whatever order they are written in; of other names the order may be the one written.
+            Some(mut named)
+                if verdict == Verdict::Different || named.iter().all(|(name, _)| matches!(name.as_str(), "x" | "y" | "z")) =>
+            {
                 named.sort_by(|x, y| x.0.cmp(&y.0));
                 compare(&named.into_iter().map(|(_, value)| value).collect::<Vec<Expr>>())
             }
@@ -314,12 +336,23 @@ impl Compare<'_> {
         {
             return Verdict::Equal;
         }
+        // `f(x) = x^2` and `f(t) = t^2`.
+        if let (([r_name, _], [Relation::Equal]), ([a_name, value], [Relation::Equal])) = (r, a)
+            && let (Some((f, x)), Some((g, t))) = (applied(r_name), applied(a_name))
+            && f == g
+            && x != t
+            && !value.symbols().contains(&x)
+        {
+            let rename = |name: &str| (name == t).then(|| Expr::Symbol(x.clone()));
+            let renamed = [r_name.clone(), value.substitute(&rename)];
+            return self.relations(r, (&renamed, a.1), depth);
+        }
         // `x > 2` and `x \in (2, \infty)`.
         let member = |relations: &[Relation]| relations == [Relation::Member];
         let ordered = |relations: &[Relation]| {
             relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately))
         };
-        if (ordered(r.1) && ordered(a.1))
+        if (ordered(r.1) || ordered(a.1))
             && (self.lenient || member(r.1) || member(a.1) || subject(&whole_r) == subject(&whole_a))
             && let Some(verdict) = self.sets(&whole_r, &whole_a)
         {
@@ -356,6 +389,21 @@ impl Compare<'_> {
             (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => self.in_order(rs, az, depth),
             _ => Verdict::of(r == a),
         }
+    }
+}
+
+/// `f` and `x` of `f(x)`.
+fn applied(expr: &Expr) -> Option<(String, String)> {
+    match expr {
+        Expr::Product(factors) => match factors.as_slice() {
+            [Expr::Symbol(function), Expr::Symbol(variable)]
+                if matches!(function.as_str(), "f" | "g" | "h" | "F" | "G" | "p" | "P") =>
+            {
+                Some((function.clone(), variable.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 

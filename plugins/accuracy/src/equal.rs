@@ -120,6 +120,13 @@ impl Judge {
         if value.may_be_real() { value.re.sign() } else { None }
     }
 
+    /// The value at one seeded point, where that is a rational number.
+    pub fn value_at_a_point(&self, expr: &Expr) -> Option<Rational> {
+        let point = Point::new(self.seed, Domain::Any, Signs::Positive);
+        let value = point.value(expr);
+        if self.spend(point.cost()) { value.ok()?.to_rational() } else { None }
+    }
+
     /// By exact values at seeded points; `None` where they cannot be had.
     fn exactly(&self, a: &Expr, b: &Expr, parts: i64) -> Option<Verdict> {
         let either = |wanted: &dyn Fn(&Expr) -> bool| a.any(wanted) || b.any(wanted);

@@ -3,7 +3,7 @@
 use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
 use crate::lexer::Relation;
-use crate::real_set::mirrored;
+use crate::solve::mirrored;
 use std::cmp::Ordering;
 
 /// Whether an expression only names something: `x`, `AB`, `f(x)`, `P(A)`, `|AB|`, `S_1 : S_2`, `(x, y)`.
@@ -13,7 +13,11 @@ fn names(expr: &Expr) -> bool {
         Expr::Product(factors) => match factors.split_first() {
             Some((Expr::Power(f, inverse), [_])) => matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1),
             Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| {
-                names(factor) || matches!(factor, Expr::Number(_) | Expr::Tuple(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary)
+                names(factor)
+                    || matches!(
+                        factor,
+                        Expr::Number(_) | Expr::Tuple(..) | Expr::Relations(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary
+                    )
             }),
             _ => false,
         },

@@ -1,5 +1,6 @@
 //! What an answer is, once read: one tree for numbers, formulas, and what is built of them.
 
+use crate::clock::Clock;
 use crate::lexer::{Bracket, Relation};
 use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
@@ -77,6 +78,11 @@ pub enum Expr {
     Union(Box<Expr>, Box<Expr>),
     Intersection(Box<Expr>, Box<Expr>),
     Without(Box<Expr>, Box<Expr>),
+    /// A value and the modulus of its class.
+    Modulo(Box<Expr>, Box<Expr>),
+    /// Rows of a value and its condition.
+    Cases(Vec<Vec<Expr>>),
+    Clock(Clock),
     Reals,
     Text(String),
 }
@@ -119,8 +125,13 @@ impl Expr {
                 all.iter().collect()
             }
             Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().collect(),
-            Expr::Matrix(rows) => rows.iter().flatten().collect(),
-            Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => {
+            Expr::Matrix(rows) | Expr::Cases(rows) => rows.iter().flatten().collect(),
+            Expr::Modulo(a, b)
+            | Expr::Quotient(a, b)
+            | Expr::Power(a, b)
+            | Expr::Union(a, b)
+            | Expr::Intersection(a, b)
+            | Expr::Without(a, b) => {
                 vec![a, b]
             }
             Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => vec![a],
@@ -130,6 +141,7 @@ impl Expr {
             | Expr::Imaginary
             | Expr::Infinity
             | Expr::Symbol(_)
+            | Expr::Clock(_)
             | Expr::Reals
             | Expr::Text(_) => Vec::new(),
         }
@@ -148,6 +160,8 @@ impl Expr {
             Expr::Relations(items, relations) => Expr::Relations(all(items), relations.clone()),
             Expr::Ratio(items) => Expr::Ratio(all(items)),
             Expr::Matrix(rows) => Expr::Matrix(rows.iter().map(|row| all(row)).collect()),
+            Expr::Cases(rows) => Expr::Cases(rows.iter().map(|row| all(row)).collect()),
+            Expr::Modulo(a, b) => Expr::Modulo(Box::new(f(a)), Box::new(f(b))),
             Expr::Quotient(a, b) => Expr::Quotient(Box::new(f(a)), Box::new(f(b))),
             Expr::Power(a, b) => Expr::Power(Box::new(f(a)), Box::new(f(b))),
             Expr::Union(a, b) => Expr::Union(Box::new(f(a)), Box::new(f(b))),
@@ -209,6 +223,9 @@ impl Expr {
                     | Expr::Union(..)
                     | Expr::Intersection(..)
                     | Expr::Without(..)
+                    | Expr::Modulo(..)
+                    | Expr::Cases(_)
+                    | Expr::Clock(_)
                     | Expr::Reals
                     | Expr::Text(_)
             )

@@ -9,7 +9,7 @@
 
 use crate::expression::{Expr, Function};
 use crate::functions::function_prefix;
-use crate::lexer::{Bracket, Kind, Numeral};
+use crate::lexer::{Bracket, Kind, Numeral, Relation};
 use crate::names::{constant, is_function, is_greek, is_prose, symbol};
 use crate::numerals::{in_base, vulgar};
 use crate::parse::Parser;
@@ -35,7 +35,7 @@ impl<'a> Parser<'a> {
                 break;
             }
             // `\mathbb{R} - \{0\}` is no sum.
-            if terms.as_slice() == [Expr::Reals] {
+            if terms.as_slice() == [Expr::Reals] || (!terms.is_empty() && self.takes_away()) {
                 break;
             }
             self.at += usize::from(sign.is_some());
@@ -79,13 +79,15 @@ impl<'a> Parser<'a> {
     /// Whether the next token goes on with a product that has no sign between its factors.
     pub fn starts_factor(&self) -> bool {
         match self.peek() {
-            Some(Kind::Open(_) | Kind::Fraction | Kind::Begin(_)) => true,
+            Some(Kind::Open(_)) => !self.starts_modulus() && !self.declares_parameter(),
+            Some(Kind::Fraction | Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
             Some(Kind::Number(_)) => self
                 .at
                 .checked_sub(1)
                 .and_then(|at| self.tokens.get(at))
                 .is_some_and(|token| matches!(token.kind, Kind::Close(_) | Kind::Bang)),
+            Some(Kind::Text("cis")) => true,
             Some(Kind::Command(name)) => is_known(name),
             Some(Kind::Bar) => self.bars == 0 && self.bar_opens(),
             Some(Kind::Word(word)) => !self.is_unit(word),
@@ -103,7 +105,7 @@ impl<'a> Parser<'a> {
     pub fn is_unit(&self, word: &str) -> bool {
         let letters = word.chars().count();
         let lower = word.to_ascii_lowercase();
-        if letters == 1 {
+        if letters == 1 && word.is_ascii() {
             return false;
         }
         // `5 min`, `30 sec`, but `2\sec x`.
@@ -113,6 +115,10 @@ impl<'a> Parser<'a> {
         }
         if is_function(word) || constant(word) || function_prefix(word).is_some() {
             return false;
+        }
+        // Chinese words are no variables.
+        if word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}')) {
+            return true;
         }
         let vowels = lower.contains(['a', 'e', 'i', 'o', 'u']);
         is_prose(word) || (letters == 3 && vowels && self.spaced() && word == lower)
@@ -179,6 +185,16 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     found = found.raised_to(power);
                 }
+                Some(Kind::Caret)
+                    if self.peek_at(1) == Some(&Kind::Open(Bracket::Group))
+                        && self.peek_at(2) == Some(&Kind::Close(Bracket::Group)) =>
+                {
+                    self.at += 3;
+                }
+                // `3^{\text{rd}}` is 3.
+                Some(Kind::Caret) if matches!(found, Expr::Number(_)) && self.ordinal_after_caret().is_some() => {
+                    self.at += self.ordinal_after_caret()?;
+                }
                 Some(Kind::Caret) => match self.degree_after_caret() {
                     Some(tokens) if self.temperature(tokens) => return Some(found),
                     Some(tokens) => {
@@ -211,6 +227,24 @@ impl<'a> Parser<'a> {
             (Some(Kind::Open(Bracket::Group)), Some(Kind::Degree), Some(Kind::Close(Bracket::Group))) => Some(4),
             _ => None,
         }
+    }
+
+    /// Tokens of `^{\text{th}}`, `^{th}`.
+    fn ordinal_after_caret(&self) -> Option<usize> {
+        let ending = |kind: Option<&Kind<'_>>| matches!(kind, Some(Kind::Text(word) | Kind::Word(word) | Kind::Roman(word)) if matches!(*word, "st" | "nd" | "rd" | "th"));
+        match (self.peek_at(1), self.peek_at(3)) {
+            (Some(Kind::Open(Bracket::Group)), Some(Kind::Close(Bracket::Group))) if ending(self.peek_at(2)) => Some(4),
+            (word, _) if ending(word) => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Whether `(k \in \mathbb{Z})` comes next.
+    pub fn declares_parameter(&self) -> bool {
+        matches!(
+            (self.peek(), self.peek_at(1), self.peek_at(2)),
+            (Some(Kind::Open(Bracket::Round)), Some(Kind::Word(_)), Some(Kind::Relation(Relation::Member)))
+        )
     }
 
     /// `°C`, `°F`: a unit of its own.
@@ -266,13 +300,15 @@ impl<'a> Parser<'a> {
             Kind::Fraction => self.fraction(),
             Kind::Bar => {
                 self.bars += 1;
-                let inside = self.list();
+                let inside = self.nested(Self::item);
                 self.bars -= 1;
                 let inside = inside?;
                 self.eat(&Kind::Bar).then(|| Expr::call(Function::Absolute, inside))
             }
             Kind::Begin(name) => self.matrix(name),
             Kind::Word(word) | Kind::Roman(word) => self.word(word),
+            Kind::Text("cis") => self.cis(),
+            Kind::Text(text) if self.peek() == Some(&Kind::Underscore) => self.lettered_text(text),
             Kind::Text(text) => Some(Expr::Symbol(text.to_string())),
             Kind::Command(name) => self.command(name),
             _ => None,
@@ -314,6 +350,17 @@ impl<'a> Parser<'a> {
 
     pub fn word(&mut self, word: &'a str) -> Option<Expr> {
         let lower = word.to_ascii_lowercase();
+        // `dy/dx`
+        if let (Some(Kind::Slash), Some(Kind::Word(below))) = (self.peek(), self.peek_at(1))
+            && [word, *below].iter().all(|word| word.len() == 2 && word.starts_with('d'))
+        {
+            let name = format!("{word}/{below}");
+            self.at += 2;
+            return Some(Expr::Symbol(name));
+        }
+        if word == "cis" {
+            return self.cis();
+        }
         if is_function(word) {
             return self.function(word);
         }
@@ -364,6 +411,8 @@ impl<'a> Parser<'a> {
                 let inside = self.index()?;
                 Some(Expr::Symbol(format!("{name} {inside}")))
             }
+            "cis" => self.cis(),
+            "sum" | "prod" => self.series(name),
             _ if is_function(name) || name == "surd" => self.function(name),
             _ => vulgar(name).or_else(|| is_greek(name).then(|| Expr::Symbol(name.to_string()))),
         }

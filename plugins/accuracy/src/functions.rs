@@ -70,6 +70,13 @@ impl Parser<'_> {
         })
     }
 
+    /// cos + i sin
+    pub fn cis(&mut self) -> Option<Expr> {
+        let angle = self.nested(Self::function_argument)?;
+        let (cosine, sine) = (Expr::call(Function::Cos, angle.clone()), Expr::call(Function::Sin, angle));
+        Some(Expr::Sum(vec![cosine, Expr::Imaginary.times(sine)]))
+    }
+
     /// `(x+1)`, `{x}`, or what follows up to the next sign: `2x` of `\sin 2x + 1`, `\pi/6` of `sin pi/6`.
     pub fn function_argument(&mut self) -> Option<Expr> {
         if matches!(self.peek()?, Kind::Open(_) | Kind::Bar) {

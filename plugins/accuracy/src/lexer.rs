@@ -73,6 +73,8 @@ pub enum Kind<'a> {
     Intersection,
     Without,
     Fraction,
+    /// `\pmod` when true, `\bmod`, `mod`.
+    Modulo(bool),
     Currency,
     Begin(&'a str),
     End(&'a str),
@@ -127,6 +129,7 @@ pub fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
             return None;
         }
     }
+    crate::reversed::turn(&mut lexer.out);
     Some(lexer.out)
 }
 
@@ -134,14 +137,14 @@ pub struct Lexer<'a> {
     text: &'a str,
     pub at: usize,
     /// Open brackets other than groups: within them commas separate.
-    depth: u32,
+    pub depth: u32,
     commas: Commas,
     spaced: bool,
     /// A lone `$` is a currency; pairs are LaTeX's.
     currency: bool,
     /// `\\` ends a row; elsewhere it is a doubled backslash.
     pub rows: bool,
-    out: Vec<Token<'a>>,
+    pub out: Vec<Token<'a>>,
 }
 
 impl<'a> Lexer<'a> {
@@ -169,11 +172,12 @@ impl<'a> Lexer<'a> {
         let rest = self.rest();
         let c = rest.chars().next()?;
         let next = rest.get(c.len_utf8()..)?;
-        let starts_decimal = c == '.' && next.starts_with(|c: char| c.is_ascii_digit());
+        let repeats = || ["\\overline{", "\\bar{", "\\dot{"].iter().any(|mark| next.starts_with(mark));
+        let starts_decimal = c == '.' && (next.starts_with(|c: char| c.is_ascii_digit()) || (self.out.is_empty() && repeats()));
         if c.is_ascii_digit() || starts_decimal {
             return self.number();
         }
-        const PAIRS: [(&str, Kind<'static>); 12] = [
+        const PAIRS: [(&str, Kind<'static>); 11] = [
             ("<=", Kind::Relation(Relation::LessOrEqual)),
             (">=", Kind::Relation(Relation::GreaterOrEqual)),
             ("=<", Kind::Relation(Relation::LessOrEqual)),
@@ -185,7 +189,6 @@ impl<'a> Lexer<'a> {
             ("+/-", Kind::PlusMinus),
             ("...", Kind::Dots),
             ("''", Kind::Prime),
-            ("||", Kind::Bar),
         ];
         // `1+-2` is a sum; `+-` elsewhere stands for ±.
         let after_value = matches!(self.out.last(), Some(Token { kind: Kind::Number(_) | Kind::Word(_) | Kind::Close(_), .. }));
@@ -213,6 +216,17 @@ impl<'a> Lexer<'a> {
                     "and" => Kind::And,
                     "or" => Kind::Or,
                     "percent" | "percentage" | "pct" => Kind::Percent,
+                    "mod" => Kind::Modulo(false),
+                    // `3 to 4`
+                    "to" if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
+                    // `(0, 1) U (2, 3)`
+                    "u" if matches!(
+                        self.out.last(),
+                        Some(Token { kind: Kind::Close(Bracket::Round | Bracket::Square | Bracket::Curly), .. })
+                    ) =>
+                    {
+                        Kind::Union
+                    }
                     _ => Kind::Word(word),
                 };
                 self.push(kind, end);
@@ -248,7 +262,7 @@ impl<'a> Lexer<'a> {
             ';' | '；' => Kind::Semicolon,
             ':' | '：' | '∶' => Kind::Colon,
             '&' => Kind::Ampersand,
-            '=' | '＝' => Kind::Relation(Relation::Equal),
+            '=' | '＝' | '≡' => Kind::Relation(Relation::Equal),
             '≈' | '≃' | '≅' => Kind::Relation(Relation::Approximately),
             '≠' => Kind::Relation(Relation::NotEqual),
             '<' | '＜' => Kind::Relation(Relation::Less),
@@ -269,7 +283,7 @@ impl<'a> Lexer<'a> {
             'ℚ' => Kind::Roman("Q"),
             'ℂ' => Kind::Roman("C"),
             '$' if self.currency => Kind::Currency,
-            '$' => {
+            '$' | '#' => {
                 self.skip(1);
                 return Some(());
             }
@@ -326,6 +340,9 @@ impl<'a> Lexer<'a> {
                 rest = after;
             }
         }
+        if all.is_empty() {
+            all.push('0');
+        }
         self.push(Kind::Number(Numeral { digits: all, decimals, exponent }), text.len() - rest.len());
         Some(())
     }
@@ -339,7 +356,7 @@ impl<'a> Lexer<'a> {
         };
         let always = ALWAYS.iter().find_map(|separator| text.strip_prefix(separator)).or_else(braced);
         let grouping = self.commas == Commas::Group && self.depth == 0;
-        let comma = if grouping { text.strip_prefix(',') } else { None };
+        let comma = if grouping { text.strip_prefix([',', '\'', '’']) } else { None };
         let space = if grouping && !self.rows { text.strip_prefix(' ') } else { None };
         let after = always.map(str::trim_start).or(comma).or(space)?;
         let (group, after) = digits(after);

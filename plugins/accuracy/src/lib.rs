@@ -14,15 +14,19 @@
 //!
 //! | what | rule |
 //! |---|---|
-//! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234` are one number; so are `1\frac12` and `1½`; `101_2` is 5 |
+//! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234`, `1'234` are one number; so are `1\frac12` and `1½`; `101_2` is 5; `twenty-five`, `3^{\text{rd}}`, `１２` and `十二` are numbers |
 //! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
-//! | units, money | may be missing on either side; two known ones must be the same: `5 km` is `5`, not `5 m`; nothing is converted. What is counted (`18 eggs`) is left out |
+//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
+//! | times | `3:05 PM` is `15:05`; the half of the day may be missing |
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
 //! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x` |
 //! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
 //! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
-//! | inequalities | linear ones are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x \ne 3`; `x<1 \text{ or } x>2` |
-//! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}` |
+//! | inequalities | in one variable are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x^2 < 4`, `|x| < 2`, `-2 < x < 2`; `\frac{1}{x} < 1`; `x \ne 3`; `x<1 \text{ or } x>2`. Absolute values by cases ([`solve`]), rational functions whose roots are rational or of quadratics ([`polynomial`]) |
+//! | congruences | are classes: `x \equiv 3 \pmod 7` is `x \equiv 10 \pmod 7` and `x = 7k + 3`; the number 3 is taken for it, 10 is not. `17 \bmod 5` is 2 |
+//! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins |
+//! | cases | a system `\begin{cases} x = 1 \\ y = 2 \end{cases}` is `x = 1, y = 2`; a function by cases is compared case by case |
+//! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}`; `]0, 1[` is `(0, 1)` |
 //! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
 //! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}` and not `[3, 4]` |
 //! | matrices | entry by entry, sums, products and multiples worked out; `[[1,2],[3,4]]` is one |
@@ -53,14 +57,18 @@
 //! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
 mod ball;
+mod cases;
 mod choice;
+mod clock;
 mod commands;
 mod compare;
+mod congruence;
 mod elementary;
 mod equal;
 mod equations;
 mod exponents;
 mod expression;
+mod family;
 mod formula;
 mod functions;
 mod lexer;
@@ -71,8 +79,14 @@ mod numerals;
 mod numeric;
 mod parse;
 mod points;
+mod polynomial;
 mod real_set;
+mod reversed;
+mod script;
 mod separation;
+mod series;
+mod solve;
+mod spelled;
 mod surd;
 mod text;
 
@@ -104,9 +118,10 @@ impl Reward for Accuracy {
 
     fn score(&self, completion: &Completion) -> Result<Score> {
         let reference = completion.reference.as_deref().ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
-        let truth = of_reference(reference);
+        let truth = &*script::plain(of_reference(reference));
         // Without an answer the reference is looked at all the same: a bad one masks the sample.
-        let given = of_completion(&completion.text);
+        let given = of_completion(&completion.text).map(script::plain);
+        let given = given.as_deref();
         let outcome = match self.kind {
             Kind::Math if self.computed && number::read(truth).is_some() && number::read(given.unwrap_or_default()).is_none() => {
                 Outcome::Wrong(format!("not a number: {}", excerpt(given.unwrap_or_default())))

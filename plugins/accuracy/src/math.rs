@@ -4,7 +4,7 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{choice, parse, text};
+use crate::{choice, parse, spelled, text};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
@@ -22,6 +22,8 @@ pub enum Outcome {
 
 pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let (r, a) = (number::unwrap(reference), number::unwrap(answer));
+    let (spelled_r, spelled_a) = (spelled::numeral(r), spelled::numeral(a));
+    let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {
         return Outcome::Unusable("the reference is empty".into());
     }
@@ -44,18 +46,18 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     }
     let judge = Judge::new(&[r, a]);
     let compare = Compare { judge: &judge, lenient };
-    let Some(truth) = read(r, Commas::Group) else {
-        return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
-    };
-    if a.len() > BYTES_MAX {
-        return wrong("too long to be read");
-    }
     // The letter of a choice, with what it stands for: `(B) 12`.
     if let (Some(letter), Some(chosen)) = (lone_letter(r), choice::read(a))
         && chosen.len() == 1
         && chosen.contains(&letter)
     {
         return Outcome::Right;
+    }
+    let Some(truth) = read(r, Commas::Group) else {
+        return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
+    };
+    if a.len() > BYTES_MAX {
+        return wrong("too long to be read");
     }
     let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
     // `1,234` may also be two numbers.
@@ -119,7 +121,15 @@ fn roman_unit(text: &str) -> Option<String> {
 
 /// Without white space, sizing, and what fractions are called by.
 fn squeezed(text: &str) -> String {
-    let mut plain: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    // `1 2` is not 12.
+    let mut words = text.split_whitespace();
+    let mut plain = String::from(words.next().unwrap_or_default());
+    for word in words {
+        if plain.ends_with(|c: char| c.is_ascii_digit()) && word.starts_with(|c: char| c.is_ascii_digit()) {
+            plain.push(' ');
+        }
+        plain.push_str(word);
+    }
     if plain.contains('\\') {
         for (long, short) in
             [("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\,", ""), ("\\!", ""), ("\\;", "")]

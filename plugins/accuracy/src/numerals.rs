@@ -11,17 +11,12 @@ const BASE_MAX: u32 = 36;
 impl Parser<'_> {
     /// A number, and what belongs to it: repeating decimals, the fraction of a mixed number.
     pub fn number(&mut self, numeral: &Numeral) -> Option<Expr> {
+        if let Some(value) = self.lettered(numeral) {
+            return Some(Expr::Number(value));
+        }
         let value = numeral.value()?;
         if numeral.decimals.is_some() {
-            if matches!(self.peek(), Some(Kind::Command("overline" | "bar" | "dot" | "overbar"))) {
-                self.at += 1;
-                let grouped = self.eat(&Kind::Open(Bracket::Group));
-                let Some(Kind::Number(repeating)) = self.peek() else { return None };
-                let repeating = repeating.digits.clone();
-                self.at += 1;
-                if grouped && !self.eat(&Kind::Close(Bracket::Group)) {
-                    return None;
-                }
+            if let Some(repeating) = self.repeating() {
                 return Some(Expr::Number(repeat(&value, numeral.decimals?, &repeating)?));
             }
             if self.eat(&Kind::Dots) {
@@ -40,6 +35,70 @@ impl Parser<'_> {
             return Some(Expr::Number(value.add(&part)?));
         }
         Some(Expr::Number(value))
+    }
+
+    /// Digits that repeat, as written behind a decimal: `\overline{34}`, `\dot{1}4285\dot{7}`, `(3)`.
+    fn repeating(&mut self) -> Option<String> {
+        let start = self.at;
+        let found = self.repeating_within();
+        if found.is_none() {
+            self.at = start;
+        }
+        found
+    }
+
+    fn repeating_within(&mut self) -> Option<String> {
+        if self.peek() == Some(&Kind::Open(Bracket::Round)) && !self.spaced() {
+            return self.digits_between(Bracket::Round);
+        }
+        let Some(Kind::Command(mark @ ("overline" | "bar" | "dot" | "overbar"))) = self.peek() else { return None };
+        let dotted = *mark == "dot";
+        self.at += 1;
+        let mut digits = self.digits_between(Bracket::Group)?;
+        if dotted {
+            let middle = match (self.peek(), self.peek_at(1)) {
+                (Some(Kind::Number(middle)), Some(Kind::Command("dot"))) if middle.is_integer() => Some(middle.digits.clone()),
+                (Some(Kind::Command("dot")), _) => None,
+                _ => return Some(digits),
+            };
+            self.at += 1 + usize::from(middle.is_some());
+            digits = digits + &middle.unwrap_or_default() + &self.digits_between(Bracket::Group)?;
+        }
+        Some(digits)
+    }
+
+    /// `{34}`, or `3` without braces.
+    fn digits_between(&mut self, bracket: Bracket) -> Option<String> {
+        let bracketed = self.eat(&Kind::Open(bracket));
+        let Some(Kind::Number(repeating)) = self.peek() else { return None };
+        let digits = repeating.is_integer().then(|| repeating.digits.clone())?;
+        self.at += 1;
+        (!bracketed || self.eat(&Kind::Close(bracket))).then_some(digits)
+    }
+
+    /// `2A_{16}`: a numeral with letters among its digits, the index read already as its base.
+    fn lettered(&mut self, numeral: &Numeral) -> Option<Rational> {
+        let (Some(Kind::Word(letters)), Some(Kind::Underscore)) = (self.peek(), self.peek_at(1)) else { return None };
+        if self.spaced() || !numeral.is_integer() || !letters.bytes().all(|letter| letter.is_ascii_uppercase()) {
+            return None;
+        }
+        let digits = format!("{}{letters}", numeral.digits);
+        let start = self.at;
+        self.at += 2;
+        let value = self.index().and_then(|index| digits_in_base(&digits, &index));
+        if value.is_none() {
+            self.at = start;
+        }
+        value
+    }
+
+    /// `\text{FF}_{16}`, the text read already; another text with an index is a name.
+    pub fn lettered_text(&mut self, text: &str) -> Option<Expr> {
+        self.at += 1;
+        let index = self.index()?;
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+        let value = if digits { digits_in_base(text, &index) } else { None };
+        Some(value.map_or_else(|| Expr::Symbol(format!("{text}_{index}")), Expr::Number))
     }
 
     /// The fraction of a mixed number that comes next, and how many tokens it takes: `1\frac{1}{2}`, `1 1/2`, `1½`.
@@ -85,9 +144,14 @@ pub fn vulgar(name: &str) -> Option<Expr> {
 
 /// `204_5`: the digits of a numeral read in its base.
 pub fn in_base(value: &Rational, index: &str) -> Option<Rational> {
-    let base: u32 = index.parse().ok().filter(|base| (2..=BASE_MAX).contains(base))?;
     value.denominator().eq(&1.into()).then_some(())?;
-    let digits = value.numerator().to_string();
+    digits_in_base(&value.numerator().to_string(), index)
+}
+
+/// The base is in digits or in words: `16`, `two`.
+fn digits_in_base(digits: &str, index: &str) -> Option<Rational> {
+    let spelled = crate::spelled::numeral(index);
+    let base: u32 = spelled.as_deref().unwrap_or(index).parse().ok().filter(|base| (2..=BASE_MAX).contains(base))?;
     let mut total = Rational::integer(0);
     for digit in digits.chars() {
         let digit = digit.to_digit(base)?;

@@ -6,6 +6,7 @@
 //! sides   := sum (":" sum)*, joined by ∪ ∩ ∖
 //! ```
 
+use crate::congruence;
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
 use crate::names::{constant, is_function, is_prose};
@@ -24,6 +25,11 @@ pub fn read(text: &str, commas: Commas) -> Option<Expr> {
     }
     let found = parser.list()?;
     parser.peek().is_none().then_some(found)
+}
+
+/// `about 42`: what is said of a value's exactness is no part of it.
+fn is_about(word: &str) -> bool {
+    matches!(word.to_ascii_lowercase().as_str(), "about" | "approximately" | "approx" | "roughly")
 }
 
 pub struct Parser<'a> {
@@ -77,8 +83,10 @@ impl<'a> Parser<'a> {
             if self.ends_list() {
                 break;
             }
-            groups.last_mut()?.push(self.item()?);
-            let mut separated = false;
+            let item = self.item()?;
+            groups.last_mut()?.push(item);
+            // `2k\pi (k \in \mathbb{Z})`, `2k\pi \text{ where } k \in \mathbb{Z}`
+            let mut separated = self.declares_parameter();
             while let Some(separator) = self.peek() {
                 match separator {
                     Kind::Comma | Kind::Newline => {}
@@ -90,6 +98,7 @@ impl<'a> Parser<'a> {
                         parted_by_or = true;
                     }
                     Kind::Semicolon => groups.push(Vec::new()),
+                    Kind::Text(word) | Kind::Word(word) if self.introduces_parameter(word) => {}
                     _ => break,
                 }
                 separated = true;
@@ -111,8 +120,15 @@ impl<'a> Parser<'a> {
         match items.len() {
             0 => None,
             1 => items.pop(),
-            _ => Some(Expr::List(joined, items)),
+            _ => Some(congruence::spread(joined, items)),
         }
+    }
+
+    /// `\text{where}`, `\text{for}` before `k \in`.
+    fn introduces_parameter(&self, word: &str) -> bool {
+        let word = word.trim_matches(|c: char| c == ',' || c.is_whitespace());
+        matches!(word, "where" | "for" | "with" | "for all" | "for any" | "for some")
+            && matches!(self.peek_at(2), Some(Kind::Relation(Relation::Member)))
     }
 
     fn ends_list(&self) -> bool {
@@ -136,6 +152,7 @@ impl<'a> Parser<'a> {
                     | Kind::Relation(_)
                     | Kind::Colon
                     | Kind::Union
+                    | Kind::Command("over" | "choose")
             )
         )
     }
@@ -144,16 +161,31 @@ impl<'a> Parser<'a> {
         if let Some(text) = self.words() {
             return Some(text);
         }
+        // `\text{The answer is } 5`, `\text{Area: } 5`
+        if let Some(Kind::Text(words)) = self.peek()
+            && (words.ends_with(" is")
+                || words.ends_with(" are")
+                || words.ends_with(':')
+                || words.ends_with(" =")
+                || is_about(words))
+        {
+            self.at += 1;
+        }
+        if matches!(self.peek(), Some(Kind::Word(word)) if is_about(word)) {
+            self.at += 1;
+        }
         // `= 5`, `\approx 5`
         if matches!(self.peek(), Some(Kind::Relation(Relation::Equal | Relation::Approximately))) {
             self.at += 1;
         }
-        let mut sides = vec![self.quantity()?];
+        let mut sides = vec![self.quantity(false)?];
         let mut relations = Vec::new();
         while let Some(Kind::Relation(relation)) = self.peek() {
             relations.push(*relation);
+            let written = self.tokens.get(self.at).and_then(|token| self.text.get(token.at..));
+            let congruent = written.is_some_and(|text| text.starts_with("\\equiv") || text.starts_with('≡'));
             self.at += 1;
-            sides.push(self.quantity()?);
+            sides.push(self.quantity(congruent)?);
         }
         if relations.is_empty() { sides.pop() } else { Some(Expr::Relations(sides, relations)) }
     }
@@ -180,8 +212,15 @@ impl<'a> Parser<'a> {
         None
     }
 
-    /// One side of a relation, with its currency and unit.
-    fn quantity(&mut self) -> Option<Expr> {
+    pub fn ends_here(&self) -> bool {
+        Self::ends_item(self.peek()) || (self.bars > 0 && self.peek() == Some(&Kind::Bar))
+    }
+
+    /// One side of a relation, with its currency and unit; `congruent` behind `≡`.
+    fn quantity(&mut self, congruent: bool) -> Option<Expr> {
+        if let Some(time) = self.clock() {
+            return Some(time);
+        }
         let start = self.at;
         let mut negative = false;
         if matches!((self.peek(), self.peek_at(1)), (Some(Kind::Minus | Kind::Plus), Some(Kind::Currency))) {
@@ -197,11 +236,14 @@ impl<'a> Parser<'a> {
         if negative {
             value = value.negate();
         }
-        let unit = if Self::ends_item(self.peek()) || (self.bars > 0 && self.peek() == Some(&Kind::Bar)) {
-            None
-        } else {
-            Some(self.unit()?)
+        if self.starts_modulus() {
+            value = self.modulo(value, congruent)?;
+        }
+        let declared = match self.peek() {
+            Some(Kind::Text(word) | Kind::Word(word)) => self.introduces_parameter(word),
+            _ => self.declares_parameter(),
         };
+        let unit = if declared || self.ends_here() { None } else { Some(self.unit()?) };
         Some(match currency.or(unit) {
             Some(unit) => Expr::Quantity(Box::new(value), unit),
             None => value,
@@ -241,13 +283,18 @@ impl<'a> Parser<'a> {
                 Some(Kind::Intersection) => Expr::Intersection,
                 Some(Kind::Without) => Expr::Without,
                 // `\mathbb{R} - \{1\}`
-                Some(Kind::Minus) if left == Expr::Reals => Expr::Without,
+                Some(Kind::Minus) if left == Expr::Reals || self.takes_away() => Expr::Without,
                 _ => return Some(left),
             };
             self.at += 1;
             left = join(Box::new(left), Box::new(self.ratio()?));
         }
         None
+    }
+
+    /// `- \{3\}`, which no sum has.
+    pub fn takes_away(&self) -> bool {
+        self.peek() == Some(&Kind::Minus) && self.peek_at(1) == Some(&Kind::Open(Bracket::Curly))
     }
 
     fn ratio(&mut self) -> Option<Expr> {
@@ -278,10 +325,13 @@ impl<'a> Parser<'a> {
         }
         let start = self.at;
         let content = if matches!(self.peek(), Some(Kind::Close(_))) { None } else { Some(self.list()?) };
+        let content = match content {
+            Some(above) if open == Bracket::Group => Some(self.infix_command(above)?),
+            other => other,
+        };
         let Some(Kind::Close(close)) = self.peek() else { return None };
         let close = *close;
         let mixed = |a, b| matches!((a, b), (Bracket::Round, Bracket::Square) | (Bracket::Square, Bracket::Round));
-        // `]1, 2[` is not read.
         if open != close && !mixed(open, close) {
             return None;
         }
@@ -304,6 +354,18 @@ impl<'a> Parser<'a> {
             (_, Some(item)) if open == close => Some(item),
             _ => None,
         }
+    }
+
+    /// `{1 \over 2}`, `{5 \choose 2}`: what stands before has been read.
+    fn infix_command(&mut self, above: Expr) -> Option<Expr> {
+        let binomial = match self.peek() {
+            Some(Kind::Command("over")) => false,
+            Some(Kind::Command("choose")) => true,
+            _ => return Some(above),
+        };
+        self.at += 1;
+        let below = self.sum()?;
+        Some(if binomial { Expr::Call(Function::Binomial, vec![above, below]) } else { above.over(below) })
     }
 
     /// `\{x \mid x > 2\}`: its condition; the outer `None` where there is no such thing.
@@ -334,6 +396,11 @@ impl<'a> Parser<'a> {
     /// `\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}`, the beginning read already.
     pub fn matrix(&mut self, name: &str) -> Option<Expr> {
         let bars = std::mem::take(&mut self.bars);
+        if name == "cases" || name == "dcases" {
+            let found = self.nested(Self::cases);
+            self.bars = bars;
+            return found;
+        }
         let rows = self.nested(|parser| parser.rows(name));
         self.bars = bars;
         let matrix = Expr::Matrix(rows?);

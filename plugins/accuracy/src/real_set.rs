@@ -1,39 +1,44 @@
 //! Sets of real numbers: intervals and points with constant ends, joined, cut and compared.
 
 use crate::equal::{Judge, Verdict, infinite};
-use crate::expression::{Expr, Function, Joined};
+use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Relation};
+use crate::solve::{solutions, subject};
 use std::cmp::Ordering;
 
 const PIECES_MAX: usize = 64;
 
 /// One end of an interval; `None` is infinity.
 #[derive(Clone, Debug)]
-struct End {
-    value: Option<Expr>,
-    closed: bool,
+pub struct End {
+    pub value: Option<Expr>,
+    pub closed: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Piece {
-    low: End,
-    high: End,
+pub struct Piece {
+    pub low: End,
+    pub high: End,
 }
 
 /// Disjoint, in order, none touching the next.
 #[derive(Clone, Debug)]
 pub struct RealSet {
-    pieces: Vec<Piece>,
+    pub pieces: Vec<Piece>,
 }
 
-const UNBOUNDED: End = End { value: None, closed: false };
+pub const UNBOUNDED: End = End { value: None, closed: false };
 
 impl RealSet {
-    fn all() -> RealSet {
+    pub fn all() -> RealSet {
         RealSet { pieces: vec![Piece { low: UNBOUNDED, high: UNBOUNDED }] }
     }
 
-    fn point(value: Expr) -> RealSet {
+    pub fn nothing() -> RealSet {
+        RealSet { pieces: Vec::new() }
+    }
+
+    pub fn point(value: Expr) -> RealSet {
         let end = End { value: Some(value), closed: true };
         RealSet { pieces: vec![Piece { low: end.clone(), high: end }] }
     }
@@ -68,7 +73,7 @@ impl RealSet {
             }
             Expr::Union(a, b) => RealSet::of(judge, a)?.union(RealSet::of(judge, b)?, judge),
             Expr::Intersection(a, b) => RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?, judge),
-            Expr::Without(a, b) => RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?.complement(), judge),
+            Expr::Without(a, b) => RealSet::of(judge, a)?.without(&RealSet::of(judge, b)?, judge),
             Expr::Relations(sides, relations) => solutions(judge, sides, relations).map(|(_, set)| set),
             Expr::List(joined, items) => {
                 let conditions = items.iter().all(|item| matches!(item, Expr::Relations(..)));
@@ -91,18 +96,18 @@ impl RealSet {
                         return Some(all);
                     }
                 }
-                sets.into_iter().try_fold(RealSet { pieces: Vec::new() }, |all, set| all.union(set, judge))
+                sets.into_iter().try_fold(RealSet::nothing(), |all, set| all.union(set, judge))
             }
             _ => None,
         }
     }
 
-    fn union(mut self, other: RealSet, judge: &Judge) -> Option<RealSet> {
+    pub fn union(mut self, other: RealSet, judge: &Judge) -> Option<RealSet> {
         self.pieces.extend(other.pieces);
         self.ordered(judge)
     }
 
-    fn intersection(&self, other: &RealSet, judge: &Judge) -> Option<RealSet> {
+    pub fn intersection(&self, other: &RealSet, judge: &Judge) -> Option<RealSet> {
         let mut pieces = Vec::new();
         for a in &self.pieces {
             for b in &other.pieces {
@@ -117,7 +122,7 @@ impl RealSet {
         RealSet { pieces }.ordered(judge)
     }
 
-    fn complement(&self) -> RealSet {
+    pub fn complement(&self) -> RealSet {
         let mut pieces = Vec::new();
         let mut low = UNBOUNDED;
         let mut open = true;
@@ -134,14 +139,12 @@ impl RealSet {
         RealSet { pieces }
     }
 
-    /// `{x : −x ∈ S}`
-    fn mirrored(&self) -> RealSet {
-        let turn = |end: &End| End { value: end.value.clone().map(Expr::negate), closed: end.closed };
-        RealSet { pieces: self.pieces.iter().rev().map(|piece| Piece { low: turn(&piece.high), high: turn(&piece.low) }).collect() }
+    pub fn without(&self, other: &RealSet, judge: &Judge) -> Option<RealSet> {
+        self.intersection(&other.complement(), judge)
     }
 
     /// In order, what overlaps or touches joined.
-    fn ordered(mut self, judge: &Judge) -> Option<RealSet> {
+    pub fn ordered(mut self, judge: &Judge) -> Option<RealSet> {
         if self.pieces.len() > PIECES_MAX {
             return None;
         }
@@ -235,101 +238,4 @@ fn after(judge: &Judge, a: &End, b: &End) -> Option<bool> {
 
 fn is_order(relation: &Relation) -> bool {
     !matches!(relation, Relation::Equal | Relation::Approximately)
-}
-
-/// What a condition is about: its only variable, or the formula that stands against constants.
-pub fn subject(expr: &Expr) -> Option<Expr> {
-    let Expr::Relations(sides, _) = expr else { return None };
-    if let [name] = expr.symbols().as_slice() {
-        return Some(Expr::Symbol(name.clone()));
-    }
-    let mut open = sides.iter().filter(|side| !side.symbols().is_empty());
-    let found = open.next()?;
-    open.next().is_none().then(|| found.clone())
-}
-
-/// The real solutions of a chain of relations in one variable, each of them linear, and that variable.
-pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Option<(Expr, RealSet)> {
-    if let ([variable, set], [Relation::Member]) = (sides, relations) {
-        return Some((variable.clone(), RealSet::of(judge, set)?));
-    }
-    let whole = Expr::Relations(sides.to_vec(), relations.to_vec());
-    let variable = subject(&whole)?;
-    let mut set = RealSet::all();
-    for (pair, relation) in sides.windows(2).zip(relations) {
-        let [left, right] = pair else { return None };
-        set = set.intersection(&half_line(judge, left, *relation, right, &variable)?, judge)?;
-    }
-    // |x| < 2
-    let inner = sides.iter().find_map(|side| match side {
-        Expr::Call(Function::Absolute, arguments) => arguments.first().filter(|inner| **inner == variable),
-        _ => None,
-    });
-    if inner.is_some() {
-        let zero = End { value: Some(Expr::integer(0)), closed: true };
-        let set = set.intersection(&RealSet { pieces: vec![Piece { low: zero, high: UNBOUNDED }] }, judge)?;
-        return Some((variable, set.mirrored().union(set, judge)?));
-    }
-    Some((variable, set))
-}
-
-fn half_line(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variable: &Expr) -> Option<RealSet> {
-    let is_subject =
-        |side: &Expr| side == variable || matches!(side, Expr::Call(Function::Absolute, inner) if inner.first() == Some(variable));
-    let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
-    let (value, flipped) = if is_subject(left) && constant(right) {
-        (right.clone(), false)
-    } else if is_subject(right) && constant(left) {
-        (left.clone(), true)
-    } else {
-        // m·x + c, with m and c by its values at 0 and 1.
-        let Expr::Symbol(name) = variable else { return None };
-        let difference = left.clone().minus(right.clone());
-        if !difference.is_scalar() {
-            return None;
-        }
-        let at = |value: i64| difference.substitute(&|other| (other == name).then(|| Expr::integer(value)));
-        let constant = at(0);
-        let slope = at(1).minus(constant.clone());
-        let line = slope.clone().times(variable.clone());
-        if judge.equal(&difference, &Expr::Sum(vec![line, constant.clone()])) != Verdict::Equal {
-            return None;
-        }
-        match judge.sign(&slope)? {
-            Ordering::Equal => return None,
-            sign => (constant.negate().over(slope), sign == Ordering::Less),
-        }
-    };
-    let relation = if flipped { mirrored(relation) } else { relation };
-    if let Some(positive) = infinite(&value) {
-        // `-\infty < x`
-        let holds = match relation {
-            Relation::Less | Relation::LessOrEqual => positive,
-            Relation::Greater | Relation::GreaterOrEqual => !positive,
-            _ => return None,
-        };
-        return holds.then(RealSet::all);
-    }
-    let end = |closed| End { value: Some(value.clone()), closed };
-    let piece = |low, high| RealSet { pieces: vec![Piece { low, high }] };
-    Some(match relation {
-        Relation::Less => piece(UNBOUNDED, end(false)),
-        Relation::LessOrEqual => piece(UNBOUNDED, end(true)),
-        Relation::Greater => piece(end(false), UNBOUNDED),
-        Relation::GreaterOrEqual => piece(end(true), UNBOUNDED),
-        Relation::Equal => RealSet::point(value.clone()),
-        Relation::NotEqual => RealSet::point(value.clone()).complement(),
-        Relation::Approximately | Relation::Member => return None,
-    })
-}
-
-/// The relation read from right to left.
-pub fn mirrored(relation: Relation) -> Relation {
-    match relation {
-        Relation::Less => Relation::Greater,
-        Relation::LessOrEqual => Relation::GreaterOrEqual,
-        Relation::Greater => Relation::Less,
-        Relation::GreaterOrEqual => Relation::LessOrEqual,
-        same => same,
-    }
 }

@@ -29,7 +29,8 @@ pub fn same(a: &str, b: &str) -> bool {
     if a.is_empty() || b.is_empty() {
         return false;
     }
-    a == b || a.replace(' ', "") == b.replace(' ', "") || (says_nothing(&a) && says_nothing(&b))
+    let missing = |text: &str| matches!(text, "dne" | "does not exist");
+    a == b || (missing(&a) && missing(&b)) || a.replace(' ', "") == b.replace(' ', "") || (says_nothing(&a) && says_nothing(&b))
 }
 
 /// That there is no solution.

@@ -4,7 +4,7 @@ use r1d_proto::rollout::FinishReason;
 use reward_sdk::{Completion, Finish, GroupReward, JudgedReward, Result, Reward, Score, configure};
 
 /// Every plugin, under each configuration that takes another path.
-pub const PLUGINS: [(&str, &str); 11] = [
+pub const PLUGINS: [(&str, &str); 12] = [
     ("accuracy", "{}"),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),
@@ -14,6 +14,7 @@ pub const PLUGINS: [(&str, &str); 11] = [
     ("language-consistency", "{}"),
     ("length", "{}"),
     ("length", r#"{"kind": "group"}"#),
+    ("readability", "{}"),
     ("repetition", "{}"),
     ("soft-overlong", r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#),
 ];
@@ -30,6 +31,7 @@ pub fn natively(name: &str, config: &str) -> std::result::Result<Judge, String> 
         "helpfulness" => judged::<helpfulness::Helpfulness>(config),
         "language-consistency" => one::<language_consistency::LanguageConsistency>(config),
         "length" => group::<length::Length>(config),
+        "readability" => one::<readability::Readability>(config),
         "repetition" => one::<repetition::Repetition>(config),
         "soft-overlong" => one::<soft_overlong::SoftOverlong>(config),
         _ => Err(format!("no Rust plugin `{name}`")),

@@ -24,6 +24,15 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     files.into_iter().map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
 }
 
+/// What cargo-fuzz found worth keeping: `found/pack.py` writes these files, an input in hexadecimal digits on each line.
+fn found(target: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("found").join(format!("{target}.hex"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let byte =
+        |line: &str, at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| (0..line.len() / 2).map(|at| byte(line, 2 * at)).collect()).collect()
+}
+
 /// Says which input it was.
 fn run(body: Body, name: &str, bytes: &[u8]) {
     let ended = catch_unwind(AssertUnwindSafe(|| body(bytes)));
@@ -35,6 +44,11 @@ fn every_input_of_the_corpus_ends() {
     for (target, body) in TARGETS {
         for (name, bytes) in corpus(target) {
             run(body, &name, &bytes);
+        }
+        let found = found(target);
+        assert!(!found.is_empty(), "{target} has no finds");
+        for (i, bytes) in found.iter().enumerate() {
+            run(body, &format!("{target}, find {i}"), bytes);
         }
     }
 }

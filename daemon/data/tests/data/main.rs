@@ -10,7 +10,7 @@ mod template;
 mod tokenizer;
 
 use r1d_data::Tokenizer;
-use r1d_job::{DataSource, TemplateSource};
+use r1d_job::DataSource;
 use std::path::{Path, PathBuf};
 
 pub fn golden(name: &str) -> PathBuf {
@@ -24,21 +24,7 @@ pub fn tokenizer() -> Tokenizer {
 
 /// A data set without columns.
 pub fn source(path: impl Into<PathBuf>) -> DataSource {
-    DataSource {
-        name: "train".into(),
-        path: path.into(),
-        prompt: None,
-        completion: None,
-        chosen: None,
-        rejected: None,
-        label: None,
-        margin: None,
-        text: None,
-        reference: None,
-        domain: None,
-        shuffle: true,
-        template: TemplateSource::Plain,
-    }
+    DataSource::new("train", path)
 }
 
 /// A file in a directory that lives as long as the value.

@@ -67,7 +67,7 @@ fn fine_tuning_trains_the_completion_and_the_end_alone() {
     let tokenizer = tokenizer();
     let data = pairs(&[("User: a", " jumps over"), ("User: b", "done<|end|>")]);
     let template = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let stage = Sft { batch_size: 2, max_length: 64 };
+    let stage = Sft { batch_size: 2, max_length: 64, template: None };
     let rows = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     assert_eq!((rows.len(), rows.truncated()), (2, 0));
     let prompts = Prompts::build(&data, &template, &tokenizer).unwrap();
@@ -88,7 +88,7 @@ fn further_data_sets_are_appended_each_with_its_template() {
     let (plain, r1_zero) = (TemplateSource::Plain, TemplateSource::R1Zero);
     let (plain, r1_zero) = (Template::open(&plain, &tokenizer).unwrap(), Template::open(&r1_zero, &tokenizer).unwrap());
     let (first, second) = (pairs(&[("a", "b"), ("c", "d")]), pairs(&[("e", "f")]));
-    let stage = Sft { batch_size: 3, max_length: 1000 };
+    let stage = Sft { batch_size: 3, max_length: 1000, template: None };
     let order = Order { shuffle: false, ..ORDER };
     let both = Supervision::sft(&[(&first, &plain), (&second, &r1_zero)], &tokenizer, &stage, order).unwrap();
     let alone = |data, template| Supervision::sft(&[(data, template)], &tokenizer, &stage, order).unwrap();
@@ -108,7 +108,7 @@ fn further_data_sets_are_appended_each_with_its_template() {
 fn long_rows_are_cut_and_counted_and_endless_prompts_refused() {
     let tokenizer = tokenizer();
     let template = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let stage = Sft { batch_size: 1, max_length: 10 };
+    let stage = Sft { batch_size: 1, max_length: 10, template: None };
     let data = pairs(&[("ab", &"xyz ".repeat(20)), ("a", "b")]);
     let rows = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     assert_eq!(rows.truncated(), 1);

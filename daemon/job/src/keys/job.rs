@@ -4,9 +4,6 @@ use super::Default::{Required, Unset, Value};
 use super::Kind::{Bool, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, Tables, Text, Texts, Variants, WordOrScore};
 use super::{Key, Kind, Table, above, at_least, count, key, share};
 
-/// Stage kinds of the recipe that a later release brings.
-pub const STAGE_KINDS_LATER: &[&str] = &["distill", "eval"];
-
 pub static JOB: &Table = &Table {
     path: "",
     meaning: "One run of the recipe: a model, data, stages in order, and what is kept.",
@@ -44,7 +41,14 @@ pub static JOB: &Table = &Table {
             Kind::Table(MODEL),
             Required("add a table [model] with `path`, or with `init` and `tokenizer`"),
             "",
-            "The weights that the first stage starts from.",
+            "The job's own model: the weights that its first stage starts from.",
+        ),
+        key(
+            "models",
+            Named(MODELS),
+            Value("{}"),
+            "",
+            "Further models by name, which stages name by `model`: students, for one. Their dtype and fp8 are [model]'s.",
         ),
         key(
             "parallel",
@@ -73,40 +77,46 @@ pub static JOB: &Table = &Table {
     ]],
 };
 
+const WEIGHTS: &[Key] = &[
+    key(
+        "path",
+        Path,
+        Unset("`init` and `tokenizer` are there instead"),
+        "",
+        "Hugging Face directory: config.json, *.safetensors, tokenizer.json.",
+    ),
+    key("init", Path, Unset("`path` is there instead"), "", "A config.json: random weights by the job's seed."),
+    key("tokenizer", Path, Unset("it comes with `path`"), "", "tokenizer.json, or a directory that holds it; only with `init`."),
+];
+
+static MODELS: &Table = &Table {
+    path: "models.NAME",
+    meaning: "A further model, with a tokenizer of its own. `from = \"base\"` of a stage that has it means its own weights.",
+    groups: &[WEIGHTS],
+};
+
 static MODEL: &Table = &Table {
     path: "model",
     meaning: "The model that \"base\" names: a Hugging Face directory, or random weights for a config.json.",
-    groups: &[&[
-        key(
-            "path",
-            Path,
-            Unset("`init` and `tokenizer` are there instead"),
-            "",
-            "Hugging Face directory: config.json, *.safetensors, tokenizer.json.",
-        ),
-        key("init", Path, Unset("`path` is there instead"), "", "A config.json: random weights by the job's seed."),
-        key(
-            "tokenizer",
-            Path,
-            Unset("it comes with `path`"),
-            "",
-            "tokenizer.json, or a directory that holds it; only with `init`.",
-        ),
-        key(
-            "dtype",
-            OneOf(&["float32", "bfloat16"]),
-            Value("\"float32\""),
-            "",
-            "What weights and activations are kept in; the optimiser's state and the log-probabilities are float32 either way.",
-        ),
-        key(
-            "fp8",
-            Bool,
-            Value("false"),
-            "",
-            "Linear layers multiply in FP8 (e4m3, a scale per row) in forward passes; gradients, routers and the head stay in bfloat16. Needs dtype = \"bfloat16\" and an H100 or H200.",
-        ),
-    ]],
+    groups: &[
+        WEIGHTS,
+        &[
+            key(
+                "dtype",
+                OneOf(&["float32", "bfloat16"]),
+                Value("\"float32\""),
+                "",
+                "What weights and activations are kept in; the optimiser's state and the log-probabilities are float32 either way.",
+            ),
+            key(
+                "fp8",
+                Bool,
+                Value("false"),
+                "",
+                "Linear layers multiply in FP8 (e4m3, a scale per row) in forward passes; gradients, routers and the head stay in bfloat16. Needs dtype = \"bfloat16\" and an H100 or H200.",
+            ),
+        ],
+    ],
 };
 
 static DATA: &Table = &Table {
@@ -181,11 +191,13 @@ const STAGES: Kind = Variants {
     variants: &[
         ("pretrain", PRETRAIN),
         ("sft", SFT),
+        ("distill", DISTILL),
         ("grpo", GRPO),
         ("ppo", PPO),
         ("dpo", DPO),
         ("rejection-sampling", REJECTION_SAMPLING),
         ("reward-model", REWARD_MODEL),
+        ("eval", EVAL_STAGE),
     ],
 };
 
@@ -200,16 +212,19 @@ const STAGE: &[Key] = &[
     key(
         "kind",
         Text,
-        Required("kind = \"pretrain\", \"sft\", \"grpo\", \"ppo\", \"dpo\", \"rejection-sampling\" or \"reward-model\""),
+        Required(
+            "kind = \"pretrain\", \"sft\", \"distill\", \"grpo\", \"ppo\", \"dpo\", \"rejection-sampling\", \"reward-model\" or \"eval\"",
+        ),
         "",
-        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"grpo\" (group-relative policy optimisation), \"ppo\" (proximal policy optimisation with a value model), \"dpo\" (direct preference optimisation), \"rejection-sampling\" (the good ones of many completions become a data set), \"reward-model\" (a scalar head learns preferences).",
+        "What the stage does: \"pretrain\" (next token on packed text), \"sft\" (completions), \"distill\" (completions of a teacher, for another model), \"grpo\" (group-relative policy optimisation), \"ppo\" (proximal policy optimisation with a value model), \"dpo\" (direct preference optimisation), \"rejection-sampling\" (the good ones of many completions become a data set), \"reward-model\" (a scalar head learns preferences), \"eval\" (one evaluation).",
     ),
+    key("model", Text, Unset("[model]"), "", "The model that the stage trains or samples: the NAME of a table [models.NAME]."),
     key(
         "from",
         Text,
-        Unset("the stage before that is no reward-model; \"base\" for the first"),
+        Unset("the nearest stage before that trains a policy of the same model, else \"base\""),
         "",
-        "Where the weights come from: \"base\" or the name of a stage before.",
+        "Where the weights come from: the name of a stage before of the same model, or \"base\", the model's own weights.",
     ),
     key(
         "data",
@@ -233,6 +248,9 @@ const STAGE: &[Key] = &[
         "How long the stage runs, in passes over its data; the last step is rounded up.",
     ),
 ];
+
+/// All of [`STAGE`] but how long it runs.
+const PLACE: &[Key] = STAGE.split_at(5).0;
 
 const SCHEDULE: &[Key] = &[
     key(
@@ -401,6 +419,36 @@ static SFT: &Table = &Table {
         LORA,
         &[bias_update_speed("0.0"), aux_loss_alpha("0.0"), DEVICE_LOSS_ALPHA, MTP_LOSS_WEIGHT],
     ],
+};
+
+static DISTILL: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"distill\": sft of a student, whose `model` is another than the one that wrote the completions: their text is tokenised by the student's own tokenizer, in its own chat template (DeepSeek-R1 2.4).",
+    groups: &[
+        STAGE,
+        &[
+            MORE_DATA,
+            key(
+                "template",
+                Text,
+                Value("\"chat\""),
+                "",
+                "How prompts reach the student, whatever the data sets say: \"chat\" (the chat template beside its tokenizer), \"r1-zero\", \"plain\", or the path of a minijinja file.",
+            ),
+            key("batch_size", count(1), Value("8"), "rows", "Rows of one update."),
+            max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
+            learning_rate("2e-5"),
+        ],
+        SCHEDULE,
+        LORA,
+        &[bias_update_speed("0.0"), aux_loss_alpha("0.0"), DEVICE_LOSS_ALPHA, MTP_LOSS_WEIGHT],
+    ],
+};
+
+static EVAL_STAGE: &Table = &Table {
+    path: "stage",
+    meaning: "kind = \"eval\": one evaluation of the weights that come `from` a stage, which are passed on as they are. The defaults are R1's protocol.",
+    groups: &[PLACE, EVALUATION],
 };
 
 const CHANGES: Key = key(
@@ -707,6 +755,13 @@ static REJECTION_SAMPLING: &Table = &Table {
                 "completions",
                 "Completions kept of each prompt and pass over the data: of the good ones the best by the reward, of equals the first sampled; 0: all of them.",
             ),
+            key(
+                "review",
+                Bool,
+                Value("false"),
+                "",
+                "The job waits after the stage until somebody has looked at its data set: `r1ctl dataset review JOB STAGE` exports it and takes the edited file in its place, or accepts it.",
+            ),
             CHANGES,
             rewards("What judges completions: the first says what is correct, the weighted sum of the scores is the reward."),
         ],
@@ -846,55 +901,62 @@ static CHECKPOINT: &Table = &Table {
 static EVAL: &Table = &Table {
     path: "eval",
     meaning: "An evaluation: completions sampled from held-out prompts, scored.",
-    groups: &[&[
-        key("data", Text, Required("name a table [data.NAME]"), "", "The data set."),
-        key(
-            "every_steps",
-            Integer { min: 0, max: 1 << 40 },
-            Value("0"),
-            "steps",
-            "Steps between evaluations inside a stage; 0: only at the job's start and after each stage.",
-        ),
-        key("stages", Texts, Value("[]"), "", "Stages inside which `every_steps` counts; empty: all."),
-        key("at_start", Bool, Value("true"), "", "Also of the weights that the job starts from."),
-        key("num_generations", count(1), Value("1"), "completions", "Completions of each prompt."),
-        key("temperature", at_least(0.0), Value("0.6"), "", "Of sampling; 0: the likeliest token each time. R1 evaluated at 0.6."),
-        key(
-            "top_p",
-            Kind::Float { min: 0.0, max: 1.0, above: true },
-            Value("0.95"),
-            "",
-            "Nucleus sampling; 1: off. R1 evaluated at 0.95.",
-        ),
-        key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off."),
-        key(
-            "max_completion_length",
-            count(1),
-            Unset("the longest of the stages' that sample, else 512"),
-            "tokens",
-            "A completion that is this long is cut off.",
-        ),
-        key("max_rows", Integer { min: 0, max: 1 << 40 }, Value("0"), "rows", "Only the first rows of the data set; 0: all."),
-        key(
-            "metrics",
-            Texts,
-            Value("[\"pass@1\"]"),
-            "",
-            "pass@k: the chance that one of k completions is correct (pass@1: mean correctness); cons@k: whether the answer that most of k completions give is correct.",
-        ),
-        key(
-            "rewards",
-            Texts,
-            Value("[\"accuracy\"]"),
-            "",
-            "What scores: names of the stages' rewards (with their configuration), or of plugins. The first says what is correct.",
-        ),
-        key(
-            "correct_at",
-            Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
-            Value("1.0"),
-            "",
-            "A completion is correct when the first reward's score is at least this.",
-        ),
-    ]],
+    groups: &[EVAL_MOMENTS, EVALUATION],
 };
+
+/// When an evaluation runs.
+const EVAL_MOMENTS: &[Key] = &[
+    key("data", Text, Required("name a table [data.NAME]"), "", "The data set."),
+    key(
+        "every_steps",
+        Integer { min: 0, max: 1 << 40 },
+        Value("0"),
+        "steps",
+        "Steps between evaluations inside a stage; 0: only at the job's start and after each stage.",
+    ),
+    key("stages", Texts, Value("[]"), "", "Stages inside which `every_steps` counts; empty: all."),
+    key("at_start", Bool, Value("true"), "", "Also of the weights that the job starts from."),
+];
+
+/// What an evaluation samples and reports.
+const EVALUATION: &[Key] = &[
+    key("num_generations", count(1), Value("1"), "completions", "Completions of each prompt."),
+    key("temperature", at_least(0.0), Value("0.6"), "", "Of sampling; 0: the likeliest token each time. R1 evaluated at 0.6."),
+    key(
+        "top_p",
+        Kind::Float { min: 0.0, max: 1.0, above: true },
+        Value("0.95"),
+        "",
+        "Nucleus sampling; 1: off. R1 evaluated at 0.95.",
+    ),
+    key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off."),
+    key(
+        "max_completion_length",
+        count(1),
+        Unset("the longest of the stages' that sample, else 512"),
+        "tokens",
+        "A completion that is this long is cut off.",
+    ),
+    key("max_rows", Integer { min: 0, max: 1 << 40 }, Value("0"), "rows", "Only the first rows of the data set; 0: all."),
+    key(
+        "metrics",
+        Texts,
+        Value("[\"pass@1\"]"),
+        "",
+        "pass@k: the chance that one of k completions is correct (pass@1: mean correctness); avg@k: mean correctness of the first k; cons@k: whether the answer that most of k completions give is correct. Each is a mean over rows, with a 95 % confidence interval (`pass@1_ci_low`, `pass@1_ci_high`); so are the rewards' mean scores, `rewards/NAME/mean`.",
+    ),
+    key(
+        "rewards",
+        Texts,
+        Value("[\"accuracy\"]"),
+        "",
+        "What scores: names of the stages' rewards (with their configuration), or of plugins. The first says what is correct.",
+    ),
+    key(
+        "correct_at",
+        Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+        Value("1.0"),
+        "",
+        "A completion is correct when the first reward's score is at least this.",
+    ),
+];

@@ -5,7 +5,7 @@ mod daemon;
 mod job;
 
 pub use daemon::DAEMON;
-pub use job::{JOB, STAGE_KINDS_LATER};
+pub use job::JOB;
 
 /// A table of a document: `[model]`, or each of `[[stage]]`.
 #[derive(Debug)]

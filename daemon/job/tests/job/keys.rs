@@ -94,6 +94,7 @@ fn other_values(key: &Key) -> Vec<Value> {
 const PAIRED: &[&str] = &[
     "model.path",
     "model.fp8",
+    "stage.model",
     "stage.epochs",
     "stage.steps",
     "stage.kind",
@@ -110,6 +111,7 @@ const PAIRED: &[&str] = &[
     "stage.reward.after_step",
     "stage.schedule.after_step",
     "stage.value_model",
+    "stage.center_rewards_coefficient",
     "stage.eval_data",
 ];
 
@@ -126,8 +128,9 @@ fn every_key_is_read_and_written(base: Value) {
             .filter_map(|step| if let At::Key(key) = step { Some(key.as_str()) } else { None })
             .collect::<Vec<_>>()
             .join(".");
-        // Another stage reads what this one keeps, by its name.
-        let is_read = dotted == "stage.name" && get(&base, &at).and_then(Value::as_str) == Some("good");
+        // Another stage reads what this one keeps, or asks it, by its name.
+        let read = ["good", "helpfulness", "safe"];
+        let is_read = dotted == "stage.name" && get(&base, &at).and_then(Value::as_str).is_some_and(|name| read.contains(&name));
         if is_read || PAIRED.contains(&dotted.as_str()) {
             continue;
         }

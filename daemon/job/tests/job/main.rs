@@ -3,6 +3,7 @@
 mod daemon;
 mod errors;
 mod keys;
+mod models;
 mod plan;
 mod preferences;
 mod reference;

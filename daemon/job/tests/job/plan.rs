@@ -51,14 +51,14 @@ fn seen() -> Seen {
             ("good".into(), 7000),
         ]),
         prompt_max: BTreeMap::from([("reasoning".into(), 100)]),
-        eval_prompt_max: 120,
+        eval_prompt_max: vec![120],
     }
 }
 
 #[test]
 fn steps_tokens_and_memory_add_up() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nbeta = 0.1")).unwrap();
-    let plan = stages(&job, Some(&facts()), &seen());
+    let plan = stages(&job, &[facts()], &seen());
     assert_eq!(plan.iter().map(|s| s.steps).collect::<Vec<_>>(), [100, 25, 200, 219, 0], "2 epochs of 100 rows by 8 are 25 steps");
     assert_eq!(plan.iter().map(|s| s.from.as_str()).collect::<Vec<_>>(), ["base", "language", "cold-start", "reasoning", "base"]);
     assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
@@ -71,7 +71,7 @@ fn steps_tokens_and_memory_add_up() {
         ("optimiser".to_string(), 12_000),
         ("sampler".to_string(), 256 * 632 * 6 * 4),
     ]);
-    assert_eq!(memory(&job, &job.stages[2], &facts(), &seen()), expected);
+    assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
 }
 
 #[test]
@@ -85,14 +85,14 @@ fn a_schedule_is_as_long_as_the_updates() {
 #[test]
 fn what_is_probably_not_meant_is_said() {
     let job = parse(&JOB.replace("[data.corpus]", "[data.spare]\npath = \"spare.jsonl\"\n[data.corpus]")).unwrap();
-    let all = warnings(&job, Some(&facts()), &seen()).join("\n");
+    let all = warnings(&job, &[facts()], &seen()).join("\n");
     assert!(all.contains("[data.spare] is used by no stage and no evaluation"), "{all}");
     assert!(all.contains("\"reasoning\" makes sequences of up to 612 tokens; the model's positions reach to 256"), "{all}");
     let scratch = JOB.replace("kind = \"grpo\"", "kind = \"grpo\"\nfrom = \"base\"");
     assert!(
-        warnings(&parse(&scratch).unwrap(), None, &seen()).join("\n").contains("starts reinforcement learning from random weights")
+        warnings(&parse(&scratch).unwrap(), &[], &seen()).join("\n").contains("starts reinforcement learning from random weights")
     );
     let few = Seen { rows: BTreeMap::from([("reasoning".into(), 20)]), ..Seen::default() };
-    let all = warnings(&parse(JOB).unwrap(), None, &few).join("\n");
+    let all = warnings(&parse(JOB).unwrap(), &[], &few).join("\n");
     assert!(all.contains("goes through its 20 rows 320 times") && all.contains("a step repeats rows"), "{all}");
 }

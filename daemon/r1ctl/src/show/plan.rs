@@ -1,6 +1,7 @@
 //! `r1ctl plan`.
 
 use crate::format::{bytes, thousands};
+use crate::show::status::model_column;
 use crate::table::{headed, left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Plan, PlanStage};
@@ -22,7 +23,7 @@ pub fn plan(plan: &Plan, look: Look) -> String {
 }
 
 fn stages(stages: &[PlanStage], look: Look) -> String {
-    let columns = [
+    let mut columns = vec![
         left("STAGE"),
         left("KIND"),
         left("FROM"),
@@ -32,19 +33,22 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
         right("TOKENS/STEP ≤"),
         left("REWARDS"),
     ];
-    let row = |stage: &PlanStage| {
-        vec![
+    let models = model_column(&mut columns, stages.iter().map(|stage| &stage.model));
+    let row = |(stage, model): (&PlanStage, Option<String>)| {
+        let mut row = vec![
             one_line(&stage.name),
             one_line(&stage.kind),
             one_line(&stage.from),
             one_line(&stage.data),
             known(stage.rows),
-            known(stage.steps),
-            thousands(stage.tokens_per_step),
+            if stage.kind == "eval" { "-".into() } else { known(stage.steps) },
+            if stage.kind == "eval" { "-".into() } else { thousands(stage.tokens_per_step) },
             if stage.rewards.is_empty() { "-".into() } else { one_line(&stage.rewards.join(", ")) },
-        ]
+        ];
+        row.splice(2..2, model);
+        row
     };
-    table(look, &columns, stages.iter().map(row).collect())
+    table(look, &columns, stages.iter().zip(models).map(row).collect())
 }
 
 /// A count that depends on what a stage before will keep is 0 until then.

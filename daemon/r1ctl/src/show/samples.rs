@@ -50,7 +50,8 @@ fn field(name: &str, text: &str, look: Look) -> String {
     format!("  {}{}\n", look.dim(&padded), printable(text.trim_end()).replace('\n', &indent))
 }
 
-fn judged(verdict: &Verdict) -> String {
+/// What a reward said, and what it counted as.
+pub fn judged(verdict: &Verdict) -> String {
     let said = match &verdict.outcome {
         Outcome::Score { value, parts } if parts.is_empty() => number((*value).into()),
         Outcome::Score { value, parts } => {

@@ -1,7 +1,7 @@
 //! `r1ctl status`: one job.
 
 use crate::format::{duration, eval_metric, thousands, time_of_s, watched_evals, watched_metrics};
-use crate::table::{left, right, table};
+use crate::table::{Column, left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
 
@@ -45,27 +45,42 @@ pub fn activity(now: &Activity) -> String {
     format!("{doing} {}/{} {}", thousands(now.done), thousands(now.total), one_line(&now.unit))
 }
 
+/// Where a job has several models, a third column says which one each row's stage has: the cells, if any.
+pub fn model_column<'a>(columns: &mut Vec<Column>, models: impl Iterator<Item = &'a Option<String>>) -> Vec<Option<String>> {
+    let models: Vec<_> = models.collect();
+    if models.iter().all(|model| model.is_none()) {
+        return vec![None; models.len()];
+    }
+    columns.insert(2, left("MODEL"));
+    models.into_iter().map(|model| Some(model.as_deref().map_or_else(|| "-".into(), one_line))).collect()
+}
+
 fn stages(stages: &[StageStatus], look: Look) -> String {
-    let columns = [left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
-    let row = |stage: &StageStatus| {
+    let mut columns =
+        vec![left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
+    let models = model_column(&mut columns, stages.iter().map(|stage| &stage.model));
+    let row = |(stage, model): (&StageStatus, Option<String>)| {
         let metrics: Vec<String> = watched_metrics(&stage.metrics).iter().map(|(name, value)| format!("{name} {value}")).collect();
-        vec![
+        let mut row = vec![
             one_line(&stage.name),
             one_line(&stage.kind),
             look.state(stage.state),
-            format!("{}/{}", thousands(stage.step), thousands(stage.steps)),
+            // An evaluation has no steps.
+            if stage.kind == "eval" { "-".into() } else { format!("{}/{}", thousands(stage.step), thousands(stage.steps)) },
             thousands(stage.durable_step),
             duration(stage.seconds),
             metrics.join(", "),
-        ]
+        ];
+        row.splice(2..2, model);
+        row
     };
-    table(look, &columns, stages.iter().map(row).collect())
+    table(look, &columns, stages.iter().zip(models).map(row).collect())
 }
 
 fn evals(evals: &[EvalResult], look: Look) -> String {
     let row = |eval: &EvalResult| {
         let metrics: Vec<String> =
-            watched_evals(&eval.metrics).map(|(name, value)| format!("{name} {}", eval_metric(name, value))).collect();
+            watched_evals(&eval.metrics).map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name))).collect();
         let stage = eval.stage.as_deref().map_or_else(|| "before training".into(), one_line);
         vec![stage, thousands(eval.step), one_line(&eval.data), metrics.join(", ")]
     };

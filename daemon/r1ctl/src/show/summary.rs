@@ -58,9 +58,7 @@ fn table(evals: &[&EvalResult], look: Look) -> String {
         if data.len() > 1 {
             row.push(one_line(&eval.data));
         }
-        row.extend(
-            metrics.iter().map(|name| eval.metrics.get(*name).map_or_else(|| "-".into(), |value| eval_metric(name, *value))),
-        );
+        row.extend(metrics.iter().map(|name| eval_metric(&eval.metrics, name)));
         row
     };
     let right: Vec<bool> = (0..heads.len()).map(|i| i == 1 || i >= names).collect();

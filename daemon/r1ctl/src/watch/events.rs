@@ -56,7 +56,7 @@ pub fn eval_line(eval: &EvalResult) -> String {
         None => "before training".into(),
     };
     let metrics: Vec<String> =
-        watched_evals(&eval.metrics).map(|(name, value)| format!("{name} {}", eval_metric(name, value))).collect();
+        watched_evals(&eval.metrics).map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name))).collect();
     format!("eval on {} ({at}): {}", one_line(&eval.data), metrics.join("  "))
 }
 

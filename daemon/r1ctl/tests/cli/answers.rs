@@ -43,6 +43,43 @@ fn list() {
 }
 
 #[test]
+fn datasets() {
+    let words = ["dataset", "list", "k3v"];
+    check("dataset-list", &words, Request::DataSets { job: "k3v".into() }, vec![Response::DataSets(fix::datasets())]);
+}
+
+#[test]
+fn a_data_set_is_reviewed() {
+    let review = |file: Option<&str>| {
+        let (job, stage) = ("k3v".into(), "cold".into());
+        Request::Review { job, stage, file: file.map(|name| std::path::absolute(name).unwrap()) }
+    };
+    let [imported, accepted] = [0, 1].map(|i| Response::Reviewed(fix::datasets().remove(i)));
+    let file = "/edited/cold.jsonl";
+    check("dataset-import", &["dataset", "review", "k3v", "cold", "--import", file], review(Some(file)), vec![imported]);
+    check("dataset-accept", &["dataset", "review", "k3v", "cold", "--accept"], review(None), vec![accepted]);
+}
+
+#[test]
+fn an_export_is_a_copy_that_overwrites_nothing() {
+    let home = Home::new();
+    let mut sets = fix::datasets();
+    sets[0].file = home.write("state/cold.jsonl", "{\"prompt\":\"1\"}\n");
+    let _daemon = FakeDaemon::answering(&home.socket(), Response::DataSets(sets));
+    let export = |stage: &str| home.run(&["dataset", "review", "k3v", stage, "--export", "out.jsonl"]);
+    let first = export("cold").expect(0);
+    assert_eq!(first.stdout, "out.jsonl\n");
+    assert!(first.stderr.contains("r1ctl dataset review k3v cold --import out.jsonl"), "{}", first.stderr);
+    assert_eq!(std::fs::read_to_string(home.path().join("out.jsonl")).unwrap(), "{\"prompt\":\"1\"}\n");
+    home.write("out.jsonl", "edited");
+    assert!(export("cold").expect(1).stderr.contains("out.jsonl is there already"));
+    assert_eq!(std::fs::read_to_string(home.path().join("out.jsonl")).unwrap(), "edited");
+    assert!(export("warm").expect(1).stderr.contains("`warm` has made no data set; those that have: cold, again, readable, final"));
+    home.run(&["dataset", "review", "k3v", "cold"]).expect(64);
+    home.run(&["dataset", "review", "k3v", "cold", "--accept", "--export", "x"]).expect(64);
+}
+
+#[test]
 fn status() {
     let status = [fix::running(12), fix::queued(), fix::succeeded(), fix::failed(), fix::cancelled()];
     let answers = status.into_iter().map(|job| Response::Status(Box::new(job))).collect();

@@ -50,6 +50,7 @@ fn stage(name: &str, kind: &str, state: State, step: u64, steps: u64, pairs: &[(
     StageStatus {
         name: name.into(),
         kind: kind.into(),
+        model: None,
         state,
         step,
         steps,
@@ -188,6 +189,25 @@ pub fn samples() -> Vec<Sample> {
     vec![whole, dropped]
 }
 
+pub fn datasets() -> Vec<MadeDataSet> {
+    let set = |stage: &str, rows, review| MadeDataSet {
+        stage: stage.into(),
+        rows,
+        rows_made: 812,
+        sampled: 4096,
+        acceptance_rate: 0.1982,
+        review,
+        sha256: "ab12".repeat(16),
+        file: format!("/var/lib/r1d/jobs/k3v9qx7a/datasets/{stage}.jsonl").into(),
+    };
+    vec![
+        set("cold", 790, Review::Imported),
+        set("again", 812, Review::Accepted),
+        set("readable", 812, Review::Waiting),
+        set("final", 812, Review::NotAsked),
+    ]
+}
+
 pub fn why() -> Why {
     let wait = |owner: &str, waits_for: &str, since_s, deadline_s| Wait {
         owner: owner.into(),
@@ -234,6 +254,7 @@ pub fn plan() -> Plan {
             PlanStage {
                 name: "cold-start".into(),
                 kind: "sft".into(),
+                model: None,
                 from: "base".into(),
                 data: "cold-start".into(),
                 rows: 2000,
@@ -245,6 +266,7 @@ pub fn plan() -> Plan {
             PlanStage {
                 name: "reasoning".into(),
                 kind: "grpo".into(),
+                model: None,
                 from: "cold-start".into(),
                 data: "train".into(),
                 rows: 50_000,

@@ -2,7 +2,7 @@
 
 use crate::harness::{Home, golden};
 
-const HELPED: usize = 30;
+const HELPED: usize = 34;
 
 /// Those with a golden help text come first.
 const COMMANDS: [&[&str]; HELPED + 3] = [
@@ -14,7 +14,11 @@ const COMMANDS: [&[&str]; HELPED + 3] = [
     &["cancel"],
     &["plan"],
     &["samples"],
+    &["report"],
     &["why"],
+    &["dataset"],
+    &["dataset", "list"],
+    &["dataset", "review"],
     &["nodes"],
     &["explain"],
     &["model"],

@@ -13,6 +13,7 @@ mod logs;
 mod model;
 mod on_terminal;
 mod plugin;
+mod report;
 mod shape;
 mod submit;
 mod watch;

@@ -6,6 +6,7 @@ use crate::actors::supervise::{Alive, Supervised};
 use crate::graders;
 use crate::job_log;
 use crate::outputs::Outputs;
+use crate::review::{self, ReviewError};
 use crate::samples;
 use crate::state_dir::job_dir;
 use crate::status::Desk;
@@ -115,6 +116,15 @@ impl From<FindError> for ControlErrorOf {
 /// An error on its way to a client.
 struct ControlErrorOf(ControlError);
 
+fn reviewing(refused: ReviewError) -> ControlError {
+    let kind = match &refused {
+        ReviewError::NoStage { .. } => ErrorKind::NotFound,
+        refused if refused.is_the_daemons() => ErrorKind::Internal,
+        _ => ErrorKind::Invalid,
+    };
+    error(kind, refused)
+}
+
 impl From<ControlError> for ControlErrorOf {
     fn from(error: ControlError) -> Self {
         ControlErrorOf(error)
@@ -197,6 +207,16 @@ impl Counter {
             Request::Cancel { job } => self.cancel(&job).await?,
             Request::Samples { job, stage, step, sort, limit } => self.samples(&job, stage, step, sort, limit).await?,
             Request::Why { job } => Response::Why(desk.why(&*self.find(&job)?)),
+            Request::DataSets { job } => {
+                let record = self.find(&job)?;
+                let listed = tasks::blocking(move || review::list(&desk, &record)).await.map_err(internal)?;
+                Response::DataSets(listed.map_err(reviewing)?)
+            }
+            Request::Review { job, stage, file } => {
+                let record = self.find(&job)?;
+                let review = tasks::blocking(move || review::review(&desk, &record, &stage, file.as_deref()));
+                Response::Reviewed(review.await.map_err(internal)?.map_err(reviewing)?)
+            }
             Request::Nodes => Response::Nodes(vec![self.node()]),
             Request::Shutdown => match &self.shutdown {
                 Some(shutdown) => {

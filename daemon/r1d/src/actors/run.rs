@@ -16,13 +16,13 @@ use crate::outputs::Outputs;
 use crate::progress::Paces;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::tasks;
+use crate::{datasets, review, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError};
-use r1d_proto::control::State;
+use r1d_proto::control::{Activity, State};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{Body, Request, ToWorker};
 use r1d_rewards::Rewards;
@@ -43,6 +43,11 @@ const SAID_MAX: usize = 64;
 const OPEN_MAX: Duration = Duration::from_secs(3600);
 /// Between two looks at a file system that was full.
 const ROOM_PAUSE: Duration = Duration::from_secs(10);
+/// Between two looks at the record of a data set that waits for its review.
+const REVIEW_LOOK: Duration = Duration::from_secs(1);
+
+/// What a job does that waits for people, as its status shows it.
+const WAITING_FOR_REVIEW: &str = "waiting for review";
 
 /// What a running job needs of the daemon.
 #[derive(Clone)]
@@ -76,6 +81,11 @@ enum Phase {
     /// The ledger and the worker are being told of the attempt.
     Starting,
     Working(Box<Attempt>),
+    /// Somebody is to look at a data set.
+    Reviewing {
+        stage: String,
+        rows: u64,
+    },
     /// Until the next attempt.
     Pausing {
         until: Duration,
@@ -102,6 +112,8 @@ pub struct Run {
     phase: Phase,
     since: Duration,
     materials: Option<(Arc<Materials>, Arc<Plan>)>,
+    /// The SHA-256 of the data sets that finished stages have made, as the materials hold them.
+    made: Arc<BTreeMap<String, String>>,
     /// Warnings of the materials, each logged once however often those are opened.
     warned: BTreeSet<String>,
     /// Counts attempts: what an earlier one still says is not heard.
@@ -123,6 +135,13 @@ enum OpenError {
     Job(#[from] JobError),
     #[error("{0} is not as it was when the job was submitted: put the file back, or submit the job again")]
     Changed(String),
+}
+
+/// A job's files, as they were found.
+enum Opened {
+    Ready(Box<Materials>, BTreeMap<String, String>),
+    /// A data set waits for its review: stage and rows.
+    Review(String, u64),
 }
 
 /// Something that goes out, in order.
@@ -151,6 +170,7 @@ impl Run {
                 log,
                 phase: Phase::Starting,
                 materials: None,
+                made: Arc::default(),
                 warned: BTreeSet::new(),
                 number: 0,
                 resumed: None,
@@ -182,14 +202,16 @@ impl Run {
         let (rewards, outputs) = (self.means.rewards.clone(), self.outputs.clone());
         let opening = tasks::blocking(move || open(&record, &rewards, &outputs));
         context.spawn(wrap_future(opening).map(|opened, run: &mut Self, context: &mut Context<Self>| match opened {
-            Ok(Ok(materials)) => {
+            Ok(Ok(Opened::Review(stage, rows))) => run.review(stage, rows, context),
+            Ok(Ok(Opened::Ready(materials, made))) => {
+                run.made = Arc::new(made);
                 for warning in &materials.warnings {
                     if run.warned.insert(warning.clone()) {
                         run.log.warn(warning);
                     }
                 }
                 let plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
-                let materials = Arc::new(materials);
+                let materials = Arc::new(*materials);
                 run.means.desk.open_jobs.opened(&run.id, &materials);
                 run.materials = Some((materials, Arc::new(plan)));
                 run.attempt(context);
@@ -201,7 +223,9 @@ impl Run {
 
     /// Begins an attempt: a new epoch in the ledger, a fresh worker, a machine that starts from the record.
     fn attempt(&mut self, context: &mut Context<Self>) {
-        let Some((materials, plan)) = self.materials.clone() else { return self.open(context) };
+        let Some((materials, plan)) = self.materials.clone().filter(|(materials, _)| !self.has_to_review(&materials.job)) else {
+            return self.open(context);
+        };
         self.number += 1;
         self.enter(Phase::Starting);
         let number = self.number;
@@ -226,6 +250,44 @@ impl Run {
         }));
     }
 
+    /// Whether a stage was finished since the materials were opened whose data set somebody is to look at.
+    fn has_to_review(&self, job: &Job) -> bool {
+        let record = self.means.desk.ledger.job(&self.id);
+        let stages = record.iter().flat_map(|record| &record.progress.stages).zip(&job.stages);
+        stages
+            .filter(|(begun, _)| begun.state == State::Succeeded)
+            .any(|(begun, settings)| settings.is_reviewed() && !self.made.contains_key(&begun.name))
+    }
+
+    /// Waits, without a worker, until somebody has looked at the data set.
+    fn review(&mut self, stage: String, rows: u64, context: &mut Context<Self>) {
+        self.log.info(format!("data set {stage} ({rows} rows) waits for its review"));
+        let (dir, name) = (self.outputs.datasets(), stage.clone());
+        self.enter(Phase::Reviewing { stage, rows });
+        // The device stays the job's.
+        let id = self.id.clone();
+        self.means.desk.board.device(&self.means.device, |device| (device.state, device.job) = ("busy".into(), Some(id)));
+        self.number += 1;
+        self.show();
+        let number = self.number;
+        let waiting = async move {
+            loop {
+                tokio::time::sleep(REVIEW_LOOK).await;
+                let (dir, name) = (dir.clone(), name.clone());
+                let looked = tasks::blocking(move || datasets::made(&dir, &name).map(|made| made.reviewed)).await;
+                // What is wrong with a record is told by whoever opens it.
+                if !matches!(looked, Ok(Ok(false))) {
+                    return;
+                }
+            }
+        };
+        context.spawn(wrap_future(waiting).map(move |(), run: &mut Self, context: &mut Context<Self>| {
+            if run.number == number && matches!(run.phase, Phase::Reviewing { .. }) {
+                run.open(context);
+            }
+        }));
+    }
+
     fn work(
         &mut self,
         epoch: u64,
@@ -239,7 +301,9 @@ impl Run {
             job: self.id.clone(),
             epoch,
             ledger: self.means.desk.ledger.clone(),
+            desk: self.means.desk.clone(),
             materials: materials.clone(),
+            made: self.made.clone(),
             outputs: self.outputs.clone(),
             clock: self.means.desk.clock.clone(),
             log: self.log.clone(),
@@ -433,6 +497,7 @@ impl Run {
         self.enter(Phase::Ending);
         self.number += 1;
         let (ledger, board) = (self.means.desk.ledger.clone(), self.means.desk.board.clone());
+        let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
         let (job, worker, at) = (self.id.clone(), self.means.worker.clone(), self.means.desk.clock.unix().as_secs());
         let ending = async move {
             let _ = worker.ask("worker", worker::End).await;
@@ -440,6 +505,7 @@ impl Run {
             let command = LedgerCommand::Finish { job: job.clone(), epoch, state, error: error.clone(), model, at };
             match record_end(ledger, command.clone()).await {
                 Ok(()) => {
+                    leave_status(desk, job.clone(), outputs).await;
                     board.clear(&job);
                     Outcome::Over
                 }
@@ -459,14 +525,17 @@ impl Run {
         self.enter(Phase::Ending);
         self.number += 1;
         let (board, job, worker) = (self.means.desk.board.clone(), self.id.clone(), self.means.worker.clone());
+        let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
         let ending = async move {
             let _ = worker.ask("worker", worker::End).await;
+            leave_status(desk, job.clone(), outputs).await;
             board.clear(&job);
         };
         context.spawn(wrap_future(ending).map(|(), run: &mut Self, context: &mut Context<Self>| run.over(Outcome::Over, context)));
     }
 
     fn over(&mut self, outcome: Outcome, context: &mut Context<Self>) {
+        self.means.desk.board.device(&self.means.device, |device| (device.state, device.job) = ("idle".into(), None));
         if let Some(sender) = self.outcome.take() {
             let _ = sender.send(outcome);
         }
@@ -489,6 +558,13 @@ impl Run {
                 live.activity = Some(idle("loading"));
                 live.waits =
                     vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + OPEN_MAX)];
+            }
+            Phase::Reviewing { stage, rows } => {
+                live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: 0, unit: "rows".into() });
+                live.waits = vec![wait(&format!(
+                    "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {} {stage}` with --export FILE, then --import FILE, or --accept",
+                    self.id
+                ))];
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));
@@ -620,15 +696,21 @@ fn known(record: &JobRecord) -> Record {
     }
 }
 
-fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Materials, OpenError> {
+fn open(record: &JobRecord, rewards: &Rewards, outputs: &Outputs) -> Result<Opened, OpenError> {
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
     let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
+    let dir = outputs.datasets();
+    if let Some((stage, rows)) = review::awaited(record, &job, &dir).map_err(MaterialsError::from)? {
+        return Ok(Opened::Review(stage, rows));
+    }
+    let made = review::hashes(record, &job, &dir).map_err(MaterialsError::from)?;
     let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
     let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
-    Ok(Materials::open_with(job, rewards, &Recorded::of(record), &DataSets { dir: outputs.datasets(), finished })?)
+    let materials = Materials::open_with(job, rewards, &Recorded::of(record), &DataSets { dir, finished })?;
+    Ok(Opened::Ready(Box::new(materials), made))
 }
 
 /// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.
@@ -695,6 +777,11 @@ async fn hand_over(
         }
     }
     Ok(())
+}
+
+async fn leave_status(desk: Desk, job: JobId, outputs: Outputs) {
+    // A panic there is the log's business: the job has ended.
+    let _ = tasks::blocking(move || desk.leave_status(&job, &outputs)).await;
 }
 
 /// Tells the ledger how the job ended. A refusal means that it was told before (a cancellation).

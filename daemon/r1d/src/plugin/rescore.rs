@@ -4,10 +4,11 @@ use super::{Host, PluginError, config, plugin, print};
 use crate::cli::PluginDirs;
 use r1d_data::DataSet;
 use r1d_data::rollouts::{self, RolloutRow};
-use r1d_job::{Job, Reward};
+use r1d_job::{DataSource, Job, Reward};
 use r1d_proto::plugin::{Disagreement, Pair, Rescored};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,7 @@ pub fn run(
         if files.is_empty() {
             continue;
         }
-        let data = job.data.get(&stage.data).and_then(|source| DataSet::open(source).ok());
+        let data = data(&job, &stage.data, dir);
         if data.is_none() {
             eprintln!("warning: data.{} cannot be read: the grader gets no `meta`", stage.data);
         }
@@ -50,6 +51,15 @@ pub fn run(
     }
     print(&tally.report(recorded, &loaded))?;
     Ok(true)
+}
+
+/// The rows that a stage's prompts came from: for their other columns, which no rollout record has.
+fn data(job: &Job, name: &str, dir: &Path) -> Option<DataSet> {
+    match job.source(name)? {
+        Cow::Borrowed(source) => DataSet::open(source).ok(),
+        // Another stage's, beside the rollouts.
+        Cow::Owned(made) => DataSet::open(&DataSource { path: dir.join("datasets").join(&made.path), ..made }).ok(),
+    }
 }
 
 /// The reward of the run to compare with.
@@ -177,4 +187,55 @@ fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
         meta,
     };
     Member { completion, group: rollout.key.prompt.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_job::TemplateSource;
+    use r1d_proto::ids::SampleKey;
+    use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+
+    fn row(row: u64, reference: &str) -> RolloutRow {
+        let rollout = Rollout {
+            key: SampleKey { stage: 0, step: 0, prompt: 3, sample: 1 },
+            row,
+            prompt_ids: vec![1],
+            completion_ids: vec![2, 3],
+            behaviour_logprobs: vec![0.0, 0.0],
+            experts: Vec::new(),
+            policy_version: 0,
+            finish: FinishReason::Stop,
+        };
+        RolloutRow {
+            scored: ScoredRollout { rollout, verdicts: Vec::new(), reward: None, advantage: None },
+            prompt: "p".into(),
+            completion: "c".into(),
+            reference: Some(reference.into()),
+        }
+    }
+
+    #[test]
+    fn a_grader_gets_the_columns_of_the_row_that_was_judged() {
+        let house = tempfile::tempdir().unwrap();
+        let path = house.path().join("rows.jsonl");
+        let rows = ["{\"q\": \"one\", \"a\": \"1\", \"language\": \"en\"}", "{\"q\": \"二\", \"a\": \"2\", \"language\": \"zh\"}"];
+        std::fs::write(&path, rows.join("\n")).unwrap();
+        let source = DataSource {
+            name: "rows".into(),
+            path,
+            prompt: Some("q".into()),
+            completion: None,
+            text: None,
+            reference: Some("a".into()),
+            domain: None,
+            shuffle: false,
+            template: TemplateSource::Plain,
+        };
+        let data = DataSet::open(&source).unwrap();
+        let meta = |at: u64, reference: &str, data: Option<&DataSet>| member(&row(at, reference), data).completion.meta;
+        assert!(meta(1, "2", Some(&data)).is_some_and(|meta| meta.contains("\"zh\"")));
+        // Another row stands there by now, or none, or nobody knows.
+        assert_eq!([meta(1, "1", Some(&data)), meta(2, "2", Some(&data)), meta(1, "2", None)], [None, None, None]);
+    }
 }

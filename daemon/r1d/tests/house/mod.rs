@@ -59,9 +59,9 @@ impl House {
         self.path("state")
     }
 
-    /// Words 0 to 14: `</s> <think> </think> <answer> </answer> 0 … 9`.
-    fn write_inputs(&self) {
-        let words = ["</s>", "<think>", "</think>", "<answer>", "</answer>", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own.
+    fn write_tokenizer(&self, name: &str, digits: [&str; 10]) {
+        let words = [&["</s>", "<think>", "</think>", "<answer>", "</answer>"], &digits[..]].concat();
         let vocabulary: Map<String, Value> =
             words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
         let tokenizer = serde_json::json!({
@@ -69,15 +69,31 @@ impl House {
             "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
             "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"}
         });
-        fs::create_dir_all(self.path("tokenizer")).expect("a directory");
-        fs::write(self.path("tokenizer/tokenizer.json"), tokenizer.to_string()).expect("tokenizer");
-        fs::write(self.path("tokenizer/generation_config.json"), r#"{"eos_token_id": 0}"#).expect("generation config");
+        let dir = self.path(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).expect("tokenizer");
+        fs::write(dir.join("generation_config.json"), r#"{"eos_token_id": 0}"#).expect("generation config");
+    }
+
+    fn write_inputs(&self) {
+        self.write_tokenizer("tokenizer", ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
         let row = |i: u32| {
             serde_json::json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3).to_string(),
             "completion": format!("<think> {0} </think> <answer> {0} </answer>", i % 3), "text": format!("{} {} {}", i % 7, i % 5, i % 3)})
         };
         let rows: String = (0..40).map(|i| format!("{}\n", row(i))).collect();
         fs::write(self.path("rows.jsonl"), rows).expect("rows");
+    }
+
+    /// A model with another architecture, and a tokenizer in which the ids of the first three digits mean other ones.
+    pub fn write_student(&self) {
+        self.write_tokenizer("student-tokenizer", ["2", "0", "1", "3", "4", "5", "6", "7", "8", "9"]);
+        let chat =
+            r#"{"chat_template": "{% for message in messages %}<answer> {{ message.content }} </answer>{% endfor %} <think> "}"#;
+        fs::write(self.path("student-tokenizer/tokenizer_config.json"), chat).expect("tokenizer config");
+        let config = serde_json::json!({"model_type": "qwen2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2});
+        fs::write(self.path("student.json"), config.to_string()).expect("the student's config");
     }
 
     /// A job of three stages; `changes` replace parts of its text.

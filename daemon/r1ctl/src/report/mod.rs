@@ -1,0 +1,44 @@
+//! `r1ctl report`: the story of a job as one page to read in a browser and one in markdown.
+//!
+//! Everything that is said is computed from what the job recorded; what came from a model or a data set is escaped on its way.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`gather`] | what a report is made of, from the daemon and the job's directory |
+//! | [`figures`] | tables of it: cost, evaluations, verdicts |
+//! | [`words`] | the summary in sentences |
+//! | [`panels`], [`chart`], [`graph`] | which curves there are to see; lines and stages as SVG |
+//! | [`html`], [`markdown`] | the two documents |
+
+mod chart;
+mod figures;
+mod gather;
+mod graph;
+mod html;
+mod markdown;
+mod panels;
+mod words;
+
+pub use gather::{Run, SAMPLED, SAMPLES_MAX, gather, left_samples, left_status};
+
+use crate::error::Error;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The files written.
+#[derive(Debug, Serialize)]
+pub struct Written {
+    pub html: PathBuf,
+    pub markdown: PathBuf,
+}
+
+/// Writes `report.html` and `report.md` into `to`, which is created.
+pub fn write(run: &Run, to: &Path) -> Result<Written, Error> {
+    let put = |name: &str, text: String| -> Result<PathBuf, Error> {
+        let path = to.join(name);
+        std::fs::write(&path, text).map_err(|source| Error::File { path: path.clone(), source })?;
+        Ok(path)
+    };
+    std::fs::create_dir_all(to).map_err(|source| Error::File { path: to.into(), source })?;
+    Ok(Written { html: put("report.html", html::page(run))?, markdown: put("report.md", markdown::page(run))? })
+}

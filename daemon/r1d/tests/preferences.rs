@@ -1,0 +1,156 @@
+//! Reward models that a job trains and its rewards ask, PPO and DPO: in real processes, killed and not.
+
+mod house;
+
+use house::House;
+use r1d_proto::control::{Request, Response, SampleSort};
+
+const STAGES: &str = r#"
+[data.pairs]
+path = "HOUSE/pairs.jsonl"
+template = "plain"
+[data.held-out]
+path = "HOUSE/held-out.jsonl"
+template = "plain"
+[[stage]]
+name = "helpful"
+kind = "reward-model"
+data = "pairs"
+eval_data = "held-out"
+steps = 4
+batch_size = 4
+[[stage]]
+name = "judged"
+kind = "grpo"
+data = "train"
+steps = 4
+prompts_per_step = 3
+num_generations = 4
+max_completion_length = 8
+  [[stage.reward]]
+  plugin = "format"
+  [[stage.reward]]
+  plugin = "helpfulness"
+  model = "helpful"
+  after_step = 1
+[[stage]]
+name = "valued"
+kind = "ppo"
+data = "train"
+steps = 3
+prompts_per_step = 3
+num_generations = 2
+max_completion_length = 8
+value_model = "helpful"
+  [[stage.reward]]
+  plugin = "helpfulness"
+  model = "helpful"
+[[stage]]
+name = "preferred"
+kind = "dpo"
+data = "pairs"
+steps = 3
+batch_size = 4
+[checkpoint]"#;
+
+/// The house's job with stages that learn preferences behind its own.
+fn job(house: &House, changes: &[(&str, &str)]) -> String {
+    let pair = |i: u32| {
+        let (good, bad) = (format!("{} {}", i % 10, i % 3), format!("{}", (i + 1) % 10));
+        serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good, "rejected": bad}).to_string() + "\n"
+    };
+    std::fs::write(house.path("pairs.jsonl"), (0..30).map(pair).collect::<String>()).unwrap();
+    std::fs::write(house.path("held-out.jsonl"), (30..50).map(pair).collect::<String>()).unwrap();
+    let mut text = house.job(&[("[checkpoint]", &STAGES.replace("HOUSE", &house.path("").display().to_string()))]);
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old:?} is not in the job");
+        text = text.replace(old, new);
+    }
+    text
+}
+
+#[test]
+fn rewards_ask_the_model_that_a_stage_has_trained() {
+    let mut house = House::new();
+    house.start();
+    let id = house.submit(job(&house, &[]));
+    let status = house.wait_succeeded(&id);
+    let metrics = house.outcome(&status).metrics;
+    let of = |stage: &str, name: &str| -> Vec<bool> {
+        metrics.iter().filter(|line| line["stage"] == stage).map(|line| line.contains_key(name)).collect()
+    };
+    assert_eq!(of("judged", "rewards/helpfulness/mean"), [false, true, true, true]);
+    assert_eq!(of("valued", "rewards/helpfulness/mean"), [true; 3]);
+    assert_eq!((of("helpful", "loss").len(), of("preferred", "loss").len()), (4, 3));
+    let held_out = status.evals.iter().find(|eval| eval.data == "held-out").unwrap();
+    assert_eq!((held_out.stage.as_deref(), held_out.step, held_out.metrics["rows"]), (Some("helpful"), 4, 20.0));
+    assert!((0.0..=1.0).contains(&held_out.metrics["accuracy"]));
+    // The fake's scores are noise, and the log says so.
+    let log = house.log_lines(&id);
+    assert!(
+        log.iter().any(|line| line.level == "warn" && line.message.contains("does not tell good from bad on data.held-out")),
+        "{log:?}"
+    );
+    // Verdicts are scores between the plugin's bounds, from numbers between -1 and 1.
+    let wanted =
+        Request::Samples { job: id.clone(), stage: Some("judged".into()), step: Some(3), sort: SampleSort::Order, limit: 100 };
+    let Response::Samples(samples) = house.ask(wanted) else { panic!("no samples") };
+    let helpful: Vec<_> = samples.iter().flat_map(|sample| &sample.verdicts).filter(|v| v.plugin == "helpfulness").collect();
+    assert_eq!(helpful.len(), 12);
+    let values: Vec<f32> = helpful.iter().filter_map(|verdict| verdict.value).collect();
+    assert!(values.iter().all(|value| (0.0..=0.74).contains(value)), "{values:?}");
+    assert!(values.iter().any(|value| *value > 0.26));
+}
+
+#[test]
+fn kills_where_preferences_are_learned_or_asked_for_change_nothing() {
+    for invariant in [true, false] {
+        let invariance = format!("batch_invariant = {invariant}");
+        let changes: &[(&str, &str)] = &[("batch_invariant = true", &invariance)];
+        let mut quiet = House::new();
+        quiet.start();
+        let id = quiet.submit(job(&quiet, changes));
+        let status = quiet.wait_succeeded(&id);
+        let expected = quiet.outcome(&status);
+        let mut house = House::new();
+        let faults = [
+            "reward-2 kill-both",
+            "score-1 kill-daemon",
+            "score-3 exit",
+            "score-5 kill-both",
+            "ppo-2 kill-daemon",
+            "dpo-2 exit",
+            "score-8 kill-self",
+        ];
+        for fault in faults {
+            let (moment, what) = fault.split_once(' ').unwrap();
+            house.plant(moment, what);
+        }
+        house.start();
+        let id = house.submit(job(&house, changes));
+        let status = house.wait_succeeded(&id);
+        assert_eq!(house.outcome(&status), expected, "batch_invariant {invariant}");
+        for moment in ["reward", "score", "ppo", "dpo"] {
+            let count = std::fs::read_to_string(house.path(&format!("faults/{moment}.count"))).unwrap().parse::<u64>().unwrap();
+            assert!(count >= 3, "{moment}: {count}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_at_submission() {
+    let mut house = House::new();
+    house.start();
+    let nobody = house.refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", "  after_step = 1")]));
+    assert!(
+        nobody.contains("reward `helpfulness`") && nobody.contains("`model` = \"helpfulness\" is no reward-model stage"),
+        "{nobody}"
+    );
+    let absent = house
+        .refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", "  model = \"/nowhere/judge\"\n  after_step = 1")]));
+    assert!(absent.contains("/nowhere/judge"), "{absent}");
+    let text = job(&house, &[]);
+    std::fs::write(house.path("pairs.jsonl"), "{\"prompt\": \"1\", \"chosen\": \"2\", \"rejected\": \"2\"}\n").unwrap();
+    let same = house.refused(text);
+    assert!(same.contains("pairs") && same.contains("row 1") && same.contains("nothing to prefer"), "{same}");
+}

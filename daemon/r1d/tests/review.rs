@@ -1,0 +1,230 @@
+//! A job that waits until somebody has looked at what it kept.
+
+mod house;
+
+use house::{House, Outcome};
+use r1d_proto::control::{ErrorKind, JobStatus, MadeDataSet, Request, Response, Review};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+/// Completions are kept, looked at, and trained on.
+const REVIEWED: &str = r#"
+[[stage]]
+name = "keep"
+kind = "rejection-sampling"
+data = "train"
+review = true
+prompts_per_step = 6
+num_generations = 4
+max_completion_length = 8
+
+  [[stage.reward]]
+  plugin = "accuracy"
+
+[[stage]]
+name = "again"
+kind = "sft"
+from = "cold-start"
+data = "keep"
+steps = 3
+batch_size = 4
+max_length = 32
+
+[checkpoint]
+"#;
+
+fn job(house: &House, review: bool) -> String {
+    house.job(&[("\n[checkpoint]\n", &REVIEWED.replace("review = true", &format!("review = {review}")))])
+}
+
+fn wait_for_review(house: &mut House, job: &str) -> JobStatus {
+    house.wait("the wait for a review", |house| {
+        house.try_status(job).filter(|status| status.activity.as_ref().is_some_and(|now| now.doing == "waiting for review"))
+    })
+}
+
+fn data_sets(house: &House, job: &str) -> Vec<MadeDataSet> {
+    match house.ask(Request::DataSets { job: job.into() }) {
+        Response::DataSets(sets) => sets,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn review(house: &House, job: &str, stage: &str, file: Option<PathBuf>) -> Result<MadeDataSet, String> {
+    match house.ask(Request::Review { job: job.into(), stage: stage.into(), file }) {
+        Response::Reviewed(set) => Ok(set),
+        Response::Error(error) => {
+            assert_ne!(error.kind, ErrorKind::Internal, "{}", error.message);
+            Err(error.message)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The made rows without the first, with another answer in the second, and with one more.
+fn edited(set: &MadeDataSet) -> Vec<Value> {
+    let text = fs::read_to_string(&set.file).unwrap();
+    let mut rows: Vec<Value> = text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    rows[0]["completion"] = "<think> 7 </think> <answer> 7 </answer>".into();
+    let mut added = rows[1].clone();
+    added.as_object_mut().unwrap().remove("reward");
+    added["prompt"] = "9 9".into();
+    rows.push(added);
+    rows
+}
+
+fn written(house: &House, name: &str, rows: &[Value]) -> PathBuf {
+    let path = house.path(name);
+    fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    path
+}
+
+fn record(status: &JobStatus) -> Value {
+    serde_json::from_slice(&fs::read(status.directory.join("datasets/keep.json")).unwrap()).unwrap()
+}
+
+/// The job with its rows edited in the review; with or without a daemon that is killed while it waits.
+fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
+    let mut house = House::new();
+    house.start();
+    let job = house.submit(job(&house, true));
+    wait_for_review(&mut house, &job);
+    if killed {
+        house.kill();
+        house.start();
+        wait_for_review(&mut house, &job);
+    }
+    let set = data_sets(&house, &job).remove(0);
+    let rows = edited(&set);
+    let reviewed = review(&house, &job, "keep", Some(written(&house, "edited.jsonl", &rows))).unwrap();
+    assert_eq!(
+        (reviewed.review, reviewed.rows, reviewed.rows_made),
+        (Review::Imported, set.rows, set.rows),
+        "one row less, one more"
+    );
+    assert_ne!(reviewed.sha256, set.sha256);
+    let status = house.wait_succeeded(&job);
+    let record = record(&status);
+    let read = fs::read(status.directory.join("datasets").join(record["file"].as_str().unwrap())).unwrap();
+    assert_eq!(read, fs::read(house.path("edited.jsonl")).unwrap());
+    assert_eq!(data_sets(&house, &job), [reviewed]);
+    (house.outcome(&status), record, read)
+}
+
+#[test]
+fn a_job_waits_for_its_review_through_a_killed_daemon_and_trains_on_the_edited_rows() {
+    let (outcome, record, read) = run(true);
+    assert_eq!(record["reviewed"], json!(true));
+    assert!(record["before_review"][0].as_u64() > Some(0) && record["before_review"][1] != record["sha256"], "{record}");
+    let undisturbed = run(false);
+    assert!((&outcome, &record, &read) == (&undisturbed.0, &undisturbed.1, &undisturbed.2));
+    // Rows that nobody edited train other weights; accepted ones train what a job without a review trains.
+    let accepted = {
+        let mut house = House::new();
+        house.start();
+        let job = house.submit(job(&house, true));
+        wait_for_review(&mut house, &job);
+        assert_eq!(review(&house, &job, "keep", None).unwrap().review, Review::Accepted);
+        let status = house.wait_succeeded(&job);
+        assert_eq!(status.restarts, 0, "waiting is no restart");
+        house.outcome(&status)
+    };
+    let mut house = House::new();
+    house.start();
+    let unreviewed = house.submit(job(&house, false));
+    let status = house.wait_succeeded(&unreviewed);
+    assert_eq!(accepted, house.outcome(&status));
+    assert_ne!(accepted.weights, outcome.weights);
+    assert_eq!(data_sets(&house, &unreviewed)[0].review, Review::NotAsked);
+}
+
+#[test]
+fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
+    let mut house = House::new();
+    house.start();
+    let job = house.submit(job(&house, true));
+    let early = review(&house, &job, "keep", None).unwrap_err();
+    assert!(early.contains("has not made its data set yet"), "{early}");
+    let status = wait_for_review(&mut house, &job);
+    assert_eq!(status.stages.iter().map(|stage| stage.step > 0).collect::<Vec<_>>(), [true, true, true, true, false]);
+    let why = house.why(&job).waits;
+    let what = format!("r1ctl dataset review {job} keep");
+    assert!(why.len() == 1 && why[0].waits_for.contains(&what) && why[0].deadline_s.is_none(), "{why:?}");
+    let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("nodes") };
+    assert_eq!(nodes[0].devices[0].worker_pid, None);
+    let set = data_sets(&house, &job).remove(0);
+    assert_eq!((set.review, set.rows), (Review::Waiting, set.rows_made));
+
+    let rows = edited(&set);
+    let with = |line: usize, text: &str| {
+        let mut lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        lines[line - 1] = text.into();
+        fs::write(house.path("wrong.jsonl"), lines.join("\n")).unwrap();
+        review(&house, &job, "keep", Some(house.path("wrong.jsonl"))).unwrap_err()
+    };
+    for (line, text, problem) in [
+        (2, "{\"prompt\": \"1\"", "is not valid JSON"),
+        (3, "{\"prompt\": \"1\"}", "has no `completion`"),
+        (1, "{\"prompt\": \"1\", \"completion\": \"1\", \"answer\": 1}", "a column `answer`"),
+        (2, "{\"prompt\": \"1\", \"completion\": \"1\"}", "lacks the column `reference`"),
+        (2, "{\"prompt\": [{\"who\": \"me\"}], \"completion\": \"1\", \"reference\": \"1\", \"text\": \"1\"}", "role"),
+    ] {
+        let refused = with(line, text);
+        let places = [format!("wrong.jsonl line {line}:"), format!("wrong.jsonl:{line}:")];
+        assert!(refused.contains(problem) && places.iter().any(|place| refused.contains(place)), "{text}: {refused}");
+    }
+    fs::write(house.path("empty.jsonl"), "\n\n").unwrap();
+    for (stage, file, problem) in [
+        ("keep", "empty.jsonl", "has no row"),
+        ("keep", "nowhere.jsonl", "nowhere.jsonl: No such file"),
+        ("again", "empty.jsonl", "makes no data set"),
+        ("kept", "empty.jsonl", "those that make data sets: keep"),
+    ] {
+        let refused = review(&house, &job, stage, Some(house.path(file))).unwrap_err();
+        assert!(refused.contains(problem), "{refused}");
+    }
+    // Nothing of it left a trace, and the job still waits.
+    assert_eq!(data_sets(&house, &job), [set]);
+    let files = fs::read_dir(status.directory.join("datasets")).unwrap().count();
+    assert_eq!(files, 2);
+    wait_for_review(&mut house, &job);
+    house.ask(Request::Cancel { job: job.clone() });
+    assert!(house.try_status(&job).unwrap().state.is_final());
+    assert!(review(&house, &job, "keep", None).unwrap_err().contains("has ended"));
+}
+
+#[test]
+fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
+    let mut house = House::new().with_silence_s(2);
+    // The stage that reads it is opened, and has not begun; later it has, and hangs in its first update.
+    house.plant("open-5", "hang");
+    house.plant("supervise-7", "hang");
+    house.start();
+    let job = house.submit(job(&house, true));
+    wait_for_review(&mut house, &job);
+    let set = data_sets(&house, &job).remove(0);
+    let rows = edited(&set);
+    review(&house, &job, "keep", Some(written(&house, "first.jsonl", &rows))).unwrap();
+    house.wait("the first attempt to read it", |house| {
+        fs::read_to_string(house.path("faults/open.count")).is_ok_and(|count| count.trim() == "5").then_some(())
+    });
+    let second = review(&house, &job, "keep", Some(written(&house, "second.jsonl", &rows[..rows.len() - 1]))).unwrap();
+    assert_eq!((second.rows, second.rows_made), (set.rows - 1, set.rows));
+    let late = house.wait("the refusal of a third", |house| {
+        let begun = house.try_status(&job)?.stages.get(4)?.state != r1d_proto::control::State::Queued;
+        begun.then(|| review(house, &job, "keep", None).unwrap_err())
+    });
+    assert!(late.contains("stage `again` has begun to read the data set of stage `keep`"), "{late}");
+    let status = house.wait_succeeded(&job);
+    assert_eq!(record(&status)["sha256"], json!(second.sha256));
+
+    // The same, told once.
+    let mut once = House::new();
+    once.start();
+    let told = once.submit(self::job(&once, true));
+    wait_for_review(&mut once, &told);
+    review(&once, &told, "keep", Some(house.path("second.jsonl"))).unwrap();
+    let expected = once.wait_succeeded(&told);
+    assert_eq!(house.outcome(&status), once.outcome(&expected), "it trained on what the record says");
+}

@@ -1,0 +1,153 @@
+//! Answers with a parameter that runs through the integers: `x = \frac{\pi}{2} + k\pi, k \in \mathbb{Z}`.
+
+use crate::compare::Compare;
+use crate::equal::{Judge, Verdict};
+use crate::equations::{assigned, name, same_name};
+use crate::expression::Expr;
+use crate::lexer::Relation;
+
+/// How many periods two members may be apart.
+const PERIODS_MAX: i64 = 1_000_000;
+
+/// What an answer says without the declaration of its parameter, the parameter, and the set that it runs through.
+fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
+    let Expr::List(joined, items) = expr else { return (expr.clone(), None) };
+    let declaration = |item: &Expr| match item {
+        Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
+            ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member]) if letter == "Z" || letter == "N" => {
+                Some((name.clone(), set.clone()))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut found = items.iter().filter_map(declaration);
+    let (Some(parameter), None) = (found.next(), found.next()) else { return (expr.clone(), None) };
+    let mut rest: Vec<Expr> = items.iter().filter(|item| declaration(item).is_none()).cloned().collect();
+    let bare = match rest.len() {
+        0 => return (expr.clone(), None),
+        1 => rest.remove(0),
+        _ => Expr::List(*joined, rest),
+    };
+    (bare, Some(parameter))
+}
+
+/// Slope and constant of a formula that is linear in the variable.
+pub fn linear(judge: &Judge, expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
+    if !expr.is_scalar() {
+        return None;
+    }
+    if let Some(found) = as_written(expr, variable) {
+        return Some(found);
+    }
+    let at = |value: i64| expr.substitute(&|name| (name == variable).then(|| Expr::integer(value)));
+    let constant = at(0);
+    let slope = at(1).minus(constant.clone());
+    let line = slope.clone().times(Expr::Symbol(variable.to_string()));
+    (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal).then_some((slope, constant))
+}
+
+/// The same where it can be seen, which costs nothing: sums of multiples.
+fn as_written(expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
+    let free = |expr: &Expr| !expr.any(&|e| matches!(e, Expr::Symbol(name) if name == variable));
+    let zero = || Expr::integer(0);
+    if free(expr) {
+        return Some((zero(), expr.clone()));
+    }
+    match expr {
+        Expr::Symbol(_) => Some((Expr::integer(1), zero())),
+        Expr::Sum(terms) => {
+            let parts = terms.iter().map(|term| as_written(term, variable)).collect::<Option<Vec<(Expr, Expr)>>>()?;
+            let (slopes, constants): (Vec<Expr>, Vec<Expr>) = parts.into_iter().unzip();
+            Some((sum(slopes), sum(constants)))
+        }
+        Expr::Product(factors) => {
+            let (with, without): (Vec<&Expr>, Vec<&Expr>) = factors.iter().partition(|factor| !free(factor));
+            let [only] = with.as_slice() else { return None };
+            let (slope, constant) = as_written(only, variable)?;
+            let scaled = |value: Expr| {
+                let factors = without.iter().map(|factor| (*factor).clone());
+                if value == zero() { value } else { Expr::Product(factors.chain([value]).collect()) }
+            };
+            Some((scaled(slope), scaled(constant)))
+        }
+        Expr::Quotient(above, below) if free(below) => {
+            let (slope, constant) = as_written(above, variable)?;
+            Some((slope.over((**below).clone()), if constant == zero() { constant } else { constant.over((**below).clone()) }))
+        }
+        _ => None,
+    }
+}
+
+fn sum(mut terms: Vec<Expr>) -> Expr {
+    terms.retain(|term| *term != Expr::integer(0));
+    match terms.len() {
+        0 => Expr::integer(0),
+        1 => terms.remove(0),
+        _ => Expr::Sum(terms),
+    }
+}
+
+impl Compare<'_> {
+    /// Both without the declarations of their parameters, the answer's renamed to the reference's; `None` where neither has one.
+    /// The verdict is that of `same`, or that both run through the same values.
+    pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Option<Verdict> {
+        let ((r, of_r), (a, of_a)) = (undeclared(r), undeclared(a));
+        let parameter = match (&of_r, &of_a) {
+            (None, None) => return None,
+            (Some((_, x)), Some((_, y))) if x != y => return Some(Verdict::Different),
+            (Some((name, _)), _) => name.clone(),
+            // The reference's own letter, where it has a single one.
+            (None, Some((name, _))) => match value(self.judge, &r, false).symbols().as_slice() {
+                [only] => only.clone(),
+                _ => name.clone(),
+            },
+        };
+        let of_a = of_a.map(|(name, _)| name).or_else(|| match value(self.judge, &a, true).symbols().as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        });
+        let a = match of_a {
+            Some(name) => a.substitute(&|other| (other == name).then(|| Expr::Symbol(parameter.clone()))),
+            None => a,
+        };
+        // First, because it costs less.
+        let whole = of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into()));
+        Some(if whole && self.progressions(&r, &a, &parameter) == Verdict::Equal { Verdict::Equal } else { same(&r, &a) })
+    }
+
+    /// `a + bk` and `c ± bk` where a and c are whole periods apart.
+    fn progressions(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
+        let subject = |expr: &Expr| match expr {
+            Expr::Relations(sides, _) => name(sides).cloned(),
+            _ => None,
+        };
+        if let (Some(x), Some(y)) = (subject(r), subject(a))
+            && !same_name(&x, &y)
+        {
+            return Verdict::Different;
+        }
+        let (r, a) = (value(self.judge, r, false), value(self.judge, a, true));
+        let (Some((step, start)), Some((other_step, other_start))) =
+            (linear(self.judge, r, parameter), linear(self.judge, a, parameter))
+        else {
+            return Verdict::Different;
+        };
+        let equal = |x: &Expr, y: &Expr| self.judge.equal(x, y) == Verdict::Equal;
+        if !(equal(&step, &other_step) || equal(&step, &other_step.negate())) {
+            return Verdict::Different;
+        }
+        let apart = start.minus(other_start);
+        // What it is at one point it can only be everywhere.
+        let periods = self.judge.value_at_a_point(&apart.clone().over(step.clone())).and_then(|periods| periods.to_i64());
+        Verdict::of(periods.is_some_and(|n| n.abs() <= PERIODS_MAX && equal(&apart, &Expr::integer(n).times(step))))
+    }
+}
+
+/// What an equation gives, or the formula itself.
+fn value<'e>(judge: &Judge, expr: &'e Expr, as_answer: bool) -> &'e Expr {
+    match expr {
+        Expr::Relations(sides, relations) => assigned(judge, sides, relations, as_answer).unwrap_or(expr),
+        other => other,
+    }
+}

@@ -1,0 +1,41 @@
+//! Full-width and Chinese signs as their plain ones, so that one set of rules reads both.
+
+use std::borrow::Cow;
+
+/// The text in ASCII's digits, letters and punctuation: `１２，３` → `12,3`, `x＝1 或 x＝2` → `x=1 or x=2`.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if !text
+        .chars()
+        .any(|c| matches!(c, '\u{2010}'..='\u{2011}' | '\u{3000}'..='\u{303f}' | '\u{4e00}'..='\u{9fff}' | '\u{ff01}'..='\u{ff5e}'))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{ff01}'..='\u{ff5e}' => out.extend(char::from_u32(u32::from(c) - 0xfee0)),
+            '\u{2010}' | '\u{2011}' => out.push('-'),
+            '、' => out.push(','),
+            '。' => out.push('.'),
+            '【' => out.push('['),
+            '】' => out.push(']'),
+            '\u{3000}' => out.push(' '),
+            '或' => out.push_str(" or "),
+            '和' | '与' | '及' | '且' => out.push_str(" and "),
+            other => out.push(other),
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn full_width_becomes_plain() {
+        for (text, plain) in
+            [("１２。", "12."), ("x＝1 或 x＝2", "x=1  or  x=2"), ("（－1，２）", "(-1,2)"), ("50％", "50%"), ("é ½", "é ½")]
+        {
+            assert_eq!(super::plain(text), plain);
+        }
+    }
+}

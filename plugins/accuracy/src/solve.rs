@@ -1,0 +1,176 @@
+//! Inequalities in one variable → the set of reals that solves them. Absolute values by cases; then linear ones with any constants, and
+//! rational functions with rational coefficients by the signs between their roots ([`crate::polynomial`]).
+
+use crate::equal::{Judge, infinite};
+use crate::expression::{Expr, Function};
+use crate::family::linear;
+use crate::lexer::Relation;
+use crate::polynomial::{Fraction, Zero};
+use crate::real_set::{End, Piece, RealSet, UNBOUNDED};
+use std::cmp::Ordering;
+
+/// Absolute values of one inequality: each doubles the cases.
+const ABSOLUTES_MAX: u32 = 3;
+
+/// What a condition is about: its only variable, or the formula that stands against constants.
+pub fn subject(expr: &Expr) -> Option<Expr> {
+    let Expr::Relations(sides, _) = expr else { return None };
+    if let [name] = expr.symbols().as_slice() {
+        return Some(Expr::Symbol(name.clone()));
+    }
+    let mut open = sides.iter().filter(|side| !side.symbols().is_empty());
+    let found = open.next()?;
+    open.next().is_none().then(|| found.clone())
+}
+
+/// The real solutions of a chain of relations about one thing, and that thing.
+pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Option<(Expr, RealSet)> {
+    if let ([variable, set], [Relation::Member]) = (sides, relations) {
+        return Some((variable.clone(), RealSet::of(judge, set)?));
+    }
+    let whole = Expr::Relations(sides.to_vec(), relations.to_vec());
+    let variable = subject(&whole)?;
+    let mut set = RealSet::all();
+    for (pair, relation) in sides.windows(2).zip(relations) {
+        let [left, right] = pair else { return None };
+        set = set.intersection(&solution(judge, left, *relation, right, &variable)?, judge)?;
+    }
+    Some((variable, set))
+}
+
+fn solution(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variable: &Expr) -> Option<RealSet> {
+    let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
+    if left == variable && constant(right) {
+        return half_line(relation, right.clone());
+    }
+    if right == variable && constant(left) {
+        return half_line(mirrored(relation), left.clone());
+    }
+    let Expr::Symbol(name) = variable else { return None };
+    let difference = left.clone().minus(right.clone());
+    if difference.is_scalar() { compared_with_zero(judge, &difference, relation, name, ABSOLUTES_MAX) } else { None }
+}
+
+/// Where a formula of one variable is above zero, below, and so on.
+fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, variable: &str, absolutes: u32) -> Option<RealSet> {
+    if matches!(relation, Relation::Approximately | Relation::Member) {
+        return None;
+    }
+    if let Some(inner) = absolute(formula) {
+        let absolutes = absolutes.checked_sub(1)?;
+        let case = |sign: Relation, value: Expr| {
+            let here = compared_with_zero(judge, inner, sign, variable, absolutes)?;
+            here.intersection(&compared_with_zero(judge, &replaced(formula, inner, &value), relation, variable, absolutes)?, judge)
+        };
+        let above = case(Relation::GreaterOrEqual, inner.clone())?;
+        return above.union(case(Relation::Less, inner.clone().negate())?, judge);
+    }
+    if let Some(fraction) = Fraction::of(formula, variable)
+        && let Some(zeros) = fraction.zeros(judge)
+    {
+        return between(judge, zeros, relation);
+    }
+    let (slope, constant) = linear(judge, formula, variable)?;
+    match judge.sign(&slope)? {
+        Ordering::Equal => {
+            let holds = holds(judge.sign(&constant)?, relation);
+            Some(if holds { RealSet::all() } else { RealSet::nothing() })
+        }
+        sign => half_line(if sign == Ordering::Less { mirrored(relation) } else { relation }, constant.negate().over(slope)),
+    }
+}
+
+/// The first absolute value in a formula that its variable is in.
+fn absolute(formula: &Expr) -> Option<&Expr> {
+    if let Expr::Call(Function::Absolute, arguments) = formula
+        && let [inner] = arguments.as_slice()
+        && !inner.symbols().is_empty()
+        && absolute(inner).is_none()
+    {
+        return Some(inner);
+    }
+    formula.children().into_iter().find_map(absolute)
+}
+
+/// The formula with `|inner|` replaced.
+fn replaced(formula: &Expr, inner: &Expr, value: &Expr) -> Expr {
+    match formula {
+        Expr::Call(Function::Absolute, arguments) if arguments.first() == Some(inner) => value.clone(),
+        other => other.map(&mut |child| replaced(child, inner, value)),
+    }
+}
+
+fn holds(sign: Ordering, relation: Relation) -> bool {
+    match relation {
+        Relation::Less => sign == Ordering::Less,
+        Relation::LessOrEqual => sign != Ordering::Greater,
+        Relation::Greater => sign == Ordering::Greater,
+        Relation::GreaterOrEqual => sign != Ordering::Less,
+        Relation::Equal => sign == Ordering::Equal,
+        Relation::NotEqual => sign != Ordering::Equal,
+        Relation::Approximately | Relation::Member => false,
+    }
+}
+
+/// From the sign beyond the last zero (equal for what is zero everywhere), and the zeros in order: the sign turns at each of odd order.
+fn between(judge: &Judge, (last_sign, zeros): (Ordering, Vec<Zero>), relation: Relation) -> Option<RealSet> {
+    if last_sign == Ordering::Equal {
+        return Some(if holds(last_sign, relation) { RealSet::all() } else { RealSet::nothing() });
+    }
+    let mut pieces = Vec::new();
+    let mut sign = last_sign;
+    let mut high = UNBOUNDED;
+    for zero in zeros.into_iter().rev() {
+        let end = End { value: Some(zero.at.clone()), closed: false };
+        if holds(sign, relation) {
+            pieces.push(Piece { low: end.clone(), high });
+        }
+        // At a pole it has no value.
+        if !zero.pole && holds(Ordering::Equal, relation) {
+            pieces.extend(RealSet::point(zero.at).pieces);
+        }
+        if zero.odd {
+            sign = sign.reverse();
+        }
+        high = end;
+    }
+    if holds(sign, relation) {
+        pieces.push(Piece { low: UNBOUNDED, high });
+    }
+    pieces.reverse();
+    RealSet { pieces }.ordered(judge)
+}
+
+fn half_line(relation: Relation, value: Expr) -> Option<RealSet> {
+    if let Some(positive) = infinite(&value) {
+        // `-\infty < x`
+        let holds = match relation {
+            Relation::Less | Relation::LessOrEqual => positive,
+            Relation::Greater | Relation::GreaterOrEqual => !positive,
+            _ => return None,
+        };
+        return holds.then(RealSet::all);
+    }
+    let end = |closed| End { value: Some(value.clone()), closed };
+    let piece = |low, high| RealSet { pieces: vec![Piece { low, high }] };
+    Some(match relation {
+        Relation::Less => piece(UNBOUNDED, end(false)),
+        Relation::LessOrEqual => piece(UNBOUNDED, end(true)),
+        Relation::Greater => piece(end(false), UNBOUNDED),
+        Relation::GreaterOrEqual => piece(end(true), UNBOUNDED),
+        Relation::Equal => RealSet::point(value),
+        Relation::NotEqual => RealSet::point(value).complement(),
+        Relation::Approximately | Relation::Member => return None,
+    })
+}
+
+/// The relation read from right to left.
+pub fn mirrored(relation: Relation) -> Relation {
+    match relation {
+        Relation::Less => Relation::Greater,
+        Relation::LessOrEqual => Relation::GreaterOrEqual,
+        Relation::Greater => Relation::Less,
+        Relation::GreaterOrEqual => Relation::LessOrEqual,
+        same => same,
+    }
+}
