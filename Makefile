@@ -10,7 +10,7 @@ TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-
 PLUGINS := accuracy format language-consistency helpfulness harmlessness length readability repetition soft-overlong
 BIN := target/release
 
-.PHONY: toolchain build plugins plugins-python templates demo test test-all test-rust test-python control bench mutations libtorch python lint clean
+.PHONY: toolchain build plugins plugins-python templates demo recipe test test-all test-rust test-python control bench mutations libtorch python lint clean
 
 # Always the whole workspace: a selection of packages would select other features of shared dependencies, and build them again.
 build: toolchain libtorch
@@ -72,6 +72,10 @@ python: .venv/ready
 
 demo: build
 	sh examples/arithmetic/demo
+
+# The whole R1 recipe, from a base to distilled students; its report is .state/r1/report.html. A quarter of an hour on two idle cores.
+recipe: build
+	sh examples/r1/run
 
 # The same compute spent on more supervised fine-tuning, to see what reinforcement learning is worth; then three seeds of the demo.
 control: build
