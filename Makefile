@@ -73,7 +73,7 @@ python: .venv/ready
 demo: build
 	sh examples/arithmetic/demo
 
-# The whole R1 recipe, from a base to distilled students; its report is .state/r1/report.html. A quarter of an hour on two idle cores.
+# The whole R1 recipe, from a base to distilled students; its report is .state/r1/report.html. About a quarter of an hour on two idle cores.
 recipe: build
 	sh examples/r1/run
 
