@@ -115,7 +115,8 @@
 //! ```
 //!
 //! **Judged.** A [`JudgedReward`] asks a model and concludes from its answers, in two pure phases. `r1ctl plugin score --asks` writes its
-//! questions, `--answers` reads what a model said; jobs refuse it until r1d runs reward models.
+//! questions, `--answers` reads what a model said. In a job `model` of its `[[stage.reward]]` names the reward model that answers: one number, as text,
+//! for each question.
 //!
 //! **A type.** What the attribute makes can be written out: a type whose fields are the configuration, with [`Reward`] (or [`GroupReward`])
 //! implemented, and [`export!`].

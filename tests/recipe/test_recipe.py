@@ -77,3 +77,28 @@ def test_transformers_loads_what_a_stage_leaves(done, stage):
         tokenizer = transformers.AutoTokenizer.from_pretrained(step)
         ids = tokenizer("What is 7+5?", return_tensors="pt").input_ids
         assert model.generate(ids, max_new_tokens=4).shape[1] > ids.shape[1]
+
+
+def test_a_reward_model_scores_in_transformers_as_it_did_here(done):
+    """What the job recorded of held-out pairs is what transformers makes of the same texts with the weights that the stage left."""
+    import torch
+    import transformers
+
+    (step,) = (pathlib.Path(done["directory"]) / "checkpoints" / "helpfulness").glob("step-*")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(step).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(step)
+    template = (R1.parent.parent / "daemon/data/templates/r1-zero.jinja").read_text()
+    pairs = [json.loads(line) for line in (R1 / "data/pairs-test.jsonl").read_text().splitlines()]
+
+    def score(row, key):
+        text = template.replace("{{ prompt }}", row["prompt"]) + row[key]
+        ids = tokenizer(text).input_ids + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0, 0].item()
+
+    scores = [(score(row, "chosen"), score(row, "rejected")) for row in pairs]
+    (recorded,) = [result["metrics"] for result in done["evals"] if result["data"] == "pairs-test"]
+    assert recorded["rows"] == len(pairs)
+    assert recorded["accuracy"] == sum(chosen > rejected for chosen, rejected in scores) / len(pairs)
+    assert abs(recorded["margin"] - sum(chosen - rejected for chosen, rejected in scores) / len(pairs)) < 1e-4
+    assert abs(recorded["mean_reward"] - sum(map(sum, scores)) / len(pairs) / 2) < 1e-4

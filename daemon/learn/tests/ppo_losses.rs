@@ -128,6 +128,7 @@ fn both_clipped_losses_are_trls() {
                 weight: Tensor::full([count as i64], 1.0 / count, (kind, tch::Device::Cpu)),
                 old: Some(flat(&goldens.logp)),
                 reference: None,
+                sampled: None,
                 sequences: None,
             };
             let policy = policy_loss(&plain(expected.cliprange), &logp, &tokens);

@@ -8,7 +8,7 @@ use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, RewardSpec, Rewards, World, attacks};
 
 /// Every shipped plugin, under each configuration that takes another path.
-const PLUGINS: [(&str, &str); 11] = [
+const PLUGINS: [(&str, &str); 12] = [
     ("accuracy", "{}"),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),

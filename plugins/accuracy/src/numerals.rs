@@ -78,13 +78,24 @@ impl Parser<'_> {
 
     /// `2A_{16}`: a numeral with letters among its digits, the index read already as its base.
     fn lettered(&mut self, numeral: &Numeral) -> Option<Rational> {
-        let (Some(Kind::Word(letters)), Some(Kind::Underscore)) = (self.peek(), self.peek_at(1)) else { return None };
-        if self.spaced() || !numeral.is_integer() || !letters.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        if !numeral.is_integer() {
             return None;
         }
-        let digits = format!("{}{letters}", numeral.digits);
         let start = self.at;
-        self.at += 2;
+        let mut digits = numeral.digits.clone();
+        // Letters and further digits, up to the index.
+        while !self.spaced() {
+            match self.peek() {
+                Some(Kind::Word(letters)) if letters.bytes().all(|letter| letter.is_ascii_uppercase()) => digits.push_str(letters),
+                Some(Kind::Number(more)) if more.is_integer() => digits.push_str(&more.digits),
+                _ => break,
+            }
+            self.at += 1;
+        }
+        if self.at == start || !self.eat(&Kind::Underscore) {
+            self.at = start;
+            return None;
+        }
         let value = self.index().and_then(|index| digits_in_base(&digits, &index));
         if value.is_none() {
             self.at = start;

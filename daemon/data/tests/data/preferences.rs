@@ -102,3 +102,28 @@ fn labels_are_shares_or_truths() {
     );
     assert!(refused(&rows[..1]).contains("all of its labels are 1: there is nothing to tell apart"));
 }
+
+/// HH-RLHF as it is published: whole dialogues, no prompt column. Every row is a pair whose prompt ends where the assistant's turn begins, or later
+/// where both answers begin alike.
+#[test]
+fn hh_rlhf_is_read_as_it_is() {
+    let Some(data) = std::env::var_os("R1D_TEST_DATA") else { return };
+    let path = std::path::Path::new(&data).join("hh-rlhf/harmless-base-test.jsonl");
+    let columns = DataSource { prompt: name("prompt"), chosen: name("chosen"), rejected: name("rejected"), ..source(&path) };
+    let rows = DataSet::open(&columns).unwrap();
+    let reading = Reading { max_length: 1 << 15, ..WHOLE };
+    let preferences = Preferences::pairs(&[(&rows, &template())], &tokenizer(), reading, ORDER).unwrap();
+    assert_eq!((preferences.len(), preferences.truncated()), (2312, 0));
+    let Preferred::Pairs(pairs) = preferences.all() else { panic!("pairs") };
+    let tokenizer = tokenizer();
+    for (pair, row) in pairs.iter().zip(rows.rows()) {
+        let prompt = tokenizer.decode(&pair.prompt_ids, false).unwrap();
+        assert!(
+            prompt.contains("\n\nHuman:") && prompt.trim_end().ends_with([':', '.', ')', '?', '!']) || prompt.ends_with('\n'),
+            "{prompt:?}"
+        );
+        let chosen = [&pair.prompt_ids[..], &pair.chosen_ids].concat();
+        assert_eq!(Some(tokenizer.decode(&chosen[..chosen.len() - 1], false).unwrap()), row.chosen);
+        assert!(!pair.rejected_ids.is_empty() && pair.chosen_ids != pair.rejected_ids);
+    }
+}
