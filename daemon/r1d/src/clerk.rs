@@ -249,7 +249,9 @@ impl Clerk {
                 let shown: Vec<_> = result
                     .metrics
                     .iter()
-                    .filter(|(name, _)| name.contains('@') && !name.contains("_ci_"))
+                    .filter(|(name, _)| {
+                        (name.contains('@') || matches!(name.as_str(), "accuracy" | "auc")) && !name.contains("_ci_")
+                    })
                     .map(|(n, v)| format!("{n} {v:.4}"))
                     .collect();
                 self.log.info(format!(
