@@ -11,6 +11,8 @@ use std::path::Path;
 pub const R1_ZERO: &str = include_str!("../templates/r1-zero.jinja");
 
 const NAME: &str = "prompt";
+/// Instructions of one rendering: a hundred times what a long conversation takes (`LIM-1`).
+const FUEL: u64 = 50_000_000;
 
 pub struct Template {
     environment: Environment<'static>,
@@ -109,6 +111,8 @@ impl Template {
 
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
+    // A template comes with a model, and may loop for ever.
+    environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))

@@ -88,7 +88,14 @@ fn settings(job: &Job, (index, stage): (usize, &Stage), data: &BTreeSet<String>,
         (name, Value::Table(table))
     });
     table.insert("data".into(), Value::Table(read.collect()));
-    table.insert("eval".into(), evals.iter().map(|eval| Value::Table(write::eval(eval))).collect::<Vec<_>>().into());
+    // An evaluation's draws depend on where the first of its data set stands.
+    let place = |eval: &Eval| job.evaluations().position(|other| other.data == eval.data).unwrap_or(0) as i64;
+    let evals = evals.iter().map(|eval| {
+        let mut table = write::eval(eval);
+        table.insert("place".into(), place(eval).into());
+        Value::Table(table)
+    });
+    table.insert("eval".into(), evals.collect::<Vec<_>>().into());
     table.insert("judge".into(), judges.iter().map(|reward| Value::Table(write::reward(reward))).collect::<Vec<_>>().into());
     table.to_string()
 }

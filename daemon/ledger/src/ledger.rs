@@ -262,6 +262,7 @@ fn persist(database: &Database, state: &State, command: &Command) -> Result<(), 
             evals.iter().try_for_each(|result| put_eval(&write, record, result))?;
         }
         Command::SetGrader { plugin, .. } => {
+            put(&write, REUSE, job, &record.reuse)?;
             if let Some((index, grader)) = record.graders.iter().enumerate().rfind(|(_, grader)| grader.plugin == *plugin) {
                 put(&write, GRADERS, (job, index as u64), grader)?;
             }

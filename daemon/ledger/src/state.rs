@@ -323,6 +323,10 @@ fn set_grader(record: &mut JobRecord, grader: GraderRecord) -> Answer {
     }
     within(&job, "the plugin's length in bytes", grader.plugin.len(), GRADER_MAX_BYTES)?;
     within(&job, "the hash's length", grader.sha256.len(), 64)?;
+    // Judged by another than the one it was submitted with, a stage's outcome is no longer its key's, for this job and for later ones.
+    if known.as_ref().is_some_and(|known| known.sha256 != grader.sha256) {
+        record.reuse.keys.iter_mut().skip(grader.stage as usize).for_each(String::clear);
+    }
     match known.filter(|known| (known.stage, known.step) == from) {
         Some(known) => *known = grader,
         None => {

@@ -409,3 +409,27 @@ fn only_the_next_stage_is_taken_over_and_only_whole() {
     assert!(matches!(state.apply(&take(2, 2, 2)), Err(Rejected::WrongStage { .. })));
     assert_eq!(state.job(&id("b")).unwrap().evals.len(), 1);
 }
+
+/// What another plugin has judged is not what the key says: from its stage on there is none, in the job that was changed.
+#[test]
+fn a_changed_judge_takes_the_keys_of_what_it_judges() {
+    let keys = vec!["a".to_string(), "b".to_string(), "c".to_string()];
+    let grader = |sha256: &str, stage, step| Command::SetGrader {
+        job: id("j"),
+        plugin: "p".into(),
+        sha256: sha256.into(),
+        stage,
+        step,
+        at: 1,
+    };
+    let after = |graders: Vec<Command>| {
+        let mut state = State::default();
+        accept(&mut state, &[submit("j", 0), Command::SetKeys { job: id("j"), keys: keys.clone(), enabled: true }]);
+        accept(&mut state, &graders);
+        state.job(&id("j")).unwrap().reuse.keys.clone()
+    };
+    assert_eq!(after(vec![grader("first", 0, 0)]), keys, "the one that it was submitted with");
+    assert_eq!(after(vec![grader("first", 0, 0), grader("first", 1, 0)]), keys, "the same again");
+    assert_eq!(after(vec![grader("first", 0, 0), grader("other", 1, 0)]), ["a", "", ""]);
+    assert_eq!(after(vec![grader("first", 0, 0), grader("other", 0, 0)]), ["", "", ""], "before its first step");
+}

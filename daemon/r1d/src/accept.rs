@@ -94,7 +94,7 @@ pub fn submit(
     let materials = Materials::open(job, rewards, &Recorded::pinned(pins))?;
     let plugins = graders::keep(&materials, rewards)?;
     // A file that is gone again is named when the job opens it.
-    let keys = reuse::keys(&materials.job, &plugins).unwrap_or_default();
+    let keys = reuse::keys(&materials.job, &plugins, desk).unwrap_or_default();
     let job_toml = materials.job.to_toml();
     let priority = priority.unwrap_or(materials.job.priority);
     for attempt in 0..ID_TRIES_MAX {

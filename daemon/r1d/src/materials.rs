@@ -596,6 +596,7 @@ impl Shelf<'_> {
         match &reward.model {
             RewardModelSource::Directory(dir) if asks => {
                 check_weights(dir)?;
+                check_scores(dir)?;
                 if dir.join("tokenizer.json").is_file() && !self.reward_tokenizers.contains_key(dir) {
                     self.reward_tokenizers.insert(dir.clone(), Tokenizer::open(dir)?);
                 }
@@ -638,6 +639,28 @@ fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
     match shards.iter().find(|shard| !dir.join(shard).is_file()) {
         Some(missing) => wrong(format!("shard {missing}, which model.safetensors.index.json names, is missing: fetch it again")),
         None => shards.iter().try_for_each(|shard| check_length(&dir.join(shard))),
+    }
+}
+
+/// What is asked has a scalar head: transformers' `…ForSequenceClassification` with one label.
+fn check_scores(dir: &Path) -> Result<(), MaterialsError> {
+    let wrong = |problem: String| Err(MaterialsError::Weights { path: dir.into(), problem });
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
+    let config: serde_json::Value = match serde_json::from_str(&text) {
+        Ok(config) => config,
+        Err(error) => return wrong(format!("config.json is not JSON: {error}")),
+    };
+    let architecture = config["architectures"][0].as_str().unwrap_or_default();
+    if !architecture.ends_with("ForSequenceClassification") {
+        return wrong(format!("is {architecture:?}, no reward model: name a …ForSequenceClassification with one label"));
+    }
+    // As transformers writes them, and its default.
+    let labels =
+        config["num_labels"].as_u64().or_else(|| config["id2label"].as_object().map(|labels| labels.len() as u64)).unwrap_or(2);
+    match labels {
+        1 => Ok(()),
+        labels => wrong(format!("has {labels} labels, and a reward model has one")),
     }
 }
 
@@ -716,18 +739,51 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
 /// The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
 pub mod inputs {
     use super::*;
+    use crate::reuse::TOKENIZER_FILES;
     use serde_json::{Value, json};
 
-    /// Files of the data sets, the tokenizer, the model's configuration: path, size and time of the last change.
+    /// Files of the data sets, templates, tokenizers, models and reward models: path, size and time of the last change.
     pub fn fingerprint(job: &Job) -> Value {
-        let mut paths: BTreeSet<PathBuf> = job.data.values().map(|source| source.path.clone()).collect();
-        paths.extend(job.models().flat_map(|model| [model.config(), model.tokenizer().to_path_buf()]));
+        let mut paths: BTreeSet<PathBuf> =
+            job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
+        let templates = job.data.values().map(|source| &source.template);
+        let own = job.stages.iter().filter_map(|stage| match &stage.kind {
+            StageKind::Sft(sft) => sft.template.as_ref(),
+            _ => None,
+        });
+        paths.extend(templates.chain(own).filter_map(|template| match template {
+            TemplateSource::File(file) => Some(file.clone()),
+            _ => None,
+        }));
+        for model in job.models() {
+            paths.insert(model.config());
+            let tokenizer = model.tokenizer();
+            let directory = if tokenizer.is_dir() { tokenizer } else { tokenizer.parent().unwrap_or(Path::new(".")) };
+            paths.extend(TOKENIZER_FILES.map(|name| directory.join(name)));
+            paths.insert(tokenizer.into());
+            if let Weights::Directory(dir) = model {
+                paths.extend(weights_of(dir));
+            }
+        }
+        let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
+        for reward in rewards {
+            if let RewardModelSource::Directory(dir) = &reward.model {
+                paths.extend(weights_of(dir));
+            }
+        }
         let entries = paths.into_iter().filter_map(|path| {
             let metadata = std::fs::metadata(&path).ok().filter(|m| m.is_file())?;
             let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
             Some((path.display().to_string(), json!([metadata.len(), changed.as_nanos() as u64])))
         });
         Value::Object(entries.collect())
+    }
+
+    /// Safetensors and the configuration of a Hugging Face directory.
+    fn weights_of(dir: &Path) -> impl Iterator<Item = PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+        let weights = entries.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        weights.chain([dir.join("config.json")])
     }
 
     /// Names a file that is not as it was; `None` when all are.

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Beside a tokenizer, what has a say in what it makes.
-const TOKENIZER_FILES: [&str; 5] =
+pub const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"];
 /// Files of one checkpoint.
 const FILES_MAX: usize = 100_000;
@@ -50,7 +50,8 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
 }
 
 /// The key of each stage, hex; none of one whose data set people review, and of what builds on it. Blocks: reads all data. `plugins` are the hashes of those that judge.
-pub fn keys(job: &Job, plugins: &BTreeMap<String, String>) -> Result<Vec<String>, ReuseError> {
+pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk) -> Result<Vec<String>, ReuseError> {
+    let devices = kinds_of_devices(desk);
     let mut keys: Vec<String> = Vec::new();
     let mut data = BTreeMap::new();
     for index in 0..job.stages.len() {
@@ -59,11 +60,31 @@ pub fn keys(job: &Job, plugins: &BTreeMap<String, String>) -> Result<Vec<String>
         let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
         let key = match reviewed || on.stages.iter().any(|before| keys.get(*before).is_none_or(String::is_empty)) {
             true => String::new(),
-            false => key(job, &on, plugins, &keys, &mut data)?,
+            false => key(job, &on, plugins, &keys, &devices, &mut data)?,
         };
         keys.push(key);
     }
     Ok(keys)
+}
+
+/// `cpu`, `cuda`: of what this node has.
+fn kinds_of_devices(desk: &Desk) -> String {
+    let devices = desk.board.devices();
+    let kinds: BTreeSet<&str> = devices.iter().map(|device| device.device.split(':').next().unwrap_or_default()).collect();
+    kinds.into_iter().collect::<Vec<_>>().join(" ")
+}
+
+/// Version, and size and time of the daemon's executable and of the worker's beside it.
+fn build() -> String {
+    let own = std::env::current_exe().unwrap_or_default();
+    let worker = own.with_file_name("r1d-worker");
+    let known = [&own, &worker].map(|path| fs::metadata(path).map_or_else(|_| String::new(), |file| identity(&file)));
+    format!("{} {}", env!("CARGO_PKG_VERSION"), known.join(" "))
+}
+
+fn identity(file: &fs::Metadata) -> String {
+    let changed = file.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("{} bytes, changed {}", file.len(), changed.unwrap_or_default().as_nanos())
 }
 
 /// Parts with their lengths, so that no two lists of parts are one text.
@@ -92,11 +113,13 @@ fn key(
     on: &Depends,
     plugins: &BTreeMap<String, String>,
     before: &[String],
+    devices: &str,
     data: &mut BTreeMap<String, String>,
 ) -> Result<String, ReuseError> {
     let mut parts = Parts::default();
-    // Another release may compute otherwise.
-    parts.add("release", env!("CARGO_PKG_VERSION"));
+    // Another build may compute otherwise, and another kind of device rounds otherwise.
+    parts.add("build", &build());
+    parts.add("devices", devices);
     parts.add("settings", &on.settings);
     for name in &on.data {
         if !data.contains_key(name)
@@ -162,9 +185,7 @@ fn add_directory(parts: &mut Parts, dir: &Path) -> Result<(), ReuseError> {
     weights.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     weights.sort();
     for path in weights {
-        let metadata = fs::metadata(&path).map_err(io_error(&path))?;
-        let changed = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        let known = format!("{} bytes, changed {}", metadata.len(), changed.unwrap_or_default().as_nanos());
+        let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
         parts.add(&path.file_name().unwrap_or_default().to_string_lossy(), &known);
     }
     add_tokenizer(parts, dir)
@@ -187,9 +208,7 @@ fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Fou
             return None;
         }
         let stage = job.progress.stages.get(index)?.clone();
-        // Once a plugin was changed on the way, the outcome is no longer the key's.
-        let reloaded = job.graders.iter().any(|grader| (grader.stage, grader.step) > (0, 0) && grader.stage as usize <= index);
-        (stage.state == State::Succeeded && !reloaded && is_there(desk, &job, index, &stage)).then_some(Found { job, stage })
+        (stage.state == State::Succeeded && is_there(desk, &job, index, &stage)).then_some(Found { job, stage })
     };
     desk.ledger.jobs().iter().rev().filter(is_other).cloned().find_map(whole)
 }
@@ -220,7 +239,7 @@ struct Entry {
     bytes: u64,
 }
 
-/// The checkpoint's manifest has the hash on record, and what it lists is there; contents are compared by whoever loads them.
+/// The checkpoint's manifest has the hash on record, and what it lists is there; a worker compares the contents when it opens it.
 fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
     let path = checkpoint.dir.join("manifest.json");
     let changed = || ReuseError::Changed(checkpoint.dir.clone());
@@ -236,7 +255,7 @@ fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
 /// Which stages would be taken over, and from which jobs; of a job that is only planned.
 pub fn plan(desk: &Desk, materials: &Materials) -> BTreeMap<usize, JobId> {
     let plugins = graders::hashes(materials);
-    let keys = keys(&materials.job, &plugins).unwrap_or_default();
+    let keys = keys(&materials.job, &plugins, desk).unwrap_or_default();
     let found = keys.iter().enumerate().filter_map(|(index, key)| Some((index, find(desk, None, index, key)?.job.job().clone())));
     found.collect()
 }

@@ -149,6 +149,20 @@ fn what_cannot_be_asked_is_refused_at_submission() {
     let absent = house
         .refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", "  model = \"/nowhere/judge\"\n  after_step = 1")]));
     assert!(absent.contains("/nowhere/judge"), "{absent}");
+    // A directory of a language model, and one of a classifier.
+    let dir = house.path("judge");
+    std::fs::create_dir_all(&dir).unwrap();
+    let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+    std::fs::write(dir.join("model.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat()).unwrap();
+    let asked = format!("  model = \"{}\"\n  after_step = 1", dir.display());
+    let refused = |config: &str| {
+        std::fs::write(dir.join("config.json"), config).unwrap();
+        house.refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", &asked)]))
+    };
+    let writes = refused(r#"{"architectures": ["Qwen2ForCausalLM"]}"#);
+    assert!(writes.contains("is \"Qwen2ForCausalLM\", no reward model"), "{writes}");
+    let labels = refused(r#"{"architectures": ["Qwen2ForSequenceClassification"], "num_labels": 3}"#);
+    assert!(labels.contains("has 3 labels, and a reward model has one"), "{labels}");
     let text = job(&house, &[]);
     std::fs::write(house.path("pairs.jsonl"), "{\"prompt\": \"1\", \"chosen\": \"2\", \"rejected\": \"2\"}\n").unwrap();
     let same = house.refused(text);

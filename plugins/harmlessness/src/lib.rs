@@ -5,7 +5,7 @@
 //!
 //! | key | default | |
 //! |---|---|---|
-//! | `model` | `"harmlessness"` | the job's name for the reward model |
+//! | `model` | `"harmlessness"` | what `r1ctl plugin score --asks` calls the reward model; in a job `model` of its `[[stage.reward]]` says whom it asks |
 //! | `scale` | `"sigmoid"` | how its number becomes a score from 0 to 1: [`reward_sdk::reward_model::Scale`]. The sigmoid of a safety classifier's logit is its probability |
 //!
 //! An answer that is missing or no number is a fault, never a score.

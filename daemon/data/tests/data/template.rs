@@ -122,3 +122,16 @@ fn prompt_ids_are_the_template_and_what_the_tokenizer_puts_in_front() {
     let empty = plain.prompt_ids(&row(""), &crate::tokenizer()).unwrap_err().to_string();
     assert!(empty.contains("the prompt has no token"), "{empty}");
 }
+
+/// Templates come with models: one that loops for ever is an error that names it, and no thread that never ends.
+#[test]
+fn an_endless_template_is_refused_by_name() {
+    let text = "{% for i in range(90000) %}{% for j in range(90000) %}{% if j < 0 %}x{% endif %}{% endfor %}{% endfor %}";
+    let (_directory, path) = file("endless.jinja", text);
+    let template = Template::open(&TemplateSource::File(path), &tokenizer()).unwrap();
+    let error = template.render(&row("why")).unwrap_err().to_string();
+    assert!(error.contains("endless.jinja") && error.contains("fuel"), "{error}");
+    // A long conversation is far from it.
+    let (_directory, path) = file("long.jinja", "{% for i in range(10000) %}{{ i }} {{ prompt }}\n{% endfor %}");
+    assert!(Template::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row("why")).is_ok());
+}

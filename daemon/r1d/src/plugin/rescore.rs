@@ -7,7 +7,7 @@ use r1d_data::rollouts::{self, RolloutRow};
 use r1d_job::{DataSource, Job, Reward};
 use r1d_proto::plugin::{Disagreement, Pair, Rescored};
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec};
+use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec, World};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,12 @@ pub fn run(
         hostcall_bytes: Some((recorded.limits.hostcall_kb as usize) << 10),
     };
     let loaded = host.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
+    if loaded.world() == World::JudgedReward {
+        let problem = format!(
+            "plugin {other} asks a reward model, and there is none here to ask: `r1ctl plugin score --answers` judges with recorded answers"
+        );
+        return Err(PluginError::Run(problem));
+    }
     let mut tally = Tally { limit: limit as usize, ..Tally::default() };
     for (index, stage) in job.stages.iter().enumerate() {
         let files = files(dir, &stage.name)?;

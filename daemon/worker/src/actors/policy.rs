@@ -111,6 +111,7 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         return scorer::build(request, kind, placement);
     }
     let predicts = opens_prediction(&request);
+    check_contents(&request.model)?;
     let mut policy = match &request.model {
         ModelSource::Directory(dir) if predicts => CausalLm::load_with_prediction(dir, placement.device, kind),
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
@@ -154,6 +155,16 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         Opened { request, model: Model::Policy(policy), reference, critic, reward_models: BTreeMap::new(), trainer, sampler },
         sizes,
     ))
+}
+
+/// What another stage has written is read as it was written; a directory from elsewhere has no manifest.
+pub(super) fn check_contents(model: &ModelSource) -> Result<(), Failure> {
+    match model {
+        ModelSource::Directory(dir) if dir.join("manifest.json").is_file() => {
+            checkpoint::verify_manifest(dir).map(drop).map_err(of_the_model)
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn kind(dtype: Dtype) -> Kind {

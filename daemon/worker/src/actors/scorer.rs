@@ -1,6 +1,6 @@
 //! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head are opened, saved and restored.
 
-use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, created, internal, kind, of_the_model, sizes};
+use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, internal, kind, of_the_model, sizes};
 use crate::device::{Critic, DeviceThread, Model, Opened};
 use crate::failure::{classify, invalid};
 use crate::outbox::Outbox;
@@ -62,6 +62,7 @@ fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement
     match opened.reward_models.entry(source.clone()) {
         Entry::Occupied(loaded) => Ok(loaded.into_mut()),
         Entry::Vacant(place) => {
+            check_contents(source)?;
             let scorer = Scorer::open(dir, placement.device, kind(opened.request.dtype)).map_err(of_the_model)?;
             Ok(place.insert(finish(scorer, &opened.request)?))
         }
@@ -107,6 +108,7 @@ pub fn critic(request: &Open, policy: &CausalLm, kind: Kind, placement: &Placeme
 }
 
 fn open(source: &ModelSource, request: &Open, kind: Kind, placement: &Placement) -> Result<Scorer, Failure> {
+    check_contents(source)?;
     let scorer = match source {
         ModelSource::Directory(dir) => Scorer::start(dir, request.seed, placement.device, kind),
         ModelSource::Init { config, .. } => Scorer::init(config, request.seed, placement.device, kind),
