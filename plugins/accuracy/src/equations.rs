@@ -2,6 +2,7 @@
 
 use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
+use crate::inverse::unrooted;
 use crate::lexer::Relation;
 use crate::solve::mirrored;
 use std::cmp::Ordering;
@@ -87,6 +88,8 @@ pub fn same_name(a: &Expr, b: &Expr) -> bool {
 /// same function.
 pub fn equivalent(judge: &Judge, a: (&Expr, Relation, &Expr), b: (&Expr, Relation, &Expr)) -> Verdict {
     let (left, right) = (a.0.clone().minus(a.2.clone()), b.0.clone().minus(b.2.clone()));
+    let equation = |relation: Relation| matches!(relation, Relation::Equal | Relation::NotEqual);
+    let (left, right) = if equation(a.1) && equation(b.1) { (plain(judge, left), plain(judge, right)) } else { (left, right) };
     let names = |expr: &Expr| {
         let mut names = expr.symbols();
         names.sort();
@@ -136,6 +139,19 @@ pub fn equivalent(judge: &Judge, a: (&Expr, Relation, &Expr), b: (&Expr, Relatio
         }
     }
     if undecided { Verdict::Undecided } else { Verdict::Different }
+}
+
+/// With what hides its variables undone: `\sqrt{x^2 + y^2} - 5` as `x^2 + y^2 - 25`, zero at the same points.
+fn plain(judge: &Judge, mut expr: Expr) -> Expr {
+    const STEPS_MAX: usize = 2;
+    for _ in 0..STEPS_MAX {
+        if !expr.is_scalar() {
+            break;
+        }
+        let Some(undone) = unrooted(judge, &expr) else { break };
+        expr = undone;
+    }
+    expr
 }
 
 /// The value of the variable at which an expression that is linear in it vanishes.

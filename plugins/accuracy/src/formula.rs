@@ -80,7 +80,8 @@ impl<'a> Parser<'a> {
     pub fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Kind::Open(_)) => !self.starts_modulus() && !self.declares_parameter(),
-            Some(Kind::Fraction | Kind::Begin(_)) => true,
+            Some(Kind::Fraction) => !self.is_unit_fraction(),
+            Some(Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
             Some(Kind::Number(_)) => self
                 .at
@@ -94,6 +95,19 @@ impl<'a> Parser<'a> {
             Some(Kind::Roman(letter)) => matches!(*letter, "e" | "i" | "x" | "y" | "z" | "n" | "k"),
             _ => false,
         }
+    }
+
+    /// `\frac{\text{m}}{\text{s}}` after a number.
+    fn is_unit_fraction(&self) -> bool {
+        matches!(
+            (self.peek_at(1), self.peek_at(2), self.peek_at(3)),
+            (Some(Kind::Open(Bracket::Group)), Some(Kind::Text(word) | Kind::Roman(word)), Some(Kind::Close(Bracket::Group)))
+                if units::read(&format!("\\text{{{word}}}")).is_some()
+        ) && matches!(self.at.checked_sub(1).and_then(|at| self.tokens.get(at)), Some(token) if matches!(token.kind, Kind::Number(_)))
+            && matches!(
+                (self.peek_at(4), self.peek_at(5)),
+                (Some(Kind::Open(Bracket::Group)), Some(Kind::Text(word))) if units::read(&format!("\\text{{{word}}}")).is_some()
+            )
     }
 
     /// Whether a `|` after a value has its partner: `2|x|`.

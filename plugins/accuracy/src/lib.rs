@@ -71,6 +71,7 @@ mod expression;
 mod family;
 mod formula;
 mod functions;
+mod inverse;
 mod lexer;
 mod math;
 mod matrix;

@@ -21,7 +21,11 @@ pub enum Outcome {
 }
 
 pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
-    let (r, a) = (number::unwrap(reference), number::unwrap(answer));
+    // What is left of `42\ ` or `42 \\` once it is trimmed.
+    let whole = |text: &str| text.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_string();
+    let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
+    let (r, a) = (text::without_remark(&r), text::without_remark(&a));
+    let (r, a) = (r.as_str(), a.as_str());
     let (spelled_r, spelled_a) = (spelled::numeral(r), spelled::numeral(a));
     let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {
@@ -96,10 +100,11 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
 /// The answer in a text: a formula, or else a few plain words.
 fn read(text: &str, commas: Commas) -> Option<Expr> {
     parse::read(text, commas).or_else(|| {
+        let text = text::unfonted(text);
         let words = text.len() <= WORDS_BYTES_MAX
             && text.chars().any(char::is_alphabetic)
             && !text.contains(['\\', '=', '^', '_', '<', '>']);
-        words.then(|| Expr::Text(text.to_string()))
+        words.then_some(Expr::Text(text))
     })
 }
 

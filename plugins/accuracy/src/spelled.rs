@@ -1,5 +1,7 @@
 //! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `二十五`.
 
+use crate::text::FONTS;
+
 /// More words than any number below a trillion has.
 const WORDS_MAX: usize = 24;
 const BYTES_MAX: usize = 160;
@@ -77,7 +79,6 @@ pub fn numeral(text: &str) -> Option<String> {
 
 /// Without one `\text{…}`.
 fn undressed(text: &str) -> &str {
-    const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
     let inside = FONTS.iter().find_map(|font| text.strip_prefix(font)?.strip_suffix('}'));
     inside.filter(|inside| !inside.contains(['{', '}'])).unwrap_or(text).trim().trim_end_matches('.')
 }
@@ -177,6 +178,35 @@ fn chinese(text: &str) -> Option<u64> {
         section += unit * digit.take().unwrap_or(1).max(1);
     }
     (!text.is_empty()).then(|| total + section + digit.unwrap_or(0))
+}
+
+/// The number's name that a text begins with, as a number, and what follows: `\text{ million dollars}` → 1 000 000, `\text{ dollars}`.
+pub fn scale(text: &str) -> (i64, String) {
+    const NAMES: [(&str, i64); 6] = [
+        ("thousand", 1_000),
+        ("million", 1_000_000),
+        ("billion", 1_000_000_000),
+        ("trillion", 1_000_000_000_000),
+        ("万", 10_000),
+        ("亿", 100_000_000),
+    ];
+    let font = FONTS.iter().find(|font| text.starts_with(**font));
+    let inside = font.map_or(text, |font| text.get(font.len()..).unwrap_or_default()).trim_start();
+    for (name, value) in NAMES {
+        let Some(after) = inside.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name)).and(inside.get(name.len()..)) else {
+            continue;
+        };
+        if name.is_ascii() && after.starts_with(char::is_alphabetic) {
+            continue;
+        }
+        let after = match font {
+            None => after.trim().to_string(),
+            Some(_) if after.trim_start().starts_with('}') => after.trim_start().get(1..).unwrap_or_default().trim().to_string(),
+            Some(font) => format!("{font}{}", after.trim()),
+        };
+        return (value, after);
+    }
+    (1, text.to_string())
 }
 
 #[cfg(test)]
