@@ -277,7 +277,8 @@ impl Unit {
     fn push(&mut self, word: &str) -> Option<bool> {
         let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
         // `万元` is ten thousand of them.
-        if word.starts_with(['万', '亿']) || REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word)) {
+        if word.starts_with(['万', '亿']) || REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word))
+        {
             return None;
         }
         if let Some((_, meant)) = SHORT.iter().find(|(short, _)| *short == word) {

@@ -74,6 +74,7 @@ impl Monotone {
             Kind::Root(degree) => Some(value.clone().raised_to(Expr::integer(i64::from(*degree)))),
             Kind::Power(_) if sign != Ordering::Greater => None,
             Kind::Power(base) => Some(logarithm(base, value)),
+            Kind::Logarithm(_) if sign == Ordering::Equal => Some(Expr::integer(1)),
             Kind::Logarithm(base) => Some(base.clone().raised_to(value.clone())),
         })
     }
@@ -98,12 +99,14 @@ impl Monotone {
             // Below a value that it never has there is none: they all are below the least.
             if let Some(value) = &high.value {
                 let Some(end) = self.undone(judge, value)? else { continue };
-                here = here.intersection(&inside(if high.closed { Relation::LessOrEqual } else { Relation::Less }, &end)?, judge)?;
+                here =
+                    here.intersection(&inside(if high.closed { Relation::LessOrEqual } else { Relation::Less }, &end)?, judge)?;
             }
             if let Some(value) = &low.value
                 && let Some(end) = self.undone(judge, value)?
             {
-                here = here.intersection(&inside(if low.closed { Relation::GreaterOrEqual } else { Relation::Greater }, &end)?, judge)?;
+                here = here
+                    .intersection(&inside(if low.closed { Relation::GreaterOrEqual } else { Relation::Greater }, &end)?, judge)?;
             }
             found = found.union(here, judge)?;
         }
@@ -128,7 +131,7 @@ pub fn solved(judge: &Judge, formula: &Expr, relation: Relation, variable: &str,
         Ordering::Less => mirrored(relation),
         Ordering::Greater => relation,
     };
-    let (inner, bound) = (found.inner, constant.negate().over(slope));
+    let (inner, bound) = (found.inner, root_of(slope, constant));
     let at = |formula: &Expr, relation: Relation| compared_with_zero(judge, formula, relation, variable, steps);
     let power = inner.clone().minus(bound.clone().raised_to(Expr::integer(i64::from(degree))));
     if !degree.is_multiple_of(2) {
@@ -153,12 +156,41 @@ pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
     found.falls(judge)?;
     let outer = replaced(formula, &found.whole);
     if outer.symbols() != [VALUE] {
-        return None;
+        // `\ln y - 2x`: whatever the other side is, it is undone where every value is had.
+        let base = match &found.kind {
+            Kind::Logarithm(base) => base,
+            _ => return None,
+        };
+        let (slope, constant) = linear(judge, &outer, VALUE)?;
+        (slope.symbols().is_empty() && judge.sign(&slope)? != Ordering::Equal).then_some(())?;
+        return Some(found.inner.minus(base.clone().raised_to(root_of(slope, constant))));
     }
     let (slope, constant) = linear(judge, &outer, VALUE)?;
     (judge.sign(&slope)? != Ordering::Equal).then_some(())?;
-    let undone = found.undone(judge, &constant.negate().over(slope))??;
+    let undone = found.undone(judge, &root_of(slope, constant))??;
     Some(found.inner.minus(undone))
+}
+
+/// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of positive constants.
+pub fn of_powers(judge: &Judge, left: &Expr, right: &Expr) -> Option<Expr> {
+    let exponent = |side: &Expr| match side {
+        Expr::Power(base, exponent) if base.symbols().is_empty() && !exponent.symbols().is_empty() => {
+            (judge.sign(base)? == Ordering::Greater).then(|| (**exponent).clone().times(logarithm(&Expr::Euler, base)))
+        }
+        _ => None,
+    };
+    Some(exponent(left)?.minus(exponent(right)?))
+}
+
+/// Where a line of that slope and constant is zero.
+fn root_of(slope: Expr, constant: Expr) -> Expr {
+    match constant_rational(&slope).and_then(|slope| Rational::integer(-1).divide(&slope)) {
+        Some(factor) if factor.is_one() => constant,
+        Some(factor) => constant_rational(&constant)
+            .and_then(|constant| constant.multiply(&factor))
+            .map_or_else(|| Expr::Number(factor.clone()).times(constant.clone()), Expr::Number),
+        None => constant.negate().over(slope),
+    }
 }
 
 fn replaced(formula: &Expr, whole: &Expr) -> Expr {

@@ -63,7 +63,8 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     if a.len() > BYTES_MAX {
         return wrong("too long to be read");
     }
-    let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
+    let given = read(a, Commas::Group).or_else(|| last_side(a).and_then(|side| read(side, Commas::Group)));
+    let mut verdict = given.map(|given| compare.same(&truth, &given));
     // `1,234` may also be two numbers.
     if verdict != Some(Verdict::Equal)
         && (grouped(r) || grouped(a))
@@ -106,6 +107,31 @@ fn read(text: &str, commas: Commas) -> Option<Expr> {
             && !text.contains(['\\', '=', '^', '_', '<', '>']);
         words.then_some(Expr::Text(text))
     })
+}
+
+/// The result of a calculation that is not understood otherwise: `9 \times \$2 = \$18` → `\$18`.
+fn last_side(text: &str) -> Option<&str> {
+    let (before, last) = text.rsplit_once('=')?;
+    const OTHERS: [&str; 16] = [
+        ",",
+        ";",
+        "<",
+        ">",
+        "!",
+        ":",
+        "\\n",
+        "\\l",
+        "\\g",
+        "\\approx",
+        "\\begin",
+        "\\pm",
+        "\\text{ or",
+        "\\text{ and",
+        " or ",
+        " and ",
+    ];
+    let sums = !before.trim().is_empty() && !OTHERS.iter().any(|other| before.contains(other));
+    (sums && last.contains(|c: char| c.is_ascii_digit())).then(|| last.trim())
 }
 
 /// A reference that is one capital letter, as choices are.

@@ -23,7 +23,7 @@ const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
 pub fn read(text: &str, commas: Commas) -> Option<Expr> {
-    let mut parser = Parser { text, tokens: lexer::tokens(text, commas)?, at: 0, depth: 0, bars: 0 };
+    let mut parser = Parser { text, tokens: lexer::tokens(text, commas)?, at: 0, depth: 0, bars: 0, series: 0 };
     if parser.tokens.is_empty() {
         return None;
     }
@@ -39,7 +39,8 @@ fn is_about(word: &str) -> bool {
 /// `\frac{\text{m}}{\text{s}}` as `\text{m}/\text{s}`.
 fn unit_of_fraction(text: &str) -> String {
     let parts = || {
-        let inside = ["\\frac{", "\\dfrac{", "\\tfrac{"].iter().find_map(|fraction| text.strip_prefix(fraction))?.strip_suffix('}')?;
+        let inside =
+            ["\\frac{", "\\dfrac{", "\\tfrac{"].iter().find_map(|fraction| text.strip_prefix(fraction))?.strip_suffix('}')?;
         let mut depth = 0u32;
         let middle = inside.find(|c| {
             match c {
@@ -62,6 +63,8 @@ pub struct Parser<'a> {
     pub depth: u32,
     /// Open `|`: within them one closes.
     pub bars: u32,
+    /// Sums that were tried to be written out: what stands behind one that cannot be is read again.
+    pub series: u32,
 }
 
 impl<'a> Parser<'a> {
@@ -317,7 +320,11 @@ impl<'a> Parser<'a> {
             self.at += 1;
         }
         let to = self.tokens.get(self.at).map_or(self.text.len(), |token| token.at);
-        let (scale, rest) = spelled::scale(self.text.get(from..to)?.trim());
+        let text = self.text.get(from..to)?.trim();
+        // `8 \text{ hours and } 5 \text{ minutes}`
+        let hours = || Some(format!("{}}}", text.strip_suffix('}')?.trim_end().strip_suffix(" and")?));
+        let joined = if matches!(self.peek(), Some(Kind::Number(_))) { hours() } else { None };
+        let (scale, rest) = spelled::scale(joined.as_deref().unwrap_or(text));
         if scale > 1 && rest.is_empty() { Some((scale, None)) } else { Some((scale, Some(units::read(&unit_of_fraction(&rest))?))) }
     }
 

@@ -7,6 +7,8 @@ use crate::numeric::constant_rational;
 use crate::parse::Parser;
 use reward_sdk::rational::Rational;
 
+/// Sums of one answer that are written out: the others are letters.
+const SERIES_MAX: u32 = 8;
 const TERMS_MAX: i64 = 64;
 /// Nodes of all terms together.
 const SIZE_MAX: usize = 1_000;
@@ -16,6 +18,10 @@ const DEGREE_MAX: u32 = 8;
 impl Parser<'_> {
     /// The sign has been read. What is not written out is a letter like any other: two sums are equal where they are written alike.
     pub fn series(&mut self, name: &str) -> Option<Expr> {
+        self.series += 1;
+        if self.series > SERIES_MAX {
+            return Some(Expr::Symbol(name.to_string()));
+        }
         let start = self.at;
         match self.nested(|parser| parser.summed(name == "sum")) {
             Some(found) => Some(found),
@@ -36,7 +42,8 @@ impl Parser<'_> {
         let high = self.exponent()?;
         let body = self.term()?;
         // `a_k` is not the same for every k, and nobody knows which it is.
-        let indexed = |e: &Expr| matches!(e, Expr::Symbol(name) if name.split_once('_').is_some_and(|(_, below)| below.contains(index)));
+        let indexed =
+            |e: &Expr| matches!(e, Expr::Symbol(name) if name.split_once('_').is_some_and(|(_, below)| below.contains(index)));
         if body.any(&indexed) {
             return None;
         }

@@ -50,7 +50,10 @@ pub fn numeral(text: &str) -> Option<String> {
         return None;
     }
     if let Some((below, above)) = text.split_once("分之") {
-        return Some(format!("{}/{}", chinese(above)?, chinese(below).filter(|below| *below > 0)?));
+        // `一又五分之四` is 1 and 4/5.
+        let (whole, below) = below.split_once('又').map_or((Some(0), below), |(whole, below)| (chinese(whole), below));
+        let (above, below) = (chinese(above)?, chinese(below).filter(|below| *below > 0)?);
+        return Some(format!("{}/{below}", whole?.checked_mul(below)?.checked_add(above)?));
     }
     if let Some(value) = chinese(text) {
         return Some(value.to_string());
@@ -182,7 +185,8 @@ fn chinese(text: &str) -> Option<u64> {
 
 /// The number's name that a text begins with, as a number, and what follows: `\text{ million dollars}` → 1 000 000, `\text{ dollars}`.
 pub fn scale(text: &str) -> (i64, String) {
-    const NAMES: [(&str, i64); 6] = [
+    const NAMES: [(&str, i64); 7] = [
+        ("hundred", 100),
         ("thousand", 1_000),
         ("million", 1_000_000),
         ("billion", 1_000_000_000),
@@ -193,7 +197,8 @@ pub fn scale(text: &str) -> (i64, String) {
     let font = FONTS.iter().find(|font| text.starts_with(**font));
     let inside = font.map_or(text, |font| text.get(font.len()..).unwrap_or_default()).trim_start();
     for (name, value) in NAMES {
-        let Some(after) = inside.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name)).and(inside.get(name.len()..)) else {
+        let Some(after) = inside.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name)).and(inside.get(name.len()..))
+        else {
             continue;
         };
         if name.is_ascii() && after.starts_with(char::is_alphabetic) {
@@ -235,6 +240,7 @@ mod tests {
             ("一百零三", "103"),
             ("两万", "20000"),
             ("二分之一", "1/2"),
+            ("一又五分之四", "9/5"),
         ] {
             assert_eq!(numeral(text).as_deref(), Some(value), "{text}");
         }

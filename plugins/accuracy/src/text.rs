@@ -22,7 +22,8 @@ pub fn unfonted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((at, font)) = FONTS.iter().filter_map(|font| Some((rest.find(font)?, font))).min() {
-        let Some((before, inside)) = rest.split_at_checked(at).map(|(before, after)| (before, after.get(font.len()..).unwrap_or_default()))
+        let Some((before, inside)) =
+            rest.split_at_checked(at).map(|(before, after)| (before, after.get(font.len()..).unwrap_or_default()))
         else {
             break;
         };
@@ -43,8 +44,30 @@ pub fn without_remark(text: &str) -> String {
 /// What stands before a remark; `None` without one.
 fn valued(text: &str) -> Option<String> {
     const CHANGES: [&str; 24] = [
-        "mod", "modulo", "base", "not", "no", "except", "excluding", "excluded", "without", "negative", "minus", "or", "and", "hundred",
-        "thousand", "million", "billion", "trillion", "percent", "open", "closed", "remainder", "am", "pm",
+        "mod",
+        "modulo",
+        "base",
+        "not",
+        "no",
+        "except",
+        "excluding",
+        "excluded",
+        "without",
+        "negative",
+        "minus",
+        "or",
+        "and",
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "trillion",
+        "percent",
+        "open",
+        "closed",
+        "remainder",
+        "am",
+        "pm",
     ];
     let braced = text.strip_suffix(")}");
     let (before, words) = braced.or_else(|| text.strip_suffix(')'))?.rsplit_once('(')?;
@@ -59,7 +82,8 @@ fn valued(text: &str) -> Option<String> {
         }
     };
     let in_words = words.chars().all(|c| c.is_alphabetic() || c == ' ' || c == '-') && words.chars().any(char::is_alphabetic);
-    let numeral = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '\\' | '.')) && value.contains(|c: char| c.is_ascii_digit());
+    let numeral = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '\\' | '.'))
+        && value.contains(|c: char| c.is_ascii_digit());
     (in_words && numeral).then_some(())?;
     // A number in words is a remark on its own number only.
     if let Some(spelled) = spelled::numeral(words) {
