@@ -48,6 +48,15 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     if a.len() <= BYTES_MAX && squeezed(r) == squeezed(a) {
         return Outcome::Right;
     }
+    // `(D) 24` is asked for: its letter will do, or its value; both where both are given.
+    if let Some((letter, value)) = lettered(r) {
+        let (given, rest) = lettered(a).map_or((None, a), |(given, rest)| (Some(given), rest));
+        return match lone_letter(a).or(given) {
+            Some(given) if given != letter => wrong("wrong answer"),
+            Some(_) if lettered(a).is_none() => Outcome::Right,
+            _ => self::judge(value, rest, lenient),
+        };
+    }
     let judge = Judge::new(&[r, a]);
     let compare = Compare { judge: &judge, lenient };
     // The letter of a choice, with what it stands for: `(B) 12`.
@@ -139,6 +148,22 @@ fn lone_letter(text: &str) -> Option<char> {
     let mut letters = choice::read(text)?.into_iter();
     let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
     (letters.next().is_none() && text.chars().filter(|c| c.is_ascii_uppercase()).count() == 1 && text.len() < 16).then_some(letter)
+}
+
+/// The letter of a choice in a font, and what it stands for: `\textbf{(D)}\ 24`.
+fn lettered(text: &str) -> Option<(char, &str)> {
+    let inside = text::FONTS.iter().find_map(|font| text.strip_prefix(font))?;
+    let (letter, value) = inside.trim_start().strip_prefix('(')?.split_once(')')?;
+    let value =
+        value.trim_start().strip_prefix('}')?.trim_start_matches(|c: char| c == '~' || c == '\\' || c == ':' || c.is_whitespace());
+    let mut letters = letter.chars();
+    let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
+    // What begins with a command has lost its backslash: it is put back.
+    let value = text
+        .get(text.len() - value.len() - 1..)
+        .filter(|with| with.starts_with('\\') && value.starts_with(char::is_alphabetic))
+        .unwrap_or(value);
+    (letters.next().is_none() && !value.is_empty()).then_some((letter, value))
 }
 
 /// A number, a space and a unit of single letters, written as a unit: `6 m/s` → `6 \text{m/s}`.
