@@ -276,7 +276,9 @@ impl Unit {
     /// Adds a word; whether it is a known unit. `None` for a word that no unit contains.
     fn push(&mut self, word: &str) -> Option<bool> {
         let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
-        if REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word)) {
+        // `万元` is ten thousand of them.
+        if word.starts_with(['万', '亿']) || REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word))
+        {
             return None;
         }
         if let Some((_, meant)) = SHORT.iter().find(|(short, _)| *short == word) {

@@ -62,7 +62,7 @@ impl<'a> Lexer<'a> {
             }
             "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
             | "space" | "hfill" | "rm" | "bf" | "it" | "num" | "boxed" | "fbox" | "underline" | "nonumber" | "notag"
-            | "ensuremath" => {
+            | "ensuremath" | "tiny" | "small" | "normalsize" | "large" | "Large" | "LARGE" | "huge" | "Huge" => {
                 self.skip(bytes);
                 return Some(());
             }

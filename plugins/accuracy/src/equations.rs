@@ -2,6 +2,7 @@
 
 use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
+use crate::inverse::{of_powers, unrooted};
 use crate::lexer::Relation;
 use crate::solve::mirrored;
 use std::cmp::Ordering;
@@ -87,22 +88,38 @@ pub fn same_name(a: &Expr, b: &Expr) -> bool {
 /// same function.
 pub fn equivalent(judge: &Judge, a: (&Expr, Relation, &Expr), b: (&Expr, Relation, &Expr)) -> Verdict {
     let (left, right) = (a.0.clone().minus(a.2.clone()), b.0.clone().minus(b.2.clone()));
+    let as_written = || proportional(judge, (&left, a.1), (&right, b.1));
+    let equation = |relation: Relation| matches!(relation, Relation::Equal | Relation::NotEqual);
+    if !equation(a.1) || !equation(b.1) {
+        return as_written();
+    }
+    let powers = |(left, _, right): (&Expr, Relation, &Expr)| of_powers(judge, left, right);
+    let undone = (plain(judge, powers(a).unwrap_or(left.clone())), plain(judge, powers(b).unwrap_or(right.clone())));
+    // What is undone is looked at first: it is the cheaper one.
+    if undone != (left.clone(), right.clone()) && proportional(judge, (&undone.0, a.1), (&undone.1, b.1)) == Verdict::Equal {
+        return Verdict::Equal;
+    }
+    as_written()
+}
+
+/// The same for two formulas that are compared with zero.
+fn proportional(judge: &Judge, (left, a): (&Expr, Relation), (right, b): (&Expr, Relation)) -> Verdict {
     let names = |expr: &Expr| {
         let mut names = expr.symbols();
         names.sort();
         names
     };
-    if !left.is_scalar() || !right.is_scalar() || names(&left) != names(&right) {
+    if !left.is_scalar() || !right.is_scalar() || names(left) != names(right) {
         return Verdict::Different;
     }
-    let positive = if a.1 == b.1 {
+    let positive = if a == b {
         true
-    } else if a.1 == mirrored(b.1) {
+    } else if a == mirrored(b) {
         false
     } else {
         return Verdict::Different;
     };
-    let symmetric = matches!(a.1, Relation::Equal | Relation::NotEqual | Relation::Approximately);
+    let symmetric = matches!(a, Relation::Equal | Relation::NotEqual | Relation::Approximately);
     let mut undecided = false;
     for seed in 0..3i64 {
         // Both at one point: if one is a multiple of the other, it is by this factor.
@@ -129,13 +146,26 @@ pub fn equivalent(judge: &Judge, a: (&Expr, Relation, &Expr), b: (&Expr, Relatio
         return if undecided { Verdict::Undecided } else { Verdict::Different };
     }
     for variable in left.symbols() {
-        let (Some(x), Some(y)) = (solved(judge, &left, &variable), solved(judge, &right, &variable)) else { continue };
+        let (Some(x), Some(y)) = (solved(judge, left, &variable), solved(judge, right, &variable)) else { continue };
         match judge.equal(&x, &y) {
             Verdict::Undecided => undecided = true,
             decided => return decided,
         }
     }
     if undecided { Verdict::Undecided } else { Verdict::Different }
+}
+
+/// With what hides its variables undone: `\sqrt{x^2 + y^2} - 5` as `x^2 + y^2 - 25`, zero at the same points.
+fn plain(judge: &Judge, mut expr: Expr) -> Expr {
+    const STEPS_MAX: usize = 2;
+    for _ in 0..STEPS_MAX {
+        if !expr.is_scalar() {
+            break;
+        }
+        let Some(undone) = unrooted(judge, &expr) else { break };
+        expr = undone;
+    }
+    expr
 }
 
 /// The value of the variable at which an expression that is linear in it vanishes.

@@ -37,6 +37,14 @@ pub enum Function {
     ImaginaryPart,
 }
 
+impl Function {
+    /// Logarithms, angles and what is made of them.
+    pub fn is_transcendental(self) -> bool {
+        use Function::*;
+        matches!(self, Sin | Cos | Tan | Cot | Sec | Csc | Arcsin | Arccos | Arctan | Sinh | Cosh | Tanh | Ln | Log)
+    }
+}
+
 /// What joins the items of a list that stands without brackets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {

@@ -80,7 +80,8 @@ impl<'a> Parser<'a> {
     pub fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Kind::Open(_)) => !self.starts_modulus() && !self.declares_parameter(),
-            Some(Kind::Fraction | Kind::Begin(_)) => true,
+            Some(Kind::Fraction) => !self.is_unit_fraction(),
+            Some(Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
             Some(Kind::Number(_)) => self
                 .at
@@ -94,6 +95,26 @@ impl<'a> Parser<'a> {
             Some(Kind::Roman(letter)) => matches!(*letter, "e" | "i" | "x" | "y" | "z" | "n" | "k"),
             _ => false,
         }
+    }
+
+    /// `\frac{\text{m}}{\text{s}}` after a number.
+    fn is_unit_fraction(&self) -> bool {
+        let after_number =
+            self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).is_some_and(|token| matches!(token.kind, Kind::Number(_)));
+        let upright = |ahead: usize| -> bool {
+            let Some(token) = self.tokens.get(self.at + ahead) else { return false };
+            let (Kind::Text(word) | Kind::Roman(word)) = token.kind else { return false };
+            let written = self.text.get(token.at..).unwrap_or_default();
+            (written.starts_with("\\text{") || written.starts_with("\\mathrm{"))
+                && (units::is_known(word) || matches!(word, "m" | "s" | "g" | "h" | "l" | "L" | "N" | "J" | "W"))
+        };
+        let group = Some(&Kind::Open(Bracket::Group));
+        after_number
+            && self.peek_at(1) == group
+            && upright(2)
+            && self.peek_at(3) == Some(&Kind::Close(Bracket::Group))
+            && self.peek_at(4) == group
+            && upright(5)
     }
 
     /// Whether a `|` after a value has its partner: `2|x|`.
@@ -395,11 +416,43 @@ impl<'a> Parser<'a> {
         symbol(first)
     }
 
+    /// `\mathbb{R}^+`, `\mathbb{R}^{-}`, `\mathbb{R}_{>0}`: the marks behind the letter.
+    fn half_of_reals(&mut self) -> Option<Expr> {
+        let open = self.peek_at(1) == Some(&Kind::Open(Bracket::Group));
+        let mark = 1 + usize::from(open);
+        let marked = matches!((self.peek(), self.peek_at(mark)), (Some(Kind::Caret), Some(Kind::Plus | Kind::Minus)));
+        let (above, closed, length) = match self.peek_at(mark) {
+            Some(Kind::Plus) if marked => (true, false, 1),
+            Some(Kind::Minus) if marked => (false, false, 1),
+            Some(Kind::Relation(relation)) if self.peek() == Some(&Kind::Underscore) => {
+                let zero = matches!(self.peek_at(mark + 1), Some(Kind::Number(numeral)) if numeral.digits == "0");
+                match relation {
+                    Relation::Greater if zero => (true, false, 2),
+                    Relation::GreaterOrEqual if zero => (true, true, 2),
+                    Relation::Less if zero => (false, false, 2),
+                    Relation::LessOrEqual if zero => (false, true, 2),
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        if open && self.peek_at(mark + length) != Some(&Kind::Close(Bracket::Group)) {
+            return None;
+        }
+        self.at += mark + length + usize::from(open);
+        let zero = if closed { Bracket::Square } else { Bracket::Round };
+        Some(if above {
+            Expr::Tuple(zero, Bracket::Round, vec![Expr::integer(0), Expr::Infinity])
+        } else {
+            Expr::Tuple(Bracket::Round, zero, vec![Expr::Infinity.negate(), Expr::integer(0)])
+        })
+    }
+
     pub fn command(&mut self, name: &'a str) -> Option<Expr> {
         match name {
             "pi" => Some(Expr::Pi),
             "infty" => Some(Expr::Infinity),
-            "Reals" => Some(Expr::Reals),
+            "Reals" => self.half_of_reals().or(Some(Expr::Reals)),
             "emptyset" | "varnothing" => Some(Expr::Set(Vec::new())),
             "imath" => Some(Expr::Imaginary),
             "binom" | "dbinom" | "tbinom" => {

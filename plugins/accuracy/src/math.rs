@@ -21,7 +21,11 @@ pub enum Outcome {
 }
 
 pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
-    let (r, a) = (number::unwrap(reference), number::unwrap(answer));
+    // What is left of `42\ ` or `42 \\` once it is trimmed.
+    let whole = |text: &str| text.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_string();
+    let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
+    let (r, a) = (text::without_remark(&r), text::without_remark(&a));
+    let (r, a) = (r.as_str(), a.as_str());
     let (spelled_r, spelled_a) = (spelled::numeral(r), spelled::numeral(a));
     let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {
@@ -44,6 +48,15 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     if a.len() <= BYTES_MAX && squeezed(r) == squeezed(a) {
         return Outcome::Right;
     }
+    // `(D) 24` is asked for: its letter will do, or its value; both where both are given.
+    if let Some((letter, value)) = lettered(r) {
+        let (given, rest) = lettered(a).map_or((None, a), |(given, rest)| (Some(given), rest));
+        return match lone_letter(a).or(given) {
+            Some(given) if given != letter => wrong("wrong answer"),
+            Some(_) if lettered(a).is_none() => Outcome::Right,
+            _ => self::judge(value, rest, lenient),
+        };
+    }
     let judge = Judge::new(&[r, a]);
     let compare = Compare { judge: &judge, lenient };
     // The letter of a choice, with what it stands for: `(B) 12`.
@@ -59,7 +72,8 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     if a.len() > BYTES_MAX {
         return wrong("too long to be read");
     }
-    let mut verdict = read(a, Commas::Group).map(|given| compare.same(&truth, &given));
+    let given = read(a, Commas::Group).or_else(|| last_side(a).and_then(|side| read(side, Commas::Group)));
+    let mut verdict = given.map(|given| compare.same(&truth, &given));
     // `1,234` may also be two numbers.
     if verdict != Some(Verdict::Equal)
         && (grouped(r) || grouped(a))
@@ -96,11 +110,37 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
 /// The answer in a text: a formula, or else a few plain words.
 fn read(text: &str, commas: Commas) -> Option<Expr> {
     parse::read(text, commas).or_else(|| {
+        let text = text::unfonted(text);
         let words = text.len() <= WORDS_BYTES_MAX
             && text.chars().any(char::is_alphabetic)
             && !text.contains(['\\', '=', '^', '_', '<', '>']);
-        words.then(|| Expr::Text(text.to_string()))
+        words.then_some(Expr::Text(text))
     })
+}
+
+/// The result of a calculation that is not understood otherwise: `9 \times \$2 = \$18` → `\$18`.
+fn last_side(text: &str) -> Option<&str> {
+    let (before, last) = text.rsplit_once('=')?;
+    const OTHERS: [&str; 16] = [
+        ",",
+        ";",
+        "<",
+        ">",
+        "!",
+        ":",
+        "\\n",
+        "\\l",
+        "\\g",
+        "\\approx",
+        "\\begin",
+        "\\pm",
+        "\\text{ or",
+        "\\text{ and",
+        " or ",
+        " and ",
+    ];
+    let sums = !before.trim().is_empty() && !OTHERS.iter().any(|other| before.contains(other));
+    (sums && last.contains(|c: char| c.is_ascii_digit())).then(|| last.trim())
 }
 
 /// A reference that is one capital letter, as choices are.
@@ -108,6 +148,22 @@ fn lone_letter(text: &str) -> Option<char> {
     let mut letters = choice::read(text)?.into_iter();
     let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
     (letters.next().is_none() && text.chars().filter(|c| c.is_ascii_uppercase()).count() == 1 && text.len() < 16).then_some(letter)
+}
+
+/// The letter of a choice in a font, and what it stands for: `\textbf{(D)}\ 24`.
+fn lettered(text: &str) -> Option<(char, &str)> {
+    let inside = text::FONTS.iter().find_map(|font| text.strip_prefix(font))?;
+    let (letter, value) = inside.trim_start().strip_prefix('(')?.split_once(')')?;
+    let value =
+        value.trim_start().strip_prefix('}')?.trim_start_matches(|c: char| c == '~' || c == '\\' || c == ':' || c.is_whitespace());
+    let mut letters = letter.chars();
+    let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
+    // What begins with a command has lost its backslash: it is put back.
+    let value = text
+        .get(text.len() - value.len() - 1..)
+        .filter(|with| with.starts_with('\\') && value.starts_with(char::is_alphabetic))
+        .unwrap_or(value);
+    (letters.next().is_none() && !value.is_empty()).then_some((letter, value))
 }
 
 /// A number, a space and a unit of single letters, written as a unit: `6 m/s` → `6 \text{m/s}`.

@@ -303,8 +303,17 @@ pub fn constant_rational(expr: &Expr) -> Option<Rational> {
         Expr::Sum(_) | Expr::Product(_) | Expr::Quotient(..) | Expr::Percent(_) | Expr::Power(..) | Expr::Root(..)
             if expr.symbols().is_empty() =>
         {
-            let constant = !expr.any(&|e| matches!(e, Expr::Pi | Expr::Euler));
-            if constant { Point::new(0, Domain::Any, Signs::Positive).value(expr).ok()?.to_rational() } else { None }
+            // Those have values of their own at a point, which are not theirs.
+            let transcendental = |e: &Expr| match e {
+                Expr::Pi | Expr::Euler => true,
+                Expr::Call(function, _) => function.is_transcendental(),
+                _ => false,
+            };
+            if !expr.any(&transcendental) {
+                Point::new(0, Domain::Any, Signs::Positive).value(expr).ok()?.to_rational()
+            } else {
+                None
+            }
         }
         _ => None,
     }

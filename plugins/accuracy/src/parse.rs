@@ -10,6 +10,8 @@ use crate::congruence;
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
 use crate::names::{constant, is_function, is_prose};
+use crate::spelled;
+use reward_sdk::rational::Rational;
 use reward_sdk::units::{self, Unit};
 
 /// Brackets, groups and arguments within each other. Each level is some calls deep, and the sandbox's stack is small.
@@ -21,7 +23,7 @@ const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
 pub fn read(text: &str, commas: Commas) -> Option<Expr> {
-    let mut parser = Parser { text, tokens: lexer::tokens(text, commas)?, at: 0, depth: 0, bars: 0 };
+    let mut parser = Parser { text, tokens: lexer::tokens(text, commas)?, at: 0, depth: 0, bars: 0, series: 0 };
     if parser.tokens.is_empty() {
         return None;
     }
@@ -34,6 +36,26 @@ fn is_about(word: &str) -> bool {
     matches!(word.to_ascii_lowercase().as_str(), "about" | "approximately" | "approx" | "roughly")
 }
 
+/// `\frac{\text{m}}{\text{s}}` as `\text{m}/\text{s}`.
+fn unit_of_fraction(text: &str) -> String {
+    let parts = || {
+        let inside =
+            ["\\frac{", "\\dfrac{", "\\tfrac{"].iter().find_map(|fraction| text.strip_prefix(fraction))?.strip_suffix('}')?;
+        let mut depth = 0u32;
+        let middle = inside.find(|c| {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => return true,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            false
+        })?;
+        Some((inside.get(..middle)?, inside.get(middle + 1..)?.trim_start().strip_prefix('{')?))
+    };
+    parts().map_or_else(|| text.to_string(), |(above, below)| format!("{above}/{below}"))
+}
+
 pub struct Parser<'a> {
     pub text: &'a str,
     pub tokens: Vec<Token<'a>>,
@@ -41,6 +63,8 @@ pub struct Parser<'a> {
     pub depth: u32,
     /// Open `|`: within them one closes.
     pub bars: u32,
+    /// Sums that were tried to be written out: what stands behind one that cannot be is read again.
+    pub series: u32,
 }
 
 impl<'a> Parser<'a> {
@@ -249,7 +273,15 @@ impl<'a> Parser<'a> {
             Some(Kind::Text(word) | Kind::Word(word)) => self.introduces_parameter(word),
             _ => self.declares_parameter(),
         };
-        let unit = if declared || self.ends_here() { None } else { Some(self.unit()?) };
+        let unit = if declared || self.ends_here() {
+            None
+        } else {
+            let (scale, unit) = self.scaled_unit()?;
+            if scale > 1 {
+                value = value.times(Expr::Number(Rational::integer(scale)));
+            }
+            unit
+        };
         let Some(unit) = currency.or(unit) else { return Some(value) };
         // `3 hours 20 minutes`, in hours.
         for _ in 0..PARTS_MAX {
@@ -269,8 +301,12 @@ impl<'a> Parser<'a> {
         units::read(self.text.get(from..to)?)
     }
 
-    /// What follows a value up to the item's end, when it is a unit.
     fn unit(&mut self) -> Option<Unit> {
+        self.scaled_unit()?.1
+    }
+
+    /// What follows a value up to the item's end, when it is a unit, or a number's name with or without one: `million dollars`.
+    fn scaled_unit(&mut self) -> Option<(i64, Option<Unit>)> {
         let from = self.tokens.get(self.at)?.at;
         let mut groups = 0u32;
         while let Some(kind) = self.peek() {
@@ -284,7 +320,12 @@ impl<'a> Parser<'a> {
             self.at += 1;
         }
         let to = self.tokens.get(self.at).map_or(self.text.len(), |token| token.at);
-        units::read(self.text.get(from..to)?.trim())
+        let text = self.text.get(from..to)?.trim();
+        // `8 \text{ hours and } 5 \text{ minutes}`
+        let hours = || Some(format!("{}}}", text.strip_suffix('}')?.trim_end().strip_suffix(" and")?));
+        let joined = if matches!(self.peek(), Some(Kind::Number(_))) { hours() } else { None };
+        let (scale, rest) = spelled::scale(joined.as_deref().unwrap_or(text));
+        if scale > 1 && rest.is_empty() { Some((scale, None)) } else { Some((scale, Some(units::read(&unit_of_fraction(&rest))?))) }
     }
 
     /// Sums joined by `∪`, `∩`, `∖`; ratios.

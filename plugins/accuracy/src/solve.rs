@@ -1,16 +1,18 @@
 //! Inequalities in one variable → the set of reals that solves them. Absolute values by cases; then linear ones with any constants, and
-//! rational functions with rational coefficients by the signs between their roots ([`crate::polynomial`]).
+//! rational functions with rational coefficients by the signs between their roots ([`crate::polynomial`]); roots, powers and logarithms
+//! of the variable by what they are the inverse of ([`crate::inverse`]).
 
 use crate::equal::{Judge, infinite};
 use crate::expression::{Expr, Function};
 use crate::family::linear;
+use crate::inverse;
 use crate::lexer::Relation;
 use crate::polynomial::{Fraction, Zero};
 use crate::real_set::{End, Piece, RealSet, UNBOUNDED};
 use std::cmp::Ordering;
 
-/// Absolute values of one inequality: each doubles the cases.
-const ABSOLUTES_MAX: u32 = 3;
+/// Absolute values of one inequality, each of which doubles the cases, and roots and the like, undone one after the other.
+const STEPS_MAX: u32 = 3;
 
 /// What a condition is about: its only variable, or the formula that stands against constants.
 pub fn subject(expr: &Expr) -> Option<Expr> {
@@ -48,19 +50,19 @@ fn solution(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variab
     }
     let Expr::Symbol(name) = variable else { return None };
     let difference = left.clone().minus(right.clone());
-    if difference.is_scalar() { compared_with_zero(judge, &difference, relation, name, ABSOLUTES_MAX) } else { None }
+    if difference.is_scalar() { compared_with_zero(judge, &difference, relation, name, STEPS_MAX) } else { None }
 }
 
 /// Where a formula of one variable is above zero, below, and so on.
-fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, variable: &str, absolutes: u32) -> Option<RealSet> {
+pub fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, variable: &str, steps: u32) -> Option<RealSet> {
     if matches!(relation, Relation::Approximately | Relation::Member) {
         return None;
     }
     if let Some(inner) = absolute(formula) {
-        let absolutes = absolutes.checked_sub(1)?;
+        let steps = steps.checked_sub(1)?;
         let case = |sign: Relation, value: Expr| {
-            let here = compared_with_zero(judge, inner, sign, variable, absolutes)?;
-            here.intersection(&compared_with_zero(judge, &replaced(formula, inner, &value), relation, variable, absolutes)?, judge)
+            let here = compared_with_zero(judge, inner, sign, variable, steps)?;
+            here.intersection(&compared_with_zero(judge, &replaced(formula, inner, &value), relation, variable, steps)?, judge)
         };
         let above = case(Relation::GreaterOrEqual, inner.clone())?;
         return above.union(case(Relation::Less, inner.clone().negate())?, judge);
@@ -69,6 +71,9 @@ fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, variabl
         && let Some(zeros) = fraction.zeros(judge)
     {
         return between(judge, zeros, relation);
+    }
+    if let Some(set) = inverse::solved(judge, formula, relation, variable, steps) {
+        return Some(set);
     }
     let (slope, constant) = linear(judge, formula, variable)?;
     match judge.sign(&slope)? {

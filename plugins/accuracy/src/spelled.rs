@@ -1,5 +1,7 @@
 //! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `二十五`.
 
+use crate::text::FONTS;
+
 /// More words than any number below a trillion has.
 const WORDS_MAX: usize = 24;
 const BYTES_MAX: usize = 160;
@@ -48,7 +50,10 @@ pub fn numeral(text: &str) -> Option<String> {
         return None;
     }
     if let Some((below, above)) = text.split_once("分之") {
-        return Some(format!("{}/{}", chinese(above)?, chinese(below).filter(|below| *below > 0)?));
+        // `一又五分之四` is 1 and 4/5.
+        let (whole, below) = below.split_once('又').map_or((Some(0), below), |(whole, below)| (chinese(whole), below));
+        let (above, below) = (chinese(above)?, chinese(below).filter(|below| *below > 0)?);
+        return Some(format!("{}/{below}", whole?.checked_mul(below)?.checked_add(above)?));
     }
     if let Some(value) = chinese(text) {
         return Some(value.to_string());
@@ -77,7 +82,6 @@ pub fn numeral(text: &str) -> Option<String> {
 
 /// Without one `\text{…}`.
 fn undressed(text: &str) -> &str {
-    const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
     let inside = FONTS.iter().find_map(|font| text.strip_prefix(font)?.strip_suffix('}'));
     inside.filter(|inside| !inside.contains(['{', '}'])).unwrap_or(text).trim().trim_end_matches('.')
 }
@@ -179,6 +183,37 @@ fn chinese(text: &str) -> Option<u64> {
     (!text.is_empty()).then(|| total + section + digit.unwrap_or(0))
 }
 
+/// The number's name that a text begins with, as a number, and what follows: `\text{ million dollars}` → 1 000 000, `\text{ dollars}`.
+pub fn scale(text: &str) -> (i64, String) {
+    const NAMES: [(&str, i64); 7] = [
+        ("hundred", 100),
+        ("thousand", 1_000),
+        ("million", 1_000_000),
+        ("billion", 1_000_000_000),
+        ("trillion", 1_000_000_000_000),
+        ("万", 10_000),
+        ("亿", 100_000_000),
+    ];
+    let font = FONTS.iter().find(|font| text.starts_with(**font));
+    let inside = font.map_or(text, |font| text.get(font.len()..).unwrap_or_default()).trim_start();
+    for (name, value) in NAMES {
+        let Some(after) = inside.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name)).and(inside.get(name.len()..))
+        else {
+            continue;
+        };
+        if name.is_ascii() && after.starts_with(char::is_alphabetic) {
+            continue;
+        }
+        let after = match font {
+            None => after.trim().to_string(),
+            Some(_) if after.trim_start().starts_with('}') => after.trim_start().get(1..).unwrap_or_default().trim().to_string(),
+            Some(font) => format!("{font}{}", after.trim()),
+        };
+        return (value, after);
+    }
+    (1, text.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::numeral;
@@ -205,6 +240,7 @@ mod tests {
             ("一百零三", "103"),
             ("两万", "20000"),
             ("二分之一", "1/2"),
+            ("一又五分之四", "9/5"),
         ] {
             assert_eq!(numeral(text).as_deref(), Some(value), "{text}");
         }

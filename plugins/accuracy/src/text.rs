@@ -1,6 +1,11 @@
 //! Answers in words.
 
 use crate::expression::Expr;
+use crate::spelled;
+use reward_sdk::number;
+
+/// Commands whose argument is words.
+pub const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
 
 /// Letters of a text that make it what it is: lower case, without punctuation and articles.
 fn plain(text: &str) -> String {
@@ -10,6 +15,82 @@ fn plain(text: &str) -> String {
         words.remove(0);
     }
     words.join(" ")
+}
+
+/// Without `\text{…}` and its relatives where nothing but words stands in them: `\text{June }20` → `June 20`.
+pub fn unfonted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((at, font)) = FONTS.iter().filter_map(|font| Some((rest.find(font)?, font))).min() {
+        let Some((before, inside)) =
+            rest.split_at_checked(at).map(|(before, after)| (before, after.get(font.len()..).unwrap_or_default()))
+        else {
+            break;
+        };
+        let Some((words, after)) = inside.split_once('}').filter(|(words, _)| !words.contains(['{', '\\'])) else { break };
+        out.push_str(before);
+        out.push_str(words);
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`. What such words may change stays.
+pub fn without_remark(text: &str) -> String {
+    valued(text).unwrap_or_else(|| text.to_string())
+}
+
+/// What stands before a remark; `None` without one.
+fn valued(text: &str) -> Option<String> {
+    const CHANGES: [&str; 24] = [
+        "mod",
+        "modulo",
+        "base",
+        "not",
+        "no",
+        "except",
+        "excluding",
+        "excluded",
+        "without",
+        "negative",
+        "minus",
+        "or",
+        "and",
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "trillion",
+        "percent",
+        "open",
+        "closed",
+        "remainder",
+        "am",
+        "pm",
+    ];
+    let braced = text.strip_suffix(")}");
+    let (before, words) = braced.or_else(|| text.strip_suffix(')'))?.rsplit_once('(')?;
+    let before = before.trim_end();
+    let value = match (braced, FONTS.iter().find_map(|font| before.strip_suffix(font))) {
+        (None, _) => before.to_string(),
+        (Some(_), Some(value)) => value.trim_end().to_string(),
+        // `7\text{ apples (in total)}`
+        (Some(_), None) => {
+            let (at, font) = FONTS.iter().filter_map(|font| Some((before.rfind(font)?, font))).max()?;
+            (!before.get(at + font.len()..)?.contains(['{', '}'])).then(|| format!("{before}}}"))?
+        }
+    };
+    let in_words = words.chars().all(|c| c.is_alphabetic() || c == ' ' || c == '-') && words.chars().any(char::is_alphabetic);
+    let numeral = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '\\' | '.'))
+        && value.contains(|c: char| c.is_ascii_digit());
+    (in_words && numeral).then_some(())?;
+    // A number in words is a remark on its own number only.
+    if let Some(spelled) = spelled::numeral(words) {
+        return number::read(&value)?.agrees_with(&number::read(&spelled)?).then_some(value);
+    }
+    let changes = plain(words).split(' ').any(|word| CHANGES.contains(&word) || word.chars().count() == 1);
+    (braced.is_some() && !changes).then_some(value)
 }
 
 /// The letters of an expression that may be a word: `\text{odd}`, `odd` read as a product of variables.

@@ -1,0 +1,221 @@
+//! Roots, powers and logarithms that variables stand in, undone: `\sqrt{x - 1} < 3`, `2^x > 8`, `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`.
+//! What is asked is solved for the value of the root first, then for what stands in it.
+
+use crate::equal::Judge;
+use crate::expression::{Expr, Function};
+use crate::family::linear;
+use crate::lexer::Relation;
+use crate::numeric::constant_rational;
+use crate::real_set::{Piece, RealSet};
+use crate::solve::{compared_with_zero, mirrored};
+use reward_sdk::rational::Rational;
+use std::cmp::Ordering;
+
+/// The name of a root's value: no answer can write it.
+const VALUE: &str = " value";
+/// Whole logarithms that are looked for.
+const WHOLE_MAX: i64 = 64;
+
+enum Kind {
+    Root(u32),
+    /// Of a constant base.
+    Power(Expr),
+    Logarithm(Expr),
+}
+
+/// A root, power or logarithm of something with variables in it.
+struct Monotone {
+    whole: Expr,
+    inner: Expr,
+    kind: Kind,
+}
+
+impl Monotone {
+    /// The first in a formula, innermost first.
+    fn find(formula: &Expr) -> Option<Monotone> {
+        if let Some(deeper) = formula.children().into_iter().find_map(Monotone::find) {
+            return Some(deeper);
+        }
+        let constant = |expr: &Expr| expr.symbols().is_empty();
+        let (inner, kind) = match formula {
+            Expr::Root(inner, degree) => (&**inner, Kind::Root(*degree)),
+            Expr::Power(base, exponent) if constant(base) => (&**exponent, Kind::Power((**base).clone())),
+            Expr::Power(base, exponent) => {
+                let exponent = constant_rational(exponent).filter(|value| value.numerator() == &1.into())?;
+                (&**base, Kind::Root(exponent.denominator().try_into().ok().filter(|degree| (2..=64).contains(degree))?))
+            }
+            Expr::Call(Function::Ln, arguments) => (arguments.first()?, Kind::Logarithm(Expr::Euler)),
+            Expr::Call(Function::Log, arguments) => match arguments.as_slice() {
+                [base, argument] if constant(base) => (argument, Kind::Logarithm(base.clone())),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        (!constant(inner)).then(|| Monotone { whole: formula.clone(), inner: inner.clone(), kind })
+    }
+
+    /// Whether it falls where what stands in it grows; `None` for a base that is no base.
+    fn falls(&self, judge: &Judge) -> Option<bool> {
+        let (Kind::Power(base) | Kind::Logarithm(base)) = &self.kind else { return Some(false) };
+        if judge.sign(base)? != Ordering::Greater {
+            return None;
+        }
+        match judge.sign(&base.clone().minus(Expr::integer(1)))? {
+            Ordering::Equal => None,
+            sign => Some(sign == Ordering::Less),
+        }
+    }
+
+    /// Where what stands in it has to be for it to have the value; `None` inside for a value that it never has.
+    fn undone(&self, judge: &Judge, value: &Expr) -> Option<Option<Expr>> {
+        let sign = judge.sign(value)?;
+        Some(match &self.kind {
+            Kind::Root(degree) if degree.is_multiple_of(2) && sign == Ordering::Less => None,
+            Kind::Root(degree) => Some(value.clone().raised_to(Expr::integer(i64::from(*degree)))),
+            Kind::Power(_) if sign != Ordering::Greater => None,
+            Kind::Power(base) => Some(logarithm(base, value)),
+            Kind::Logarithm(_) if sign == Ordering::Equal => Some(Expr::integer(1)),
+            Kind::Logarithm(base) => Some(base.clone().raised_to(value.clone())),
+        })
+    }
+
+    /// Where it has one of the values.
+    fn preimage(&self, judge: &Judge, values: &RealSet, variable: &str, steps: u32) -> Option<RealSet> {
+        let falls = self.falls(judge)?;
+        let inside = |relation: Relation, end: &Expr| {
+            let relation = if falls { mirrored(relation) } else { relation };
+            compared_with_zero(judge, &self.inner.clone().minus(end.clone()), relation, variable, steps)
+        };
+        let domain = match &self.kind {
+            Kind::Root(degree) if degree.is_multiple_of(2) => {
+                compared_with_zero(judge, &self.inner, Relation::GreaterOrEqual, variable, steps)?
+            }
+            Kind::Logarithm(_) => compared_with_zero(judge, &self.inner, Relation::Greater, variable, steps)?,
+            _ => RealSet::all(),
+        };
+        let mut found = RealSet::nothing();
+        for Piece { low, high } in &values.pieces {
+            let mut here = domain.clone();
+            // Below a value that it never has there is none: they all are below the least.
+            if let Some(value) = &high.value {
+                let Some(end) = self.undone(judge, value)? else { continue };
+                here =
+                    here.intersection(&inside(if high.closed { Relation::LessOrEqual } else { Relation::Less }, &end)?, judge)?;
+            }
+            if let Some(value) = &low.value
+                && let Some(end) = self.undone(judge, value)?
+            {
+                here = here
+                    .intersection(&inside(if low.closed { Relation::GreaterOrEqual } else { Relation::Greater }, &end)?, judge)?;
+            }
+            found = found.union(here, judge)?;
+        }
+        Some(found)
+    }
+}
+
+/// Where a formula with a root, power or logarithm of its variable is above zero, below, and so on; `None` also for one without.
+pub fn solved(judge: &Judge, formula: &Expr, relation: Relation, variable: &str, steps: u32) -> Option<RealSet> {
+    let found = Monotone::find(formula)?;
+    let steps = steps.checked_sub(1)?;
+    let outer = replaced(formula, &found.whole);
+    if outer.symbols() == [VALUE] {
+        let values = compared_with_zero(judge, &outer, relation, VALUE, steps)?;
+        return found.preimage(judge, &values, variable, steps);
+    }
+    // √u < v
+    let Kind::Root(degree) = found.kind else { return None };
+    let (slope, constant) = linear(judge, &outer, VALUE)?;
+    let relation = match judge.sign(&slope)? {
+        Ordering::Equal => return None,
+        Ordering::Less => mirrored(relation),
+        Ordering::Greater => relation,
+    };
+    let (inner, bound) = (found.inner, root_of(slope, constant));
+    let at = |formula: &Expr, relation: Relation| compared_with_zero(judge, formula, relation, variable, steps);
+    let power = inner.clone().minus(bound.clone().raised_to(Expr::integer(i64::from(degree))));
+    if !degree.is_multiple_of(2) {
+        return at(&power, relation);
+    }
+    let domain = at(&inner, Relation::GreaterOrEqual)?;
+    let met = match relation {
+        Relation::Less | Relation::LessOrEqual | Relation::Equal => {
+            at(&power, relation)?.intersection(&at(&bound, Relation::GreaterOrEqual)?, judge)?
+        }
+        Relation::Greater | Relation::GreaterOrEqual | Relation::NotEqual => {
+            at(&power, relation)?.union(at(&bound, Relation::Less)?, judge)?
+        }
+        Relation::Approximately | Relation::Member => return None,
+    };
+    domain.intersection(&met, judge)
+}
+
+/// A formula that vanishes exactly where another does, in which the one root, power or logarithm is undone.
+pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
+    let found = Monotone::find(formula)?;
+    found.falls(judge)?;
+    let outer = replaced(formula, &found.whole);
+    if outer.symbols() != [VALUE] {
+        // `\ln y - 2x`: whatever the other side is, it is undone where every value is had.
+        let base = match &found.kind {
+            Kind::Logarithm(base) => base,
+            _ => return None,
+        };
+        let (slope, constant) = linear(judge, &outer, VALUE)?;
+        (slope.symbols().is_empty() && judge.sign(&slope)? != Ordering::Equal).then_some(())?;
+        return Some(found.inner.minus(base.clone().raised_to(root_of(slope, constant))));
+    }
+    let (slope, constant) = linear(judge, &outer, VALUE)?;
+    (judge.sign(&slope)? != Ordering::Equal).then_some(())?;
+    let undone = found.undone(judge, &root_of(slope, constant))??;
+    Some(found.inner.minus(undone))
+}
+
+/// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of positive constants.
+pub fn of_powers(judge: &Judge, left: &Expr, right: &Expr) -> Option<Expr> {
+    let exponent = |side: &Expr| match side {
+        Expr::Power(base, exponent) if base.symbols().is_empty() && !exponent.symbols().is_empty() => {
+            (judge.sign(base)? == Ordering::Greater).then(|| (**exponent).clone().times(logarithm(&Expr::Euler, base)))
+        }
+        _ => None,
+    };
+    Some(exponent(left)?.minus(exponent(right)?))
+}
+
+/// Where a line of that slope and constant is zero.
+fn root_of(slope: Expr, constant: Expr) -> Expr {
+    match constant_rational(&slope).and_then(|slope| Rational::integer(-1).divide(&slope)) {
+        Some(factor) if factor.is_one() => constant,
+        Some(factor) => constant_rational(&constant)
+            .and_then(|constant| constant.multiply(&factor))
+            .map_or_else(|| Expr::Number(factor.clone()).times(constant.clone()), Expr::Number),
+        None => constant.negate().over(slope),
+    }
+}
+
+fn replaced(formula: &Expr, whole: &Expr) -> Expr {
+    if formula == whole { Expr::Symbol(VALUE.into()) } else { formula.map(&mut |child| replaced(child, whole)) }
+}
+
+/// As a whole number where it is one.
+fn logarithm(base: &Expr, value: &Expr) -> Expr {
+    let whole = || {
+        let (base, value) = (constant_rational(base)?, constant_rational(value)?);
+        let mut power = Rational::integer(1);
+        for exponent in 0..=WHOLE_MAX {
+            if power == value {
+                return Some(exponent);
+            }
+            if power.multiply(&value)?.is_one() {
+                return Some(-exponent);
+            }
+            power = power.multiply(&base)?;
+        }
+        None
+    };
+    match (whole(), base) {
+        (Some(whole), _) => Expr::integer(whole),
+        (None, Expr::Euler) => Expr::call(Function::Ln, value.clone()),
+        (None, base) => Expr::Call(Function::Log, vec![base.clone(), value.clone()]),
+    }
+}
