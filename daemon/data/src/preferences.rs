@@ -14,15 +14,10 @@ pub struct Preferences {
     /// Rows of one step.
     batch_size: u64,
     truncated: u64,
-    rows: Rows,
+    rows: Preferred,
 }
 
-enum Rows {
-    Pairs(Vec<Pair>),
-    Labelled(Vec<Labelled>),
-}
-
-/// The rows of a step.
+/// Rows, of one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Preferred {
     Pairs(Vec<Pair>),
@@ -48,14 +43,8 @@ impl Preferences {
         reading: Reading,
         order: Order,
     ) -> Result<Preferences, DataError> {
-        let mut truncated = 0;
-        let mut pairs = Vec::new();
-        for (data, template, index, row) in rows(data) {
-            let (cut, pair) = pair(row, template, tokenizer, reading).map_err(|problem| at(data, index, problem))?;
-            truncated += u64::from(cut);
-            pairs.push(pair);
-        }
-        Ok(Preferences { order, batch_size: reading.batch_size as u64, truncated, rows: Rows::Pairs(pairs) })
+        let (truncated, pairs) = read(data, |row, template| pair(row, template, tokenizer, reading))?;
+        Ok(Preferences { order, batch_size: reading.batch_size as u64, truncated, rows: Preferred::Pairs(pairs) })
     }
 
     /// Whole texts, prompt by template and completion, and their labels.
@@ -65,27 +54,21 @@ impl Preferences {
         reading: Reading,
         order: Order,
     ) -> Result<Preferences, DataError> {
-        let mut truncated = 0;
-        let mut texts = Vec::new();
-        for (data, template, index, row) in rows(data) {
-            let (cut, text) = labelled(row, template, tokenizer, reading).map_err(|problem| at(data, index, problem))?;
-            truncated += u64::from(cut);
-            texts.push(text);
-        }
+        let (truncated, texts) = read(data, |row, template| labelled(row, template, tokenizer, reading))?;
         let labels: Vec<f32> = texts.iter().map(|text| text.label).collect();
         if let (Some(data), true) = (data.first(), labels.iter().all(|label| Some(label) == labels.first())) {
             let problem = format!("all of its labels are {}: there is nothing to tell apart", labels.first().unwrap_or(&0.0));
             return Err(DataError::Source { name: data.0.name().into(), problem });
         }
-        Ok(Preferences { order, batch_size: reading.batch_size as u64, truncated, rows: Rows::Labelled(texts) })
+        Ok(Preferences { order, batch_size: reading.batch_size as u64, truncated, rows: Preferred::Labelled(texts) })
     }
 
     /// Rows, at least 1.
     #[allow(clippy::len_without_is_empty, reason = "an empty data set is refused when it is opened")]
     pub fn len(&self) -> u64 {
         match &self.rows {
-            Rows::Pairs(pairs) => pairs.len() as u64,
-            Rows::Labelled(texts) => texts.len() as u64,
+            Preferred::Pairs(pairs) => pairs.len() as u64,
+            Preferred::Labelled(texts) => texts.len() as u64,
         }
     }
 
@@ -101,25 +84,36 @@ impl Preferences {
     }
 
     pub fn all(&self) -> Preferred {
-        self.picked((0..self.len()).collect())
+        self.rows.clone()
     }
 
     fn picked(&self, picked: Vec<u64>) -> Preferred {
+        fn of<T: Clone>(rows: &[T], picked: Vec<u64>) -> Vec<T> {
+            picked.into_iter().filter_map(|row| rows.get(row as usize).cloned()).collect()
+        }
         match &self.rows {
-            Rows::Pairs(pairs) => Preferred::Pairs(picked.into_iter().filter_map(|row| pairs.get(row as usize).cloned()).collect()),
-            Rows::Labelled(texts) => {
-                Preferred::Labelled(picked.into_iter().filter_map(|row| texts.get(row as usize).cloned()).collect())
-            }
+            Preferred::Pairs(pairs) => Preferred::Pairs(of(pairs, picked)),
+            Preferred::Labelled(texts) => Preferred::Labelled(of(texts, picked)),
         }
     }
 }
 
-fn rows<'a>(data: &'a [(&'a DataSet, &'a Template)]) -> impl Iterator<Item = (&'a DataSet, &'a Template, usize, &'a Row)> {
-    data.iter().flat_map(|(data, template)| data.rows().iter().enumerate().map(move |(index, row)| (*data, *template, index, row)))
-}
-
-fn at(data: &DataSet, index: usize, problem: String) -> DataError {
-    DataError::Source { name: data.name().into(), problem: format!("row {}: {problem}", index + 1) }
+/// Every row, and how many were cut; an error names its row.
+fn read<T>(
+    data: &[(&DataSet, &Template)],
+    of_row: impl Fn(&Row, &Template) -> Result<(bool, T), String>,
+) -> Result<(u64, Vec<T>), DataError> {
+    let (mut truncated, mut made) = (0, Vec::new());
+    for (data, template) in data {
+        for (index, row) in data.rows().iter().enumerate() {
+            let at =
+                |problem: String| DataError::Source { name: data.name().into(), problem: format!("row {}: {problem}", index + 1) };
+            let (cut, row) = of_row(row, template).map_err(at)?;
+            truncated += u64::from(cut);
+            made.push(row);
+        }
+    }
+    Ok((truncated, made))
 }
 
 /// With whether it was cut.

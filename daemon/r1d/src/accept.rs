@@ -1,8 +1,9 @@
 //! Taking a job in: everything that it reads is read and checked before it is queued.
 
 use crate::graders::{self, Recorded};
+use crate::inputs;
 use crate::job_log::JobLog;
-use crate::materials::{Materials, MaterialsError, inputs};
+use crate::materials::{Materials, MaterialsError};
 use crate::outputs::{OutputError, Outputs};
 use crate::reuse;
 use crate::state_dir::job_dir;

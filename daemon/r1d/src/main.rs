@@ -20,6 +20,7 @@ mod daemon;
 mod datasets;
 mod devices;
 mod graders;
+mod inputs;
 mod job_log;
 mod log;
 mod materials;
@@ -36,6 +37,7 @@ mod state_dir;
 mod status;
 mod tasks;
 mod tensorboard;
+mod weights;
 
 use clap::Parser;
 use cli::{Cli, Command};

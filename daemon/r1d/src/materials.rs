@@ -4,6 +4,7 @@ use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
 use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
+use crate::weights::{check_scores, check_weights};
 use r1d_data::preferences::Reading;
 use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
@@ -20,8 +21,7 @@ use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::RwLock;
@@ -615,85 +615,6 @@ impl Shelf<'_> {
     }
 }
 
-/// Weight files of a Hugging Face directory: one file, which wins, or an index and all the shards that it names.
-fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
-    let wrong = |problem: String| Err(MaterialsError::Weights { path: dir.into(), problem });
-    let (whole, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
-    if whole.is_file() {
-        return check_length(&whole);
-    }
-    if !index.exists() {
-        return wrong(
-            "has neither model.safetensors nor model.safetensors.index.json: name a directory with safetensors weights".into(),
-        );
-    }
-    let text = std::fs::read_to_string(&index).map_err(|source| MaterialsError::Model { path: index.clone(), source })?;
-    let parsed: serde_json::Value = match serde_json::from_str(&text) {
-        Ok(parsed) => parsed,
-        Err(error) => return wrong(format!("model.safetensors.index.json is not JSON: {error}")),
-    };
-    let Some(map) = parsed["weight_map"].as_object() else {
-        return wrong("model.safetensors.index.json has no `weight_map`".into());
-    };
-    let shards: BTreeSet<&str> = map.values().filter_map(|shard| shard.as_str()).collect();
-    match shards.iter().find(|shard| !dir.join(shard).is_file()) {
-        Some(missing) => wrong(format!("shard {missing}, which model.safetensors.index.json names, is missing: fetch it again")),
-        None => shards.iter().try_for_each(|shard| check_length(&dir.join(shard))),
-    }
-}
-
-/// What is asked has a scalar head: transformers' `…ForSequenceClassification` with one label.
-fn check_scores(dir: &Path) -> Result<(), MaterialsError> {
-    let wrong = |problem: String| Err(MaterialsError::Weights { path: dir.into(), problem });
-    let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
-    let config: serde_json::Value = match serde_json::from_str(&text) {
-        Ok(config) => config,
-        Err(error) => return wrong(format!("config.json is not JSON: {error}")),
-    };
-    let architecture = config["architectures"][0].as_str().unwrap_or_default();
-    if !architecture.ends_with("ForSequenceClassification") {
-        return wrong(format!("is {architecture:?}, no reward model: name a …ForSequenceClassification with one label"));
-    }
-    // As transformers writes them, and its default.
-    let labels =
-        config["num_labels"].as_u64().or_else(|| config["id2label"].as_object().map(|labels| labels.len() as u64)).unwrap_or(2);
-    match labels {
-        1 => Ok(()),
-        labels => wrong(format!("has {labels} labels, and a reward model has one")),
-    }
-}
-
-/// A safetensors file is as long as its header says: 8 bytes of the header's length, the header, the tensors behind one another. One that a
-/// download left short is found now, and not when the job gets a device.
-fn check_length(file: &Path) -> Result<(), MaterialsError> {
-    const HEADER_MAX_BYTES: u64 = 100_000_000;
-    let unread = |source| MaterialsError::Model { path: file.into(), source };
-    let wrong = |problem: &str| Err(MaterialsError::Weights { path: file.into(), problem: format!("{problem}: fetch it again") });
-    let mut opened = std::fs::File::open(file).map_err(unread)?;
-    let bytes = opened.metadata().map_err(unread)?.len();
-    let mut length = [0; 8];
-    if bytes < 8 {
-        return wrong("is not a safetensors file");
-    }
-    opened.read_exact(&mut length).map_err(unread)?;
-    let length = u64::from_le_bytes(length);
-    if length > HEADER_MAX_BYTES || length > bytes - 8 {
-        return wrong("is not a safetensors file, or is cut off in its header");
-    }
-    let mut header = vec![0; length as usize];
-    opened.read_exact(&mut header).map_err(unread)?;
-    let Ok(serde_json::Value::Object(header)) = serde_json::from_slice(&header) else {
-        return wrong("has a header that is not JSON");
-    };
-    let ends = header.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64());
-    let expected = ends.max().unwrap_or(0).saturating_add(8 + length);
-    match bytes == expected {
-        true => Ok(()),
-        false => wrong(&format!("has {bytes} bytes, its header says {expected}")),
-    }
-}
-
 fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     let mut seen = Seen::default();
     for (stage, material) in job.stages.iter().zip(stages) {
@@ -736,100 +657,7 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
     }
 }
 
-/// The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
-pub mod inputs {
-    use super::*;
-    use crate::reuse::TOKENIZER_FILES;
-    use serde_json::{Value, json};
-
-    /// Files of the data sets, templates, tokenizers, models and reward models: path, size and time of the last change.
-    pub fn fingerprint(job: &Job) -> Value {
-        let mut paths: BTreeSet<PathBuf> =
-            job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
-        let templates = job.data.values().map(|source| &source.template);
-        let own = job.stages.iter().filter_map(|stage| match &stage.kind {
-            StageKind::Sft(sft) => sft.template.as_ref(),
-            _ => None,
-        });
-        paths.extend(templates.chain(own).filter_map(|template| match template {
-            TemplateSource::File(file) => Some(file.clone()),
-            _ => None,
-        }));
-        for model in job.models() {
-            paths.insert(model.config());
-            let tokenizer = model.tokenizer();
-            let directory = if tokenizer.is_dir() { tokenizer } else { tokenizer.parent().unwrap_or(Path::new(".")) };
-            paths.extend(TOKENIZER_FILES.map(|name| directory.join(name)));
-            paths.insert(tokenizer.into());
-            if let Weights::Directory(dir) = model {
-                paths.extend(weights_of(dir));
-            }
-        }
-        let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
-        for reward in rewards {
-            if let RewardModelSource::Directory(dir) = &reward.model {
-                paths.extend(weights_of(dir));
-            }
-        }
-        let entries = paths.into_iter().filter_map(|path| {
-            let metadata = std::fs::metadata(&path).ok().filter(|m| m.is_file())?;
-            let changed = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-            Some((path.display().to_string(), json!([metadata.len(), changed.as_nanos() as u64])))
-        });
-        Value::Object(entries.collect())
-    }
-
-    /// Safetensors and the configuration of a Hugging Face directory.
-    fn weights_of(dir: &Path) -> impl Iterator<Item = PathBuf> {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-        let weights = entries.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
-        weights.chain([dir.join("config.json")])
-    }
-
-    /// Names a file that is not as it was; `None` when all are.
-    pub fn changed(recorded: &Value, now: &Value) -> Option<String> {
-        let recorded = recorded.as_object()?;
-        recorded.iter().find(|(path, was)| now.get(path) != Some(was)).map(|(path, _)| path.clone())
-    }
-}
-
 /// Threads that a worker of `device` may use for one tensor operation.
 pub fn worker_threads(device: &str, configured: u32) -> u32 {
     if device == "cpu" { devices::torch_threads(configured) } else { 1 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A file of one tensor, with so many bytes missing at its end.
-    fn weights(missing: usize) -> Vec<u8> {
-        let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
-        let mut bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
-        bytes.truncate(bytes.len() - missing);
-        bytes
-    }
-
-    #[test]
-    fn weights_that_a_download_left_short_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let refusal = || check_weights(dir.path()).unwrap_err().to_string();
-        assert!(refusal().contains("neither model.safetensors"));
-        let file = dir.path().join("model.safetensors");
-        std::fs::write(&file, weights(0)).unwrap();
-        assert!(check_weights(dir.path()).is_ok());
-        for (missing, problem) in [(1, "its header says"), (20, "cut off in its header"), (75, "not a safetensors file")] {
-            std::fs::write(&file, weights(missing)).unwrap();
-            assert!(refusal().contains(problem) && refusal().contains("model.safetensors"), "{missing}: {}", refusal());
-        }
-        // The shards of an index likewise; a whole file beside it would win.
-        std::fs::remove_file(&file).unwrap();
-        let index = r#"{"weight_map": {"w": "model-00001-of-00001.safetensors"}}"#;
-        std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
-        assert!(refusal().contains("is missing"));
-        std::fs::write(dir.path().join("model-00001-of-00001.safetensors"), weights(3)).unwrap();
-        assert!(refusal().contains("model-00001-of-00001.safetensors") && refusal().contains("its header says"), "{}", refusal());
-        std::fs::write(&file, weights(0)).unwrap();
-        assert!(check_weights(dir.path()).is_ok());
-    }
 }

@@ -10,6 +10,7 @@
 //! next try clears them away.
 
 use crate::graders;
+use crate::inputs::{tokenizer_files, weight_files};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::Outputs;
@@ -28,9 +29,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Beside a tokenizer, what has a say in what it makes.
-pub const TOKENIZER_FILES: [&str; 5] =
-    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"];
 /// Files of one checkpoint.
 const FILES_MAX: usize = 100_000;
 
@@ -170,9 +168,7 @@ fn file_hash(path: &Path) -> Result<String, ReuseError> {
 }
 
 fn add_tokenizer(parts: &mut Parts, tokenizer: &Path) -> Result<(), ReuseError> {
-    let directory = if tokenizer.is_dir() { tokenizer } else { tokenizer.parent().unwrap_or(Path::new(".")) };
-    let beside = TOKENIZER_FILES.map(|name| directory.join(name));
-    for file in beside.iter().map(PathBuf::as_path).chain([tokenizer]).filter(|file| file.is_file()) {
+    for file in &tokenizer_files(tokenizer) {
         parts.add(&file.file_name().unwrap_or_default().to_string_lossy(), &file_hash(file)?);
     }
     Ok(())
@@ -180,11 +176,7 @@ fn add_tokenizer(parts: &mut Parts, tokenizer: &Path) -> Result<(), ReuseError> 
 
 /// Weights by name, size and time; what is small by content.
 fn add_directory(parts: &mut Parts, dir: &Path) -> Result<(), ReuseError> {
-    let entries = fs::read_dir(dir).map_err(io_error(dir))?.collect::<Result<Vec<_>, _>>().map_err(io_error(dir))?;
-    let mut weights: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    weights.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
-    weights.sort();
-    for path in weights {
+    for path in weight_files(dir) {
         let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
         parts.add(&path.file_name().unwrap_or_default().to_string_lossy(), &known);
     }

@@ -43,6 +43,14 @@ const PARTS: [(&str, u64); 10] = [
     ("tenth", 10),
 ];
 
+/// A word that numbers are made of.
+pub fn is_word(word: &str) -> bool {
+    SMALL.contains(&word)
+        || TENS.contains(&word)
+        || SCALES.iter().any(|(name, _)| *name == word)
+        || ["hundred", "half"].contains(&word)
+}
+
 /// The numeral for a text that is a number in words, whole, be it in a `\text{…}`; `None` for any other.
 pub fn numeral(text: &str) -> Option<String> {
     let text = undressed(text.trim());

@@ -138,40 +138,6 @@ pub fn says_all_reals(text: &str) -> bool {
 
 /// A number in words. Neither a numeral nor a text to compare: data that spell one out are left out.
 pub fn is_numeral(text: &str) -> bool {
-    const WORDS: [&str; 32] = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-        "twenty",
-        "thirty",
-        "forty",
-        "fifty",
-        "sixty",
-        "seventy",
-        "eighty",
-        "ninety",
-        "hundred",
-        "thousand",
-        "million",
-        "half",
-    ];
     let plain = plain(text);
-    !plain.is_empty() && plain.split(' ').all(|word| WORDS.contains(&word) || word == "and")
+    !plain.is_empty() && plain.split(' ').all(|word| spelled::is_word(word) || word == "and")
 }
