@@ -13,7 +13,7 @@ use reward_sdk::rational::Rational;
 use std::cell::Cell;
 
 /// Products of two residues that all evaluations of one verdict may take: some 10 M of the sandbox's fuel.
-const PRODUCTS_MAX: u32 = 30_000;
+const PRODUCTS_MAX: u32 = 25_000;
 /// Witnesses that tell all primes below 2⁶⁴ (Sorenson and Webster 2015).
 const WITNESSES: [u64; 12] = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37];
 
