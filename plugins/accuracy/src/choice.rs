@@ -24,6 +24,13 @@ pub fn read(text: &str) -> Option<BTreeSet<char>> {
     letters_alone(plain).or_else(|| leading(plain)).or_else(|| announced(plain))
 }
 
+/// Two or more letters that are written as choices are: capitals up to H.
+pub fn several(text: &str) -> Option<BTreeSet<char>> {
+    let capitals = |letters: &BTreeSet<char>| letters.len() > 1 && letters.iter().all(|letter| ('A'..='H').contains(letter));
+    let written = text.chars().filter(char::is_ascii_uppercase).count();
+    read(text).filter(|letters| capitals(letters) && written == letters.len())
+}
+
 /// Nothing but letters and what stands between them: `B`, `(B)`, `A, C and D`, `AC`.
 fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
     let words: Vec<&str> = text

@@ -48,7 +48,10 @@ impl<'a> Lexer<'a> {
             return Some(());
         }
         // `\quad x` without its space.
-        let end = ["qquad", "quad", "cdot", "times"].iter().find(|name| rest.starts_with(**name)).map_or(end, |name| name.len());
+        let end = ["qquad", "quad", "cdots", "cdot", "times"]
+            .iter()
+            .find(|name| rest.starts_with(**name) && (**name != "cdots" || end == name.len()))
+            .map_or(end, |name| name.len());
         let name = rest.get(..end)?;
         let bytes = 1 + end;
         let kind = match name {
@@ -145,7 +148,9 @@ impl<'a> Lexer<'a> {
             ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
             (_, "and" | "&") => Kind::And,
             (_, "or") => Kind::Or,
-            (_, "mod") => Kind::Modulo(false),
+            (_, "mod" | "modulo") => Kind::Modulo(false),
+            // `12 \text{ out of } 20`
+            (_, "out of") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Slash,
             ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => {
                 Kind::Colon
             }
@@ -172,7 +177,8 @@ impl<'a> Lexer<'a> {
                 Kind::Word(trimmed)
             }
             // `\text{2A}_{16}`
-            _ if trimmed.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+            _ if !matches!(name, "mathbb" | "Bbb")
+                && trimmed.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
                 && after.get(whole..).is_some_and(|rest| rest.starts_with('_')) =>
             {
                 Kind::Text(trimmed)
@@ -180,6 +186,7 @@ impl<'a> Lexer<'a> {
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
             (_, _)
                 if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit())
+                    || lower.trim_start_matches('(').starts_with("mod ")
                     || trimmed.contains(['\\', '=', '^']) =>
             {
                 self.skip(bytes + after.find('{').unwrap_or(0));

@@ -11,20 +11,23 @@ use crate::parse::Parser;
 impl Parser<'_> {
     /// Whether `\pmod 7`, `(mod 7)` or `\bmod 7` comes next.
     pub fn starts_modulus(&self) -> bool {
+        let group = usize::from(self.peek() == Some(&Kind::Open(Bracket::Group)));
         matches!(
-            (self.peek(), self.peek_at(1)),
+            (self.peek_at(group), self.peek_at(group + 1)),
             (Some(Kind::Modulo(_)), _) | (Some(Kind::Open(Bracket::Round)), Some(Kind::Modulo(_)))
         )
     }
 
     /// A value with the modulus behind it. `17 \bmod 5` is 2, unless it stands behind a `≡`.
     pub fn modulo(&mut self, value: Expr, congruent: bool) -> Option<Expr> {
+        // `\text{ (mod 7)}`
+        let grouped = self.eat(&Kind::Open(Bracket::Group));
         let bracketed = self.eat(&Kind::Open(Bracket::Round));
         let Some(Kind::Modulo(class)) = self.peek() else { return None };
         let class = *class || bracketed || congruent;
         self.at += 1;
         let modulus = if bracketed { self.sum()? } else { self.atom()? };
-        if bracketed && !self.eat(&Kind::Close(Bracket::Round)) {
+        if (bracketed && !self.eat(&Kind::Close(Bracket::Round))) || (grouped && !self.eat(&Kind::Close(Bracket::Group))) {
             return None;
         }
         if class {

@@ -4,7 +4,9 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::equations::{assigned, name, same_name};
 use crate::expression::Expr;
-use crate::lexer::Relation;
+use crate::lexer::{Bracket, Relation};
+use crate::real_set::RealSet;
+use crate::solve::subject;
 
 /// How many periods two members may be apart.
 const PERIODS_MAX: i64 = 1_000_000;
@@ -14,7 +16,7 @@ fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
     let Expr::List(joined, items) = expr else { return (expr.clone(), None) };
     let declaration = |item: &Expr| match item {
         Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
-            ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member]) if letter == "Z" || letter == "N" => {
+            ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member]) if matches!(letter.as_str(), "Z" | "N" | "Z+") => {
                 Some((name.clone(), set.clone()))
             }
             _ => None,
@@ -30,6 +32,35 @@ fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
         _ => Expr::List(*joined, rest),
     };
     (bare, Some(parameter))
+}
+
+/// Whether it is an equation for something with that index: `a_n = 2n`.
+fn is_indexed(expr: &Expr, index: &str) -> bool {
+    let named = |first: &Expr| matches!(first, Expr::Symbol(name) if name.split_once('_').is_some_and(|(_, own)| own == index));
+    matches!(expr, Expr::Relations(sides, _) if sides.first().is_some_and(named))
+}
+
+/// Conditions on a whole number, `-1 < x < 3, x \in \mathbb{Z}`, as the set of those that meet them; anything else unchanged.
+fn whole_numbers(judge: &Judge, expr: &Expr) -> Expr {
+    let met = || {
+        let (bare, Some((name, Expr::Symbol(kind)))) = undeclared(expr) else { return None };
+        let conditions = match &bare {
+            Expr::List(_, items) => items.iter().all(|item| subject(item) == Some(Expr::Symbol(name.clone()))),
+            other => subject(other) == Some(Expr::Symbol(name.clone())),
+        };
+        let ordered = |e: &Expr| {
+            matches!(e, Expr::Relations(_, relations) if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately)))
+        };
+        (conditions && bare.any(&ordered)).then_some(())?;
+        let least = if kind == "Z+" { 1 } else { 0 };
+        let mut set = RealSet::of(judge, &bare)?;
+        if kind != "Z" {
+            let above = Expr::Tuple(Bracket::Square, Bracket::Round, vec![Expr::integer(least), Expr::Infinity]);
+            set = set.intersection(&RealSet::of(judge, &above)?, judge)?;
+        }
+        Some(set.whole_numbers().unwrap_or_else(|| Expr::Intersection(Box::new(bare), Box::new(Expr::Symbol(kind)))))
+    };
+    met().unwrap_or_else(|| expr.clone())
 }
 
 /// Slope and constant of a formula that is linear in the variable.
@@ -89,13 +120,15 @@ fn sum(mut terms: Vec<Expr>) -> Expr {
 }
 
 impl Compare<'_> {
-    /// Both without the declarations of their parameters, the answer's renamed to the reference's; `None` where neither has one.
+    /// Both without the declarations of their parameters, the answer's renamed to the reference's.
     /// The verdict is that of `same`, or that both run through the same values.
-    pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Option<Verdict> {
+    pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Verdict {
+        let (r, a) = (&whole_numbers(self.judge, r), &whole_numbers(self.judge, a));
         let ((r, of_r), (a, of_a)) = (undeclared(r), undeclared(a));
         let parameter = match (&of_r, &of_a) {
-            (None, None) => return None,
-            (Some((_, x)), Some((_, y))) if x != y => return Some(Verdict::Different),
+            (None, None) => return same(&r, &a),
+            // Of a sequence, `a_n = 2n, n \in \mathbb{N}`, the letter says enough.
+            (Some((name, x)), Some((_, y))) if x != y && !is_indexed(&r, name) => return Verdict::Different,
             (Some((name, _)), _) => name.clone(),
             // The reference's own letter, where it has a single one.
             (None, Some((name, _))) => match value(self.judge, &r, false).symbols().as_slice() {
@@ -113,7 +146,7 @@ impl Compare<'_> {
         };
         // First, because it costs less.
         let whole = of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into()));
-        Some(if whole && self.progressions(&r, &a, &parameter) == Verdict::Equal { Verdict::Equal } else { same(&r, &a) })
+        if whole && self.progressions(&r, &a, &parameter) == Verdict::Equal { Verdict::Equal } else { same(&r, &a) }
     }
 
     /// `a + bk` and `c ± bk` where a and c are whole periods apart.

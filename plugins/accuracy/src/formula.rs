@@ -10,7 +10,7 @@
 use crate::expression::{Expr, Function};
 use crate::functions::function_prefix;
 use crate::lexer::{Bracket, Kind, Numeral, Relation};
-use crate::names::{constant, is_function, is_greek, is_prose, symbol};
+use crate::names::{constant, is_chinese, is_function, is_greek, is_prose, symbol};
 use crate::numerals::{in_base, vulgar};
 use crate::parse::Parser;
 use reward_sdk::rational::Rational;
@@ -28,6 +28,7 @@ impl<'a> Parser<'a> {
 
     pub fn sum_within(&mut self) -> Option<Expr> {
         let mut terms = Vec::new();
+        let mut dots = None;
         loop {
             let sign =
                 self.peek().filter(|kind| matches!(kind, Kind::Plus | Kind::Minus | Kind::PlusMinus | Kind::MinusPlus)).cloned();
@@ -39,6 +40,11 @@ impl<'a> Parser<'a> {
                 break;
             }
             self.at += usize::from(sign.is_some());
+            // `1 + 2 + \cdots + n`
+            if sign == Some(Kind::Plus) && dots.is_none() && self.eat(&Kind::Dots) {
+                dots = Some(terms.len());
+                continue;
+            }
             let term = self.term()?;
             terms.push(match sign {
                 Some(Kind::Minus) => term.negate(),
@@ -47,14 +53,26 @@ impl<'a> Parser<'a> {
                 _ => term,
             });
         }
+        if let Some(dots) = dots {
+            return self.dotted(true, terms.get(..dots)?, terms.get(dots..)?);
+        }
         if terms.len() == 1 { terms.pop() } else { Some(Expr::Sum(terms)) }
     }
 
     pub fn term(&mut self) -> Option<Expr> {
         let mut product = vec![self.factor()?];
         let mut divisions = 0;
+        let mut dots = None;
         loop {
             match self.peek() {
+                // `1 \cdot 2 \cdots n`, `1 \cdot 2 \cdot \ldots \cdot n`
+                Some(Kind::Times) if dots.is_none() && self.peek_at(1) == Some(&Kind::Dots) => self.at += 1,
+                Some(Kind::Dots) if dots.is_none() && product.len() > 1 => {
+                    self.at += 1;
+                    self.eat(&Kind::Times);
+                    dots = Some(product.len());
+                    product.push(self.factor()?);
+                }
                 Some(Kind::Times) => {
                     self.at += 1;
                     product.push(self.factor()?);
@@ -62,7 +80,7 @@ impl<'a> Parser<'a> {
                 Some(Kind::Slash) => {
                     self.at += 1;
                     divisions += 1;
-                    if divisions > CHAIN_MAX {
+                    if divisions > CHAIN_MAX || dots.is_some() {
                         return None;
                     }
                     let below = self.factor()?;
@@ -72,6 +90,9 @@ impl<'a> Parser<'a> {
                 _ if self.starts_factor() => product.push(self.atom_with_postfix()?),
                 _ => break,
             }
+        }
+        if let Some(dots) = dots {
+            return self.dotted(false, product.get(..dots)?, product.get(dots..)?);
         }
         if product.len() == 1 { product.pop() } else { Some(Expr::Product(product)) }
     }
@@ -137,8 +158,7 @@ impl<'a> Parser<'a> {
         if is_function(word) || constant(word) || function_prefix(word).is_some() {
             return false;
         }
-        // Chinese words are no variables.
-        if word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}')) {
+        if is_chinese(word) {
             return true;
         }
         let vowels = lower.contains(['a', 'e', 'i', 'o', 'u']);
@@ -232,7 +252,7 @@ impl<'a> Parser<'a> {
                             continue;
                         }
                         let exponent = self.exponent()?;
-                        found = found.raised_to(exponent);
+                        found = chosen(&found, &exponent).unwrap_or_else(|| found.raised_to(exponent));
                     }
                 },
                 _ => return Some(found),
@@ -317,6 +337,7 @@ impl<'a> Parser<'a> {
         self.at += 1;
         match kind {
             Kind::Number(numeral) => self.number(&numeral),
+            Kind::Open(Bracket::Group) if self.peek() == Some(&Kind::Close(Bracket::Group)) => self.chosen_from(),
             Kind::Open(open) => self.bracketed(open),
             Kind::Fraction => self.fraction(),
             Kind::Bar => {
@@ -327,6 +348,10 @@ impl<'a> Parser<'a> {
                 self.eat(&Kind::Bar).then(|| Expr::call(Function::Absolute, inside))
             }
             Kind::Begin(name) => self.matrix(name),
+            Kind::Roman(letter @ ("Z" | "N" | "Q")) => Some(self.part_of_numbers(letter)),
+            Kind::Word(letter @ ("Z" | "N")) if self.before_is(&Kind::Relation(Relation::Member)) => {
+                Some(self.part_of_numbers(letter))
+            }
             Kind::Word(word) | Kind::Roman(word) => self.word(word),
             Kind::Text("cis") => self.cis(),
             Kind::Text(text) if self.peek() == Some(&Kind::Underscore) => self.lettered_text(text),
@@ -334,6 +359,21 @@ impl<'a> Parser<'a> {
             Kind::Command(name) => self.command(name),
             _ => None,
         }
+    }
+
+    /// `{}_{5}C_{2}`, the opening brace read already.
+    fn chosen_from(&mut self) -> Option<Expr> {
+        self.at += 1;
+        self.eat(&Kind::Underscore).then_some(())?;
+        let of = self.index()?;
+        let letter = match self.peek()? {
+            Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P")) => if *letter == "P" { "A" } else { "C" },
+            _ => return None,
+        };
+        self.at += 1;
+        self.eat(&Kind::Underscore).then_some(())?;
+        let count = Expr::integer(self.index()?.parse().ok()?);
+        chosen(&Expr::Symbol(format!("{letter}_{of}")), &count)
     }
 
     pub fn fraction(&mut self) -> Option<Expr> {
@@ -416,6 +456,34 @@ impl<'a> Parser<'a> {
         symbol(first)
     }
 
+    /// Whether the token before the one that has just been read is of the kind.
+    fn before_is(&self, kind: &Kind<'_>) -> bool {
+        self.at.checked_sub(2).and_then(|at| self.tokens.get(at)).is_some_and(|token| token.kind == *kind)
+    }
+
+    /// `\mathbb{Z}`, and with a mark behind the letter `\mathbb{Z}^+`, `\mathbb{N}^*`, `\mathbb{N}_+`, `\mathbb{Z}_{>0}`: those above zero.
+    fn part_of_numbers(&mut self, letter: &str) -> Expr {
+        let all = Expr::Symbol(letter.to_string());
+        if !matches!(self.peek(), Some(Kind::Caret | Kind::Underscore)) {
+            return all;
+        }
+        let open = self.peek_at(1) == Some(&Kind::Open(Bracket::Group));
+        let mark = 1 + usize::from(open);
+        let zero = matches!(self.peek_at(mark + 1), Some(Kind::Number(numeral)) if numeral.digits == "0");
+        let (name, length) = match self.peek_at(mark) {
+            Some(Kind::Plus | Kind::Times) if letter != "Z" || self.peek_at(mark) == Some(&Kind::Plus) => (format!("{letter}+"), 1),
+            Some(Kind::Relation(Relation::Greater)) if zero => (format!("{letter}+"), 2),
+            Some(Kind::Relation(Relation::GreaterOrEqual)) if zero && letter == "Z" => ("N".to_string(), 2),
+            _ => return all,
+        };
+        if open && self.peek_at(mark + length) != Some(&Kind::Close(Bracket::Group)) {
+            return all;
+        }
+        self.at += mark + length + usize::from(open);
+        // Whole numbers above zero are the same by either name.
+        Expr::Symbol(if name == "N+" { "Z+".into() } else { name })
+    }
+
     /// `\mathbb{R}^+`, `\mathbb{R}^{-}`, `\mathbb{R}_{>0}`: the marks behind the letter.
     fn half_of_reals(&mut self) -> Option<Expr> {
         let open = self.peek_at(1) == Some(&Kind::Open(Bracket::Group));
@@ -469,6 +537,20 @@ impl<'a> Parser<'a> {
             _ if is_function(name) || name == "surd" => self.function(name),
             _ => vulgar(name).or_else(|| is_greek(name).then(|| Expr::Symbol(name.to_string()))),
         }
+    }
+}
+
+/// `C_5^2`, the choices of 2 out of 5, and `A_5^2`, those in order.
+fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
+    let (Expr::Symbol(name), Expr::Number(count)) = (name, count) else { return None };
+    let (letter, of) = name.split_once('_')?;
+    let (of, count) = (of.parse::<i64>().ok()?, count.to_i64()?);
+    (0..=of).contains(&count).then_some(())?;
+    let factorial = |value: i64| Expr::call(Function::Factorial, Expr::integer(value));
+    match letter {
+        "C" => Some(Expr::Call(Function::Binomial, vec![Expr::integer(of), Expr::integer(count)])),
+        "A" => Some(factorial(of).over(factorial(of - count))),
+        _ => None,
     }
 }
 

@@ -163,12 +163,30 @@ pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
         };
         let (slope, constant) = linear(judge, &outer, VALUE)?;
         (slope.symbols().is_empty() && judge.sign(&slope)? != Ordering::Equal).then_some(())?;
-        return Some(found.inner.minus(base.clone().raised_to(root_of(slope, constant))));
+        return Some(found.inner.minus(power(judge, base, root_of(slope, constant))));
     }
     let (slope, constant) = linear(judge, &outer, VALUE)?;
     (judge.sign(&slope)? != Ordering::Equal).then_some(())?;
     let undone = found.undone(judge, &root_of(slope, constant))??;
     Some(found.inner.minus(undone))
+}
+
+/// `e^{\ln x + 2}` as `x e^2`: logarithms to the same base come down.
+fn power(judge: &Judge, base: &Expr, exponent: Expr) -> Expr {
+    const LOGARITHMS_MAX: usize = 4;
+    let mut factors = Vec::new();
+    let mut rest = exponent;
+    for _ in 0..LOGARITHMS_MAX {
+        let Some(found) = Monotone::find(&rest).filter(|found| matches!(&found.kind, Kind::Logarithm(own) if own == base)) else {
+            break;
+        };
+        let Some((slope, constant)) = linear(judge, &replaced(&rest, &found.whole), VALUE) else { break };
+        let Some(slope) = constant_rational(&slope) else { break };
+        factors.push(if slope.is_one() { found.inner } else { found.inner.raised_to(Expr::Number(slope)) });
+        rest = constant;
+    }
+    let last = base.clone().raised_to(rest);
+    factors.into_iter().fold(last, |product, factor| factor.times(product))
 }
 
 /// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of positive constants.

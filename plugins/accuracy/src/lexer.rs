@@ -216,7 +216,15 @@ impl<'a> Lexer<'a> {
                     "and" => Kind::And,
                     "or" => Kind::Or,
                     "percent" | "percentage" | "pct" => Kind::Percent,
-                    "mod" => Kind::Modulo(false),
+                    "mod" | "modulo" => Kind::Modulo(false),
+                    // `12 out of 20`
+                    "out" if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. }))
+                        && rest.get(end..)?.trim_start().starts_with("of ") =>
+                    {
+                        let of = rest.find("of ")? + 2;
+                        self.push(Kind::Slash, of);
+                        return Some(());
+                    }
                     // `3 to 4`
                     "to" if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
                     // `(0, 1) U (2, 3)`

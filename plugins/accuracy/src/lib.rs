@@ -83,6 +83,7 @@ mod numeric;
 mod parse;
 mod points;
 mod polynomial;
+mod progression;
 mod real_set;
 mod residues;
 mod reversed;
@@ -92,6 +93,7 @@ mod series;
 mod solve;
 mod spelled;
 mod surd;
+mod telescope;
 mod text;
 
 use math::Outcome;

@@ -66,6 +66,12 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     {
         return Outcome::Right;
     }
+    // Several choices: `ACD`, `A, C, D`.
+    if let (Some(letters), Some(chosen)) = (choice::several(r), choice::several(a))
+        && letters == chosen
+    {
+        return Outcome::Right;
+    }
     let Some(truth) = read(r, Commas::Group) else {
         return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
     };

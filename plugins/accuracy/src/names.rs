@@ -88,13 +88,18 @@ pub fn is_prose(word: &str) -> bool {
     if is_function(&lower) || constant(&lower) {
         return false;
     }
-    if SHORT.contains(&lower.as_str()) {
+    // Chinese words are no variables.
+    if SHORT.contains(&lower.as_str()) || (letters > 1 && is_chinese(word)) {
         return true;
     }
     // `AB`, `ABCD` are segments, `abcd` is a product.
     let capitals = word.chars().all(char::is_uppercase) && letters <= 6;
     let alphabetical = lower.as_bytes().windows(2).all(|pair| pair.first() < pair.last());
     letters >= 4 && !capitals && !(alphabetical && letters <= 5)
+}
+
+pub fn is_chinese(word: &str) -> bool {
+    word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'))
 }
 
 pub fn constant(word: &str) -> bool {

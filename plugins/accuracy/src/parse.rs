@@ -7,9 +7,11 @@
 //! ```
 
 use crate::congruence;
+use crate::equal::Judge;
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
-use crate::names::{constant, is_function, is_prose};
+use crate::names::{constant, is_function, is_prose, symbol};
+use crate::progression;
 use crate::spelled;
 use reward_sdk::rational::Rational;
 use reward_sdk::units::{self, Unit};
@@ -18,12 +20,15 @@ use reward_sdk::units::{self, Unit};
 const DEPTH_MAX: u32 = 24;
 /// Sets joined one after the other: each makes the tree deeper.
 const JOINED_MAX: usize = 40;
+/// Items of a list that dots stand for some of.
+const DOTTED_MAX: usize = 64;
 /// Parts of a quantity after the first: hours, minutes, seconds.
 const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
 pub fn read(text: &str, commas: Commas) -> Option<Expr> {
-    let mut parser = Parser { text, tokens: lexer::tokens(text, commas)?, at: 0, depth: 0, bars: 0, series: 0 };
+    let tokens = lexer::tokens(text, commas)?;
+    let mut parser = Parser { text, tokens, at: 0, depth: 0, bars: 0, series: 0, judge: Judge::of_reader(text) };
     if parser.tokens.is_empty() {
         return None;
     }
@@ -65,6 +70,8 @@ pub struct Parser<'a> {
     pub bars: u32,
     /// Sums that were tried to be written out: what stands behind one that cannot be is read again.
     pub series: u32,
+    /// For sums: whether terms follow a rule.
+    pub judge: Judge,
 }
 
 impl<'a> Parser<'a> {
@@ -106,6 +113,7 @@ impl<'a> Parser<'a> {
         let mut groups: Vec<Vec<Expr>> = vec![Vec::new()];
         let mut joined = Joined::Comma;
         let mut parted_by_or = false;
+        let mut dots = None;
         loop {
             while matches!(self.peek(), Some(Kind::Comma | Kind::And | Kind::Newline)) && groups.iter().all(Vec::is_empty) {
                 self.at += 1;
@@ -113,8 +121,14 @@ impl<'a> Parser<'a> {
             if self.ends_list() {
                 break;
             }
-            let item = self.item()?;
-            groups.last_mut()?.push(item);
+            // `1, 2, \ldots, 10`
+            if self.peek() == Some(&Kind::Dots) && dots.is_none() && groups.len() == 1 {
+                self.at += 1;
+                dots = Some(groups.last()?.len());
+            } else {
+                let item = self.item()?;
+                groups.last_mut()?.push(item);
+            }
             // `2k\pi (k \in \mathbb{Z})`, `2k\pi \text{ where } k \in \mathbb{Z}`
             let mut separated = self.declares_parameter();
             while let Some(separator) = self.peek() {
@@ -139,6 +153,11 @@ impl<'a> Parser<'a> {
             }
         }
         groups.retain(|group| !group.is_empty());
+        if let Some(dots) = dots {
+            let [items] = groups.as_mut_slice() else { return None };
+            let behind = items.split_off(dots);
+            *items = progression::read(&self.judge, items, &behind)?.numbers(DOTTED_MAX)?;
+        }
         let assigns = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.as_slice() == [Relation::Equal]);
         let several = groups.len() > 1 && groups.iter().any(|group| group.len() > 1);
         let tuples = several && (!parted_by_or || groups.iter().all(|group| group.len() > 1 && group.iter().all(assigns)));
@@ -442,9 +461,29 @@ impl<'a> Parser<'a> {
         if !variable {
             return None;
         }
+        // `x \in \mathbb{Z}` is a condition too.
+        let within = match (head.first().map(|token| &token.kind), head.get(2).map(|token| &token.kind)) {
+            (Some(Kind::Word(name)), Some(Kind::Roman("Z" | "N" | "Q") | Kind::Word("Z" | "N" | "Q"))) => {
+                let name = symbol(name)?;
+                self.at += 2;
+                let set = self.atom();
+                if set.is_none() || self.at != bar {
+                    return Some(None);
+                }
+                set.map(|set| Expr::Relations(vec![name, set], vec![Relation::Member]))
+            }
+            _ => None,
+        };
         self.at = bar + 1;
-        let condition = self.list();
-        Some(condition.filter(|_| self.eat(&Kind::Close(Bracket::Curly))))
+        let condition = self.list().filter(|_| self.eat(&Kind::Close(Bracket::Curly)));
+        Some(condition.map(|condition| match (within, condition) {
+            (None, condition) => condition,
+            (Some(within), Expr::List(joined, mut items)) if joined != Joined::Or => {
+                items.push(within);
+                Expr::List(joined, items)
+            }
+            (Some(within), condition) => Expr::List(Joined::Comma, vec![condition, within]),
+        }))
     }
 
     /// `\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}`, the beginning read already.

@@ -67,6 +67,10 @@ impl Polynomial {
         Polynomial::new(product)
     }
 
+    fn at(&self, value: &Rational) -> Option<Rational> {
+        self.0.iter().rev().try_fold(Rational::integer(0), |sum, coefficient| sum.multiply(value)?.add(coefficient))
+    }
+
     fn degree(&self) -> usize {
         self.0.len().saturating_sub(1)
     }
@@ -249,6 +253,33 @@ impl Fraction {
             }
             _ => None,
         }
+    }
+
+    /// The poles, all simple and rational, and the coefficient of each: c / (x − pole). `None` for any other function.
+    pub fn simple_parts(&self, judge: &Judge) -> Option<Vec<(Rational, Rational)>> {
+        if self.above.0.len() >= self.below.0.len() {
+            return None;
+        }
+        let zeros = self.below.zeros(judge)?;
+        (zeros.len() == self.below.degree()).then_some(())?;
+        let leading = self.below.0.last()?;
+        let poles = zeros
+            .into_iter()
+            .map(|(at, times)| match at {
+                Expr::Number(pole) if times == 1 => Some(pole),
+                _ => None,
+            })
+            .collect::<Option<Vec<Rational>>>()?;
+        poles
+            .iter()
+            .map(|pole| {
+                let slope = poles
+                    .iter()
+                    .filter(|other| *other != pole)
+                    .try_fold(leading.clone(), |slope, other| slope.multiply(&pole.subtract(other)?))?;
+                Some((pole.clone(), self.above.at(pole)?.divide(&slope)?))
+            })
+            .collect()
     }
 
     /// The sign beyond the last zero or pole, and all of them in order.

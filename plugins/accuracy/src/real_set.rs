@@ -3,10 +3,14 @@
 use crate::equal::{Judge, Verdict, infinite};
 use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Relation};
+use crate::numeric::constant_rational;
 use crate::solve::{solutions, subject};
+use reward_sdk::rational::Rational;
 use std::cmp::Ordering;
 
 const PIECES_MAX: usize = 64;
+/// Whole numbers of one piece that are listed.
+const WHOLE_MAX: i64 = 64;
 
 /// One end of an interval; `None` is infinity.
 #[derive(Clone, Debug)]
@@ -180,6 +184,43 @@ impl RealSet {
             joined.push(piece);
         }
         Some(RealSet { pieces: joined })
+    }
+
+    /// The whole numbers in it: a set of them where they are few, else those from one on, up to one, or all. `None` where the ends are
+    /// not rational.
+    pub fn whole_numbers(&self) -> Option<Expr> {
+        let bound = |end: &End, low: bool| -> Option<Option<i64>> {
+            let Some(value) = &end.value else { return Some(None) };
+            let value = constant_rational(value)?;
+            let near = if low { -i64::try_from(value.clone().negate().floor()).ok()? } else { i64::try_from(value.floor()).ok()? };
+            let excluded = !end.closed && Rational::integer(near) == value;
+            Some(Some(if !excluded {
+                near
+            } else if low {
+                near.checked_add(1)?
+            } else {
+                near.checked_sub(1)?
+            }))
+        };
+        let mut few = Vec::new();
+        let mut many = Vec::new();
+        for piece in &self.pieces {
+            match (bound(&piece.low, true)?, bound(&piece.high, false)?) {
+                (Some(low), Some(high)) => {
+                    (high.saturating_sub(low) < WHOLE_MAX && few.len() < PIECES_MAX).then_some(())?;
+                    few.extend((low..=high).map(Expr::integer));
+                }
+                (low, high) => {
+                    let low = low.map_or(Expr::Infinity.negate(), Expr::integer);
+                    let high = high.map_or(Expr::Infinity, Expr::integer);
+                    let closed = |end: &Expr| if infinite(end).is_none() { Bracket::Square } else { Bracket::Round };
+                    many.push(Expr::Tuple(closed(&low), closed(&high), vec![low, high]));
+                }
+            }
+        }
+        let few = (!few.is_empty() || many.is_empty()).then_some(Expr::Set(few));
+        let all = many.into_iter().chain(few).reduce(|all, next| Expr::Union(Box::new(all), Box::new(next)))?;
+        if matches!(all, Expr::Set(_)) { Some(all) } else { Some(Expr::Intersection(Box::new(all), Box::new(Expr::Symbol("Z".into())))) }
     }
 
     pub fn equal(&self, other: &RealSet, judge: &Judge) -> Verdict {

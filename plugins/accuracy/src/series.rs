@@ -1,10 +1,14 @@
 //! Sums and products: finite ones with whole bounds written out, `\sum_{k=1}^{3} k^2`; other sums in closed form where there is one:
-//! polynomials of the index, `\sum_{k=1}^{n} k`, and geometric series, `\sum_{k=0}^{\infty} \frac{k}{2^k}`.
+//! polynomials of the index, `\sum_{k=1}^{n} k`, geometric series, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, and rational functions whose terms
+//! cancel ([`crate::telescope`]).
 
-use crate::expression::Expr;
+use crate::equal::Judge;
+use crate::expression::{Expr, Function};
 use crate::lexer::{Bracket, Kind, Relation};
 use crate::numeric::constant_rational;
 use crate::parse::Parser;
+use crate::progression::{self, Progression};
+use crate::telescope;
 use reward_sdk::rational::Rational;
 
 /// Sums of one answer that are written out: the others are letters.
@@ -47,18 +51,39 @@ impl Parser<'_> {
         if body.any(&indexed) {
             return None;
         }
-        let whole = |expr: &Expr| constant_rational(expr).filter(|value| value.denominator() == &1.into())?.to_i64();
-        if let (Some(low), Some(high)) = (whole(&low), whole(&high)) {
-            let terms = high.checked_sub(low)?.checked_add(1)?;
-            if (1..=TERMS_MAX).contains(&terms) && body.size() * usize::try_from(terms).ok()? <= SIZE_MAX {
-                let terms = (low..=high).map(|value| with(&body, index, &Expr::integer(value))).collect();
-                return Some(if sum { Expr::Sum(terms) } else { Expr::Product(terms) });
-            }
-            (terms > 0).then_some(())?;
-        }
-        let series = Series { index, low };
-        if sum && series.is_free(&series.low) && series.is_free(&high) { series.closed(&body, &high) } else { None }
+        total(&self.judge, sum, &body, index, (low, high))
     }
+
+    /// `1 + 2 + \cdots + n`, as the terms before the dots and those behind them: its value. Of factors a product.
+    pub fn dotted(&mut self, sum: bool, before: &[Expr], behind: &[Expr]) -> Option<Expr> {
+        self.series += 1;
+        (self.series <= SERIES_MAX).then_some(())?;
+        let Progression { term, low, high } = progression::read(&self.judge, before, behind)?;
+        total(&self.judge, sum, &term, progression::INDEX, (low, high))
+    }
+}
+
+/// The sum, else the product, of the body for each value of the index.
+fn total(judge: &Judge, sum: bool, body: &Expr, index: &str, (low, high): (Expr, Expr)) -> Option<Expr> {
+    let whole = |expr: &Expr| constant_rational(expr).filter(|value| value.denominator() == &1.into())?.to_i64();
+    if let (Some(low), Some(high)) = (whole(&low), whole(&high)) {
+        let terms = high.checked_sub(low)?.checked_add(1)?;
+        if (1..=TERMS_MAX).contains(&terms) && body.size() * usize::try_from(terms).ok()? <= SIZE_MAX {
+            let terms = (low..=high).map(|value| with(body, index, &Expr::integer(value))).collect();
+            return Some(if sum { Expr::Sum(terms) } else { Expr::Product(terms) });
+        }
+        (terms > 0).then_some(())?;
+    }
+    let series = Series { index, low };
+    (series.is_free(&series.low) && series.is_free(&high)).then_some(())?;
+    if !sum {
+        let counts = is_index(body, index) && series.low == Expr::integer(1) && high != Expr::Infinity;
+        return counts.then(|| Expr::call(Function::Factorial, high));
+    }
+    series.closed(body, &high).or_else(|| {
+        let name = progression::INDEX;
+        telescope::closed(judge, &with(body, index, &Expr::Symbol(name.into())), name, &series.low, &high)
+    })
 }
 
 struct Series<'i> {

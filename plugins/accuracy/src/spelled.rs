@@ -193,7 +193,9 @@ fn chinese(text: &str) -> Option<u64> {
 
 /// The number's name that a text begins with, as a number, and what follows: `\text{ million dollars}` → 1 000 000, `\text{ dollars}`.
 pub fn scale(text: &str) -> (i64, String) {
-    const NAMES: [(&str, i64); 7] = [
+    const NAMES: [(&str, i64); 9] = [
+        ("dozens", 12),
+        ("dozen", 12),
         ("hundred", 100),
         ("thousand", 1_000),
         ("million", 1_000_000),

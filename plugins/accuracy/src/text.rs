@@ -11,7 +11,11 @@ pub const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", 
 fn plain(text: &str) -> String {
     let mut words: Vec<String> =
         text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
-    if words.len() > 1 && words.first().is_some_and(|word| matches!(word.as_str(), "the" | "a" | "an")) {
+    // `A, B` are two letters.
+    let article = |word: &str, next: &str| word == "the" || (matches!(word, "a" | "an") && next.chars().count() > 1);
+    if let [word, next, ..] = words.as_slice()
+        && article(word, next)
+    {
         words.remove(0);
     }
     words.join(" ")
