@@ -55,7 +55,7 @@ const KNOWN: &[(&[&str], Option<Measure>)] = &[
     (&["gallon", "gal"], volume(3_785_411_784, 1_000_000_000_000)),
     (&["s", "second", "sec", "秒"], time(1)),
     (&["min", "minute", "分钟"], time(60)),
-    (&["h", "hour", "hr", "小时"], time(3_600)),
+    (&["h", "hour", "hr", "小时", "时"], time(3_600)),
     (&["day", "天"], time(86_400)),
     (&["week", "周"], time(604_800)),
     (&["month"], calendar(1)),
@@ -67,6 +67,7 @@ const KNOWN: &[(&[&str], Option<Measure>)] = &[
     (&["yen", "jpy"], None),
     (&["yuan", "rmb", "cny", "元"], None),
     (&["degree", "度"], None),
+    (&["rad", "radian"], None),
     (&["celsius", "c"], None),
     (&["fahrenheit", "f"], None),
     (&["am"], None),
@@ -168,6 +169,15 @@ impl Unit {
     /// Nothing but degrees of an angle.
     pub fn is_degree(&self) -> bool {
         self.words == ["degree"]
+    }
+
+    pub fn is_radian(&self) -> bool {
+        self.words == ["rad"]
+    }
+
+    /// Not merely what is counted.
+    pub fn is_known(&self) -> bool {
+        self.known
     }
 
     /// What a number of this unit is multiplied by to be one of the other: 1 where they are the same or one of them is not known,

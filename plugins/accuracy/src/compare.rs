@@ -32,6 +32,16 @@ impl Compare<'_> {
     pub fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
         let Some(depth) = depth.checked_sub(1) else { return Verdict::Undecided };
         match (r, a) {
+            // `A(1, 2)`
+            (Expr::Product(_), _) | (_, Expr::Product(_)) if labelled(r).is_some() || labelled(a).is_some() => {
+                match (labelled(r), labelled(a)) {
+                    (Some((own, _)), Some((other, _))) if own != other => Verdict::Different,
+                    (Some((_, r)), Some((_, a))) => self.within(r, a, depth),
+                    (Some((_, point)), None) => self.within(point, a, depth),
+                    (None, Some((_, point))) => self.within(r, point, depth),
+                    (None, None) => Verdict::Different,
+                }
+            }
             // A set of a single thing is that thing.
             (Expr::Set(items) | Expr::List(_, items), other) if self.is_single(items, other, depth) => {
                 items.first().map_or(Verdict::Different, |one| self.within(one, other, depth))
@@ -71,12 +81,24 @@ impl Compare<'_> {
                 _ => Verdict::Different,
             },
             (Expr::Text(_), _) | (_, Expr::Text(_)) => self.texts(r, a),
+            // `\frac{\pi}{2} \text{ rad}` and `90^\circ`: both say what they are measured in.
+            (Expr::Quantity(turned, unit), Expr::Degrees(degrees)) | (Expr::Degrees(degrees), Expr::Quantity(turned, unit))
+                if unit.is_radian() =>
+            {
+                self.scalars(&turned.clone().times(Expr::integer(180)), &degrees.clone().times(Expr::Pi))
+            }
             (Expr::Quantity(value, unit), other) => self.quantities(value, Some(unit), other, depth),
             (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
             (Expr::List(..) | Expr::Set(_), Expr::List(..) | Expr::Set(_)) => match self.conditions(r, a) {
                 Some(verdict) => verdict,
                 None => self.collections(r, a, depth),
             },
+            // `1 or 2` is no point.
+            (Expr::List(Joined::Or, items), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::List(Joined::Or, items))
+                if items.iter().chain(parts).all(Expr::is_scalar) =>
+            {
+                Verdict::Different
+            }
             (Expr::List(_, items), Expr::Tuple(open, close, parts)) => match self.conditions(r, a) {
                 Some(verdict) => verdict,
                 None => self.list_and_tuple(items, (*open, *close), parts, true, depth),
@@ -389,6 +411,19 @@ impl Compare<'_> {
             (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => self.in_order(rs, az, depth),
             _ => Verdict::of(r == a),
         }
+    }
+}
+
+/// The name of a point and its place: `A(1, 2)`.
+fn labelled(expr: &Expr) -> Option<(&str, &Expr)> {
+    let Expr::Product(factors) = expr else { return None };
+    match factors.as_slice() {
+        [Expr::Symbol(name), place @ Expr::Tuple(Bracket::Round, Bracket::Round, _)]
+            if name.len() == 1 && name.starts_with(|c: char| c.is_ascii_uppercase()) =>
+        {
+            Some((name, place))
+        }
+        _ => None,
     }
 }
 

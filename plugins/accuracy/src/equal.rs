@@ -172,7 +172,15 @@ impl Judge {
             Domain::Any
         };
         let constant = !symbols && !either(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..)));
-        let wanted = if constant { 1 } else { POINTS_MIN + u32::from(domain == Domain::Roots) };
+        let alternates = either(
+            &|e| matches!(e, Expr::Power(base, exponent) if !exponent.symbols().is_empty() && crate::numeric::constant_rational(base).is_some_and(|base| base.is_negative())),
+        );
+        let wanted = match (constant, alternates) {
+            (true, _) => 1,
+            // Even and odd letters in all ways.
+            (_, true) => POINTS_MAX - 2,
+            (_, false) => POINTS_MIN + u32::from(domain == Domain::Roots),
+        };
         let mut agreed = 0;
         for round in 0..POINTS_MAX {
             // All above zero, all below, then mixed: √(x²) is |x|.
@@ -197,7 +205,7 @@ impl Judge {
                 return Some(Verdict::Equal);
             }
         }
-        if agreed > 0 { Some(Verdict::Equal) } else { None }
+        if agreed > 0 && !alternates { Some(Verdict::Equal) } else { None }
     }
 
     fn numerically(&self, a: &Expr, b: &Expr) -> Verdict {

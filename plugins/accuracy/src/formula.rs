@@ -104,11 +104,12 @@ impl<'a> Parser<'a> {
             Some(Kind::Fraction) => !self.is_unit_fraction(),
             Some(Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
-            Some(Kind::Number(_)) => self
-                .at
-                .checked_sub(1)
-                .and_then(|at| self.tokens.get(at))
-                .is_some_and(|token| matches!(token.kind, Kind::Close(_) | Kind::Bang)),
+            Some(Kind::Number(_)) => {
+                let before = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+                // `(-1)^n 2^n`
+                let exponent = || self.spaced() && before(2) == Some(&Kind::Caret) && matches!(before(1), Some(Kind::Word(_)));
+                matches!(before(1), Some(Kind::Close(_) | Kind::Bang)) || exponent()
+            }
             Some(Kind::Text("cis")) => true,
             Some(Kind::Command(name)) => is_known(name),
             Some(Kind::Bar) => self.bars == 0 && self.bar_opens(),
@@ -366,10 +367,7 @@ impl<'a> Parser<'a> {
         self.at += 1;
         self.eat(&Kind::Underscore).then_some(())?;
         let of = self.index()?;
-        let letter = match self.peek()? {
-            Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P")) => if *letter == "P" { "A" } else { "C" },
-            _ => return None,
-        };
+        let (Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P"))) = *self.peek()? else { return None };
         self.at += 1;
         self.eat(&Kind::Underscore).then_some(())?;
         let count = Expr::integer(self.index()?.parse().ok()?);
@@ -540,7 +538,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// `C_5^2`, the choices of 2 out of 5, and `A_5^2`, those in order.
+/// `C_5^2`, the choices of 2 out of 5, and `A_5^2` or `P_5^2`, those in order.
 fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
     let (Expr::Symbol(name), Expr::Number(count)) = (name, count) else { return None };
     let (letter, of) = name.split_once('_')?;
@@ -549,7 +547,7 @@ fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
     let factorial = |value: i64| Expr::call(Function::Factorial, Expr::integer(value));
     match letter {
         "C" => Some(Expr::Call(Function::Binomial, vec![Expr::integer(of), Expr::integer(count)])),
-        "A" => Some(factorial(of).over(factorial(of - count))),
+        "A" | "P" => Some(factorial(of).over(factorial(of - count))),
         _ => None,
     }
 }

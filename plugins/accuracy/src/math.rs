@@ -57,6 +57,9 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
             _ => self::judge(value, rest, lenient),
         };
     }
+    if let (Some(r), Some(a)) = (text::date(r), text::date(a)) {
+        return if r == a { Outcome::Right } else { wrong("wrong answer") };
+    }
     let judge = Judge::new(&[r, a]);
     let compare = Compare { judge: &judge, lenient };
     // The letter of a choice, with what it stands for: `(B) 12`.

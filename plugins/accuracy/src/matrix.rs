@@ -12,10 +12,14 @@ const SIZE_MAX: usize = 4_000;
 
 /// The expression with its matrices worked out; anything else unchanged.
 pub fn resolved(expr: &Expr) -> Expr {
-    if !expr.any(&|e| matches!(e, Expr::Matrix(_))) {
+    let vectors = |e: &Expr| matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter().any(|part| matches!(part, Expr::Tuple(..))));
+    if !expr.any(&|e| matches!(e, Expr::Matrix(_)) || vectors(e)) {
         return expr.clone();
     }
     let expr = expr.map(&mut resolved);
+    if let Some(vector) = vector(&expr) {
+        return vector;
+    }
     match &expr {
         Expr::Call(Function::Determinant, arguments) => match arguments.as_slice() {
             [Expr::Matrix(rows)] if is_small(rows) => determinant(rows).unwrap_or(expr),
@@ -37,6 +41,37 @@ pub fn resolved(expr: &Expr) -> Expr {
         },
         _ => expr,
     }
+}
+
+/// Sums and multiples of tuples: `(1, 0) + t(2, 3)`. A capital before a tuple names a point, other letters may be functions.
+fn vector(expr: &Expr) -> Option<Expr> {
+    const SCALARS: [&str; 8] = ["t", "s", "k", "c", "r", "lambda", "mu", "alpha"];
+    let parts = |expr: &Expr| match expr {
+        Expr::Tuple(open @ (Bracket::Round | Bracket::Angle), close @ (Bracket::Round | Bracket::Angle), parts)
+            if open == close && parts.iter().all(Expr::is_scalar) && !expr.any(&|e| *e == Expr::Infinity) =>
+        {
+            Some(parts.clone())
+        }
+        _ => None,
+    };
+    let total: Vec<Expr> = match expr {
+        Expr::Product(factors) => {
+            let (vectors, scalars): (Vec<&Expr>, Vec<&Expr>) = factors.iter().partition(|factor| parts(factor).is_some());
+            let [vector] = vectors.as_slice() else { return None };
+            let scales = |factor: &&Expr| factor.is_scalar() && factor.symbols().iter().all(|name| SCALARS.contains(&name.as_str()));
+            scalars.iter().all(scales).then_some(())?;
+            let scale: Vec<Expr> = scalars.into_iter().cloned().collect();
+            parts(vector)?.into_iter().map(|part| Expr::Product([scale.clone(), vec![part]].concat())).collect()
+        }
+        Expr::Sum(terms) => {
+            let rows = terms.iter().map(parts).collect::<Option<Rows>>()?;
+            is_small(&rows).then_some(())?;
+            let columns = transposed(&rows).filter(|_| rows.iter().all(|row| Some(row.len()) == rows.first().map(Vec::len)))?;
+            columns.into_iter().map(Expr::Sum).collect()
+        }
+        _ => return None,
+    };
+    Some(Expr::Tuple(Bracket::Round, Bracket::Round, total))
 }
 
 /// The rows of a matrix, also of one that is written as `[[1,2],[3,4]]`.

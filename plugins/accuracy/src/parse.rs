@@ -13,6 +13,7 @@ use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
 use crate::names::{constant, is_function, is_prose, symbol};
 use crate::progression;
 use crate::spelled;
+use crate::text::says_all_reals;
 use reward_sdk::rational::Rational;
 use reward_sdk::units::{self, Unit};
 
@@ -210,6 +211,23 @@ impl<'a> Parser<'a> {
         if let Some(text) = self.words() {
             return Some(text);
         }
+        // `\text{all real numbers except } 0`
+        if let Some(Kind::Text(words)) = self.peek()
+            && let Some(all) = words.strip_suffix("except").or_else(|| words.strip_suffix("except for"))
+            && says_all_reals(all)
+        {
+            self.at += 1;
+            let items = match self.list()? {
+                Expr::List(_, items) => items,
+                item => vec![item],
+            };
+            let value = |item: Expr| match item {
+                Expr::Relations(mut sides, relations) if relations == [Relation::Equal] && sides.len() == 2 => sides.pop(),
+                item => Some(item).filter(Expr::is_scalar),
+            };
+            let left_out = items.into_iter().map(value).collect::<Option<Vec<Expr>>>()?;
+            return Some(Expr::Without(Box::new(Expr::Reals), Box::new(Expr::Set(left_out))));
+        }
         // `\text{The answer is } 5`, `\text{Area: } 5`
         if let Some(Kind::Text(words)) = self.peek()
             && (words.ends_with(" is")
@@ -307,7 +325,8 @@ impl<'a> Parser<'a> {
             let Some(Kind::Number(part)) = self.peek() else { break };
             let part = part.value()?;
             self.at += 1;
-            let factor = self.unit()?.factor(&unit)?;
+            // `3 apples and 5 oranges` are no 8.
+            let factor = self.unit().filter(|part| part.is_known() && unit.is_known())?.factor(&unit)?;
             value = Expr::Sum(vec![value, Expr::Number(part.multiply(&factor)?)]);
         }
         Some(Expr::Quantity(Box::new(value), unit))

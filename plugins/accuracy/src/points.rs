@@ -216,8 +216,12 @@ impl Point {
         if !base.symbols().is_empty() {
             return Err(Stop::Unsupported);
         }
+        let base = supported(self.value(base)?.to_rational().filter(|base| !base.is_zero()))?;
+        if base.is_negative() {
+            product = Surd::integer(self.alternating(&linear)?);
+        }
         // 12^x = 2^{2x}·3^x
-        let base = supported(self.value(base)?.to_rational().filter(|base| !base.is_negative() && !base.is_zero()))?;
+        let base = base.absolute();
         let mut primes = supported(factors(base.numerator()))?;
         primes.extend(supported(factors(base.denominator()))?.into_iter().map(|(prime, times)| (prime, -times)));
         for (prime, power) in primes {
@@ -233,6 +237,25 @@ impl Point {
             }
         }
         Ok(product)
+    }
+
+    /// (−1)ⁿ, for whole n as everybody means it: each letter in the exponent is even or odd.
+    fn alternating(&self, exponent: &Linear) -> Result<i64, Stop> {
+        let mut sign = 1;
+        for (atom, (times, turned)) in exponent {
+            let times = supported(times.to_i64().filter(|_| turned.is_zero()))?;
+            let odd = match (atom.as_str(), self.signs) {
+                (ONE, _) => true,
+                (atom, _) if atom.starts_with(' ') => return Err(Stop::Unsupported),
+                (_, Signs::Positive) => false,
+                (_, Signs::Negative) => true,
+                (atom, Signs::Mixed) => (self.random(&format!("odd {atom}")) >> 20) & 1 == 1,
+            };
+            if odd && times % 2 != 0 {
+                sign = -sign;
+            }
+        }
+        Ok(sign)
     }
 
     /// The atom's own value to a power that is a multiple of a part.

@@ -108,6 +108,33 @@ pub fn letters(expr: &Expr) -> Option<String> {
     }
 }
 
+/// The month, day and year of a date: `March 5`, `5 March 2024`, `the 5th of March`.
+pub fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
+    const MONTHS: [&str; 12] = [
+        "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
+    ];
+    const BYTES_MAX: usize = 60;
+    if text.len() > BYTES_MAX {
+        return None;
+    }
+    let plain = plain(&unfonted(text).replace(['\\', '~'], " "));
+    let (mut month, mut day, mut year) = (None, None, None);
+    for word in plain.split(' ').filter(|word| !matches!(*word, "of" | "the")) {
+        let name = MONTHS.iter().position(|name| *name == word || (word.len() == 3 && name.starts_with(word)));
+        let number = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let ending = word.get(number.len()..).unwrap_or_default();
+        match (name, number.parse::<u32>()) {
+            (Some(name), _) if month.is_none() => month = Some(name),
+            (None, Ok(value)) if day.is_none() && (1..=31).contains(&value) && matches!(ending, "" | "st" | "nd" | "rd" | "th") => {
+                day = Some(value);
+            }
+            (None, Ok(value)) if year.is_none() && number.len() == 4 && ending.is_empty() => year = Some(value),
+            _ => return None,
+        }
+    }
+    Some((month?, day?, year))
+}
+
 /// Whether two texts say the same.
 pub fn same(a: &str, b: &str) -> bool {
     let (a, b) = (plain(a), plain(b));
