@@ -183,7 +183,14 @@ impl Unit {
     /// What a number of this unit is multiplied by to be one of the other: 1 where they are the same or one of them is not known,
     /// 1000 from `km` to `m`; `None` for units that measure different things, or that nothing converts.
     pub fn factor(&self, other: &Unit) -> Option<Rational> {
-        if self.words == other.words || !self.known || !other.known {
+        if !self.known || !other.known {
+            // `units^2` is not `units^3`.
+            let power = |word: &String| matches!(word.as_str(), "2" | "3");
+            let bare = |unit: &Unit| unit.words.iter().filter(|word| !power(word)).cloned().collect::<Vec<String>>();
+            let contradicts = self.words != other.words && bare(self) == bare(other) && self.words.iter().any(power) && other.words.iter().any(power);
+            return (!contradicts).then(|| Rational::integer(1));
+        }
+        if self.words == other.words {
             return Some(Rational::integer(1));
         }
         let ((own, factor), (wanted, divisor)) = (self.measure()?, other.measure()?);
@@ -290,6 +297,15 @@ impl Unit {
         if word.starts_with(['万', '亿']) || REFUSED.contains(&word) || (REFUSED.contains(&singular) && !COUNTED.contains(&word))
         {
             return None;
+        }
+        // `平方米`
+        if let Some((unit, power)) =
+            word.strip_prefix("平方").map(|unit| (unit, "2")).or_else(|| word.strip_prefix("立方").map(|unit| (unit, "3")))
+            && KNOWN.iter().any(|(spellings, _)| spellings.contains(&unit))
+        {
+            let known = self.push(unit)?;
+            self.words.push(power.into());
+            return Some(known);
         }
         if let Some((_, meant)) = SHORT.iter().find(|(short, _)| *short == word) {
             self.words.extend(meant.map(String::from));

@@ -68,6 +68,12 @@ impl Parser<'_> {
     }
 }
 
+/// Conditions on one thing; `otherwise` is on whatever the others are.
+fn same_letters(a: &Expr, b: &Expr) -> bool {
+    let (a, b) = (a.symbols(), b.symbols());
+    a == b || a.is_empty() || b.is_empty()
+}
+
 impl Compare<'_> {
     /// Case by case, in any order: the same values under the same conditions.
     pub fn cases(&self, rs: &[Vec<Expr>], az: &[Vec<Expr>], depth: u32) -> Verdict {
@@ -86,7 +92,8 @@ impl Compare<'_> {
                 };
                 let verdict =
                     self.within(value, other_value, depth).and(|| match (self.where_holds(rs, at), self.where_holds(az, other)) {
-                        (Some(x), Some(y)) => x.equal(&y, self.judge),
+                        (Some(x), Some(y)) if same_letters(condition, other_condition) => x.equal(&y, self.judge),
+                        (Some(_), Some(_)) => Verdict::Different,
                         _ => self.within(condition, other_condition, depth),
                     });
                 if verdict != Verdict::Different {

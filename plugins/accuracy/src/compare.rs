@@ -300,6 +300,10 @@ impl Compare<'_> {
             })
             .collect();
         match named {
+            // `x = 3, x = 4` are two values.
+            Some(named) if named.iter().enumerate().any(|(at, (name, _))| named.iter().take(at).any(|(other, _)| other == name)) => {
+                Verdict::Different
+            }
             // x, y, z are in that order whatever order they are written in; of other names the order may be the one written.
             Some(mut named)
                 if verdict == Verdict::Different || named.iter().all(|(name, _)| matches!(name.as_str(), "x" | "y" | "z")) =>

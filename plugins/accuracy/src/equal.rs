@@ -3,6 +3,7 @@
 use crate::ball::Ball;
 use crate::expression::{Expr, Function};
 use crate::numeric::{Complex, Numeric};
+use crate::pieces;
 use crate::points::{Domain, Point, Signs, Stop};
 use crate::residues::Residues;
 use crate::separation::separation_bits;
@@ -90,10 +91,31 @@ impl Judge {
         if !self.spend(COMPARISON_COST) {
             return Verdict::Undecided;
         }
-        match self.by_values(a, b) {
+        let (jumps, bends) = (pieces::jumps(a) || pieces::jumps(b), pieces::bends(a) || pieces::bends(b));
+        if (jumps || bends) && pieces::alike(self, a, b) {
+            return Verdict::Equal;
+        }
+        if jumps {
+            return pieces::jumping(self, a, b);
+        }
+        let verdict = match self.by_values(a, b) {
             Verdict::Undecided => self.by_residues(a, b),
             decided => decided,
-        }
+        };
+        if bends && verdict == Verdict::Equal { pieces::bending(self, a, b) } else { verdict }
+    }
+
+    /// Two formulas without variables, where both have real values.
+    pub fn equal_reals(&self, a: &Expr, b: &Expr) -> Option<Verdict> {
+        self.constants(a, b, true)
+    }
+
+    /// Of the seed, by two numbers.
+    pub fn random(&self, at: u64, position: u64) -> u64 {
+        let mut random = self.seed.wrapping_add(at << 32).wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        random ^= random >> 31;
+        random = random.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        random ^ (random >> 29)
     }
 
     fn by_values(&self, a: &Expr, b: &Expr) -> Verdict {
@@ -121,7 +143,7 @@ impl Judge {
     }
 
     /// Whether there was as much left.
-    fn spend(&self, cost: u64) -> bool {
+    pub fn spend(&self, cost: u64) -> bool {
         let left = self.budget.get().checked_sub(cost);
         self.budget.set(left.unwrap_or(0));
         left.is_some()
@@ -239,10 +261,7 @@ impl Judge {
 
     /// A small rational: above zero, below zero, between 0 and 1, larger than 1.
     fn sample(&self, round: u32, at: u64, whole: bool) -> Expr {
-        let mut random = self.seed.wrapping_add(u64::from(round) << 32).wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        random ^= random >> 31;
-        random = random.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        random ^= random >> 29;
+        let random = self.random(u64::from(round), at);
         if whole {
             return Expr::integer(3 + (random % 9) as i64);
         }

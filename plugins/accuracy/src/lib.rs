@@ -81,6 +81,7 @@ mod names;
 mod numerals;
 mod numeric;
 mod parse;
+mod pieces;
 mod points;
 mod polynomial;
 mod progression;

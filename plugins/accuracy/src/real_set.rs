@@ -95,9 +95,12 @@ impl RealSet {
                     for set in &sets {
                         all = all.intersection(set, judge)?;
                     }
-                    // `x < 1, x > 2` can only mean either of them.
+                    // `x < 1, x > 2` can only mean either of them; with an `and` it is not known what is meant.
                     if !all.pieces.is_empty() {
                         return Some(all);
+                    }
+                    if *joined == Joined::And {
+                        return None;
                     }
                 }
                 sets.into_iter().try_fold(RealSet::nothing(), |all, set| all.union(set, judge))

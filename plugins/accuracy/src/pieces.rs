@@ -1,0 +1,175 @@
+//! Formulas that are another formula here than there: absolute values, greatest and least, roots of squares, and those that jump, ⌊x⌋.
+//! That they agree at large random points says nothing of what lies between, so they are looked at there too.
+
+use crate::equal::{Judge, Verdict};
+use crate::expression::{Expr, Function};
+use crate::numeric::constant_rational;
+use crate::points::{Domain, Point, Signs, Stop};
+use reward_sdk::rational::Rational;
+
+/// Numbers of the formulas between which points are taken.
+const NUMBERS_MAX: usize = 8;
+const POINTS_MAX: usize = 40;
+const PLACES_MAX: usize = 24;
+const POINTS_MIN: usize = 6;
+/// Letters that stand for whole numbers by custom.
+const WHOLE: [&str; 9] = ["n", "m", "k", "j", "l", "p", "q", "N", "M"];
+
+/// Whether a formula jumps at some values of its variables.
+pub fn jumps(expr: &Expr) -> bool {
+    expr.any(&|e| matches!(e, Expr::Call(Function::Floor | Function::Ceiling, arguments) if open(arguments)))
+}
+
+/// Whether it is made of pieces that meet.
+pub fn bends(expr: &Expr) -> bool {
+    expr.any(&|e| match e {
+        Expr::Call(Function::Absolute | Function::Max | Function::Min, arguments) => open(arguments),
+        Expr::Root(inner, degree) => degree % 2 == 0 && inner.any(&|e| matches!(e, Expr::Power(..) | Expr::Product(_) | Expr::Sum(_))) && open(std::slice::from_ref(&**inner)),
+        _ => false,
+    })
+}
+
+fn open(arguments: &[Expr]) -> bool {
+    arguments.iter().any(|argument| !argument.symbols().is_empty())
+}
+
+/// Whether they are made alike of the same pieces.
+pub fn alike(judge: &Judge, a: &Expr, b: &Expr) -> bool {
+    let mut known = Vec::new();
+    let (a, b) = (named(judge, a, &mut known), named(judge, b, &mut known));
+    !known.is_empty() && [&a, &b].iter().all(|expr| !jumps(expr) && !bends(expr)) && judge.equal(&a, &b) == Verdict::Equal
+}
+
+/// Two formulas that jump: equal at many points.
+pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
+    let names = names(a, b);
+    for at in 0..POINTS_MAX {
+        let value = |position: usize, name: &str| {
+            let random = judge.random(at as u64, position as u64);
+            match (WHOLE.contains(&name), names.len()) {
+                // One after the other: no residue is left out.
+                (true, 1) => Rational::integer(at as i64 + 1),
+                (true, _) => Rational::integer(1 + (random % 60) as i64),
+                (false, _) => Rational::decimal(&(random % 100_000).to_string(), 4, 0).unwrap_or_else(|| Rational::integer(0)),
+            }
+        };
+        let place = |name: &str| {
+            names.iter().position(|known| known == name).map(|position| Expr::Number(value(position, name)))
+        };
+        match judge.equal(&folded(&a.substitute(&place)), &folded(&b.substitute(&place))) {
+            Verdict::Equal => {}
+            other => return other,
+        }
+    }
+    Verdict::Equal
+}
+
+/// With the parts that are rational worked out: what jumps at 2 needs to know that √4 is 2.
+fn folded(expr: &Expr) -> Expr {
+    let inner = expr.map(&mut folded);
+    constant_rational(&inner).map_or(inner, Expr::Number)
+}
+
+/// With a letter for each piece, for the same within the same letter.
+fn named(judge: &Judge, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr {
+    // x^{1/2} is a root too.
+    let root = match expr {
+        Expr::Power(base, exponent) => constant_rational(exponent)
+            .filter(|exponent| exponent.numerator() == &1.into())
+            .and_then(|exponent| u32::try_from(exponent.denominator()).ok().filter(|degree| *degree > 1))
+            .map(|degree| Expr::Root(base.clone(), degree)),
+        _ => None,
+    };
+    let expr = root.as_ref().unwrap_or(expr);
+    let inside = match expr {
+        Expr::Call(Function::Floor | Function::Ceiling | Function::Absolute, arguments) => arguments.first(),
+        Expr::Root(inside, _) => Some(&**inside),
+        _ => None,
+    };
+    let Some(inside) = inside.filter(|inside| !inside.symbols().is_empty() && !jumps(inside) && !bends(inside)) else {
+        return expr.map(&mut |child| named(judge, child, known));
+    };
+    let same = |(own, _): &&(Expr, Expr)| {
+        let theirs = match (own, expr) {
+            (Expr::Call(own, arguments), Expr::Call(function, _)) if own == function => arguments.first(),
+            (Expr::Root(theirs, own), Expr::Root(_, degree)) if own == degree => Some(&**theirs),
+            _ => None,
+        };
+        theirs.is_some_and(|theirs| judge.equal(theirs, inside) == Verdict::Equal)
+    };
+    if let Some((_, letter)) = known.iter().find(same) {
+        return letter.clone();
+    }
+    if known.len() >= NUMBERS_MAX {
+        return expr.clone();
+    }
+    let letter = Expr::Symbol(format!(" piece {}", known.len()));
+    known.push((expr.clone(), letter.clone()));
+    letter
+}
+
+/// Whether two formulas that agree at large points also do between the numbers that stand in them.
+pub fn bending(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
+    let places = between(a, b);
+    let names = names(a, b);
+    let points = if names.len() == 1 { places.len().min(PLACES_MAX) } else { PLACES_MAX / 2 };
+    let mut unsupported = 0;
+    for at in 0..points {
+        let place = |name: &str| {
+            let position = names.iter().position(|known| known == name)?;
+            let index = if names.len() == 1 { at } else { (judge.random(at as u64, position as u64) % places.len().max(1) as u64) as usize };
+            places.get(index).cloned().map(Expr::Number)
+        };
+        // With roots, what is not real has no value.
+        let point = Point::new(at as u64, Domain::Roots, Signs::Positive);
+        let values = (point.value(&a.substitute(&place)), point.value(&b.substitute(&place)));
+        if !judge.spend(point.cost()) {
+            return if at < POINTS_MIN { Verdict::Undecided } else { Verdict::Equal };
+        }
+        match values {
+            (Ok(x), Ok(y)) if x != y => return Verdict::Different,
+            (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) if unsupported < POINTS_MIN => {
+                unsupported += 1;
+                let (x, y) = (a.substitute(&place), b.substitute(&place));
+                if judge.equal_reals(&x, &y) == Some(Verdict::Different) {
+                    return Verdict::Different;
+                }
+            }
+            _ => {}
+        }
+    }
+    Verdict::Equal
+}
+
+fn names(a: &Expr, b: &Expr) -> Vec<String> {
+    let mut names = a.symbols();
+    names.extend(b.symbols());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The numbers of both formulas with either sign, what lies between each two, and what lies beyond.
+fn between(a: &Expr, b: &Expr) -> Vec<Rational> {
+    fn collect(expr: &Expr, found: &mut Vec<Rational>) {
+        if found.len() > 2 * NUMBERS_MAX {
+            return;
+        }
+        if let Expr::Number(value) = expr {
+            found.extend([value.clone(), value.clone().negate()]);
+        }
+        expr.children().into_iter().for_each(|child| collect(child, found));
+    }
+    let mut numbers = vec![Rational::integer(0), Rational::integer(1), Rational::integer(-1)];
+    collect(a, &mut numbers);
+    collect(b, &mut numbers);
+    numbers.sort();
+    numbers.dedup();
+    let half = |pair: &[Rational]| pair.first()?.add(pair.last()?)?.divide(&Rational::integer(2));
+    let mut places: Vec<Rational> = numbers.windows(2).filter_map(half).collect();
+    for (end, step) in [(numbers.first(), -1), (numbers.last(), 1)] {
+        places.extend(end.and_then(|end| end.add(&Rational::integer(step))));
+    }
+    places.extend(numbers);
+    places
+}
