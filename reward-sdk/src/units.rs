@@ -151,6 +151,17 @@ const REFUSED: &[&str] = &[
     "ten",
 ];
 
+/// Words that turn what is measured into its opposite: `20\% increase` is no `20\% decrease`.
+const OPPOSITES: &[(&[&str], &[&str])] = &[
+    (&["increase", "gain", "profit", "rise", "growth"], &["decrease", "loss", "drop", "fall", "decline"]),
+    (&["up", "above"], &["down", "below"]),
+    (&["north"], &["south"]),
+    (&["east"], &["west"]),
+    (&["left"], &["right"]),
+    (&["clockwise"], &["counterclockwise", "anticlockwise"]),
+    (&["early", "before", "ago"], &["late", "after"]),
+];
+
 const WORDS_MAX: usize = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +195,11 @@ impl Unit {
     /// 1000 from `km` to `m`; `None` for units that measure different things, or that nothing converts.
     pub fn factor(&self, other: &Unit) -> Option<Rational> {
         if !self.known || !other.known {
+            let says = |unit: &Unit, side: &[&str]| unit.words.iter().any(|word| side.contains(&word.as_str()));
+            let opposite = |a: &Unit, b: &Unit| OPPOSITES.iter().any(|(one, two)| says(a, one) && says(b, two));
+            if opposite(self, other) || opposite(other, self) {
+                return None;
+            }
             // `units^2` is not `units^3`.
             let power = |word: &String| matches!(word.as_str(), "2" | "3");
             let bare = |unit: &Unit| unit.words.iter().filter(|word| !power(word)).cloned().collect::<Vec<String>>();
@@ -245,6 +261,8 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                 let word = text.to_lowercase();
                 match word.as_str() {
                     "per" | "a" | "an" if !unit.words.is_empty() => unit.words.push("/".into()),
+                    // `15 more pages`, but not `15 more than`.
+                    "more" if unit.words.is_empty() && !tokens.clone().any(|token| matches!(token, Token::Word { text: "than", .. })) => {}
                     "square" | "sq" => power = Some("2"),
                     "cubic" => power = Some("3"),
                     _ => {

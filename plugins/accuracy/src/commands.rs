@@ -148,6 +148,7 @@ impl<'a> Lexer<'a> {
             ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
             (_, "and" | "&") => Kind::And,
             (_, "or") => Kind::Or,
+            (_, "negative" | "minus") => Kind::Minus,
             (_, "mod" | "modulo") => Kind::Modulo(false),
             // `12 \text{ out of } 20`
             (_, "out of") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Slash,
@@ -167,6 +168,11 @@ impl<'a> Lexer<'a> {
             (_, "") => Kind::Comma,
             ("vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathbf" | "boldsymbol" | "bm" | "mathcal", _) if letter => {
                 Kind::Word(trimmed)
+            }
+            // `\vec{AB}` is one thing, and not `\vec{BA}`.
+            ("vec" | "overrightarrow", _) if trimmed.len() == 2 && trimmed.bytes().all(|byte| byte.is_ascii_uppercase()) => {
+                self.push(Kind::Command("vector"), bytes);
+                return Some(());
             }
             ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word) if is_function(word) => {
                 Kind::Word(trimmed)

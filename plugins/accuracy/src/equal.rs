@@ -41,6 +41,8 @@ impl Verdict {
 
 /// Bits of the first look.
 const BITS_FIRST: u64 = 128;
+/// Bits of a look that only finds differences.
+const BITS_LOOK: u64 = 48;
 /// Formulas that need more than this are left undecided.
 const BITS_MAX: u64 = 2_400;
 /// Points at which identities are checked, and those that are looked at to find them.
@@ -57,6 +59,7 @@ const SIZE_MAX: usize = 1_500;
 pub struct Judge {
     seed: u64,
     budget: Cell<u64>,
+    set_aside: Cell<u64>,
     /// Has a budget of its own: it comes in where this one is spent.
     field: OnceCell<Residues>,
 }
@@ -68,7 +71,7 @@ impl Judge {
         for byte in texts.iter().flat_map(|text| text.bytes()) {
             seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Judge { seed, budget: Cell::new(BUDGET), field: OnceCell::new() }
+        Judge { seed, budget: Cell::new(BUDGET), set_aside: Cell::new(BUDGET / 2), field: OnceCell::new() }
     }
 
     /// For what is asked while an answer is read: it may cost a tenth.
@@ -92,22 +95,28 @@ impl Judge {
             return Verdict::Undecided;
         }
         let (jumps, bends) = (pieces::jumps(a) || pieces::jumps(b), pieces::bends(a) || pieces::bends(b));
-        if (jumps || bends) && pieces::alike(self, a, b) {
-            return Verdict::Equal;
-        }
         if jumps {
-            return pieces::jumping(self, a, b);
+            return if pieces::alike(self, a, b) { Verdict::Equal } else { pieces::jumping(self, a, b) };
         }
         let verdict = match self.by_values(a, b) {
             Verdict::Undecided => self.by_residues(a, b),
             decided => decided,
         };
-        if bends && verdict == Verdict::Equal { pieces::bending(self, a, b) } else { verdict }
+        if !bends || verdict != Verdict::Equal {
+            return verdict;
+        }
+        self.further(|| pieces::bending(self, a, b))
     }
 
-    /// Two formulas without variables, where both have real values.
-    pub fn equal_reals(&self, a: &Expr, b: &Expr) -> Option<Verdict> {
-        self.constants(a, b, true)
+    /// Whether two formulas without variables have real values that differ at a first look.
+    pub fn part(&self, a: &Expr, b: &Expr) -> bool {
+        let numeric = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget };
+        let differ = || {
+            let (a, b) = (numeric.value(a)?, numeric.value(b)?);
+            let apart = a.re.subtract(&b.re, BITS_LOOK)?;
+            Some(a.may_be_real() && b.may_be_real() && apart.sign().is_some_and(|sign| sign != Ordering::Equal))
+        };
+        differ().unwrap_or(false)
     }
 
     /// Of the seed, by two numbers.
@@ -140,6 +149,14 @@ impl Judge {
             (Some(x), Some(y)) => Verdict::of(x == y),
             _ => Verdict::Undecided,
         }
+    }
+
+    /// Out of what is set aside for looking between points.
+    fn further<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let left = self.budget.replace(self.set_aside.get());
+        let answer = ask();
+        self.set_aside.set(self.budget.replace(left));
+        answer
     }
 
     /// Whether there was as much left.
@@ -186,7 +203,11 @@ impl Judge {
             Expr::Power(base, exponent) => !base.symbols().is_empty() && fraction(exponent),
             _ => false,
         });
-        let domain = if counts {
+        // ((1 + √5)/2)ⁿ
+        let surds = either(
+            &|e| matches!(e, Expr::Power(base, exponent) if **base != Expr::Euler && base.symbols().is_empty() && !exponent.symbols().is_empty() && crate::numeric::constant_rational(base).is_none() && !base.any(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..)))),
+        );
+        let domain = if counts || surds {
             Domain::Natural
         } else if symbols && roots && !either(&|e| *e == Expr::Imaginary) {
             Domain::Roots
@@ -197,7 +218,7 @@ impl Judge {
         let alternates = either(
             &|e| matches!(e, Expr::Power(base, exponent) if !exponent.symbols().is_empty() && crate::numeric::constant_rational(base).is_some_and(|base| base.is_negative())),
         );
-        let wanted = match (constant, alternates) {
+        let wanted = match (constant, alternates || surds) {
             (true, _) => 1,
             // Even and odd letters in all ways.
             (_, true) => POINTS_MAX - 2,
@@ -227,7 +248,7 @@ impl Judge {
                 return Some(Verdict::Equal);
             }
         }
-        if agreed > 0 && !alternates { Some(Verdict::Equal) } else { None }
+        if agreed > 0 && !alternates && !surds { Some(Verdict::Equal) } else { None }
     }
 
     fn numerically(&self, a: &Expr, b: &Expr) -> Verdict {

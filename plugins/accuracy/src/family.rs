@@ -3,7 +3,7 @@
 use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::equations::{assigned, name, same_name};
-use crate::expression::Expr;
+use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Relation};
 use crate::real_set::RealSet;
 use crate::solve::subject;
@@ -123,6 +123,16 @@ impl Compare<'_> {
     /// Both without the declarations of their parameters, the answer's renamed to the reference's.
     /// The verdict is that of `same`, or that both run through the same values.
     pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Verdict {
+        // `n \ge 3` for `n \ge 3, n \in \mathbb{Z}`
+        let declared = |bare: &Expr, other: &Expr| match (undeclared(bare), undeclared(other)) {
+            ((_, None), (rest, Some((name, set))))
+                if matches!(name.as_str(), "n" | "m" | "k") && subject(bare) == Some(Expr::Symbol(name.clone())) && subject(bare) == subject(&rest) =>
+            {
+                Expr::List(Joined::Comma, vec![bare.clone(), Expr::Relations(vec![Expr::Symbol(name), set], vec![Relation::Member])])
+            }
+            _ => bare.clone(),
+        };
+        let (r, a) = (&declared(r, a), &declared(a, r));
         let (r, a) = (&whole_numbers(self.judge, r), &whole_numbers(self.judge, a));
         let ((r, of_r), (a, of_a)) = (undeclared(r), undeclared(a));
         let parameter = match (&of_r, &of_a) {

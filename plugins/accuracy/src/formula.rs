@@ -526,7 +526,7 @@ impl<'a> Parser<'a> {
                 let below = self.argument()?;
                 Some(Expr::Call(Function::Binomial, vec![above, below]))
             }
-            "overline" | "bar" | "underline" => {
+            "overline" | "bar" | "underline" | "vector" => {
                 let inside = self.index()?;
                 Some(Expr::Symbol(format!("{name} {inside}")))
             }
@@ -553,7 +553,7 @@ fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
 }
 
 fn is_known(name: &str) -> bool {
-    matches!(name, "pi" | "infty" | "imath" | "binom" | "dbinom" | "tbinom" | "surd" | "overline" | "bar" | "emptyset")
+    matches!(name, "pi" | "infty" | "imath" | "binom" | "dbinom" | "tbinom" | "surd" | "overline" | "bar" | "vector" | "emptyset")
         || is_function(name)
         || is_greek(name)
         || vulgar(name).is_some()

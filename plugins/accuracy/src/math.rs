@@ -26,7 +26,8 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
     let (r, a) = (text::without_remark(&r), text::without_remark(&a));
     let (r, a) = (r.as_str(), a.as_str());
-    let (spelled_r, spelled_a) = (spelled::numeral(r), spelled::numeral(a));
+    let in_figures = |text: &str| spelled::numeral(text).or_else(|| spelled::quantity(text));
+    let (spelled_r, spelled_a) = (in_figures(r), in_figures(a));
     let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {
         return Outcome::Unusable("the reference is empty".into());
@@ -121,7 +122,7 @@ fn read(text: &str, commas: Commas) -> Option<Expr> {
     parse::read(text, commas).or_else(|| {
         let text = text::unfonted(text);
         let words = text.len() <= WORDS_BYTES_MAX
-            && text.chars().any(char::is_alphabetic)
+            && text.chars().any(|c| c.is_alphabetic() || text::is_circled(c))
             && !text.contains(['\\', '=', '^', '_', '<', '>']);
         words.then_some(Expr::Text(text))
     })

@@ -42,6 +42,27 @@ fn is_about(word: &str) -> bool {
     matches!(word.to_ascii_lowercase().as_str(), "about" | "approximately" | "approx" | "roughly")
 }
 
+/// The letter of the numbers that words name.
+fn whole_numbers(words: &str) -> Option<&'static str> {
+    let words = words.trim_start_matches("for ").trim_start_matches("all ").trim_start_matches("any ").trim_end_matches(" with");
+    Some(match words {
+        "integers" | "integer" => "Z",
+        "positive integers" | "positive integer" => "Z+",
+        "natural numbers" | "natural number" | "nonnegative integers" | "non-negative integers" => "N",
+        _ => return None,
+    })
+}
+
+/// `She has`, `The answer is`: words that a value follows, and none that says what it is not.
+fn leads(words: &str) -> bool {
+    const VERBS: [&str; 14] =
+        ["is", "are", "was", "were", "has", "have", "equals", "costs", "takes", "needs", "gets", "earns", "spends", "makes"];
+    let mut all = words.split_whitespace();
+    all.next_back().is_some_and(|last| VERBS.contains(&last) && words.len() > last.len())
+        && !words.contains("n't")
+        && !words.split_whitespace().any(|word| matches!(word, "not" | "no" | "never" | "neither"))
+}
+
 /// `\frac{\text{m}}{\text{s}}` as `\text{m}/\text{s}`.
 fn unit_of_fraction(text: &str) -> String {
     let parts = || {
@@ -211,6 +232,17 @@ impl<'a> Parser<'a> {
         if let Some(text) = self.words() {
             return Some(text);
         }
+        // `\text{all integers } n \ge 3`
+        if let Some(Kind::Text(words) | Kind::Word(words)) = self.peek()
+            && let Some(letter) = whole_numbers(words)
+            && let (Some(Kind::Word(name)), Some(Kind::Relation(_))) = (self.peek_at(1), self.peek_at(2))
+        {
+            let name = symbol(name)?;
+            self.at += 1;
+            let condition = self.item()?;
+            let within = Expr::Relations(vec![name, Expr::Symbol(letter.into())], vec![Relation::Member]);
+            return Some(Expr::List(Joined::Comma, vec![condition, within]));
+        }
         // `\text{all real numbers except } 0`
         if let Some(Kind::Text(words)) = self.peek()
             && let Some(all) = words.strip_suffix("except").or_else(|| words.strip_suffix("except for"))
@@ -230,11 +262,7 @@ impl<'a> Parser<'a> {
         }
         // `\text{The answer is } 5`, `\text{Area: } 5`
         if let Some(Kind::Text(words)) = self.peek()
-            && (words.ends_with(" is")
-                || words.ends_with(" are")
-                || words.ends_with(':')
-                || words.ends_with(" =")
-                || is_about(words))
+            && (words.ends_with(':') || words.ends_with(" =") || is_about(words) || leads(words))
         {
             self.at += 1;
         }

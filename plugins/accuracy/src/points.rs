@@ -107,7 +107,12 @@ impl Point {
         match self.domain {
             Domain::Any => Some(Rational::integer(sign * (1_000 + (random % (1 << 30)) as i64))),
             Domain::Roots => self.free(name).power(PARTS)?.multiply(&Rational::integer(sign)),
-            Domain::Natural => Some(Rational::integer(7 + (random % 23) as i64)),
+            // Even, odd, then either.
+            Domain::Natural => Some(Rational::integer(match self.signs {
+                Signs::Positive => 8 + 2 * (random % 12) as i64,
+                Signs::Negative => 7 + 2 * (random % 12) as i64,
+                Signs::Mixed => 7 + (random % 23) as i64,
+            })),
         }
     }
 
@@ -197,6 +202,13 @@ impl Point {
             let degree = supported(exponent.denominator().try_into().ok().filter(|&d: &u32| d <= 64))?;
             let times = supported(i64::try_from(exponent.numerator()).ok().filter(|times| times.abs() <= EXPONENT_MAX))?;
             return supported(self.root(&base, degree)?.power(times));
+        }
+        // What is irrational or below zero has powers at whole numbers.
+        if self.domain == Domain::Natural
+            && let Some(times) = self.value(exponent)?.to_rational().and_then(|times| times.to_i64())
+            && times.abs() <= EXPONENT_MAX
+        {
+            return self.power(base, &Expr::integer(times));
         }
         let linear = supported(self.linear(exponent))?;
         let mut product = Surd::integer(1);

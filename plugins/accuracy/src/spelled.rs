@@ -1,6 +1,7 @@
 //! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `二十五`.
 
 use crate::text::FONTS;
+use reward_sdk::units;
 
 /// More words than any number below a trillion has.
 const WORDS_MAX: usize = 24;
@@ -86,6 +87,20 @@ pub fn numeral(text: &str) -> Option<String> {
         }
     }
     cardinal(&words).map(|value| format!("{sign}{value}"))
+}
+
+/// A number in words and its unit: `four weeks`, `\text{twenty-five dollars}` → `25\text{ dollars}`.
+pub fn quantity(text: &str) -> Option<String> {
+    let text = undressed(text.trim());
+    if text.len() > BYTES_MAX || !text.chars().all(|c| c.is_ascii_alphabetic() || c == ' ' || c == '-') {
+        return None;
+    }
+    (1..=WORDS_MAX).rev().find_map(|count| {
+        let (end, _) = text.match_indices(' ').nth(count - 1)?;
+        let (number, unit) = text.split_at_checked(end)?;
+        let (number, unit) = (numeral(number)?, unit.trim());
+        units::read(unit).filter(units::Unit::is_known).map(|_| format!("{number}\\text{{ {unit}}}"))
+    })
 }
 
 /// Without one `\text{…}`.

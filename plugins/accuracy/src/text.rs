@@ -3,6 +3,7 @@
 use crate::expression::Expr;
 use crate::spelled;
 use reward_sdk::number;
+use std::collections::BTreeSet;
 
 /// Commands whose argument is words.
 pub const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
@@ -12,7 +13,7 @@ fn plain(text: &str) -> String {
     let mut words: Vec<String> =
         text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
     // `A, B` are two letters.
-    let article = |word: &str, next: &str| word == "the" || (matches!(word, "a" | "an") && next.chars().count() > 1);
+    let article = |word: &str, next: &str| matches!(word, "the" | "all") || (matches!(word, "a" | "an") && next.chars().count() > 1);
     if let [word, next, ..] = words.as_slice()
         && article(word, next)
     {
@@ -135,8 +136,23 @@ pub fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
     Some((month?, day?, year))
 }
 
+/// `①`
+pub fn is_circled(c: char) -> bool {
+    matches!(c, '①'..='⑳')
+}
+
+/// The statements that a text names by circled figures, `①③`, and by nothing else.
+fn circled(text: &str) -> Option<BTreeSet<char>> {
+    let mut left = text.chars().filter(|c| !c.is_whitespace() && !matches!(c, ',' | '，' | '、' | '.'));
+    let found: BTreeSet<char> = text.chars().filter(|c| is_circled(*c)).collect();
+    (left.all(is_circled) && !found.is_empty()).then_some(found)
+}
+
 /// Whether two texts say the same.
 pub fn same(a: &str, b: &str) -> bool {
+    if let (Some(a), Some(b)) = (circled(a), circled(b)) {
+        return a == b;
+    }
     let (a, b) = (plain(a), plain(b));
     if a.is_empty() || b.is_empty() {
         return false;
