@@ -203,7 +203,10 @@ impl Unit {
             // `units^2` is not `units^3`.
             let power = |word: &String| matches!(word.as_str(), "2" | "3");
             let bare = |unit: &Unit| unit.words.iter().filter(|word| !power(word)).cloned().collect::<Vec<String>>();
-            let contradicts = self.words != other.words && bare(self) == bare(other) && self.words.iter().any(power) && other.words.iter().any(power);
+            let contradicts = self.words != other.words
+                && bare(self) == bare(other)
+                && self.words.iter().any(power)
+                && other.words.iter().any(power);
             return (!contradicts).then(|| Rational::integer(1));
         }
         if self.words == other.words {
@@ -262,7 +265,9 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                 match word.as_str() {
                     "per" | "a" | "an" if !unit.words.is_empty() => unit.words.push("/".into()),
                     // `15 more pages`, but not `15 more than`.
-                    "more" if unit.words.is_empty() && !tokens.clone().any(|token| matches!(token, Token::Word { text: "than", .. })) => {}
+                    "more"
+                        if unit.words.is_empty()
+                            && !tokens.clone().any(|token| matches!(token, Token::Word { text: "than", .. })) => {}
                     "square" | "sq" => power = Some("2"),
                     "cubic" => power = Some("3"),
                     _ => {

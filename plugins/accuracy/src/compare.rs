@@ -91,10 +91,13 @@ impl Compare<'_> {
             (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
             (Expr::List(..) | Expr::Set(_), Expr::List(..) | Expr::Set(_)) => match self.conditions(r, a) {
                 Some(verdict) => verdict,
+                // `x < 2 and x > 3` is no `x < 2 or x > 3`.
+                None if parted_otherwise(r, a) => Verdict::Different,
                 None => self.collections(r, a, depth),
             },
             // `1 or 2` is no point.
-            (Expr::List(Joined::Or, items), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::List(Joined::Or, items))
+            (Expr::List(Joined::Or, items), Expr::Tuple(_, _, parts))
+            | (Expr::Tuple(_, _, parts), Expr::List(Joined::Or, items))
                 if items.iter().chain(parts).all(Expr::is_scalar) =>
             {
                 Verdict::Different
@@ -301,7 +304,9 @@ impl Compare<'_> {
             .collect();
         match named {
             // `x = 3, x = 4` are two values.
-            Some(named) if named.iter().enumerate().any(|(at, (name, _))| named.iter().take(at).any(|(other, _)| other == name)) => {
+            Some(named)
+                if named.iter().enumerate().any(|(at, (name, _))| named.iter().take(at).any(|(other, _)| other == name)) =>
+            {
                 Verdict::Different
             }
             // x, y, z are in that order whatever order they are written in; of other names the order may be the one written.
@@ -415,6 +420,17 @@ impl Compare<'_> {
             (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => self.in_order(rs, az, depth),
             _ => Verdict::of(r == a),
         }
+    }
+}
+
+/// Conditions of which all are to hold, and others of which one is.
+fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
+    let ordered = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately | Relation::Member)));
+    match (r, a) {
+        (Expr::List(Joined::And, rs), Expr::List(Joined::Or, az)) | (Expr::List(Joined::Or, rs), Expr::List(Joined::And, az)) => {
+            rs.iter().chain(az).any(ordered)
+        }
+        _ => false,
     }
 }
 

@@ -94,18 +94,17 @@ impl Judge {
         if !self.spend(COMPARISON_COST) {
             return Verdict::Undecided;
         }
-        let (jumps, bends) = (pieces::jumps(a) || pieces::jumps(b), pieces::bends(a) || pieces::bends(b));
-        if jumps {
+        if pieces::jumps(a) || pieces::jumps(b) {
             return if pieces::alike(self, a, b) { Verdict::Equal } else { pieces::jumping(self, a, b) };
         }
         let verdict = match self.by_values(a, b) {
             Verdict::Undecided => self.by_residues(a, b),
             decided => decided,
         };
-        if !bends || verdict != Verdict::Equal {
-            return verdict;
+        if verdict == Verdict::Equal && (pieces::bends(a) || pieces::bends(b)) {
+            return self.further(|| pieces::bending(self, a, b));
         }
-        self.further(|| pieces::bending(self, a, b))
+        verdict
     }
 
     /// Whether two formulas without variables have real values that differ at a first look.

@@ -185,7 +185,20 @@ impl Expr {
     }
 
     pub fn any(&self, wanted: &dyn Fn(&Expr) -> bool) -> bool {
-        wanted(self) || self.children().into_iter().any(|child| child.any(wanted))
+        wanted(self) || self.some_child(&|child| child.any(wanted))
+    }
+
+    /// Without a list of the children, which would cost more than to look at them.
+    fn some_child(&self, holds: &dyn Fn(&Expr) -> bool) -> bool {
+        match self {
+            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) | Expr::Tuple(_, _, all) | Expr::List(_, all) => {
+                all.iter().any(holds)
+            }
+            Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().any(holds),
+            Expr::Quotient(a, b) | Expr::Power(a, b) => holds(a) || holds(b),
+            Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => holds(a),
+            other => other.children().into_iter().any(holds),
+        }
     }
 
     /// Nodes of the tree.

@@ -16,7 +16,9 @@ fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
     let Expr::List(joined, items) = expr else { return (expr.clone(), None) };
     let declaration = |item: &Expr| match item {
         Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
-            ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member]) if matches!(letter.as_str(), "Z" | "N" | "Z+") => {
+            ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member])
+                if matches!(letter.as_str(), "Z" | "N" | "Z+") =>
+            {
                 Some((name.clone(), set.clone()))
             }
             _ => None,
@@ -48,9 +50,7 @@ fn whole_numbers(judge: &Judge, expr: &Expr) -> Expr {
             Expr::List(_, items) => items.iter().all(|item| subject(item) == Some(Expr::Symbol(name.clone()))),
             other => subject(other) == Some(Expr::Symbol(name.clone())),
         };
-        let ordered = |e: &Expr| {
-            matches!(e, Expr::Relations(_, relations) if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately)))
-        };
+        let ordered = |e: &Expr| matches!(e, Expr::Relations(_, relations) if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately)));
         (conditions && bare.any(&ordered)).then_some(())?;
         let least = if kind == "Z+" { 1 } else { 0 };
         let mut set = RealSet::of(judge, &bare)?;
@@ -123,12 +123,20 @@ impl Compare<'_> {
     /// Both without the declarations of their parameters, the answer's renamed to the reference's.
     /// The verdict is that of `same`, or that both run through the same values.
     pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Verdict {
+        if !matches!(r, Expr::List(..)) && !matches!(a, Expr::List(..)) {
+            return same(r, a);
+        }
         // `n \ge 3` for `n \ge 3, n \in \mathbb{Z}`
         let declared = |bare: &Expr, other: &Expr| match (undeclared(bare), undeclared(other)) {
             ((_, None), (rest, Some((name, set))))
-                if matches!(name.as_str(), "n" | "m" | "k") && subject(bare) == Some(Expr::Symbol(name.clone())) && subject(bare) == subject(&rest) =>
+                if matches!(name.as_str(), "n" | "m" | "k")
+                    && subject(bare) == Some(Expr::Symbol(name.clone()))
+                    && subject(bare) == subject(&rest) =>
             {
-                Expr::List(Joined::Comma, vec![bare.clone(), Expr::Relations(vec![Expr::Symbol(name), set], vec![Relation::Member])])
+                Expr::List(
+                    Joined::Comma,
+                    vec![bare.clone(), Expr::Relations(vec![Expr::Symbol(name), set], vec![Relation::Member])],
+                )
             }
             _ => bare.clone(),
         };

@@ -218,8 +218,9 @@ impl<'a> Lexer<'a> {
                     "percent" | "percentage" | "pct" => Kind::Percent,
                     "mod" | "modulo" => Kind::Modulo(false),
                     // `12 out of 20`
-                    "out" if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. }))
-                        && rest.get(end..)?.trim_start().starts_with("of ") =>
+                    "out"
+                        if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. }))
+                            && rest.get(end..)?.trim_start().starts_with("of ") =>
                     {
                         let of = rest.find("of ")? + 2;
                         self.push(Kind::Slash, of);

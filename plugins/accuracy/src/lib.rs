@@ -16,23 +16,23 @@
 //! |---|---|
 //! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234`, `1'234` are one number; so are `1\frac12` and `1½`; `101_2` is 5; `twenty-five`, `2.5 \text{ million}`, `3^{\text{rd}}`, `１２` and `十二` are numbers |
 //! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
-//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
+//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `3 \text{ dozen}` is 36, `12 \text{ out of } 20` is 3/5; what points the other way is not the same (`20\% increase`, `20\% decrease`); `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
 //! | times | `3:05 PM` is `15:05`; the half of the day may be missing |
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
-//! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x` |
+//! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, roots and floors are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number |
 //! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
 //! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
-//! | inequalities | in one variable are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x^2 < 4`, `|x| < 2`, `-2 < x < 2`; `\frac{1}{x} < 1`; `x \ne 3`; `x<1 \text{ or } x>2`. Absolute values by cases ([`solve`]), rational functions whose roots are rational or of quadratics ([`polynomial`]); `\sqrt{x} < 3`, `2^x > 8`, `\ln x \ge 1` by their inverses ([`inverse`]) |
-//! | sums | `\sum_{k=1}^{10} k^2` is written out; `\sum_{k=1}^{n} k`, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, polynomials of the index and geometric series, have their closed form ([`series`]); others are equal where they are written alike |
+//! | inequalities | in one variable are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x^2 < 4`, `|x| < 2`, `-2 < x < 2`; `\frac{1}{x} < 1`; `x \ne 3`; `x<1 \text{ or } x>2`, also with a comma between them, not with an `and`. Absolute values by cases ([`solve`]), rational functions whose roots are rational or of quadratics ([`polynomial`]); `\sqrt{x} < 3`, `2^x > 8`, `\ln x \ge 1` by their inverses ([`inverse`]) |
+//! | sums | `\sum_{k=1}^{10} k^2` is written out; `\sum_{k=1}^{n} k`, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, polynomials of the index and geometric series, have their closed form ([`series`]), so have rational functions whose terms cancel ([`telescope`]); others are equal where they are written alike. `1 + 2 + \cdots + n`, `1 \cdot 2 \cdots n`, `1, 2, \ldots, 10` are what their first terms and the last one say ([`progression`]) |
 //! | congruences | are classes: `x \equiv 3 \pmod 7` is `x \equiv 10 \pmod 7` and `x = 7k + 3`; the number 3 is taken for it, 10 is not. `17 \bmod 5` is 2 |
-//! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins |
+//! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins. Conditions on a whole number are those that meet them: `\{x \in \mathbb{Z} \mid -2 < x < 2\}` is `\{-1, 0, 1\}`, and no interval |
 //! | cases | a system `\begin{cases} x = 1 \\ y = 2 \end{cases}` is `x = 1, y = 2`; a function by cases is compared case by case |
 //! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}`; `]0, 1[` is `(0, 1)` |
 //! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
-//! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}` and not `[3, 4]` |
+//! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}`, not `[3, 4]`, not `3 \text{ or } 4`; a point may have its name, `A(3, 4)`; sums and multiples are worked out, `(1, 2) + t(3, 4)` |
 //! | matrices | entry by entry, sums, products and multiples worked out; `[[1,2],[3,4]]` is one |
 //! | ratios | proportional: `3:4`, `6:8`, `3/4` |
-//! | words | without case, articles and punctuation: `\text{Even}`, `even` |
+//! | words | without case, articles and punctuation: `\text{Even}`, `even`; dates in either order; `①③` in any |
 //!
 //! **How equality is decided** ([`equal`]). Both sides are evaluated exactly at seeded points, in rationals with square roots and an
 //! independent value for π, e, each logarithm and each angle's point on the circle ([`points`]). What cannot be had so, nested roots for

@@ -12,7 +12,8 @@ const SIZE_MAX: usize = 4_000;
 
 /// The expression with its matrices worked out; anything else unchanged.
 pub fn resolved(expr: &Expr) -> Expr {
-    let vectors = |e: &Expr| matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter().any(|part| matches!(part, Expr::Tuple(..))));
+    let vectors =
+        |e: &Expr| matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter().any(|part| matches!(part, Expr::Tuple(..))));
     if !expr.any(&|e| matches!(e, Expr::Matrix(_)) || vectors(e)) {
         return expr.clone();
     }
@@ -58,7 +59,8 @@ fn vector(expr: &Expr) -> Option<Expr> {
         Expr::Product(factors) => {
             let (vectors, scalars): (Vec<&Expr>, Vec<&Expr>) = factors.iter().partition(|factor| parts(factor).is_some());
             let [vector] = vectors.as_slice() else { return None };
-            let scales = |factor: &&Expr| factor.is_scalar() && factor.symbols().iter().all(|name| SCALARS.contains(&name.as_str()));
+            let scales =
+                |factor: &&Expr| factor.is_scalar() && factor.symbols().iter().all(|name| SCALARS.contains(&name.as_str()));
             scalars.iter().all(scales).then_some(())?;
             let scale: Vec<Expr> = scalars.into_iter().cloned().collect();
             parts(vector)?.into_iter().map(|part| Expr::Product([scale.clone(), vec![part]].concat())).collect()

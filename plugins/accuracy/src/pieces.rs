@@ -58,9 +58,7 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
                 (false, _) => Rational::decimal(&(random % 100_000).to_string(), 4, 0).unwrap_or_else(|| Rational::integer(0)),
             }
         };
-        let place = |name: &str| {
-            names.iter().position(|known| known == name).map(|position| Expr::Number(value(position, name)))
-        };
+        let place = |name: &str| names.iter().position(|known| known == name).map(|position| Expr::Number(value(position, name)));
         match judge.equal(&folded(&a.substitute(&place)), &folded(&b.substitute(&place))) {
             Verdict::Equal => {}
             other => return other,
@@ -121,7 +119,11 @@ pub fn bending(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
     for at in 0..points {
         let place = |name: &str| {
             let position = names.iter().position(|known| known == name)?;
-            let index = if names.len() == 1 { at } else { (judge.random(at as u64, position as u64) % places.len().max(1) as u64) as usize };
+            let index = if names.len() == 1 {
+                at
+            } else {
+                (judge.random(at as u64, position as u64) % places.len().max(1) as u64) as usize
+            };
             places.get(index).cloned().map(Expr::Number)
         };
         // With roots, what is not real has no value.

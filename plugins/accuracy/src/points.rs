@@ -35,6 +35,8 @@ pub enum Domain {
 pub const PARTS: i64 = 12;
 const EXPONENT_MAX: i64 = 10_000;
 const FACTORIAL_MAX: i64 = 2_000;
+/// What a power of a sum with roots costs besides.
+const POWER_COST: u64 = 30_000;
 /// What one evaluation may cost, in about the sandbox's fuel.
 const COST_MAX: u64 = 3_000_000;
 
@@ -208,6 +210,7 @@ impl Point {
             && let Some(times) = self.value(exponent)?.to_rational().and_then(|times| times.to_i64())
             && times.abs() <= EXPONENT_MAX
         {
+            self.cost.set(self.cost.get().saturating_add(POWER_COST));
             return self.power(base, &Expr::integer(times));
         }
         let linear = supported(self.linear(exponent))?;

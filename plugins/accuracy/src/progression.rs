@@ -63,8 +63,7 @@ fn named(judge: &Judge, before: &[Expr], last: &Expr) -> Option<Progression> {
     let [letter] = letters.as_slice() else { return None };
     let term = last.substitute(&|name| (name == letter).then(|| Expr::Symbol(INDEX.into())));
     STARTS.into_iter().find_map(|start| {
-        let found =
-            Progression { term: term.clone(), low: Expr::integer(start), high: Expr::Symbol(letter.clone()) };
+        let found = Progression { term: term.clone(), low: Expr::integer(start), high: Expr::Symbol(letter.clone()) };
         let fits = |(at, own): (i64, &Expr)| judge.equal(&found.at(&Expr::integer(at)), own) == Verdict::Equal;
         (start..).zip(before).all(fits).then_some(found)
     })

@@ -195,7 +195,8 @@ impl RealSet {
         let bound = |end: &End, low: bool| -> Option<Option<i64>> {
             let Some(value) = &end.value else { return Some(None) };
             let value = constant_rational(value)?;
-            let near = if low { -i64::try_from(value.clone().negate().floor()).ok()? } else { i64::try_from(value.floor()).ok()? };
+            let near =
+                if low { -i64::try_from(value.clone().negate().floor()).ok()? } else { i64::try_from(value.floor()).ok()? };
             let excluded = !end.closed && Rational::integer(near) == value;
             Some(Some(if !excluded {
                 near
@@ -223,7 +224,11 @@ impl RealSet {
         }
         let few = (!few.is_empty() || many.is_empty()).then_some(Expr::Set(few));
         let all = many.into_iter().chain(few).reduce(|all, next| Expr::Union(Box::new(all), Box::new(next)))?;
-        if matches!(all, Expr::Set(_)) { Some(all) } else { Some(Expr::Intersection(Box::new(all), Box::new(Expr::Symbol("Z".into())))) }
+        if matches!(all, Expr::Set(_)) {
+            Some(all)
+        } else {
+            Some(Expr::Intersection(Box::new(all), Box::new(Expr::Symbol("Z".into()))))
+        }
     }
 
     pub fn equal(&self, other: &RealSet, judge: &Judge) -> Verdict {

@@ -13,7 +13,8 @@ fn plain(text: &str) -> String {
     let mut words: Vec<String> =
         text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
     // `A, B` are two letters.
-    let article = |word: &str, next: &str| matches!(word, "the" | "all") || (matches!(word, "a" | "an") && next.chars().count() > 1);
+    let article =
+        |word: &str, next: &str| matches!(word, "the" | "all") || (matches!(word, "a" | "an") && next.chars().count() > 1);
     if let [word, next, ..] = words.as_slice()
         && article(word, next)
     {
@@ -111,9 +112,8 @@ pub fn letters(expr: &Expr) -> Option<String> {
 
 /// The month, day and year of a date: `March 5`, `5 March 2024`, `the 5th of March`.
 pub fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
-    const MONTHS: [&str; 12] = [
-        "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
-    ];
+    const MONTHS: [&str; 12] =
+        ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"];
     const BYTES_MAX: usize = 60;
     if text.len() > BYTES_MAX {
         return None;

@@ -65,6 +65,25 @@ fn poisoned() -> Vec<(&'static str, String)> {
         ("1", repeated("1\\pm", 200) + "1"),
         ("1", repeated("\\pm1,", 300) + "1, 2"),
         ("1", repeated("x=", 700) + "2"),
+        // Dots and sums that are looked for a rule, pieces that are looked at between points.
+        ("1", joined((1..200).map(|i| i.to_string()).collect(), "+") + r"+\cdots+n"),
+        ("1", repeated(r"(1+2+\cdots+n)+", 100) + "1"),
+        ("1", format!("{}1{}", repeated(r"(1+2+\cdots+", 20), repeated(")", 20))),
+        ("1", r"1^{2^{3}}+2^{3^{4}}+\cdots+9^{9^{9}}".into()),
+        ("1", r"\frac{x}{1+x}+\frac{x^2}{1+x^2}+\cdots+\frac{x^{999999}}{1+x^{999999}}".into()),
+        ("1", r"\{1,2,\ldots,999999999999\}".into()),
+        ("1", r"2+4+8+\cdots+2^{99999}".into()),
+        ("1", r"\sum_{k=1}^{n}\frac{1}{(k+1)(k+2)(k+3)(k+4)(k+5)(k+6)(k+7)(k+8)(k+9)(k+10)(k+11)(k+12)}".into()),
+        ("1", r"\sum_{k=1}^{\infty}\frac{1}{k(k+999999999)}".into()),
+        ("n", repeated(r"\lfloor ", 20) + "n" + &repeated(r"/2+1 \rfloor", 20)),
+        ("n", joined((2..60).map(|i| format!(r"\lfloor \sqrt[3]{{n+{i}}}\rfloor")).collect(), "+")),
+        ("x", joined((2..90).map(|i| format!("|x-{i}|")).collect(), "+")),
+        ("x", joined((2..60).map(|i| format!(r"|\sin({i}x)|")).collect(), "+")),
+        ("x", format!(r"\max({})", joined((2..90).map(|i| format!("x^{i}")).collect(), ","))),
+        ("1", repeated(r"(1+\sqrt{5})^n", 60)),
+        ("1", r"(-1)^{(-1)^{(-1)^{n}}}".into()),
+        ("1", repeated("(1,2)+t", 100) + "(3,4)"),
+        (r"\{1\}", r"\{x\in\mathbb{Z}\mid -10^{18}<x<10^{18}\}".into()),
     ]
 }
 
