@@ -70,6 +70,9 @@ impl<'a> Parser<'a> {
                 Some(Kind::Dots) if dots.is_none() && product.len() > 1 => {
                     self.at += 1;
                     self.eat(&Kind::Times);
+                    if matches!(self.peek(), Some(Kind::Plus | Kind::Minus | Kind::PlusMinus)) {
+                        return None;
+                    }
                     dots = Some(product.len());
                     product.push(self.factor()?);
                 }
