@@ -26,6 +26,7 @@ mod error;
 pub mod estimate;
 mod grpo;
 pub mod head;
+pub mod kept;
 mod metrics;
 pub mod minibatch;
 pub mod objective;

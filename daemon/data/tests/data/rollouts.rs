@@ -1,6 +1,7 @@
 use crate::golden;
 use r1d_data::rollouts::{RolloutRow, read, write};
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 
@@ -33,6 +34,7 @@ fn rows() -> Vec<RolloutRow> {
                 completion_ids: (0..index).collect(),
                 behaviour_logprobs: (0..index).map(|i| -(i as f32) / 3.0).collect(),
                 experts: (0..index as u16 * 2).collect(),
+                kept_ids: KeptIds::from_numbers((0..index).flat_map(|id| [1, id, 1]).collect()),
                 policy_version: 28,
                 finish: if index.is_multiple_of(2) { FinishReason::Stop } else { FinishReason::Length },
             },

@@ -178,7 +178,7 @@ fn the_defaults_are_those_of_trl() {
     assert_eq!((rollouts.temperature, rollouts.top_p, grpo.beta, grpo.epsilon, grpo.epsilon_high), (1.0, 1.0, 0.0, 0.2, 0.2));
     assert_eq!(grpo.loss_type, r1d_proto::recipe::LossType::Dapo);
     assert_eq!(grpo.scale_rewards, r1d_proto::recipe::ScaleRewards::Group);
-    assert!(!grpo.mask_truncated_completions);
+    assert!(!grpo.mask_truncated_completions && rollouts.keep_sampling_mask);
     let optimiser = job.stages[2].optimiser(200).unwrap();
     assert_eq!(
         (optimiser.learning_rate, optimiser.adam_beta1, optimiser.adam_beta2, optimiser.adam_epsilon),

@@ -11,7 +11,7 @@ use actix::fut::ActorFutureExt;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
-use r1d_proto::worker::{Body, Event, FromWorker, ToWorker};
+use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Request, ToWorker};
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -182,7 +182,7 @@ impl Worker {
         let (ended, gone) = watch::channel(false);
         let last_words = Arc::new(Mutex::new(Vec::new()));
         let listener = child.stderr.take().map(|stderr| tasks::spawn("worker log", listen(stderr, launch.log, last_words.clone())));
-        tasks::spawn("worker requests", write(writer, outgoing));
+        tasks::spawn("worker requests", write(writer, outgoing, launch.said.clone()));
         let (board, device, killed) = (self.board.clone(), self.recipe.device.clone(), kill.subscribe());
         tasks::spawn("worker", async move {
             let broken = read(reader, &launch.said, killed.clone()).await;
@@ -253,13 +253,36 @@ async fn read(mut stream: OwnedReadHalf, said: &mpsc::Sender<Said>, mut killed: 
 }
 
 /// Ends when the process or its requests do: dropping the writing half would not close the socket, the process's end does.
-async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>) {
+async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>, said: mpsc::Sender<Said>) {
     while let Some(request) = requests.recv().await {
-        if let Err(error) = frame::write(&mut stream, Format::Postcard, &request).await {
-            tracing::debug!("request to a worker is lost: {error}");
-            return;
+        match frame::write(&mut stream, Format::Postcard, &request).await {
+            Ok(()) => {}
+            // Nothing of it was written: the worker will never answer, so that is done here.
+            Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
+                let _ = said.send(Said::Message(refusal(&request, &error))).await;
+            }
+            Err(error) => {
+                tracing::debug!("request to a worker is lost: {error}");
+                return;
+            }
         }
     }
+}
+
+/// The answer to a request that fits no frame; trying again cannot help.
+fn refusal(request: &ToWorker, error: &FrameError) -> FromWorker {
+    let sequences = match &request.request {
+        Request::Train(train) => &train.sequences[..],
+        Request::TrainPpo(train) => &train.sequences,
+        _ => &[],
+    };
+    let kept = if sequences.iter().any(|sequence| !sequence.kept_ids.is_empty()) {
+        "set a top_k of a few hundred or less, or keep_sampling_mask = false, or "
+    } else {
+        ""
+    };
+    let message = format!("the request does not fit one message ({error}): {kept}take less into a step");
+    FromWorker { id: request.id, body: Body::Failed(Failure { kind: FailureKind::Invalid, message }) }
 }
 
 /// Waits for the process's end; kills it when that is asked for, or when it does not leave after its socket closed.
