@@ -222,7 +222,10 @@ impl Columns {
             behaviour_logprobs: self.list::<Float32Type>("behaviour_logprobs", index)?,
             experts: self.list::<UInt16Type>("experts", index)?,
             // A file of an earlier release has no such column.
-            kept_ids: KeptIds::from_numbers(self.list::<UInt32Type>("kept_ids", index).unwrap_or_default()),
+            kept_ids: match self.batch.column_by_name("kept_ids") {
+                Some(_) => KeptIds::from_numbers(self.list::<UInt32Type>("kept_ids", index)?),
+                None => KeptIds::default(),
+            },
             policy_version: self.number::<UInt64Type>("policy_version", index)??,
             finish: match self.text("finish", index)??.as_str() {
                 "stop" => FinishReason::Stop,

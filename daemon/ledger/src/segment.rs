@@ -38,8 +38,8 @@ pub struct Header {
 pub enum BadHeader {
     /// Cut short or overwritten.
     Torn,
-    /// Whole, but of a later release.
-    Newer(u16),
+    /// Whole, but of another release.
+    OtherRelease(u16),
 }
 
 impl Header {
@@ -66,7 +66,7 @@ impl Header {
         }
         let version = (word(4)? & 0xffff) as u16;
         if version != VERSION {
-            return Err(BadHeader::Newer(version));
+            return Err(BadHeader::OtherRelease(version));
         }
         let job = covered.get(24..24 + word(20)? as usize).ok_or(BadHeader::Torn)?;
         let job = JobId(String::from_utf8_lossy(job).into_owned());
@@ -151,7 +151,7 @@ mod tests {
         bytes[4..6].copy_from_slice(&9u16.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..88]);
         bytes[88..92].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Header::decode(&bytes), Err(BadHeader::Newer(9)));
+        assert_eq!(Header::decode(&bytes), Err(BadHeader::OtherRelease(9)));
     }
 
     #[test]

@@ -372,12 +372,15 @@ fn a_segment_of_another_job_or_release_is_refused() {
     disk.rename(&file(0), &file(1)).unwrap();
     assert!(matches!(open(&disk, 0), Err(JournalError::Damaged { .. })));
     let mut bytes = disk.read(&file(1)).unwrap();
-    bytes[4] = 2;
-    let crc = crc32c::crc32c(&bytes[..88]);
-    bytes[88..92].copy_from_slice(&crc.to_le_bytes());
-    disk.open(&file(1)).write_at(0, &bytes).unwrap();
-    assert!(matches!(open(&disk, 0), Err(JournalError::Newer { found: 2, .. })), "a later release's file was touched");
-    assert_eq!(disk.read(&file(1)).unwrap(), bytes);
+    for version in [1, 9] {
+        bytes[4] = version;
+        let crc = crc32c::crc32c(&bytes[..88]);
+        bytes[88..92].copy_from_slice(&crc.to_le_bytes());
+        disk.open(&file(1)).write_at(0, &bytes).unwrap();
+        let refused = open(&disk, 0).err().unwrap();
+        assert!(matches!(refused, JournalError::OtherRelease { found, .. } if found == u16::from(version)), "{refused}");
+        assert_eq!(disk.read(&file(1)).unwrap(), bytes, "another release's file was touched");
+    }
 }
 
 #[test]

@@ -338,3 +338,57 @@ pub fn started(message: &FromWorker) -> Option<u32> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::kept::KeptIds;
+    use r1d_proto::recipe::PpoObjective;
+    use r1d_proto::worker::{TrainPpo, TrainSequence};
+
+    /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it; the requests behind it go out.
+    #[actix::test]
+    async fn a_request_that_fits_no_frame_is_refused_at_once() {
+        // 5 bytes each.
+        let numbers = vec![u32::MAX; frame::LENGTH_MAX_BYTES as usize / 5];
+        let sequence = TrainSequence {
+            prompt_ids: vec![1],
+            completion_ids: vec![2],
+            behaviour_logprobs: vec![-1.0],
+            experts: vec![],
+            kept_ids: KeptIds::from_numbers(numbers),
+            advantage: 1.0,
+            truncated: false,
+        };
+        let objective = PpoObjective {
+            num_ppo_epochs: 1,
+            num_mini_batches: 1,
+            cliprange: 0.2,
+            cliprange_value: 0.2,
+            vf_coef: 0.1,
+            gamma: 1.0,
+            lam: 1.0,
+            kl_coef: 0.0,
+            temperature: 1.0,
+            routing_replay: true,
+        };
+        let train = TrainPpo { step: 0, first_update: 0, objective, seed: 0, sequences: vec![sequence], scores: vec![1.0] };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let (said, mut heard) = mpsc::channel(1);
+        requests.send(ToWorker { id: 7, request: Request::TrainPpo(train) }).await.unwrap();
+        requests.send(ToWorker { id: 8, request: Request::Close }).await.unwrap();
+        drop(requests);
+        write(ours.into_split().1, outgoing, said).await;
+
+        let Some(Said::Message(FromWorker { id: 7, body: Body::Failed(failure) })) = heard.recv().await else {
+            panic!("an answer to request 7")
+        };
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        for part in ["top_k", "keep_sampling_mask = false", "the limit is 268435456"] {
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+        let next: ToWorker = frame::read(&mut theirs.into_split().0, Format::Postcard).await.unwrap();
+        assert_eq!(next, ToWorker { id: 8, request: Request::Close });
+    }
+}
