@@ -94,8 +94,7 @@ mod tests {
         rows
     }
 
-    const EXPECTED: [[u8; 6]; 6] =
-        [[0, 0, 1, 0, 0, 0], [1; 6], [1, 0, 0, 0, 1, 1], [1; 6], [1; 6], [1, 1, 1, 1, 1, 0]];
+    const EXPECTED: [[u8; 6]; 6] = [[0, 0, 1, 0, 0, 0], [1; 6], [1, 0, 0, 0, 1, 1], [1; 6], [1; 6], [1, 1, 1, 1, 1, 0]];
 
     #[test]
     fn masks_are_the_sets_of_the_tokens_asked_for() {
@@ -107,7 +106,11 @@ mod tests {
                     Some(mask) => {
                         assert_eq!(mask.size(), [tokens as i64, VOCAB_SIZE]);
                         let found: Vec<bool> = mask.contiguous().view([-1]).try_into().unwrap();
-                        assert_eq!(found, expected.concat().iter().map(|kept| *kept == 1).collect::<Vec<_>>(), "{tokens} from {start}");
+                        assert_eq!(
+                            found,
+                            expected.concat().iter().map(|kept| *kept == 1).collect::<Vec<_>>(),
+                            "{tokens} from {start}"
+                        );
                     }
                     None => assert!(expected.concat().iter().all(|kept| *kept == 1), "{tokens} from {start}"),
                 }

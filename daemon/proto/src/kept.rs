@@ -215,7 +215,10 @@ mod tests {
         }
 
         #[test]
-        fn any_numbers_are_read_or_refused(numbers in prop::collection::vec(prop_oneof![0u32..4, any::<u32>()], 0..40), ids in prop::collection::vec(0u32..9, 0..9)) {
+        fn any_numbers_are_read_or_refused(
+            numbers in prop::collection::vec(prop_oneof![0u32..4, any::<u32>()], 0..40),
+            ids in prop::collection::vec(0u32..9, 0..9),
+        ) {
             let kept = KeptIds::from_numbers(numbers);
             let checked = kept.check(&ids, 9);
             let sums: Vec<i64> = kept.tokens().map(|kept| kept.runs().map(|run| run.end).max().unwrap_or(0)).collect();
@@ -228,7 +231,10 @@ mod tests {
         let check = |numbers: &[u32], ids: &[u32]| KeptIds(numbers.to_vec()).check(ids, 10).unwrap_err();
         assert_eq!(KeptIds(vec![1, 2, 8, 0]).check(&[9, 0], 10), Ok(()));
         assert_eq!(check(&[1, 2, 9], &[3]), BadKeptIds::Beyond { token: 0, end: 11, vocab_size: 10 });
-        assert_eq!(check(&[2, 0, u32::MAX, u32::MAX, u32::MAX], &[3]).to_string().split(',').next(), Some("the kept ids of token 0 reach to 12884901885"));
+        assert_eq!(
+            check(&[2, 0, u32::MAX, u32::MAX, u32::MAX], &[3]).to_string().split(',').next(),
+            Some("the kept ids of token 0 reach to 12884901885")
+        );
         assert_eq!(check(&[0, 1, 2, 3], &[0, 1]), BadKeptIds::NotKept { token: 1, id: 1 });
         assert_eq!(check(&[0, 1, 2], &[0, 1]), BadKeptIds::CutShort { token: 1 });
         assert_eq!(check(&[0, u32::MAX, 2], &[0, 1]), BadKeptIds::CutShort { token: 1 });

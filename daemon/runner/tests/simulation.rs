@@ -558,6 +558,12 @@ impl World {
                 let mut words = vec![self.worker.policy, self.worker.reference, train.step, train.first_update, train.seed];
                 for s in &train.sequences {
                     words.extend(s.completion_ids.iter().map(|id| *id as u64));
+                    let cut = train.objective.beta > 0.0;
+                    assert_eq!(
+                        s.kept_ids.is_empty(),
+                        !cut,
+                        "top_p is that of the stage with a reference, and training sees what it left"
+                    );
                     words.extend(bits(&s.behaviour_logprobs));
                     words.extend(s.kept_ids.numbers().iter().map(|number| *number as u64));
                     words.push(s.advantage.to_bits() as u64);
@@ -580,8 +586,14 @@ impl World {
             }
             Request::TrainPpo(batch) => {
                 let scores = mix(&bits(&batch.scores));
-                let ids = batch.sequences.iter().flat_map(|s| s.completion_ids.iter().chain(s.kept_ids.numbers())).map(|id| *id as u64).collect::<Vec<_>>();
+                let ids = batch
+                    .sequences
+                    .iter()
+                    .flat_map(|s| s.completion_ids.iter().chain(s.kept_ids.numbers()))
+                    .map(|id| *id as u64)
+                    .collect::<Vec<_>>();
                 assert_eq!(batch.sequences.len(), batch.scores.len());
+                assert!(batch.sequences.iter().all(|s| !s.kept_ids.is_empty()), "top_p is on");
                 let temperature = batch.objective.temperature.to_bits() as u64;
                 let words = [self.worker.policy, self.worker.value, self.worker.reference, batch.first_update, batch.seed, scores];
                 self.worker.value = mix(&[self.worker.value, scores]);

@@ -143,7 +143,15 @@ mod tests {
     const LARGEST: f64 = 1.0 - 1.0 / (1u64 << 24) as f64;
 
     fn draw(temperature: f32, top_k: u32, top_p: f32) -> Draw {
-        Draw::new(&Sampling { temperature, top_p, top_k, keep_sampling_mask: false, max_completion_length: 1, stop_ids: vec![], seed: 0 })
+        Draw::new(&Sampling {
+            temperature,
+            top_p,
+            top_k,
+            keep_sampling_mask: false,
+            max_completion_length: 1,
+            stop_ids: vec![],
+            seed: 0,
+        })
     }
 
     fn logits(rows: &[&[f32]]) -> Tensor {

@@ -47,8 +47,13 @@ mod tests {
     fn every_id_keeps_its_place() {
         let packer = Packer::new(Device::Cpu).unwrap();
         for vocab in [1, 7, 8, 63, 64, 65, 130, 1000i64] {
-            let rows: Vec<Vec<bool>> =
-                (0..5).map(|row| (0..vocab).map(|id| id == row % vocab || counter_hash(&[row as u64, id as u64]) % (row as u64 + 2) == 0).collect()).collect();
+            let rows: Vec<Vec<bool>> = (0..5)
+                .map(|row| {
+                    (0..vocab)
+                        .map(|id| id == row % vocab || counter_hash(&[row as u64, id as u64]) % (row as u64 + 2) == 0)
+                        .collect()
+                })
+                .collect();
             let packed = packer.pack(&Tensor::from_slice(&rows.concat()).view([5, vocab])).unwrap();
             let words = words(&packed).unwrap();
             for (row, words) in rows.iter().zip(words.chunks(words.len() / 5)) {

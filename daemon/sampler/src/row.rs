@@ -118,3 +118,17 @@ impl Row {
 pub fn narrow_expert(expert: i64) -> Result<u16> {
     u16::try_from(expert).map_err(|_| SamplerError::Expert { expert })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_that_grow_too_large_are_refused_with_what_to_set() {
+        let mut row = Row::new(&crate::tiny::request(1, 1), 0, 0, vec![]);
+        let every_second = [0x5555_5555_5555_5555; 1024];
+        let refused = (0..200).find_map(|_| row.push_kept(&every_second, 65_536).err()).unwrap();
+        let text = refused.to_string();
+        assert!(refused.is_invalid_request() && text.contains("top_k") && text.contains("keep_sampling_mask = false"), "{text}");
+    }
+}

@@ -162,7 +162,10 @@ fn records_are_of_the_distribution_that_ids_were_drawn_from() {
                 let expected = filtered(&model, &all[..at], &request.sampling);
                 let near = |logprob: f32, probability: f64| (f64::from(logprob) - probability.ln()).abs() < 1e-5;
                 assert!(near(*recorded, expected[all[at] as usize]), "{key:?} {place}: {recorded}");
-                assert!(near(*of_all, next_probabilities(&model, &all[..at], temperature.into())[all[at] as usize]), "{key:?} {place}");
+                assert!(
+                    near(*of_all, next_probabilities(&model, &all[..at], temperature.into())[all[at] as usize]),
+                    "{key:?} {place}"
+                );
                 let mut kept = vec![sets.next().is_none_or(|set| set.is_whole()); expected.len()];
                 let set = rollout.kept_ids.tokens().nth(place);
                 set.iter().flat_map(|set| set.runs()).for_each(|run| kept[run.start as usize..run.end as usize].fill(true));
@@ -181,7 +184,8 @@ fn frequencies_follow_the_distribution_at_the_first_and_at_a_decoded_token() {
     let prompt_ids = vec![7u32, 2, 11];
     let samples = 20_000;
     for (temperature, top_k, top_p) in [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 6, 1.0), (1.0, 0, 0.7), (1.3, 9, 0.8)] {
-        let sampling = Sampling { temperature, top_k, top_p, keep_sampling_mask: false, max_completion_length: 2, stop_ids: vec![], seed: 3 };
+        let sampling =
+            Sampling { temperature, top_k, top_p, keep_sampling_mask: false, max_completion_length: 2, stop_ids: vec![], seed: 3 };
         let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..samples).collect() }];
         let request = Generate { stage: 0, step: 0, policy_version: 0, sampling: sampling.clone(), groups };
         let rollouts = generate(&mut sampler(&model, 500, false), &model, &request);

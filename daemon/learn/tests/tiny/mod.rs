@@ -183,7 +183,8 @@ pub fn with_kept_ids(mut batch: Train) -> Train {
         let mut kept = KeptIds::default();
         for (place, &id) in sequence.completion_ids.iter().enumerate() {
             let drawn = |other: u32| counter_hash(&[i as u64, place as u64, other.into()]).is_multiple_of(3);
-            let word = (0..VOCAB).filter(|&other| other == id || drawn(other) || (i < 2 && place == 0)).map(|other| 1u64 << other).sum();
+            let word =
+                (0..VOCAB).filter(|&other| other == id || drawn(other) || (i < 2 && place == 0)).map(|other| 1u64 << other).sum();
             assert!(kept.push(&[word], VOCAB));
         }
         sequence.kept_ids = kept.or_none();
