@@ -65,10 +65,10 @@ impl Draw {
         let mut kept = None;
         if self.top_k > 0 && self.top_k < vocab {
             let (likeliest, _) = probabilities.f_topk(self.top_k, -1, true, true)?;
-            probabilities = keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?, &mut kept)?;
+            (probabilities, kept) = keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?)?;
         }
         if self.top_p < 1.0 {
-            probabilities = keep_from(&probabilities, &self.nucleus_threshold(&probabilities)?, &mut kept)?;
+            (probabilities, kept) = keep_from(&probabilities, &self.nucleus_threshold(&probabilities)?)?;
         }
         Ok((inverse_cdf(&probabilities, uniforms)?, kept))
     }
@@ -93,15 +93,11 @@ impl Draw {
     }
 }
 
-/// Zeroes what is less likely than the row's threshold [B, 1], and takes it out of `kept`.
-fn keep_from(probabilities: &Tensor, threshold: &Tensor, kept: &mut Option<Tensor>) -> Result<Tensor, TchError> {
-    let likely = probabilities.f_ge_tensor(threshold)?;
-    let left = probabilities.f_mul(&likely)?;
-    *kept = Some(match kept.take() {
-        Some(before) => before.f_logical_and(&likely)?,
-        None => likely,
-    });
-    Ok(left)
+/// Zeroes what is less likely than the row's threshold [B, 1]; with that, which ids are left. A nucleus' threshold is above 0, so what top-k zeroed is
+/// not among them.
+fn keep_from(probabilities: &Tensor, threshold: &Tensor) -> Result<(Tensor, Option<Tensor>), TchError> {
+    let kept = probabilities.f_ge_tensor(threshold)?;
+    Ok((probabilities.f_mul(&kept)?, Some(kept)))
 }
 
 /// `weights` [B, V] ≥ 0, not all 0; `uniforms` [B] float64 → ids [B].
