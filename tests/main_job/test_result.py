@@ -52,7 +52,21 @@ def test_rollouts_are_parquet_with_every_verdict(finished):
     for row in rows:
         assert len(row["completion_ids"]) == len(row["behaviour_logprobs"])
         assert all(logprob <= 0 for logprob in row["behaviour_logprobs"])
+        for token, kept in zip(row["completion_ids"], kept_sets(row), strict=True):
+            assert token in kept, "every id is among those that top_p left"
     assert {(row["step"], row["prompt_index"], row["sample_index"]) for row in rows} == {(s, p, g) for s in range(1, 9) for p in range(2) for g in range(4)}
+
+
+def kept_sets(row):
+    """Of each token the number of runs, then of each run how many ids are dropped and how many are kept."""
+    numbers = iter(row["kept_ids"])
+    for runs in numbers:
+        kept, at = set(), 0
+        for _ in range(runs):
+            start = at + next(numbers)
+            at = start + next(numbers)
+            kept.update(range(start, at))
+        yield kept
 
 
 def test_metrics_have_trls_names_once_per_step(finished):
@@ -64,8 +78,8 @@ def test_metrics_have_trls_names_once_per_step(finished):
     last = lines[-1]
     for name in (
         "reward", "reward_std", "frac_reward_zero_std", "rewards/accuracy/mean", "rewards/format/mean", "kl", "loss", "grad_norm",
-        "learning_rate", "num_tokens", "completions/mean_length", "completions/clipped_ratio", "sampling/sampling_logp_difference/max",
+        "learning_rate", "num_tokens", "sampling/kept_ids/mean", "completions/mean_length", "completions/clipped_ratio", "sampling/sampling_logp_difference/max",
     ):
         assert name in last, f"{name} is not in {sorted(last)}"
-    # ROLL-2: the trainer's forward gives the log-probs that the decode path recorded.
+    # ROLL-2: the trainer's forward gives the log-probs that the decode path recorded, over the ids that top_p left.
     assert all(line["sampling/sampling_logp_difference/max"] == 0 for line in lines if line["stage"] == "reasoning")

@@ -11,6 +11,7 @@
 //! | `prompt_ids`, `completion_ids` | list of uint32 |
 //! | `behaviour_logprobs` | list of float32, one per completion id |
 //! | `experts` | list of uint16, as in [`Rollout::experts`] |
+//! | `kept_ids` | list of uint32, as in [`KeptIds`]; empty where no token's vocabulary was cut |
 
 use crate::error::DataError;
 use crate::storage::write_atomically;
@@ -26,6 +27,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use std::path::Path;
@@ -116,6 +118,7 @@ fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::ArrowError> {
         ("completion_ids", lists::<UInt32Type>(rollouts().map(|r| &r.completion_ids)), false),
         ("behaviour_logprobs", lists::<Float32Type>(rollouts().map(|r| &r.behaviour_logprobs)), false),
         ("experts", lists::<UInt16Type>(rollouts().map(|r| &r.experts)), false),
+        ("kept_ids", lists::<UInt32Type>(rollouts().map(|r| r.kept_ids.numbers())), false),
     ];
     let fields: Vec<Field> =
         columns.iter().map(|(name, array, nullable)| field(name, array.data_type().clone(), *nullable)).collect();
@@ -218,6 +221,11 @@ impl Columns {
             completion_ids: self.list::<UInt32Type>("completion_ids", index)?,
             behaviour_logprobs: self.list::<Float32Type>("behaviour_logprobs", index)?,
             experts: self.list::<UInt16Type>("experts", index)?,
+            // A file of an earlier release has no such column.
+            kept_ids: match self.batch.column_by_name("kept_ids") {
+                Some(_) => KeptIds::from_numbers(self.list::<UInt32Type>("kept_ids", index)?),
+                None => KeptIds::default(),
+            },
             policy_version: self.number::<UInt64Type>("policy_version", index)??,
             finish: match self.text("finish", index)??.as_str() {
                 "stop" => FinishReason::Stop,

@@ -121,6 +121,7 @@ impl Eval {
             temperature: self.temperature as f32,
             top_p: self.top_p as f32,
             top_k: self.top_k,
+            keep_sampling_mask: false,
             max_completion_length: self.max_completion_length,
             stop_ids,
             seed,

@@ -143,6 +143,8 @@ pub struct Rollouts {
     pub temperature: f64,
     pub top_p: f64,
     pub top_k: u32,
+    /// What top_p and top_k leave is recorded, and what policies are compared over; never where a stage does not train on what it samples.
+    pub keep_sampling_mask: bool,
     /// What changes on the way, in the order of steps.
     pub changes: Vec<Change>,
     pub rewards: Vec<Reward>,
@@ -410,6 +412,7 @@ impl Rollouts {
             temperature: self.temperature(step) as f32,
             top_p: self.top_p as f32,
             top_k: self.top_k,
+            keep_sampling_mask: self.keep_sampling_mask,
             max_completion_length: self.max_completion_length(step),
             stop_ids,
             seed,
@@ -582,6 +585,7 @@ impl Rollouts {
             temperature: stage.get("temperature")?,
             top_p: stage.get("top_p")?,
             top_k: stage.get("top_k")?,
+            keep_sampling_mask: stage.optional("keep_sampling_mask")?.unwrap_or(false),
             changes: stage
                 .tables("schedule")
                 .map(|table| Change::read(&Fields::new(table, format!("{}, [[stage.schedule]]", stage.place))))

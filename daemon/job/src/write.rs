@@ -231,6 +231,7 @@ fn ppo(table: &mut toml::Table, ppo: &Ppo) {
     set(table, "gamma", ppo.gamma);
     set(table, "lam", ppo.lam);
     set(table, "kl_coef", ppo.kl_coef);
+    set(table, "keep_sampling_mask", ppo.rollouts.keep_sampling_mask);
     set(table, "routing_replay", ppo.routing_replay);
     set(table, "value_learning_rate", ppo.value_learning_rate);
     if let Some(model) = &ppo.value_model {
@@ -274,6 +275,7 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "mask_truncated_completions", grpo.mask_truncated_completions);
     set(table, "dynamic_sampling", grpo.dynamic_sampling);
     set(table, "max_resample_rounds", grpo.max_resample_rounds);
+    set(table, "keep_sampling_mask", grpo.rollouts.keep_sampling_mask);
     set(table, "routing_replay", grpo.routing_replay);
 }
 

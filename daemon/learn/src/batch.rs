@@ -1,6 +1,7 @@
 //! Token sequences as the tensors of one packed forward pass.
 
 use crate::LearnError;
+use crate::kept::KeptRows;
 use r1d_model::{CausalLm, Packed};
 use r1d_proto::worker::{Labelled, Pair, SupervisedSequence, TrainSequence};
 use std::ops::Range;
@@ -32,6 +33,8 @@ pub struct MicroBatch {
     pub targets: Tensor,
     /// int64 `[T, moe_layers, K]` under routing replay.
     pub forced_experts: Option<Tensor>,
+    /// The ids that the targets were drawn from, where sampling cut any of their sets short.
+    pub kept: Option<KeptRows>,
 }
 
 impl MicroBatch {
@@ -45,6 +48,7 @@ impl MicroBatch {
     ) -> Result<MicroBatch, LearnError> {
         let mut build = Builder::default();
         let mut experts = Vec::new();
+        let mut kept = KeptRows::default();
         // The prompt that was fed last, and its tokens in the pass.
         let mut shared: Option<(&[u32], Range<i64>)> = None;
         for sequence in sequences {
@@ -67,13 +71,14 @@ impl MicroBatch {
             // Each completion id is predicted by the token before it, the first by the prompt's last.
             let own_start = build.ids.len() - fed;
             let prompt_end = if prefix.is_empty() { own_start as i64 } else { prefix.end };
+            kept.add(&sequence.kept_ids, sequence.completion_ids.len());
             build.predict(std::iter::once(prompt_end - 1).chain((own_start..).map(|row| row as i64)).zip(&sequence.completion_ids));
         }
         let shape = |replay: Replay| [build.ids.len() as i64, replay.moe_layers, replay.experts_per_token];
         let forced_experts =
             replay.map(|replay| Ok::<_, LearnError>(Tensor::f_from_slice(&experts)?.f_view(shape(replay))?.f_to_device(device)?));
         let forced_experts = forced_experts.transpose()?;
-        Ok(MicroBatch { forced_experts, ..build.finish(device)? })
+        Ok(MicroBatch { forced_experts, kept: kept.or_none(), ..build.finish(device)? })
     }
 
     /// All ids but the last are fed; the next id is a target where it is trained.
@@ -174,6 +179,7 @@ impl Builder {
             rows: if in_order { None } else { Some(tensor(&self.rows)?) },
             targets: tensor(&self.targets)?,
             forced_experts: None,
+            kept: None,
         })
     }
 }
@@ -194,6 +200,9 @@ pub fn check_rollouts(sequences: &[TrainSequence], replay: Option<Replay>, vocab
         }
         if let Some(id) = beyond(sequence.prompt_ids.iter().chain(&sequence.completion_ids), vocab_size) {
             return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+        }
+        if let Err(bad) = sequence.kept_ids.check(&sequence.completion_ids, vocab_size.unsigned_abs()) {
+            return refuse(bad.to_string());
         }
         let Some(replay) = replay else { continue };
         let expected = fed(sequence) * (replay.moe_layers * replay.experts_per_token) as usize;
@@ -269,6 +278,7 @@ fn beyond<'a>(mut ids: impl Iterator<Item = &'a u32>, vocab_size: i64) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r1d_proto::kept::KeptIds;
 
     fn values(tensor: &Tensor) -> Vec<i64> {
         Vec::try_from(tensor.view([-1])).unwrap()
@@ -280,6 +290,7 @@ mod tests {
             completion_ids: completion.to_vec(),
             behaviour_logprobs: vec![-1.0; completion.len()],
             experts: experts.to_vec(),
+            kept_ids: KeptIds::default(),
             advantage: 1.0,
             truncated: false,
         }
@@ -347,6 +358,10 @@ mod tests {
         broken(&|s| s.behaviour_logprobs.truncate(1), "1 log-probabilities for 2");
         broken(&|s| s.advantage = f32::NAN, "NaN");
         broken(&|s| s.completion_ids[0] = 10, "id 10");
+        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 0, 1, 0, 4]), "3 tokens for 2 completion ids");
+        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 4, 1]), "id 3, token 1");
+        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3, 8]), "reach to 11");
+        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3]), "end inside a run");
         broken(&|s| s.experts.truncate(3), "routing_replay");
         broken(&|s| s.experts[0] = 4, "expert 4");
         let short = SupervisedSequence { ids: vec![1], trained: vec![true] };

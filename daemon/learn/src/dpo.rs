@@ -6,6 +6,7 @@ use crate::preference::{Side, dpo_loss};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, packing};
 use r1d_model::{AuxLoss, CausalLm};
+use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::{DpoLossType, DpoObjective};
 use r1d_proto::worker::{Metrics, Pair, TrainDpo, TrainSequence};
 use tch::{Device, Kind, Tensor};
@@ -95,6 +96,7 @@ fn sides(pair: &Pair) -> [TrainSequence; 2] {
         completion_ids: ids.clone(),
         behaviour_logprobs: Vec::new(),
         experts: Vec::new(),
+        kept_ids: KeptIds::default(),
         advantage: 0.0,
         truncated: false,
     })
@@ -143,7 +145,7 @@ fn sums_of_tokens(chunk: &Chunk, micro: &MicroBatch, places: &Places) -> Result<
     let targets = micro.targets.f_narrow(0, chunk.start, n)?;
     let chosen = places.chosen(chunk.start, n)?;
     let right = chunk.logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?.f_to_kind(Kind::Double)?;
-    let entropy = entropy_sum(chunk.logits, &targets, chunk.logp, 1.0)?;
+    let entropy = entropy_sum(chunk, &targets, 1.0)?;
     let count = Tensor::f_full([0i64; 0], n as f64, (Kind::Double, chunk.logp.device()))?;
     Ok(Tensor::f_stack(&[entropy, count, right.f_dot(&chosen)?, chosen.f_sum(Kind::Double)?], 0)?)
 }

@@ -54,6 +54,7 @@ pub(crate) fn micro_batch(texts: &[Text], share: bool, device: Device) -> Result
     }
     let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
     Ok(MicroBatch {
+        kept: None,
         packed: Packed { ids: tensor(&ids)?, lengths, prefixes },
         rows: Some(tensor(&rows)?),
         targets: tensor(&[])?,

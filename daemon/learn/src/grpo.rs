@@ -5,7 +5,7 @@ use crate::head::{Chunk, Head, entropy_sum};
 use crate::metrics::{Difference, Progress, Sums, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
 use crate::trainer::{Trainer, add_load};
-use crate::{LearnError, minibatch, packing, router};
+use crate::{LearnError, kept, minibatch, packing, router};
 use r1d_model::{AuxLoss, CausalLm};
 use r1d_proto::recipe::Objective;
 use r1d_proto::worker::{Metrics, Train, TrainSequence};
@@ -80,6 +80,8 @@ impl Trainer {
         metrics.insert("num_tokens".to_owned(), self.tokens_seen as f64);
         run.totals.report(run.objective, metrics);
         run.difference.report(metrics)?;
+        let trained = run.trained();
+        metrics.extend(kept::size_metric(trained.iter().map(|&index| &run.sequences[index]), model.config.vocab_size));
         if model.config.moe_layers > 0 {
             metrics.insert("moe/bias_abs_max".to_owned(), router::bias_abs_max(model)?);
         }
@@ -98,7 +100,8 @@ impl Trainer {
             let micro = run.micro_batch(&group)?;
             let logp = tch::no_grad(|| {
                 let (hidden, _) = self.forward(model, &micro, AuxLoss::NONE)?;
-                Head::new(model, run.objective.temperature as f64, self.invariant).logprobs(&hidden, &micro.targets)
+                let head = Head::new(model, run.objective.temperature as f64, self.invariant);
+                head.keeping(micro.kept.as_ref()).logprobs(&hidden, &micro.targets)
             })?;
             let lengths: Vec<i64> = group.iter().map(|&index| run.length(index) as i64).collect();
             for (&index, own) in group.iter().zip(logp.f_split_with_sizes(&lengths, 0)?) {
@@ -286,14 +289,15 @@ impl<'a> Run<'a> {
         let mut observe = |chunk: Chunk| {
             let n = chunk.logp.size1()?;
             let targets = micro.targets.f_narrow(0, chunk.start, n)?;
-            entropies.push(entropy_sum(chunk.logits, &targets, chunk.logp, temperature)?);
+            entropies.push(entropy_sum(&chunk, &targets, temperature)?);
             match &behaviour {
                 Some(behaviour) => self.difference.add(chunk.logp, &behaviour.f_narrow(0, chunk.start, n)?),
                 None => Ok(()),
             }
         };
         let whole = tokens.sequences.is_some();
-        Head::new(model, temperature, self.invariant).backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
+        let head = Head::new(model, temperature, self.invariant).keeping(micro.kept.as_ref());
+        head.backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
         sums.add(&losses, &entropies)?;
         let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
         sums.extremes(&Tensor::f_cat(&held, 1)?, &Sequences::of(&lengths, self.device)?)

@@ -6,7 +6,8 @@
 //! gradients, then ∂L/∂logp, then each chunk again with them.
 
 use crate::LearnError;
-use r1d_model::{CausalLm, Forward, token_logprobs};
+use crate::kept::KeptRows;
+use r1d_model::{CausalLm, Forward, kept_logprobs};
 use tch::{Device, Kind, Tensor};
 
 /// Logits held at a time, elements (float32; the backward pass holds about three times as much). On a GPU small chunks leave it idle, and in
@@ -19,7 +20,21 @@ pub struct Head<'a> {
     temperature: f64,
     /// Batch-invariant mode, as in the pass that made the hidden states.
     invariant: bool,
+    kept: Option<&'a KeptRows>,
     chunk: i64,
+}
+
+/// A chunk's logits and log-probabilities, with gradients.
+struct Logits {
+    logits: Tensor,
+    logp: Tensor,
+    kept: Option<Tensor>,
+}
+
+impl Logits {
+    fn show(&self, start: i64, observe: &mut Observe) -> Result<(), LearnError> {
+        observe(Chunk { start, logits: &self.logits.detach(), logp: &self.logp.detach(), kept: self.kept.as_ref() })
+    }
 }
 
 /// What is computed of each chunk on the way.
@@ -30,6 +45,8 @@ pub struct Chunk<'a> {
     pub logits: &'a Tensor,
     /// `[n]` float32, detached.
     pub logp: &'a Tensor,
+    /// `[n, V]` bool: the ids that the distributions are over; `None`: all.
+    pub kept: Option<&'a Tensor>,
 }
 
 /// The loss of tokens `start..start + n` given their log-probabilities `[n]`.
@@ -39,7 +56,12 @@ pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
 impl<'a> Head<'a> {
     pub fn new(model: &'a CausalLm, temperature: f64, invariant: bool) -> Head<'a> {
         let logits_max = if model.device() == Device::Cpu { LOGITS_MAX_CPU } else { LOGITS_MAX_CUDA };
-        Head { model, temperature, invariant, chunk: 1 }.in_chunks(logits_max / model.config.vocab_size.max(1))
+        Head { model, temperature, invariant, kept: None, chunk: 1 }.in_chunks(logits_max / model.config.vocab_size.max(1))
+    }
+
+    /// With each token's distribution over the ids that were kept for it, as `kept` has them of all tokens in order.
+    pub fn keeping(self, kept: Option<&'a KeptRows>) -> Head<'a> {
+        Head { kept, ..self }
     }
 
     /// With `chunk` tokens at a time.
@@ -52,18 +74,20 @@ impl<'a> Head<'a> {
         (0..tokens).step_by(chunk as usize).map(move |start| (start, chunk.min(tokens - start)))
     }
 
-    fn chunk_logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor), LearnError> {
+    /// Of the tokens from `start` on, whose `hidden` and `targets` are given.
+    fn chunk_logprobs(&self, start: i64, hidden: &Tensor, targets: &Tensor) -> Result<Logits, LearnError> {
         let logits = self.model.logits(hidden, &Forward { invariant: self.invariant, ..Forward::default() })?;
-        let logp = token_logprobs(&logits, targets, self.temperature)?;
-        Ok((logits, logp))
+        let (tokens, vocab_size) = logits.size2()?;
+        let kept = self.kept.map(|kept| kept.mask(start, tokens, vocab_size, logits.device())).transpose()?.flatten();
+        let logp = kept_logprobs(&logits, targets, self.temperature, kept.as_ref())?;
+        Ok(Logits { logits, logp, kept })
     }
 
     /// Log-probability of each target, float32 `[N]`, with no gradients. `hidden` is `[N, D]`.
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor, LearnError> {
         tch::no_grad(|| {
             let parts = self.chunks(targets.size()[0]).map(|(start, n)| {
-                let (_, logp) = self.chunk_logprobs(&hidden.f_narrow(0, start, n)?, &targets.f_narrow(0, start, n)?)?;
-                Ok(logp)
+                Ok(self.chunk_logprobs(start, &hidden.f_narrow(0, start, n)?, &targets.f_narrow(0, start, n)?)?.logp)
             });
             let parts = parts.collect::<Result<Vec<_>, LearnError>>()?;
             Ok(if parts.len() == 1 { parts.into_iter().next().unwrap_or_default() } else { Tensor::f_cat(&parts, 0)? })
@@ -85,9 +109,9 @@ impl<'a> Head<'a> {
         // Of frozen weights alone it changes nothing.
         let extra = extra.filter(Tensor::requires_grad);
         if tokens <= self.chunk {
-            let (logits, logp) = self.chunk_logprobs(hidden, targets)?;
-            observe(Chunk { start: 0, logits: &logits.detach(), logp: &logp.detach() })?;
-            let total = loss(&logp, 0)?;
+            let chunk = self.chunk_logprobs(0, hidden, targets)?;
+            chunk.show(0, observe)?;
+            let total = loss(&chunk.logp, 0)?;
             return run_backward(match extra {
                 Some(extra) => total.f_add(&extra)?,
                 None => total,
@@ -128,11 +152,11 @@ impl<'a> Head<'a> {
         for (start, n) in self.chunks(tokens) {
             // A leaf of its own: what lies before the head is differentiated once, at the end.
             let leaf = hidden.f_detach()?.f_narrow(0, start, n)?.set_requires_grad(true);
-            let (logits, logp) = self.chunk_logprobs(&leaf, &targets.f_narrow(0, start, n)?)?;
-            observe(Chunk { start, logits: &logits.detach(), logp: &logp.detach() })?;
+            let chunk = self.chunk_logprobs(start, &leaf, &targets.f_narrow(0, start, n)?)?;
+            chunk.show(start, observe)?;
             run_backward(match &slopes {
-                Some(slopes) => logp.f_dot(&slopes.f_narrow(0, start, n)?)?,
-                None => loss(&logp, start)?,
+                Some(slopes) => chunk.logp.f_dot(&slopes.f_narrow(0, start, n)?)?,
+                None => loss(&chunk.logp, start)?,
             })?;
             gradients.push(leaf.f_grad()?);
         }
@@ -155,14 +179,20 @@ fn run_backward(loss: Tensor) -> Result<(), LearnError> {
     Ok(r1d_torch::runtime::backward(&loss)?)
 }
 
-/// Σ over tokens of the entropy of softmax(logits / temperature), nats, float64 scalar. `logp` are the log-probabilities of `targets`:
-/// they give each row's normaliser for free.
-pub fn entropy_sum(logits: &Tensor, targets: &Tensor, logp: &Tensor, temperature: f64) -> Result<Tensor, LearnError> {
+/// Σ over tokens of the entropy of softmax(logits / temperature) over the chunk's kept ids, nats, float64 scalar. `targets` are the ids that the
+/// log-probabilities are of: they give each row's normaliser for free.
+pub fn entropy_sum(chunk: &Chunk, targets: &Tensor, temperature: f64) -> Result<Tensor, LearnError> {
+    let Chunk { logits, logp, kept, .. } = chunk;
     tch::no_grad(|| {
         let scaled = if temperature == 1.0 { logits.shallow_clone() } else { logits.f_div_scalar(temperature)? };
         let normaliser = scaled.f_gather(1, &targets.f_unsqueeze(1)?, false)?.f_sub(&logp.f_unsqueeze(1)?)?;
         let all_logp = scaled.f_sub(&normaliser)?;
-        let weighted = all_logp.f_exp()?.f_mul_(&all_logp)?.f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?;
+        let mut weighted = all_logp.f_exp()?.f_mul_(&all_logp)?;
+        if let Some(kept) = kept {
+            // Not a product with the mask: an id that was dropped may have been so likely here that its term is not finite.
+            weighted = weighted.f_masked_fill_(&kept.f_logical_not()?, 0.0)?;
+        }
+        let weighted = weighted.f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?;
         Ok(weighted.f_sum(Kind::Double)?.f_neg()?)
     })
 }

@@ -10,6 +10,7 @@
 //! | [`packing`] | sequences into micro-batches by token budget |
 //! | [`batch`] | sequences as the tensors of a packed forward pass |
 //! | [`head`] | log-probabilities in chunks, never all the logits |
+//! | [`kept`] | the ids that sampling left of each token's vocabulary, which log-probabilities are over |
 //! | [`optimiser`] | AdamW over the model's parameters, with exact state |
 //! | [`schedule`] | the learning rate of each update |
 //! | [`router`] | balance of the experts |
@@ -26,6 +27,7 @@ mod error;
 pub mod estimate;
 mod grpo;
 pub mod head;
+pub mod kept;
 mod metrics;
 pub mod minibatch;
 pub mod objective;

@@ -34,6 +34,10 @@
 //! plain policy gradient, exactly. With several updates it is the trainer's own forward pass before the first of them, not the
 //! sampler's record: the two differ only by rounding (`ROLL-2`), and that rounding must not enter the ratio. The difference is
 //! reported as `sampling/sampling_logp_difference`.
+//!
+//! **S_t.** Where top-k or top-p cut ids off while sampling, π_θ, π_old, π_ref and π_sampler are all renormalised over the set S_t that was left of token t's
+//! vocabulary ([`crate::kept`]): truncated and whole distributions have different action spaces, and their ratio is no importance weight (Keep Sampling
+//! Mask, DeepSeek-V3.2 3.1).
 
 use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective};
 use tch::{Device, Kind, TchError, Tensor};

@@ -238,13 +238,17 @@ fn routing_replay_forces_the_recorded_experts() {
 #[test]
 fn in_invariant_mode_the_difference_to_single_sequences_is_zero() {
     for model in [qwen2(Kind::Float), deepseek_v3()] {
-        let mut batch = rollouts(&model, objective(), 0);
-        for sequence in &mut batch.sequences {
-            sequence.behaviour_logprobs = invariant_logprobs(&model, sequence);
+        let whole = rollouts(&model, objective(), 0);
+        // With each token's own set of kept ids, too.
+        for mut batch in [with_kept_ids(whole.clone()), whole] {
+            for sequence in &mut batch.sequences {
+                sequence.behaviour_logprobs = invariant_logprobs(&model, sequence);
+            }
+            let model = model.deep_copy().unwrap();
+            let mut learner = Trainer::new(&model, &optimiser(1e-3), NO_ROUTER_TRAINING, 40, true).unwrap();
+            let metrics = train(&mut learner, &model, None, &batch);
+            assert_eq!(metrics["sampling/sampling_logp_difference/max"], 0.0);
         }
-        let mut learner = Trainer::new(&model, &optimiser(1e-3), NO_ROUTER_TRAINING, 40, true).unwrap();
-        let metrics = train(&mut learner, &model, None, &batch);
-        assert_eq!(metrics["sampling/sampling_logp_difference/max"], 0.0);
     }
 }
 

@@ -67,7 +67,8 @@ fn entropy_is_that_of_the_tempered_softmax() {
         let p = (logits.to_kind(Kind::Double) / temperature).softmax(-1, Kind::Double);
         let expected = f64::try_from(-(&p * p.log()).sum(Kind::Double)).unwrap();
         let logp = r1d_model::token_logprobs(&logits, &targets, temperature).unwrap();
-        let got = f64::try_from(entropy_sum(&logits, &targets, &logp, temperature).unwrap()).unwrap();
+        let chunk = Chunk { start: 0, logits: &logits, logp: &logp, kept: None };
+        let got = f64::try_from(entropy_sum(&chunk, &targets, temperature).unwrap()).unwrap();
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
     }
 }

@@ -41,6 +41,7 @@ fn loss_is_the_mean_over_trained_ids_of_the_batch() {
             prompt_ids: sequence.ids[..1].to_vec(),
             completion_ids: sequence.ids[1..].to_vec(),
             behaviour_logprobs: vec![],
+            kept_ids: Default::default(),
             experts: vec![],
             advantage: 0.0,
             truncated: false,

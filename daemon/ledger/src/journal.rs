@@ -48,7 +48,7 @@ pub enum JournalError {
     #[error("journal {} is damaged at byte {offset}: {what}; put a copy back, or resubmit the job", .path.display())]
     Damaged { path: PathBuf, offset: u64, what: String },
     #[error("journal {} has version {found}, this release reads {}: run the release that wrote it", .path.display(), segment::VERSION)]
-    Newer { path: PathBuf, found: u16 },
+    OtherRelease { path: PathBuf, found: u16 },
     #[error("journal {} has no sealed record of step {step}", .path.display())]
     Missing { path: PathBuf, step: u64 },
     #[error("journal entry refused: {0}")]
@@ -286,7 +286,7 @@ impl Journal {
         let damaged = |offset: usize, what: String| JournalError::Damaged { path: path.clone(), offset: offset as u64, what };
         match Header::decode(bytes) {
             Err(BadHeader::Torn) => return Ok(Scan::default()),
-            Err(BadHeader::Newer(found)) => return Err(JournalError::Newer { path, found }),
+            Err(BadHeader::OtherRelease(found)) => return Err(JournalError::OtherRelease { path, found }),
             Ok(header) if header != self.header(step) => {
                 let what = format!("it belongs to step {} of stage {} of job `{}`", header.step, header.stage, header.job);
                 return Err(damaged(0, what));

@@ -17,10 +17,12 @@ use crate::state::JOB_ID_MAX_BYTES;
 use r1d_proto::ids::JobId;
 
 pub const MAGIC: [u8; 4] = *b"R1DJ";
-pub const VERSION: u16 = 1;
+/// 2 has the kept ids of each completion.
+pub const VERSION: u16 = 2;
 pub const HEADER_BYTES: usize = 96;
 pub const RECORD_HEADER_BYTES: usize = 8;
-/// Largest record: a completion of 64 Ki tokens with the experts of 58 layers × 8 takes about 90 MB.
+/// Largest record: a completion of 64 Ki tokens with the experts of 58 layers × 8 takes about 90 MB, its kept ids at most 42 MB
+/// ([`r1d_proto::kept::KEPT_NUMBERS_MAX`]).
 pub const RECORD_MAX_BYTES: usize = 128 << 20;
 
 /// Whose rollouts a segment holds.
@@ -36,8 +38,8 @@ pub struct Header {
 pub enum BadHeader {
     /// Cut short or overwritten.
     Torn,
-    /// Whole, but of a later release.
-    Newer(u16),
+    /// Whole, but of another release.
+    OtherRelease(u16),
 }
 
 impl Header {
@@ -64,7 +66,7 @@ impl Header {
         }
         let version = (word(4)? & 0xffff) as u16;
         if version != VERSION {
-            return Err(BadHeader::Newer(version));
+            return Err(BadHeader::OtherRelease(version));
         }
         let job = covered.get(24..24 + word(20)? as usize).ok_or(BadHeader::Torn)?;
         let job = JobId(String::from_utf8_lossy(job).into_owned());
@@ -149,7 +151,7 @@ mod tests {
         bytes[4..6].copy_from_slice(&9u16.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..88]);
         bytes[88..92].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Header::decode(&bytes), Err(BadHeader::Newer(9)));
+        assert_eq!(Header::decode(&bytes), Err(BadHeader::OtherRelease(9)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use r1d_ledger::{Disk, Entry, Journal, JournalError, Refused, StepRecord};
 use r1d_proto::ids::{JobId, SampleKey};
+use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::storage::Storage;
 use r1d_proto::verdict::{Outcome, Verdict};
@@ -42,6 +43,7 @@ fn rollout(key: SampleKey) -> Rollout {
         completion_ids: (0..length as u32).map(|i| i * 997).collect(),
         behaviour_logprobs: (0..length).map(|i| uniform(i).ln()).collect(),
         experts: (0..length).map(|i| (uniform(i) * 256.0) as u16).collect(),
+        kept_ids: KeptIds::from_numbers((0..length as u32).flat_map(|i| [1, i * 997, 1 + i % 3]).collect()),
         policy_version: key.step,
         finish: FinishReason::Stop,
     }
@@ -370,12 +372,15 @@ fn a_segment_of_another_job_or_release_is_refused() {
     disk.rename(&file(0), &file(1)).unwrap();
     assert!(matches!(open(&disk, 0), Err(JournalError::Damaged { .. })));
     let mut bytes = disk.read(&file(1)).unwrap();
-    bytes[4] = 2;
-    let crc = crc32c::crc32c(&bytes[..88]);
-    bytes[88..92].copy_from_slice(&crc.to_le_bytes());
-    disk.open(&file(1)).write_at(0, &bytes).unwrap();
-    assert!(matches!(open(&disk, 0), Err(JournalError::Newer { found: 2, .. })), "a later release's file was touched");
-    assert_eq!(disk.read(&file(1)).unwrap(), bytes);
+    for version in [1, 9] {
+        bytes[4] = version;
+        let crc = crc32c::crc32c(&bytes[..88]);
+        bytes[88..92].copy_from_slice(&crc.to_le_bytes());
+        disk.open(&file(1)).write_at(0, &bytes).unwrap();
+        let refused = open(&disk, 0).err().unwrap();
+        assert!(matches!(refused, JournalError::OtherRelease { found, .. } if found == u16::from(version)), "{refused}");
+        assert_eq!(disk.read(&file(1)).unwrap(), bytes, "another release's file was touched");
+    }
 }
 
 #[test]

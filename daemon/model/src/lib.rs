@@ -52,7 +52,7 @@ pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
 pub use config::{Config, Summary};
 pub use error::{ModelError, Result};
-pub use logprobs::token_logprobs;
+pub use logprobs::{kept_logprobs, token_logprobs};
 pub use lora::{ADAPTER_CONFIG_FILE, LoraSpec};
 pub use packed::{AuxLoss, Forward, Output, Packed};
 pub use products::PackedWeights;

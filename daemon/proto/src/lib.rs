@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ids`] | names of jobs and samples |
 //! | [`rollout`] | the rollout record, the central type of a reinforcement-learning step |
+//! | [`kept`] | the ids that each token was drawn from |
 //! | [`verdict`] | what a reward said about a completion |
 //! | [`recipe`] | sampling, objective and optimiser settings, as they travel to a worker |
 //! | [`worker`] | the protocol between `r1d` and an `r1d-worker` |
@@ -20,6 +21,7 @@ pub mod control;
 pub mod frame;
 pub mod ids;
 pub mod invariant;
+pub mod kept;
 pub mod plugin;
 pub mod recipe;
 pub mod rollout;

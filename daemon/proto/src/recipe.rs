@@ -12,6 +12,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// Only the k likeliest ids; 0 is off.
     pub top_k: u32,
+    /// Record which ids top-p and top-k left of each token's vocabulary, and log-probabilities over these (Keep Sampling Mask, DeepSeek-V3.2 3.1).
+    pub keep_sampling_mask: bool,
     /// Tokens.
     pub max_completion_length: u32,
     /// Sampling any of these ends the completion.

@@ -1,6 +1,7 @@
 //! The rollout record: one sampled completion with all that training and audit need.
 
 use crate::ids::SampleKey;
+use crate::kept::KeptIds;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +23,15 @@ pub struct Rollout {
     pub row: u64,
     pub prompt_ids: Vec<u32>,
     pub completion_ids: Vec<u32>,
-    /// Log-probability of each completion id under the distribution it was drawn from
-    /// (after temperature; before top-k and top-p), natural logarithm, one per completion id.
+    /// Log-probability of each completion id under the distribution it was drawn from: after temperature, and over `kept_ids`. Natural logarithm,
+    /// one per completion id.
     pub behaviour_logprobs: Vec<f32>,
     /// Experts that the router chose while sampling, `[tokens, moe_layers, experts_per_token]` row by row, where
     /// `tokens` = prompt + completion − 1 (the last id is never fed back). Empty for dense models.
     pub experts: Vec<u16>,
+    /// What top-k and top-p left of the vocabulary, per completion id, where [`keep_sampling_mask`](crate::recipe::Sampling::keep_sampling_mask) asks for
+    /// it. Empty where they left all of it, or nobody asked: log-probabilities are then over the whole vocabulary.
+    pub kept_ids: KeptIds,
     /// Number of optimiser steps that the sampling weights had seen in this stage.
     pub policy_version: u64,
     pub finish: FinishReason,

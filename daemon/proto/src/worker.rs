@@ -4,6 +4,7 @@
 //! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. Requests are carried out in
 //! order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
 
+use crate::kept::KeptIds;
 use crate::recipe::{DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling};
 use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
@@ -244,6 +245,8 @@ pub struct TrainSequence {
     pub behaviour_logprobs: Vec<f32>,
     /// As in [`Rollout::experts`].
     pub experts: Vec<u16>,
+    /// As in [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these, too.
+    pub kept_ids: KeptIds,
     pub advantage: f32,
     /// The completion hit the length limit.
     pub truncated: bool,

@@ -17,6 +17,8 @@
 
 use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::KeptIds;
+use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
     Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Reply, Request, RewardBatch,
@@ -287,6 +289,7 @@ impl Worker {
                 prompt_ids: group.prompt_ids.clone(),
                 behaviour_logprobs: (0..completion_ids.len() as u64).map(|i| -counter_uniform(&[word(2), i])).collect(),
                 finish: if completion_ids.last() == Some(&EOS) { FinishReason::Stop } else { FinishReason::Length },
+                kept_ids: kept_ids(&request.sampling, &completion_ids, word(3)),
                 completion_ids,
                 experts: vec![],
                 policy_version: request.policy_version,
@@ -303,6 +306,7 @@ impl Worker {
         let mut words = vec![self.reference, train.step, train.first_update, train.seed];
         for sequence in &train.sequences {
             words.extend(sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|id| *id as u64));
+            words.extend(sequence.kept_ids.numbers().iter().map(|number| *number as u64));
             words.extend(sequence.behaviour_logprobs.iter().chain([&sequence.advantage]).map(|value| value.to_bits() as u64));
         }
         Ok(self.update(&words))
@@ -333,6 +337,15 @@ impl Worker {
             metrics: Metrics::from([("loss".into(), uniform), ("kl".into(), uniform / 10.0), ("learning_rate".into(), 1e-3)]),
         }
     }
+}
+
+/// Of a stage whose ids are cut off: what each id was drawn from, as it might be.
+fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> KeptIds {
+    if !sampling.keep_sampling_mask || sampling.top_p == 1.0 {
+        return KeptIds::default();
+    }
+    let set = |(place, id): (u64, &u32)| [1, *id, 1 + (counter_hash(&[seed, place]) % 3) as u32];
+    KeptIds::from_numbers((0..).zip(completion_ids).flat_map(set).collect())
 }
 
 /// `<think> … </think> <answer> N </answer>`, or something that falls short of it.

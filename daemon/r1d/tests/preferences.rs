@@ -41,6 +41,7 @@ steps = 3
 prompts_per_step = 3
 num_generations = 2
 max_completion_length = 8
+top_p = 0.9
 value_model = "helpful"
   [[stage.reward]]
   plugin = "helpfulness"

@@ -5,6 +5,7 @@ use crate::message::{Asked, Command, End, Prompt, ScoreItem, Source};
 use crate::plan::Limits;
 use crate::wait::Wait;
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::verdict::Verdict;
@@ -146,6 +147,7 @@ impl Gather {
             // An evaluation can be large, and nobody trains on it.
             rollout.behaviour_logprobs = Vec::new();
             rollout.experts = Vec::new();
+            rollout.kept_ids = KeptIds::default();
         }
         match self.sample(key) {
             Some(sample @ Sample::Missing) => *sample = Sample::Scoring(Box::new(rollout)),

@@ -124,8 +124,17 @@ mod tests {
             let key = SampleKey { stage: 0, step: 0, prompt, sample };
             let (prompt_ids, completion_ids, behaviour_logprobs) = (vec![1], vec![2], vec![0.0]);
             let finish = FinishReason::Stop;
-            let rollout =
-                Rollout { key, row: 0, prompt_ids, completion_ids, behaviour_logprobs, experts: vec![], policy_version: 0, finish };
+            let rollout = Rollout {
+                key,
+                row: 0,
+                prompt_ids,
+                completion_ids,
+                behaviour_logprobs,
+                experts: vec![],
+                kept_ids: Default::default(),
+                policy_version: 0,
+                finish,
+            };
             ScoredRollout { rollout, verdicts: vec![], reward, advantage: reward }
         };
         let of_group = |(prompt, group): (u32, &&[Option<f32>])| {

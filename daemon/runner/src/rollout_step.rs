@@ -61,6 +61,7 @@ pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRoll
                 completion_ids: record.rollout.completion_ids.clone(),
                 behaviour_logprobs: record.rollout.behaviour_logprobs.clone(),
                 experts: record.rollout.experts.clone(),
+                kept_ids: record.rollout.kept_ids.clone(),
                 truncated: record.rollout.finish == FinishReason::Length,
             })
         })

@@ -72,6 +72,7 @@ mod tests {
     use crate::message::Prompt;
     use r1d_job::Job;
     use r1d_proto::ids::SampleKey;
+    use r1d_proto::kept::KeptIds;
     use r1d_proto::rollout::Rollout;
     use r1d_proto::verdict::Verdict;
     use std::path::Path;
@@ -107,10 +108,19 @@ mod tests {
         };
         let sample = |(number, (accuracy, format)): (u32, &(f32, f32))| {
             let key = SampleKey { stage: 0, step: 0, prompt: 0, sample: number };
-            let (prompt_ids, experts, finish) = (vec![1], vec![], FinishReason::Stop);
+            let (prompt_ids, experts, kept_ids, finish) = (vec![1], vec![], KeptIds::default(), FinishReason::Stop);
             let (completion_ids, behaviour_logprobs) = (vec![2, 0], vec![-0.5; 2]);
-            let rollout =
-                Rollout { key, row: 0, prompt_ids, completion_ids, behaviour_logprobs, experts, policy_version: 0, finish };
+            let rollout = Rollout {
+                key,
+                row: 0,
+                prompt_ids,
+                completion_ids,
+                behaviour_logprobs,
+                experts,
+                kept_ids,
+                policy_version: 0,
+                finish,
+            };
             let verdicts = vec![verdict("accuracy", *accuracy), verdict("format", *format)];
             let reward = Some(value(*accuracy) + 0.5 * value(*format));
             Sample::Scored(Box::new(Judged { rollout, verdicts, reward, answer: String::new() }))

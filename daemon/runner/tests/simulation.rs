@@ -5,6 +5,8 @@
 use r1d_job::{Job, Reward, StageKind};
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::KeptIds;
+use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
@@ -52,6 +54,7 @@ steps = 7
 prompts_per_step = 3
 num_generations = 4
 max_completion_length = 6
+top_p = 0.9
 beta = 0.1
 sync_ref_steps = 2
 dynamic_sampling = true
@@ -124,6 +127,7 @@ steps = 5
 prompts_per_step = 3
 num_generations = 2
 max_completion_length = 6
+top_p = 0.9
 value_model = "helpful"
   [[stage.schedule]]
   after_step = 2
@@ -238,6 +242,15 @@ fn mix(words: &[u64]) -> u64 {
 
 fn bits(values: &[f32]) -> Vec<u64> {
     values.iter().map(|v| v.to_bits() as u64).collect()
+}
+
+/// Of a stage whose ids are cut off: what each id was drawn from, as it might be.
+fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> KeptIds {
+    if !sampling.keep_sampling_mask || sampling.top_p == 1.0 {
+        return KeptIds::default();
+    }
+    let set = |(place, id): (u64, &u32)| [1, *id, 1 + (mix(&[seed, place]) % 3) as u32];
+    KeptIds::from_numbers((0..).zip(completion_ids).flat_map(set).collect())
 }
 
 /// All that survives a crash.
@@ -545,7 +558,14 @@ impl World {
                 let mut words = vec![self.worker.policy, self.worker.reference, train.step, train.first_update, train.seed];
                 for s in &train.sequences {
                     words.extend(s.completion_ids.iter().map(|id| *id as u64));
+                    let cut = train.objective.beta > 0.0;
+                    assert_eq!(
+                        s.kept_ids.is_empty(),
+                        !cut,
+                        "top_p is that of the stage with a reference, and training sees what it left"
+                    );
                     words.extend(bits(&s.behaviour_logprobs));
+                    words.extend(s.kept_ids.numbers().iter().map(|number| *number as u64));
                     words.push(s.advantage.to_bits() as u64);
                 }
                 self.trained(&words)
@@ -566,8 +586,14 @@ impl World {
             }
             Request::TrainPpo(batch) => {
                 let scores = mix(&bits(&batch.scores));
-                let ids = batch.sequences.iter().flat_map(|s| &s.completion_ids).map(|id| *id as u64).collect::<Vec<_>>();
+                let ids = batch
+                    .sequences
+                    .iter()
+                    .flat_map(|s| s.completion_ids.iter().chain(s.kept_ids.numbers()))
+                    .map(|id| *id as u64)
+                    .collect::<Vec<_>>();
                 assert_eq!(batch.sequences.len(), batch.scores.len());
+                assert!(batch.sequences.iter().all(|s| !s.kept_ids.is_empty()), "top_p is on");
                 let temperature = batch.objective.temperature.to_bits() as u64;
                 let words = [self.worker.policy, self.worker.value, self.worker.reference, batch.first_update, batch.seed, scores];
                 self.worker.value = mix(&[self.worker.value, scores]);
@@ -638,6 +664,7 @@ impl World {
                     row: group.row,
                     prompt_ids: group.prompt_ids.clone(),
                     behaviour_logprobs: (1..=length).map(|i| -counter_uniform(&[word(i)])).collect(),
+                    kept_ids: kept_ids(&request.sampling, &completion_ids, word(0)),
                     completion_ids,
                     experts: vec![],
                     policy_version: request.policy_version,

@@ -64,7 +64,15 @@ impl Server {
             stage: 0,
             step: 0,
             policy_version: 0,
-            sampling: Sampling { temperature, top_p: 1.0, top_k: 0, max_completion_length: new_tokens, stop_ids: vec![], seed: 0 },
+            sampling: Sampling {
+                temperature,
+                top_p: 1.0,
+                top_k: 0,
+                keep_sampling_mask: false,
+                max_completion_length: new_tokens,
+                stop_ids: vec![],
+                seed: 0,
+            },
             groups: prompts.into_iter().enumerate().map(group).collect(),
         };
         let speculative = batch["speculative"].as_bool().unwrap_or(false);

@@ -51,20 +51,26 @@ impl Draw {
 
     /// `logits` [B, V] float32, `uniforms` [B] float64 in [0, 1) → ids [B] int64. A row with a NaN gets an arbitrary valid id.
     pub fn ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> {
+        Ok(self.draw(logits, uniforms)?.0)
+    }
+
+    /// As [`Self::ids`], with the ids that steps 2 and 3 left, [B, V] bool: `None` where neither has anything to do. A row with a NaN has none left.
+    pub fn draw(&self, logits: &Tensor, uniforms: &Tensor) -> Result<(Tensor, Option<Tensor>), TchError> {
         if self.greedy() {
-            return logits.f_argmax(-1, false);
+            return Ok((logits.f_argmax(-1, false)?, None));
         }
         let scaled = if self.temperature == 1.0 { logits.shallow_clone() } else { logits.f_div_scalar(self.temperature)? };
         let mut probabilities = scaled.f_softmax(-1, Kind::Float)?;
         let vocab = logits.size()[1];
+        let mut kept = None;
         if self.top_k > 0 && self.top_k < vocab {
             let (likeliest, _) = probabilities.f_topk(self.top_k, -1, true, true)?;
-            probabilities = keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?)?;
+            (probabilities, kept) = keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?)?;
         }
         if self.top_p < 1.0 {
-            probabilities = keep_from(&probabilities, &self.nucleus_threshold(&probabilities)?)?;
+            (probabilities, kept) = keep_from(&probabilities, &self.nucleus_threshold(&probabilities)?)?;
         }
-        inverse_cdf(&probabilities, uniforms)
+        Ok((inverse_cdf(&probabilities, uniforms)?, kept))
     }
 
     /// The smallest probability inside the nucleus, [B, 1].
@@ -87,9 +93,11 @@ impl Draw {
     }
 }
 
-/// Zeroes what is less likely than the row's threshold [B, 1].
-fn keep_from(probabilities: &Tensor, threshold: &Tensor) -> Result<Tensor, TchError> {
-    probabilities.f_mul(&probabilities.f_ge_tensor(threshold)?)
+/// Zeroes what is less likely than the row's threshold [B, 1]; with that, which ids are left. A nucleus' threshold is above 0, so what top-k zeroed is
+/// not among them.
+fn keep_from(probabilities: &Tensor, threshold: &Tensor) -> Result<(Tensor, Option<Tensor>), TchError> {
+    let kept = probabilities.f_ge_tensor(threshold)?;
+    Ok((probabilities.f_mul(&kept)?, Some(kept)))
 }
 
 /// `weights` [B, V] ≥ 0, not all 0; `uniforms` [B] float64 → ids [B].
@@ -131,7 +139,15 @@ mod tests {
     const LARGEST: f64 = 1.0 - 1.0 / (1u64 << 24) as f64;
 
     fn draw(temperature: f32, top_k: u32, top_p: f32) -> Draw {
-        Draw::new(&Sampling { temperature, top_p, top_k, max_completion_length: 1, stop_ids: vec![], seed: 0 })
+        Draw::new(&Sampling {
+            temperature,
+            top_p,
+            top_k,
+            keep_sampling_mask: false,
+            max_completion_length: 1,
+            stop_ids: vec![],
+            seed: 0,
+        })
     }
 
     fn logits(rows: &[&[f32]]) -> Tensor {
@@ -194,6 +210,33 @@ mod tests {
     fn top_p_is_a_share_of_what_top_k_left() {
         // top-k leaves 0.4 and 0.3; 0.55 of 0.7 is less than 0.4, so one id stays.
         assert_shares(draw(1.0, 2, 0.55), &[0.1, 0.4, 0.3, 0.2], &[0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_left_is_told_and_is_what_can_be_drawn() {
+        let told = |draw: Draw, probabilities: &[f32]| -> Option<Vec<bool>> {
+            let (_, kept) = draw.draw(&logits(&[probabilities]), &Tensor::from_slice(&[0.5])).unwrap();
+            kept.map(|kept| kept.view([-1]).try_into().unwrap())
+        };
+        let probabilities = [0.1, 0.4, 0.3, 0.2];
+        for (draw, expected) in [
+            (draw(1.0, 0, 1.0), None),
+            (draw(0.0, 2, 0.5), None),
+            (draw(1.0, 9, 1.0), None),
+            (draw(1.0, 2, 1.0), Some([false, true, true, false])),
+            (draw(1.0, 0, 0.85), Some([false, true, true, true])),
+            (draw(1.0, 0, 0.999), Some([true; 4])),
+            (draw(1.0, 2, 0.55), Some([false, true, false, false])),
+            // Of what top-k left, all.
+            (draw(1.0, 2, 0.999), Some([false, true, true, false])),
+        ] {
+            assert_eq!(told(draw, &probabilities), expected.map(Vec::from), "{draw:?}");
+            if let Some(kept) = expected {
+                let drawn: Vec<bool> = shares(draw, &probabilities).iter().map(|share| *share > 0.0).collect();
+                assert_eq!(drawn, kept, "{draw:?}");
+            }
+        }
+        assert_eq!(told(draw(1.0, 2, 0.9), &[0.5, f32::NAN, 0.5]), Some(vec![false; 3]));
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub enum SamplerError {
         key.prompt, key.sample, key.step
     )]
     NotFinite { key: SampleKey, position: usize },
+    #[error(
+        "the ids that top_p and top_k left of the vocabulary, up to token {position} of prompt {}, sample {} of step {}, come to more than {limit} numbers: \
+         set a top_k of a few hundred or less, or keep_sampling_mask = false",
+        key.prompt, key.sample, key.step
+    )]
+    KeptIds { key: SampleKey, position: usize, limit: usize },
     #[error("expert {expert} does not fit the rollout record's 16 bits")]
     Expert { expert: i64 },
     #[error(transparent)]
@@ -42,4 +48,11 @@ pub enum SamplerError {
     Torch(#[from] tch::TchError),
     #[error(transparent)]
     Shim(#[from] r1d_torch::TorchError),
+}
+
+impl SamplerError {
+    /// Whether the settings are at fault, so that another try cannot help.
+    pub fn is_invalid_request(&self) -> bool {
+        matches!(self, SamplerError::KeptIds { .. })
+    }
 }

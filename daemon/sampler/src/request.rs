@@ -68,7 +68,15 @@ mod tests {
             stage: 0,
             step: 7,
             policy_version: 0,
-            sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_completion_length: 4, stop_ids: vec![1], seed: 0 },
+            sampling: Sampling {
+                temperature: 1.0,
+                top_p: 1.0,
+                top_k: 0,
+                keep_sampling_mask: true,
+                max_completion_length: 4,
+                stop_ids: vec![1],
+                seed: 0,
+            },
             groups: vec![Group { prompt: 3, row: 12, prompt_ids: vec![5, 9], samples: vec![0, 1] }],
         }
     }

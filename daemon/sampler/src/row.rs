@@ -2,6 +2,7 @@
 
 use crate::error::{Result, SamplerError};
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::{KEPT_NUMBERS_MAX, KeptIds};
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{Generate, Group};
@@ -16,6 +17,7 @@ pub struct Row {
     behaviour_logprobs: Vec<f32>,
     /// Of the prompt, then of each completion id that was fed back.
     experts: Vec<u16>,
+    kept_ids: KeptIds,
     finish: Option<FinishReason>,
     /// A guess at the id behind the last one, where the sampler speculates.
     pub draft: i64,
@@ -32,6 +34,7 @@ impl Row {
             completion_ids: vec![],
             behaviour_logprobs: vec![],
             experts,
+            kept_ids: KeptIds::default(),
             finish: None,
             draft: 0,
         }
@@ -71,6 +74,14 @@ impl Row {
         Ok(())
     }
 
+    /// The ids that the next one was drawn from, as [`KeptIds::push`] takes them.
+    pub fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
+        match self.kept_ids.push(kept, vocab_size) {
+            true => Ok(()),
+            false => Err(SamplerError::KeptIds { key: self.key, position: self.completion_ids.len(), limit: KEPT_NUMBERS_MAX }),
+        }
+    }
+
     pub fn push(&mut self, id: i64, logprob: f32, sampling: &Sampling) -> Result<()> {
         // A NaN or an infinity anywhere in a row's logits is a NaN here.
         if !logprob.is_finite() {
@@ -97,6 +108,7 @@ impl Row {
             completion_ids: std::mem::take(&mut self.completion_ids),
             behaviour_logprobs: std::mem::take(&mut self.behaviour_logprobs),
             experts: std::mem::take(&mut self.experts),
+            kept_ids: std::mem::take(&mut self.kept_ids).or_none(),
             policy_version: request.policy_version,
             finish: self.finish?,
         })
@@ -105,4 +117,18 @@ impl Row {
 
 pub fn narrow_expert(expert: i64) -> Result<u16> {
     u16::try_from(expert).map_err(|_| SamplerError::Expert { expert })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_that_grow_too_large_are_refused_with_what_to_set() {
+        let mut row = Row::new(&crate::tiny::request(1, 1), 0, 0, vec![]);
+        let every_second = [0x5555_5555_5555_5555; 1024];
+        let refused = (0..200).find_map(|_| row.push_kept(&every_second, 65_536).err()).unwrap();
+        let text = refused.to_string();
+        assert!(refused.is_invalid_request() && text.contains("top_k") && text.contains("keep_sampling_mask = false"), "{text}");
+    }
 }

@@ -2,11 +2,13 @@
 
 use crate::draw::Draw;
 use crate::error::{Result, SamplerError};
+use crate::kept::{self, Packer};
 use crate::prompts::{self, Prompts};
 use crate::request::{self, Limits};
 use crate::row::Row;
 use crate::schedule::{Changes, Schedule};
-use r1d_model::{Cache, CausalLm, Forward, Output, Places, token_logprobs};
+use r1d_model::{Cache, CausalLm, Forward, Output, Places, kept_logprobs};
+use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
@@ -33,6 +35,8 @@ pub(crate) struct Run<'a> {
     pub model: &'a CausalLm,
     pub request: &'a Generate,
     draw: Draw,
+    /// Where the sampling mask is kept.
+    packer: Option<Packer>,
     pub options: Forward<'a>,
     pub cache: &'a mut Cache,
     speculative: bool,
@@ -90,11 +94,13 @@ impl Sampler {
         }
         let started = self.clock.now();
         let packed = if self.invariant { None } else { Some(model.pack()?) };
+        let packer = request.sampling.keep_sampling_mask.then(|| Packer::new(model.device())).transpose()?;
         let record_experts = model.config.moe_layers > 0;
         let mut run = Run {
             model,
             request,
             draw: Draw::new(&request.sampling),
+            packer,
             options: Forward { invariant: self.invariant, packed: packed.as_ref(), record_experts, ..Forward::default() },
             cache: &mut self.cache,
             speculative: self.speculative,
@@ -199,7 +205,7 @@ impl Run<'_> {
         let uniforms = Tensor::f_from_slice(&uniforms)?.f_to_device(self.model.device())?;
         let drawn = self.draw(&Tensor::f_stack(&logits, 0)?, &uniforms, None)?.look()?;
         for (i, &slot) in started.iter().enumerate() {
-            self.rows[slot].push(drawn.ids[i], drawn.logprobs[i], &self.request.sampling)?;
+            drawn.push(i, &mut self.rows[slot], &self.request.sampling)?;
         }
         self.count.tokens += started.len() as u64;
         Ok(())
@@ -246,12 +252,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One step's ids, log-probabilities and experts to the rows that still live.
+    /// What one step drew, to the rows that still live.
     fn take(&mut self, drawn: Looked) -> Result<()> {
-        let per_row = drawn.experts.len() / self.rows.len();
         for (i, row) in self.rows.iter_mut().enumerate().filter(|(_, row)| !row.ended()) {
-            row.push_experts(&drawn.experts[i * per_row..][..per_row])?;
-            row.push(drawn.ids[i], drawn.logprobs[i], &self.request.sampling)?;
+            drawn.push(i, row, &self.request.sampling)?;
             self.count.tokens += 1;
         }
         Ok(())
@@ -264,9 +268,12 @@ impl Run<'_> {
 
     /// As [`Self::draw_ids`], with what is recorded of them.
     pub fn draw(&self, logits: &Tensor, uniforms: &Tensor, output: Option<Output>) -> Result<Drawn> {
-        let ids = self.draw_ids(logits, uniforms)?;
-        let logprobs = token_logprobs(logits, &ids, self.draw.logprob_temperature())?;
-        Ok(Drawn { ids, logprobs, experts: output.and_then(|output| output.experts) })
+        let (ids, kept) = self.draw.draw(logits, uniforms)?;
+        let kept = self.packer.as_ref().and_then(|packer| Some((packer, kept?)));
+        let logprobs = kept_logprobs(logits, &ids, self.draw.logprob_temperature(), kept.as_ref().map(|(_, kept)| kept))?;
+        let kept = kept.map(|(packer, kept)| packer.pack(&kept)).transpose()?;
+        let vocab_size = logits.size2()?.1 as u32;
+        Ok(Drawn { ids, logprobs, experts: output.and_then(|output| output.experts), kept, vocab_size })
     }
 
     /// Tokens drawn, and the most that the request may come to.
@@ -282,14 +289,20 @@ pub(crate) struct Drawn {
     pub ids: Tensor,
     logprobs: Tensor,
     experts: Option<Tensor>,
+    /// As [`Packer::pack`] leaves it.
+    kept: Option<Tensor>,
+    vocab_size: u32,
 }
 
 /// The same, on the host.
 pub(crate) struct Looked {
-    pub ids: Vec<i64>,
-    pub logprobs: Vec<f32>,
+    ids: Vec<i64>,
+    logprobs: Vec<f32>,
     /// `[B, moe_layers, K]`
-    pub experts: Vec<i64>,
+    experts: Vec<i64>,
+    /// `[B, words]`
+    kept: Vec<u64>,
+    vocab_size: u32,
 }
 
 impl Drawn {
@@ -298,7 +311,22 @@ impl Drawn {
             Some(experts) => Vec::try_from(&experts.f_reshape([-1])?)?,
             None => vec![],
         };
-        Ok(Looked { ids: Vec::try_from(&self.ids)?, logprobs: Vec::try_from(&self.logprobs)?, experts })
+        let kept = self.kept.as_ref().map(kept::words).transpose()?.unwrap_or_default();
+        let (ids, logprobs) = (Vec::try_from(&self.ids)?, Vec::try_from(&self.logprobs)?);
+        Ok(Looked { ids, logprobs, experts, kept, vocab_size: self.vocab_size })
+    }
+}
+
+impl Looked {
+    /// Hands what was drawn in place `at` to its completion.
+    pub fn push(&self, at: usize, row: &mut Row, sampling: &Sampling) -> Result<()> {
+        let places = self.ids.len();
+        let (experts, words) = (self.experts.len() / places, self.kept.len() / places);
+        row.push_experts(&self.experts[at * experts..][..experts])?;
+        if words > 0 {
+            row.push_kept(&self.kept[at * words..][..words], self.vocab_size)?;
+        }
+        row.push(self.ids[at], self.logprobs[at], sampling)
     }
 }
 

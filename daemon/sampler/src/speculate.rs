@@ -144,17 +144,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One step's ids, log-probabilities and experts to the rows that still live.
+    /// What one step drew, to the rows that still live.
     fn take_pairs(&mut self, drawn: Looked, accepted: Vec<i64>) -> Result<()> {
         let rows = self.rows.len();
-        let per_row = drawn.experts.len() / (PAIR * rows);
         for (i, row) in self.rows.iter_mut().enumerate() {
             for (place, at) in [i, rows + i].into_iter().enumerate() {
                 if row.ended() || (place > 0 && accepted[i] == 0) {
                     break;
                 }
-                row.push_experts(&drawn.experts[at * per_row..][..per_row])?;
-                row.push(drawn.ids[at], drawn.logprobs[at], &self.request.sampling)?;
+                drawn.push(at, row, &self.request.sampling)?;
                 self.count.tokens += 1;
                 // The last id of a completion has no use for a draft.
                 if place == 0 && !row.ended() {

@@ -141,13 +141,51 @@ fn filtered(model: &CausalLm, ids: &[i64], sampling: &Sampling) -> Vec<f64> {
     probabilities
 }
 
+/// Keep Sampling Mask: a record's sets are those of the definition, its log-probabilities those of the distribution over them. Without it, the same
+/// ids are drawn and log-probabilities are the whole vocabulary's.
+#[test]
+fn records_are_of_the_distribution_that_ids_were_drawn_from() {
+    let model = model(QWEN2);
+    for (temperature, top_k, top_p) in [(0.9, 0, 0.8), (1.3, 9, 1.0), (1.0, 30, 0.95), (0.9, 0, 1.0)] {
+        let mut request = request(4, 3);
+        request.sampling = Sampling { temperature, top_k, top_p, ..sampling() };
+        let records = generate(&mut sampler(&model, 5, false), &model, &request);
+        request.sampling.keep_sampling_mask = false;
+        let plain = generate(&mut sampler(&model, 5, false), &model, &request);
+        for (key, rollout) in &records {
+            let whole = &plain[key];
+            assert!(whole.kept_ids.is_empty() && rollout.completion_ids == whole.completion_ids, "{key:?}");
+            let all = ids(rollout);
+            let mut sets = rollout.kept_ids.tokens();
+            for (place, (recorded, of_all)) in rollout.behaviour_logprobs.iter().zip(&whole.behaviour_logprobs).enumerate() {
+                let at = rollout.prompt_ids.len() + place;
+                let expected = filtered(&model, &all[..at], &request.sampling);
+                let near = |logprob: f32, probability: f64| (f64::from(logprob) - probability.ln()).abs() < 1e-5;
+                assert!(near(*recorded, expected[all[at] as usize]), "{key:?} {place}: {recorded}");
+                assert!(
+                    near(*of_all, next_probabilities(&model, &all[..at], temperature.into())[all[at] as usize]),
+                    "{key:?} {place}"
+                );
+                let mut kept = vec![sets.next().is_none_or(|set| set.is_whole()); expected.len()];
+                let set = rollout.kept_ids.tokens().nth(place);
+                set.iter().flat_map(|set| set.runs()).for_each(|run| kept[run.start as usize..run.end as usize].fill(true));
+                let left: Vec<bool> = expected.iter().map(|probability| *probability > 0.0).collect();
+                assert_eq!(kept, left, "{key:?} {place}");
+            }
+        }
+        let cut = records.values().any(|rollout| !rollout.kept_ids.is_empty());
+        assert_eq!(cut, top_k > 0 || top_p < 1.0);
+    }
+}
+
 #[test]
 fn frequencies_follow_the_distribution_at_the_first_and_at_a_decoded_token() {
     let model = model(&small_vocabulary());
     let prompt_ids = vec![7u32, 2, 11];
     let samples = 20_000;
     for (temperature, top_k, top_p) in [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 6, 1.0), (1.0, 0, 0.7), (1.3, 9, 0.8)] {
-        let sampling = Sampling { temperature, top_k, top_p, max_completion_length: 2, stop_ids: vec![], seed: 3 };
+        let sampling =
+            Sampling { temperature, top_k, top_p, keep_sampling_mask: false, max_completion_length: 2, stop_ids: vec![], seed: 3 };
         let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..samples).collect() }];
         let request = Generate { stage: 0, step: 0, policy_version: 0, sampling: sampling.clone(), groups };
         let rollouts = generate(&mut sampler(&model, 500, false), &model, &request);

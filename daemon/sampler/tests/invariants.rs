@@ -2,7 +2,7 @@
 
 mod tiny;
 
-use r1d_model::{Forward, Packed, token_logprobs};
+use r1d_model::{Forward, Packed, kept_logprobs};
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::Generate;
 use r1d_proto::world::{counter_hash, counter_permutation};
@@ -78,6 +78,16 @@ fn outside_the_mode_the_same_request_gives_the_same_rollouts() {
     }
 }
 
+/// bool `[tokens, V]`: the ids that each of the completion's was drawn from, where any were cut off.
+fn kept(rollout: &Rollout) -> Option<Tensor> {
+    let mut rows = vec![vec![true; VOCAB_SIZE as usize]; rollout.completion_ids.len()];
+    for (row, kept) in rows.iter_mut().zip(rollout.kept_ids.tokens()).filter(|(_, kept)| !kept.is_whole()) {
+        row.fill(false);
+        kept.runs().for_each(|run| row[run.start as usize..run.end as usize].fill(true));
+    }
+    (!rollout.kept_ids.is_empty()).then(|| Tensor::from_slice(&rows.concat()).view([-1, VOCAB_SIZE as i64]))
+}
+
 /// Log-probabilities and experts of the completion in a forward pass of prompt + completion alone, as a trainer runs it.
 fn trainers_view(model: &r1d_model::CausalLm, rollout: &Rollout, invariant: bool) -> (Vec<f32>, Vec<i64>) {
     let ids = ids(rollout);
@@ -88,7 +98,9 @@ fn trainers_view(model: &r1d_model::CausalLm, rollout: &Rollout, invariant: bool
     let rows = rollout.completion_ids.len();
     let hidden = output.hidden.narrow(0, first as i64, rows as i64);
     let logits = tch::no_grad(|| model.logits(&hidden, &options)).unwrap();
-    let logprobs = token_logprobs(&logits, &Tensor::from_slice(&ids[first + 1..]), f64::from(sampling().temperature)).unwrap();
+    let kept = kept(rollout);
+    let targets = Tensor::from_slice(&ids[first + 1..]);
+    let logprobs = kept_logprobs(&logits, &targets, f64::from(sampling().temperature), kept.as_ref()).unwrap();
     let experts = output.experts.map(|experts| Vec::try_from(experts.reshape([-1])).unwrap()).unwrap_or_default();
     (logprobs.try_into().unwrap(), experts)
 }
@@ -98,8 +110,12 @@ fn trainers_view(model: &r1d_model::CausalLm, rollout: &Rollout, invariant: bool
 fn recorded_logprobs_and_experts_are_the_trainers() {
     for config in BOTH {
         let model = model(config);
-        for invariant in [true, false] {
-            for (key, rollout) in generate(&mut sampler(&model, 5, invariant), &model, &request(6, 4)) {
+        for (invariant, top_k, top_p) in [(true, 0, 1.0), (false, 0, 1.0), (true, 0, 0.9), (true, 20, 0.8), (false, 20, 1.0)] {
+            let mut request = request(6, 4);
+            (request.sampling.top_k, request.sampling.top_p) = (top_k, top_p);
+            for (key, rollout) in generate(&mut sampler(&model, 5, invariant), &model, &request) {
+                assert_eq!(rollout.kept_ids.is_empty(), top_k == 0 && top_p == 1.0, "{key:?} {config}");
+                rollout.kept_ids.check(&rollout.completion_ids, VOCAB_SIZE).unwrap();
                 let (logprobs, experts) = trainers_view(&model, &rollout, invariant);
                 assert_eq!(rollout.behaviour_logprobs.len(), rollout.completion_ids.len());
                 if invariant {

@@ -174,6 +174,7 @@ fn sampling(arguments: &Arguments, config: &GenerationConfig, max_completion_len
         temperature: arguments.temperature.unwrap_or(default_temperature),
         top_p: arguments.top_p.or(config.top_p).unwrap_or(1.0),
         top_k: arguments.top_k.or(config.top_k).unwrap_or(0),
+        keep_sampling_mask: false,
         max_completion_length,
         stop_ids: stop_ids.to_vec(),
         seed: arguments.seed,

@@ -219,6 +219,7 @@ fn first_mismatch(model: &CausalLm, prompt_len: usize, ids: &[i64]) -> Result<Op
         temperature: 0.0,
         top_p: 1.0,
         top_k: 0,
+        keep_sampling_mask: false,
         max_completion_length: (ids.len() - prompt_len) as u32,
         stop_ids: vec![],
         seed: 0,

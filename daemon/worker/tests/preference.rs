@@ -74,6 +74,7 @@ fn ppo_step(worker: &mut Worker, step: u64) -> Metrics {
         completion_ids: r.completion_ids.clone(),
         behaviour_logprobs: r.behaviour_logprobs.clone(),
         experts: r.experts.clone(),
+        kept_ids: r.kept_ids.clone(),
         advantage: 0.0,
         truncated: false,
     });

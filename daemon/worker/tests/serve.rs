@@ -16,6 +16,7 @@ fn train(step: u64, rollouts: &[Rollout]) -> Request {
             completion_ids: r.completion_ids.clone(),
             behaviour_logprobs: r.behaviour_logprobs.clone(),
             experts: r.experts.clone(),
+            kept_ids: r.kept_ids.clone(),
             advantage: if i % 2 == 0 { 1.0 } else { -1.0 },
             truncated: false,
         })
@@ -68,7 +69,9 @@ fn a_restored_worker_goes_on_with_the_same_bits() {
     assert_eq!(step(&mut worker, 2), last);
     worker.ask(Request::Export { dir: two.clone() });
     assert!(weights(&one) == weights(&two), "the weights differ");
-    // ROLL-2 in the reference mode.
+    // What was cut off is recorded, and ROLL-2 holds in the reference mode.
+    assert!(last.0.iter().all(|rollout| !rollout.kept_ids.is_empty()));
+    assert!(last.1["sampling/kept_ids/mean"] < 20.0, "{:?}", last.1);
     assert_eq!(last.1["sampling/sampling_logp_difference/max"], 0.0);
     assert!(last.1["kl"] > 0.0, "the reference is one step behind: {:?}", last.1);
 }

@@ -1,6 +1,9 @@
 use crate::golden;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use r1d_data::rollouts::{RolloutRow, read, write};
 use r1d_proto::ids::SampleKey;
+use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 
@@ -33,6 +36,7 @@ fn rows() -> Vec<RolloutRow> {
                 completion_ids: (0..index).collect(),
                 behaviour_logprobs: (0..index).map(|i| -(i as f32) / 3.0).collect(),
                 experts: (0..index as u16 * 2).collect(),
+                kept_ids: KeptIds::from_numbers((0..index).flat_map(|id| [1, id, 1]).collect()),
                 policy_version: 28,
                 finish: if index.is_multiple_of(2) { FinishReason::Stop } else { FinishReason::Length },
             },
@@ -81,4 +85,20 @@ fn the_golden_file_is_what_this_release_writes() {
 fn a_file_of_something_else_is_named() {
     let (_directory, path) = crate::file("x.parquet", "nothing");
     assert!(read(&path).unwrap_err().to_string().contains("x.parquet: not a Parquet file that can be read"));
+}
+
+#[test]
+fn a_file_of_before_there_were_kept_ids_reads_with_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("step-7.parquet");
+    write(&path, &rows()).unwrap();
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).unwrap().build().unwrap();
+    let mut batch = reader.next().unwrap().unwrap();
+    batch.remove_column(batch.schema().index_of("kept_ids").unwrap());
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let mut expected = rows();
+    expected.iter_mut().for_each(|row| row.scored.rollout.kept_ids = KeptIds::default());
+    assert_eq!(read(&path).unwrap(), expected);
 }

@@ -379,6 +379,13 @@ const fn temperature(meaning: &'static str) -> Key {
 
 const TOP_P: Key = key("top_p", Kind::Float { min: 0.0, max: 1.0, above: true }, Value("1.0"), "", "Nucleus sampling; 1: off.");
 const TOP_K: Key = key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off.");
+const KEEP_SAMPLING_MASK: Key = key(
+    "keep_sampling_mask",
+    Bool,
+    Value("true"),
+    "",
+    "Where top_p or top_k cut ids off, log-probabilities of sampler, policy and reference are over those that were left (Keep Sampling Mask, DeepSeek-V3.2 3.1), whose mean number is `sampling/kept_ids/mean`; false: over the whole vocabulary. No effect with top_p = 1.0 and top_k = 0.",
+);
 
 const fn rewards(meaning: &'static str) -> Key {
     key("reward", Tables(REWARD), Required("add a [[stage.reward]] with plugin = \"accuracy\""), "", meaning)
@@ -569,6 +576,7 @@ static PPO: &Table = &Table {
                 "",
                 "Weight of the k1 estimate of the KL divergence from the stage's first weights, in each token's reward; 0 keeps no reference.",
             ),
+            KEEP_SAMPLING_MASK,
             key(
                 "routing_replay",
                 Bool,
@@ -708,6 +716,7 @@ static GRPO: &Table = &Table {
                 "rounds",
                 "With `dynamic_sampling`: rounds of further prompts in a step; then the step trains on the groups it has.",
             ),
+            KEEP_SAMPLING_MASK,
             key(
                 "routing_replay",
                 Bool,

@@ -178,7 +178,7 @@ fn the_defaults_are_those_of_trl() {
     assert_eq!((rollouts.temperature, rollouts.top_p, grpo.beta, grpo.epsilon, grpo.epsilon_high), (1.0, 1.0, 0.0, 0.2, 0.2));
     assert_eq!(grpo.loss_type, r1d_proto::recipe::LossType::Dapo);
     assert_eq!(grpo.scale_rewards, r1d_proto::recipe::ScaleRewards::Group);
-    assert!(!grpo.mask_truncated_completions);
+    assert!(!grpo.mask_truncated_completions && rollouts.keep_sampling_mask);
     let optimiser = job.stages[2].optimiser(200).unwrap();
     assert_eq!(
         (optimiser.learning_rate, optimiser.adam_beta1, optimiser.adam_beta2, optimiser.adam_epsilon),
@@ -190,4 +190,24 @@ fn the_defaults_are_those_of_trl() {
     );
     assert_eq!(optimiser.lr_scheduler_type, r1d_proto::recipe::LrSchedule::Linear);
     assert_eq!(job.stages[1].schedule.as_ref().unwrap().learning_rate, 2e-5);
+}
+
+/// Keep Sampling Mask: a record costs bytes, and only policies that are compared over it need one.
+#[test]
+fn the_sampling_mask_is_kept_where_samples_are_trained_on_and_nowhere_else() {
+    let text = JOB
+        .replace("steps = 200", "steps = 200\ntop_p = 0.9")
+        .replace("kind = \"rejection-sampling\"", "kind = \"rejection-sampling\"\ntop_p = 0.9");
+    let job = parse(&text).unwrap();
+    let sampling: Vec<_> =
+        job.stages.iter().filter_map(|stage| Some((stage.kind_name(), stage.rollouts()?.sampling(3, vec![], 0)))).collect();
+    let keeps: Vec<_> = sampling.iter().map(|(kind, sampling)| (*kind, sampling.keep_sampling_mask)).collect();
+    assert_eq!(keeps, [("grpo", true), ("rejection-sampling", false)]);
+    assert!(sampling.iter().all(|(_, sampling)| sampling.top_p == 0.9));
+    assert!(job.evaluations().count() > 0 && job.evaluations().all(|eval| !eval.sampling(vec![], 0).keep_sampling_mask));
+    let job = parse(&text.replace("steps = 200", "steps = 200\nkeep_sampling_mask = false")).unwrap();
+    assert!(!job.stages[2].rollouts().unwrap().sampling(0, vec![], 0).keep_sampling_mask);
+    let refused = parse(&text.replace("kind = \"rejection-sampling\"", "kind = \"rejection-sampling\"\nkeep_sampling_mask = true"))
+        .unwrap_err();
+    assert!(refused.to_string().contains("keep_sampling_mask"), "{refused}");
 }

@@ -3,7 +3,9 @@
 
 use r1d_learn::Trainer;
 use r1d_learn::head::Head;
+use r1d_learn::kept::KeptRows;
 use r1d_model::{CausalLm, Forward, Packed, Scorer};
+use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining};
 use r1d_proto::worker::{Pair, SupervisedSequence, Train, TrainSequence};
 use r1d_proto::world::counter_hash;
@@ -164,6 +166,7 @@ pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
             completion_ids: ids(100 * step + 50 + i, 2 + (i as usize * 5) % 11),
             behaviour_logprobs: Vec::new(),
             experts: Vec::new(),
+            kept_ids: Default::default(),
             advantage: if i % 2 == 0 { 1.0 + i as f32 / 10.0 } else { -0.8 },
             truncated: i % 4 == 3,
         })
@@ -174,7 +177,22 @@ pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
     Train { step, first_update: step, objective, seed: 11, sequences }
 }
 
-/// Log-probability of each completion id, each sequence on its own.
+/// For each completion id a set that has it: of the first ids of two sequences the whole vocabulary, of every fourth sequence all.
+pub fn with_kept_ids(mut batch: Train) -> Train {
+    for (i, sequence) in batch.sequences.iter_mut().enumerate().filter(|(i, _)| i % 4 != 1) {
+        let mut kept = KeptIds::default();
+        for (place, &id) in sequence.completion_ids.iter().enumerate() {
+            let drawn = |other: u32| counter_hash(&[i as u64, place as u64, other.into()]).is_multiple_of(3);
+            let word =
+                (0..VOCAB).filter(|&other| other == id || drawn(other) || (i < 2 && place == 0)).map(|other| 1u64 << other).sum();
+            assert!(kept.push(&[word], VOCAB));
+        }
+        sequence.kept_ids = kept.or_none();
+    }
+    batch
+}
+
+/// Log-probability of each completion id over its kept ids, each sequence on its own.
 pub fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Vec<f32> {
     single(model, sequence, temperature, false)
 }
@@ -186,7 +204,11 @@ fn single(model: &CausalLm, sequence: &TrainSequence, temperature: f64, invarian
     let hidden = tch::no_grad(|| model.forward(&packed, &Forward { invariant, ..Forward::default() }).unwrap()).hidden;
     let hidden = hidden.narrow(0, prompt - 1, completion);
     let targets = Tensor::from_slice(&all[prompt as usize..]);
-    Vec::try_from(Head::new(model, temperature, invariant).logprobs(&hidden, &targets).unwrap()).unwrap()
+    let mut kept = KeptRows::default();
+    kept.add(&sequence.kept_ids, sequence.completion_ids.len());
+    let kept = kept.or_none();
+    let head = Head::new(model, temperature, invariant).keeping(kept.as_ref());
+    Vec::try_from(head.logprobs(&hidden, &targets).unwrap()).unwrap()
 }
 
 pub fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {

@@ -11,7 +11,7 @@ use actix::fut::ActorFutureExt;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
-use r1d_proto::worker::{Body, Event, FromWorker, ToWorker};
+use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Request, ToWorker};
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -182,7 +182,7 @@ impl Worker {
         let (ended, gone) = watch::channel(false);
         let last_words = Arc::new(Mutex::new(Vec::new()));
         let listener = child.stderr.take().map(|stderr| tasks::spawn("worker log", listen(stderr, launch.log, last_words.clone())));
-        tasks::spawn("worker requests", write(writer, outgoing));
+        tasks::spawn("worker requests", write(writer, outgoing, launch.said.clone()));
         let (board, device, killed) = (self.board.clone(), self.recipe.device.clone(), kill.subscribe());
         tasks::spawn("worker", async move {
             let broken = read(reader, &launch.said, killed.clone()).await;
@@ -253,13 +253,36 @@ async fn read(mut stream: OwnedReadHalf, said: &mpsc::Sender<Said>, mut killed: 
 }
 
 /// Ends when the process or its requests do: dropping the writing half would not close the socket, the process's end does.
-async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>) {
+async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>, said: mpsc::Sender<Said>) {
     while let Some(request) = requests.recv().await {
-        if let Err(error) = frame::write(&mut stream, Format::Postcard, &request).await {
-            tracing::debug!("request to a worker is lost: {error}");
-            return;
+        match frame::write(&mut stream, Format::Postcard, &request).await {
+            Ok(()) => {}
+            // Nothing of it was written: the worker will never answer, so that is done here.
+            Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
+                let _ = said.send(Said::Message(refusal(&request, &error))).await;
+            }
+            Err(error) => {
+                tracing::debug!("request to a worker is lost: {error}");
+                return;
+            }
         }
     }
+}
+
+/// The answer to a request that fits no frame; trying again cannot help.
+fn refusal(request: &ToWorker, error: &FrameError) -> FromWorker {
+    let sequences = match &request.request {
+        Request::Train(train) => &train.sequences[..],
+        Request::TrainPpo(train) => &train.sequences,
+        _ => &[],
+    };
+    let kept = if sequences.iter().any(|sequence| !sequence.kept_ids.is_empty()) {
+        "set a top_k of a few hundred or less, or keep_sampling_mask = false, or "
+    } else {
+        ""
+    };
+    let message = format!("the request does not fit one message ({error}): {kept}take less into a step");
+    FromWorker { id: request.id, body: Body::Failed(Failure { kind: FailureKind::Invalid, message }) }
 }
 
 /// Waits for the process's end; kills it when that is asked for, or when it does not leave after its socket closed.
@@ -313,5 +336,59 @@ pub fn started(message: &FromWorker) -> Option<u32> {
     match &message.body {
         Body::Event(Event::Started { pid, .. }) => Some(*pid),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::kept::KeptIds;
+    use r1d_proto::recipe::PpoObjective;
+    use r1d_proto::worker::{TrainPpo, TrainSequence};
+
+    /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it; the requests behind it go out.
+    #[actix::test]
+    async fn a_request_that_fits_no_frame_is_refused_at_once() {
+        // 5 bytes each.
+        let numbers = vec![u32::MAX; frame::LENGTH_MAX_BYTES as usize / 5];
+        let sequence = TrainSequence {
+            prompt_ids: vec![1],
+            completion_ids: vec![2],
+            behaviour_logprobs: vec![-1.0],
+            experts: vec![],
+            kept_ids: KeptIds::from_numbers(numbers),
+            advantage: 1.0,
+            truncated: false,
+        };
+        let objective = PpoObjective {
+            num_ppo_epochs: 1,
+            num_mini_batches: 1,
+            cliprange: 0.2,
+            cliprange_value: 0.2,
+            vf_coef: 0.1,
+            gamma: 1.0,
+            lam: 1.0,
+            kl_coef: 0.0,
+            temperature: 1.0,
+            routing_replay: true,
+        };
+        let train = TrainPpo { step: 0, first_update: 0, objective, seed: 0, sequences: vec![sequence], scores: vec![1.0] };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let (said, mut heard) = mpsc::channel(1);
+        requests.send(ToWorker { id: 7, request: Request::TrainPpo(train) }).await.unwrap();
+        requests.send(ToWorker { id: 8, request: Request::Close }).await.unwrap();
+        drop(requests);
+        write(ours.into_split().1, outgoing, said).await;
+
+        let Some(Said::Message(FromWorker { id: 7, body: Body::Failed(failure) })) = heard.recv().await else {
+            panic!("an answer to request 7")
+        };
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        for part in ["top_k", "keep_sampling_mask = false", "the limit is 268435456"] {
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+        let next: ToWorker = frame::read(&mut theirs.into_split().0, Format::Postcard).await.unwrap();
+        assert_eq!(next, ToWorker { id: 8, request: Request::Close });
     }
 }

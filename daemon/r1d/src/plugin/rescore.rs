@@ -209,6 +209,7 @@ mod tests {
             completion_ids: vec![2, 3],
             behaviour_logprobs: vec![0.0, 0.0],
             experts: Vec::new(),
+            kept_ids: Default::default(),
             policy_version: 0,
             finish: FinishReason::Stop,
         };

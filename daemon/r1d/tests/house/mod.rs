@@ -338,6 +338,7 @@ steps = 6
 prompts_per_step = 2
 num_generations = 4
 max_completion_length = 8
+top_p = 0.9
 beta = 0.01
 sync_ref_steps = 2
 dynamic_sampling = true

@@ -54,7 +54,15 @@ pub fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {
 }
 
 pub fn sampling() -> Sampling {
-    Sampling { temperature: 0.9, top_p: 1.0, top_k: 0, max_completion_length: 14, stop_ids: vec![3, 50, 77], seed: 42 }
+    Sampling {
+        temperature: 0.9,
+        top_p: 1.0,
+        top_k: 0,
+        keep_sampling_mask: true,
+        max_completion_length: 14,
+        stop_ids: vec![3, 50, 77],
+        seed: 42,
+    }
 }
 
 /// `groups` prompts of different lengths with ids all over the vocabulary, `samples` completions of each.

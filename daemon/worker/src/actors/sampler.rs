@@ -34,9 +34,10 @@ impl Handler<Draw> for SamplerActor {
                     let mut completed = |rollout| outbox.completed(rollout);
                     let sampler =
                         opened.sampler.as_mut().ok_or_else(|| invalid("the stage was opened without slots: it cannot sample"))?;
-                    sampler
-                        .generate(opened.model.policy()?, &request, &mut completed, &mut progress)
-                        .map_err(|e| classify(FailureKind::Internal, &e))
+                    sampler.generate(opened.model.policy()?, &request, &mut completed, &mut progress).map_err(|e| {
+                        let kind = if e.is_invalid_request() { FailureKind::Invalid } else { FailureKind::Internal };
+                        classify(kind, &e)
+                    })
                 })
                 .await
         })

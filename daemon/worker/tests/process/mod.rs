@@ -120,7 +120,16 @@ pub fn generate(step: u64) -> Request {
             samples: vec![0, 1, 2],
         })
         .collect();
-    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_completion_length: 12, stop_ids: vec![1], seed: 9 };
+    // As a stage that trains on what it samples, with ids cut off.
+    let sampling = Sampling {
+        temperature: 1.0,
+        top_p: 0.9,
+        top_k: 20,
+        keep_sampling_mask: true,
+        max_completion_length: 12,
+        stop_ids: vec![1],
+        seed: 9,
+    };
     Request::Generate(Generate { stage: 0, step, policy_version: step, sampling, groups })
 }
 
