@@ -28,6 +28,9 @@ pub struct Outcome {
     pub evals: Vec<(Option<String>, u64, Map<String, Value>)>,
 }
 
+/// What the fake worker's judge writes.
+const VERDICTS: [&str; 2] = [r#"{"correctness":"correct"}"#, r#"{"correctness":"incorrect"}"#];
+
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -59,9 +62,9 @@ impl House {
         self.path("state")
     }
 
-    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own.
+    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own; then two verdicts of a judge.
     fn write_tokenizer(&self, name: &str, digits: [&str; 10]) {
-        let words = [&["</s>", "<think>", "</think>", "<answer>", "</answer>"], &digits[..]].concat();
+        let words = [&["</s>", "<think>", "</think>", "<answer>", "</answer>"], &digits[..], &VERDICTS[..]].concat();
         let vocabulary: Map<String, Value> =
             words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
         let tokenizer = serde_json::json!({
