@@ -8,8 +8,10 @@ use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, RewardSpec, Rewards, World, attacks};
 
 /// Every shipped plugin, under each configuration that takes another path.
-const PLUGINS: [(&str, &str); 12] = [
+const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
+    ("correctness", "{}"),
+    ("correctness", r#"{"text": "completion", "needs_reference": false}"#),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),
     ("language-consistency", r#"{"language": "en"}"#),

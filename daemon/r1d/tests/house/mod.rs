@@ -99,6 +99,18 @@ impl House {
         fs::write(self.path("student.json"), config.to_string()).expect("the student's config");
     }
 
+    /// A Hugging Face directory of a language model, as far as the daemon looks into one.
+    pub fn write_language_model(&self, name: &str) {
+        self.write_tokenizer(name, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 32,
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "max_position_embeddings": 4096});
+        fs::write(self.path(name).join("config.json"), config.to_string()).expect("config");
+        let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+        fs::write(self.path(name).join("model.safetensors"), weights).expect("weights");
+    }
+
     /// A job of three stages; `changes` replace parts of its text.
     pub fn job(&self, changes: &[(&str, &str)]) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
