@@ -10,7 +10,7 @@ TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-
 PLUGINS := accuracy correctness format language-consistency helpfulness harmlessness length readability repetition soft-overlong
 BIN := target/release
 
-.PHONY: toolchain build plugins plugins-python templates demo recipe test test-all test-rust test-python control bench mutations libtorch python lint clean
+.PHONY: toolchain build plugins plugins-python templates demo recipe test test-all test-rust test-python properties control bench mutations libtorch python lint clean
 
 # Always the whole workspace: a selection of packages would select other features of shared dependencies, and build them again.
 build: toolchain libtorch
@@ -85,14 +85,19 @@ control: build
 
 test: test-rust test-python
 
+# One seed, so that a change is not blamed for another's luck; `make properties` looks with new ones.
 test-rust: build plugins-python templates
-	cargo test --release --workspace
+	PROPTEST_RNG_SEED=$${PROPTEST_RNG_SEED:-1} cargo test --release --workspace --no-fail-fast
+
+# The grader's properties on many more formulas, others each time.
+properties:
+	PROPTEST_CASES=100000 cargo test --release --workspace --test properties
 
 test-python: build python
 	.venv/bin/python -m pytest -q -c tests/pytest.ini tests
 
 # The long ones: planted bugs must turn tests red, the demo's claim over three seeds, the benches.
-test-all: test mutations control bench
+test-all: test properties mutations control bench
 
 mutations: python
 	tests/mutations/run

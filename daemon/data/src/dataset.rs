@@ -131,10 +131,12 @@ fn read_jsonl(file: &Path, source: &DataSource, rows: &mut Vec<Row>) -> Result<(
         let line = line.map_err(|e| {
             if e.kind() == std::io::ErrorKind::InvalidData { at("not UTF-8".into()) } else { DataError::read(file, e) }
         })?;
+        // Some editors put a byte order mark before the first line.
+        let line = line.trim_start_matches('\u{feff}');
         if line.trim().is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(&line).map_err(|e| at(format!("not JSON: {}", without_line(&e))))?;
+        let value: Value = serde_json::from_str(line).map_err(|e| at(format!("not JSON: {}", without_line(&e))))?;
         let Value::Object(columns) = value else {
             return Err(at(format!("{}, expected a JSON object per line (columns by name)", kind_of(&value))));
         };

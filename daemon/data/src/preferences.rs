@@ -145,7 +145,10 @@ fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading)
         .iter()
         .fold(prompt_ids.len(), |shared, ids| shared.min(prompt_ids.iter().zip(ids.iter()).take_while(|(a, b)| a == b).count()));
     let max_length = reading.max_length as usize;
-    if prompt >= max_length || prompt == 0 {
+    if prompt == 0 {
+        return Err("it has no prompt: `chosen` and `rejected` share no token at their beginning; give the row a `prompt`".into());
+    }
+    if prompt >= max_length {
         return Err(format!("its prompt has {prompt} tokens, of max_length = {max_length} that prompt and completion may have"));
     }
     let cut = chosen.len() > max_length || rejected.len() > max_length;

@@ -118,7 +118,7 @@ fn measures(batch: &RewardBatch, scores: &[f64], order: &[usize]) -> Metrics {
             found.push(("margin", margins().sum::<f64>() / units));
         }
         RewardBatch::Labelled(items) => {
-            let right = |(score, index): (&f64, &usize)| (*score > 0.0) == (items[*index].label > 0.5);
+            let right = |(score, index): (&f64, &usize)| (*score > 0.0) == (items[*index].label >= 0.5);
             found.push(("accuracy", share(scores.iter().zip(order).filter(|&both| right(both)).count())));
         }
     }
@@ -141,6 +141,6 @@ pub fn label_accuracy(scorer: &Scorer, items: &[Labelled]) -> Result<f64, LearnE
     batch::check_labelled(items, scorer.model().config.vocab_size)?;
     let texts: Vec<&[u32]> = items.iter().map(|item| &item.ids[..]).collect();
     let scores = scorer.score(&texts)?;
-    let right = |(score, item): (&f32, &Labelled)| (*score > 0.0) == (item.label > 0.5);
+    let right = |(score, item): (&f32, &Labelled)| (*score > 0.0) == (item.label >= 0.5);
     Ok(scores.iter().zip(items).filter(|&both| right(both)).count() as f64 / items.len().max(1) as f64)
 }

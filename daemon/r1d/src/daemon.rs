@@ -137,7 +137,16 @@ fn build(
             gone
         });
         let devices = means.iter().map(|means| Device { means: means.clone(), running: None }).collect();
-        Jobs { devices, workers_are_gone, panics: HashMap::new(), unrecorded: Vec::new(), stopping: false, _alive: alive }
+        Jobs {
+            devices,
+            workers_are_gone,
+            away: HashMap::new(),
+            resumed: HashMap::new(),
+            panics: HashMap::new(),
+            unrecorded: Vec::new(),
+            stopping: false,
+            _alive: alive,
+        }
     });
     let counter = Counter {
         since: clock.now(),

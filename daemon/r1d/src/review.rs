@@ -23,7 +23,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Tells files that arrive at the same time apart.
+static ARRIVALS: AtomicU64 = AtomicU64::new(0);
 /// Of a row (`LIM-1`).
 const LINE_MAX_BYTES: u64 = 64 << 20;
 
@@ -191,7 +194,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
     let columns = Columns::of(&rows_of(dir, &source.name))?;
     let mut rows = 0;
     let mut failed = None;
-    let arrived = dir.join(format!("{}.import.jsonl", source.name));
+    let arrived = dir.join(format!("{}.import-{}.jsonl", source.name, ARRIVALS.fetch_add(1, Ordering::Relaxed)));
     let written = write_atomically(&arrived, |file| {
         each_line(path, |number, line| {
             columns.check(line).map_err(|problem| ReviewError::Line { path: path.into(), line: number, problem })?;
@@ -242,7 +245,9 @@ fn each_line(path: &Path, mut f: impl FnMut(u64, &str) -> Result<(), ReviewError
         if length as u64 > LINE_MAX_BYTES {
             return Err(wrong(format!("is longer than {LINE_MAX_BYTES} bytes")));
         }
-        let line = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8".into()))?.trim();
+        let line = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8".into()))?;
+        // Some editors put a byte order mark before the first line.
+        let line = line.trim_start_matches('\u{feff}').trim();
         if !line.is_empty() {
             f(number, line)?;
         }

@@ -142,7 +142,11 @@ impl Desk {
         let now = self.clock.now();
         let waits = match record.state() {
             State::Queued => self.why_queued(record),
-            State::Running => live.as_ref().map_or_else(Vec::new, |live| live.waits.iter().map(|wait| wait.shown(now)).collect()),
+            State::Running => match &live {
+                Some(live) => live.waits.iter().map(|wait| wait.shown(now)).collect(),
+                // Between its review, or the daemon's start, and a device.
+                None => vec![self.wait_for_device(0.0)],
+            },
             _ => Vec::new(),
         };
         Why { job: record.job().clone(), state: state(record, live.as_ref()), waits }
@@ -154,17 +158,24 @@ impl Desk {
             .take_while(|other| other.job() != record.job())
             .map(|other| other.job().to_string())
             .collect();
+        let wait = self.wait_for_device(since_s);
+        match before.is_empty() {
+            true => vec![wait],
+            false => vec![Wait {
+                waits_for: format!("the jobs before it in the queue ({}), and {}", before.join(", "), wait.waits_for),
+                ..wait
+            }],
+        }
+    }
+
+    fn wait_for_device(&self, since_s: f64) -> Wait {
         let devices: Vec<String> = (self.board.devices().into_iter())
             .map(|device| match device.job {
                 Some(job) => format!("{} (busy with job {job})", device.device),
                 None => format!("{} ({})", device.device, device.state),
             })
             .collect();
-        let waits_for = match before.is_empty() {
-            true => format!("a free device: {}", devices.join(", ")),
-            false => format!("the jobs before it in the queue ({}), and a free device: {}", before.join(", "), devices.join(", ")),
-        };
-        vec![Wait { owner: "job".into(), waits_for, since_s, deadline_s: None }]
+        Wait { owner: "job".into(), waits_for: format!("a free device: {}", devices.join(", ")), since_s, deadline_s: None }
     }
 }
 

@@ -3,7 +3,7 @@
 mod house;
 
 use house::{House, Outcome};
-use r1d_proto::control::{ErrorKind, JobStatus, MadeDataSet, Request, Response, Review};
+use r1d_proto::control::{ErrorKind, JobStatus, MadeDataSet, Request, Response, Review, State};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -212,7 +212,7 @@ fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
     let second = review(&house, &job, "keep", Some(written(&house, "second.jsonl", &rows[..rows.len() - 1]))).unwrap();
     assert_eq!((second.rows, second.rows_made), (set.rows - 1, set.rows));
     let late = house.wait("the refusal of a third", |house| {
-        let begun = house.try_status(&job)?.stages.get(4)?.state != r1d_proto::control::State::Queued;
+        let begun = house.try_status(&job)?.stages.get(4)?.state != State::Queued;
         begun.then(|| review(house, &job, "keep", None).unwrap_err())
     });
     assert!(late.contains("stage `again` has begun to read the data set of stage `keep`"), "{late}");
@@ -227,4 +227,32 @@ fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
     review(&once, &told, "keep", Some(house.path("second.jsonl"))).unwrap();
     let expected = once.wait_succeeded(&told);
     assert_eq!(house.outcome(&status), once.outcome(&expected), "it trained on what the record says");
+}
+
+#[test]
+fn a_job_that_waits_for_people_leaves_the_device_to_others() {
+    let mut house = House::new().with_delay_ms(20);
+    house.start();
+    let [first, second] = [1, 2].map(|seed| {
+        let job = house.submit(job(&house, true).replacen("seed = ", &format!("seed = {seed}"), 1));
+        wait_for_review(&mut house, &job);
+        job
+    });
+    let other = house.submit(house.job(&[]));
+    house.wait("a step of the other job", |house| {
+        let begun = house.try_status(&other)?.stages.into_iter().find(|stage| stage.state == State::Running)?;
+        (begun.step > 0).then_some(())
+    });
+    let why = house.why(&first).waits.remove(0);
+    assert!(why.waits_for.starts_with("somebody to review data set `keep`"), "{why:?}");
+    // What waits has no worker that could be taken from another.
+    house.ask(Request::Cancel { job: second.clone() });
+    review(&house, &first, "keep", None).unwrap();
+    house.wait("the reviewed job to wait for the device", |house| {
+        let waits = house.why(&first).waits;
+        waits.iter().any(|wait| wait.waits_for.contains(&format!("(busy with job {other})"))).then_some(())
+    });
+    let undisturbed = [house.wait_succeeded(&other), house.wait_succeeded(&first)].map(|status| status.restarts);
+    assert_eq!(undisturbed, [0, 0]);
+    assert_eq!(house.try_status(&second).unwrap().state, State::Cancelled);
 }

@@ -2,7 +2,7 @@
 
 mod guests;
 
-use guests::{Guest, RESULT, completion, component, group_core, load, load_bytes, resident_bytes, returns, rewards, sharing};
+use guests::{Guest, RESULT, completion, component, group_core, load, load_bytes, returns, rewards, sharing};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Judged, RewardError};
 use std::sync::mpsc;
@@ -272,23 +272,6 @@ fn a_group_is_one_call_and_its_faults_are_everybodys() {
     let outcomes = outcomes(one_bad);
     assert_eq!(outcomes[0], Outcome::Trap { reason: "the score is NaN".into() });
     assert_eq!(outcomes[1..], vec![Outcome::Score { value: 0.0, parts: vec![] }; 3]);
-}
-
-#[test]
-fn two_hundred_reloads_leave_nothing_behind() {
-    let rewards = rewards(1);
-    let reload = |i: u32| {
-        let reward = load(&rewards, &Guest { score: &returns(&format!("(f32.const {})", i as f32 / 1000.0)), ..Guest::default() });
-        assert_eq!(
-            reward.score(&completion("2", None)).unwrap().outcome,
-            Outcome::Score { value: i as f32 / 1000.0, parts: vec![] }
-        );
-    };
-    (0..50).for_each(reload);
-    let before = resident_bytes();
-    (50..250).for_each(reload);
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 8 << 20, "{grown} bytes more after 200 reloads");
 }
 
 /// Functions without end, and one function that is all the file: each is refused or compiled within the compiler's limits, and the

@@ -1,72 +1,12 @@
 //! The attack corpus against every shipped plugin, inside the sandbox: each text ends in a verdict within the default limits, as a completion,
-//! as a reference, as a prompt, in the row, and as a model's answer; neighbours keep theirs, and the process keeps its size (`RWD-1`).
+//! as a reference, as a prompt, in the row, and as a model's answer; neighbours keep theirs, and the process keeps its size (`growth.rs`) (`RWD-1`).
 
 mod guests;
 
-use guests::{completion, resident_bytes, rewards};
+use guests::shipped::*;
+use guests::{completion, rewards};
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, RewardSpec, Rewards, World, attacks};
-
-/// Every shipped plugin, under each configuration that takes another path.
-const PLUGINS: [(&str, &str); 14] = [
-    ("accuracy", "{}"),
-    ("correctness", "{}"),
-    ("correctness", r#"{"text": "completion", "needs_reference": false}"#),
-    ("format", "{}"),
-    ("format", r#"{"style": "chat"}"#),
-    ("language-consistency", r#"{"language": "en"}"#),
-    ("language-consistency", "{}"),
-    ("helpfulness", "{}"),
-    ("harmlessness", r#"{"scale": {"min": -1, "max": 1}}"#),
-    ("length", r#"{"unit": "characters"}"#),
-    ("length", r#"{"kind": "group"}"#),
-    ("readability", "{}"),
-    ("repetition", "{}"),
-    ("soft-overlong", r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#),
-];
-const THREADS: usize = 2;
-const BATCH: usize = 64;
-const GROUP: usize = 16;
-
-/// A model that says the same of everything: a reward model this, a judge its verdict.
-struct Model<'a>(&'a str);
-
-const VERDICT: &str = r#"{"analysis": "No.", "correctness": "incorrect"}"#;
-
-impl Answers for Model<'_> {
-    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
-        Some(Ok(if ask.max_tokens == 0 { self.0 } else { VERDICT }.into()))
-    }
-}
-
-/// A judge that writes this.
-struct Writes<'a>(&'a str);
-
-impl Answers for Writes<'_> {
-    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
-        assert!(ask.max_tokens > 0);
-        Some(Ok(self.0.into()))
-    }
-}
-
-fn load(rewards: &Rewards, (name, config): (&str, &str)) -> LoadedReward {
-    rewards.load(&RewardSpec { config_json: config.into(), ..RewardSpec::named(name) }).unwrap()
-}
-
-fn judge_all(reward: &LoadedReward, members: &[Member], model: &str) -> Vec<Judged> {
-    let mut all = Vec::new();
-    let tell = |_, judged| {
-        all.push(judged);
-        true
-    };
-    reward.judge_all(members, &Model(model), THREADS, tell).unwrap();
-    assert_eq!(all.len(), members.len());
-    all
-}
-
-fn asked(text: &str) -> Completion {
-    Completion { prompt: "What is three and four?".into(), ..completion(text, Some("7")) }
-}
+use r1d_rewards::{Answers, Ask, Completion, Judged, Member, World, attacks};
 
 /// Each alone in its group.
 fn alone(completions: impl Iterator<Item = Completion>) -> Vec<Member> {
@@ -81,7 +21,7 @@ fn every_poison_ends_in_a_verdict_within_the_limits() {
     let poisoned = |poison: &dyn Fn(&str) -> Completion| alone(texts.iter().map(|(_, text)| poison(text)));
     let row = |text: &str| serde_json::json!({ "language": text, "other": text }).to_string();
     for plugin in PLUGINS {
-        let reward = load(&rewards, plugin);
+        let reward = load_shipped(&rewards, plugin);
         let range = reward.info().min..=reward.info().max;
         for (place, members) in [
             ("completion", poisoned(&asked)),
@@ -109,7 +49,7 @@ fn no_poison_is_the_right_answer_or_keeps_the_form() {
     let texts = attacks::texts();
     let members = alone(texts.iter().map(|(_, text)| completion(text, Some("6"))));
     for plugin in [("accuracy", "{}"), ("format", "{}"), ("format", r#"{"style": "chat"}"#)] {
-        for ((name, _), judged) in texts.iter().zip(judge_all(&load(&rewards, plugin), &members, "0")) {
+        for ((name, _), judged) in texts.iter().zip(judge_all(&load_shipped(&rewards, plugin), &members, "0")) {
             assert_eq!(judged.outcome, Outcome::Score { value: 0.0, parts: vec![] }, "{plugin:?}, {name}");
             assert!(judged.reason.is_some(), "{plugin:?}, {name}: a failure says why");
         }
@@ -122,7 +62,7 @@ fn a_reward_models_poison_is_a_fault() {
     let rewards = rewards(THREADS);
     let members = alone([completion("<think>a</think>b", None)].into_iter());
     for name in ["helpfulness", "harmlessness"] {
-        let reward = load(&rewards, (name, "{}"));
+        let reward = load_shipped(&rewards, (name, "{}"));
         assert_eq!(reward.world(), World::JudgedReward);
         for (attack, text) in attacks::texts() {
             let judged = judge_all(&reward, &members, &text).remove(0);
@@ -132,11 +72,21 @@ fn a_reward_models_poison_is_a_fault() {
     }
 }
 
+/// A judge that writes this.
+struct Writes<'a>(&'a str);
+
+impl Answers for Writes<'_> {
+    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
+        assert!(ask.max_tokens > 0);
+        Some(Ok(self.0.into()))
+    }
+}
+
 /// What a judge writes is input too: no poison is a fault, or a verdict that nobody wrote.
 #[test]
 fn a_judges_poison_is_no_verdict() {
     let rewards = rewards(THREADS);
-    let reward = load(&rewards, ("correctness", "{}"));
+    let reward = load_shipped(&rewards, ("correctness", "{}"));
     let members = alone([asked("<think>3 + 4 is 7</think><answer>7</answer>")].into_iter());
     for (attack, text) in attacks::texts() {
         for (reply, right) in [(text.clone(), None), (format!("{VERDICT} {text} {VERDICT}"), Some(0.0))] {
@@ -147,7 +97,9 @@ fn a_judges_poison_is_no_verdict() {
             };
             reward.judge_all(&members, &Writes(&reply), 1, tell).unwrap();
             match (found.unwrap(), right) {
-                (Outcome::Abstain { reason }, _) => assert!(reason.starts_with("no verdict: ") && reason.len() < 600, "{attack}: {reason}"),
+                (Outcome::Abstain { reason }, _) => {
+                    assert!(reason.starts_with("no verdict: ") && reason.len() < 600, "{attack}: {reason}")
+                }
                 (Outcome::Score { value, .. }, Some(right)) => assert_eq!(value, right, "{attack}"),
                 (outcome, _) => panic!("{attack}: {outcome:?}"),
             }
@@ -155,30 +107,12 @@ fn a_judges_poison_is_no_verdict() {
     }
 }
 
-/// As many groups of completions that differ in everything; each has as many tokens as its neighbours.
-fn batch() -> Vec<Member> {
-    let text = |i: usize| format!("<think>{}so it is {i}</think><answer>{}</answer>", "we add one and one ".repeat(i), i % 9);
-    let member = |i: usize| Member {
-        completion: Completion { tokens: 10 + (i % GROUP) as u32, ..asked(&text(i)) },
-        group: (i / GROUP).to_string(),
-    };
-    (0..BATCH).map(member).collect()
-}
-
-const POISONED: usize = 21;
-
-fn with_poison(batch: &[Member], text: &str) -> Vec<Member> {
-    let mut batch = batch.to_vec();
-    batch[POISONED].completion.text = text.into();
-    batch
-}
-
 #[test]
 fn the_rest_of_a_poisoned_batch_keeps_its_verdicts() {
     let rewards = rewards(THREADS);
     let clean = batch();
     for plugin in PLUGINS {
-        let reward = load(&rewards, plugin);
+        let reward = load_shipped(&rewards, plugin);
         // A group's fuel is shown in equal shares: a part of it is the poison's.
         let told =
             |judged: Judged| (judged.outcome, judged.reason, if reward.world() == World::GroupReward { 0 } else { judged.fuel });
@@ -191,20 +125,4 @@ fn the_rest_of_a_poisoned_batch_keeps_its_verdicts() {
             assert!(found == expected, "{plugin:?}, {name}: a neighbour's verdict changed");
         }
     }
-}
-
-#[test]
-fn two_hundred_poisoned_batches_leave_nothing_behind() {
-    const GROWTH_BYTES_MAX: usize = 16 << 20;
-    let rewards = rewards(THREADS);
-    let loaded: Vec<LoadedReward> = PLUGINS.into_iter().map(|plugin| load(&rewards, plugin)).collect();
-    let clean = batch();
-    let texts = attacks::texts();
-    // Every plugin in turn, and each time another poison.
-    let run = |i: usize| drop(judge_all(&loaded[i % loaded.len()], &with_poison(&clean, &texts[i % texts.len()].1), "0.5"));
-    (0..100).for_each(run);
-    let before = resident_bytes();
-    (100..300).for_each(run);
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more after 200 poisoned batches");
 }

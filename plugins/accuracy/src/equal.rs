@@ -4,9 +4,10 @@ use crate::ball::Ball;
 use crate::expression::{Expr, Function};
 use crate::numeric::{Complex, Numeric};
 use crate::points::{Domain, Point, Signs, Stop};
+use crate::residues::Residues;
 use crate::separation::separation_bits;
 use reward_sdk::rational::Rational;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::cmp::Ordering;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ const SIZE_MAX: usize = 1_500;
 pub struct Judge {
     seed: u64,
     budget: Cell<u64>,
+    /// Has a budget of its own: it comes in where this one is spent.
+    field: OnceCell<Residues>,
 }
 
 impl Judge {
@@ -64,7 +67,7 @@ impl Judge {
         for byte in texts.iter().flat_map(|text| text.bytes()) {
             seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Judge { seed, budget: Cell::new(BUDGET) }
+        Judge { seed, budget: Cell::new(BUDGET), field: OnceCell::new() }
     }
 
     pub fn equal(&self, a: &Expr, b: &Expr) -> Verdict {
@@ -82,6 +85,13 @@ impl Judge {
         if !self.spend(COMPARISON_COST) {
             return Verdict::Undecided;
         }
+        match self.by_values(a, b) {
+            Verdict::Undecided => self.by_residues(a, b),
+            decided => decided,
+        }
+    }
+
+    fn by_values(&self, a: &Expr, b: &Expr) -> Verdict {
         // Whole multiples of angles first: halves and twelfths make for larger numbers.
         for parts in [1, 2, 12] {
             let before = self.budget.get();
@@ -94,6 +104,15 @@ impl Judge {
             }
         }
         self.numerically(a, b)
+    }
+
+    /// Of what is too large for its value, where it is made of sums, products and whole powers alone.
+    fn by_residues(&self, a: &Expr, b: &Expr) -> Verdict {
+        let field = self.field.get_or_init(|| Residues::new(self.seed));
+        match (field.value(a), field.value(b)) {
+            (Some(x), Some(y)) => Verdict::of(x == y),
+            _ => Verdict::Undecided,
+        }
     }
 
     /// Whether there was as much left.

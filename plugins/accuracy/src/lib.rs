@@ -37,8 +37,9 @@
 //! **How equality is decided** ([`equal`]). Both sides are evaluated exactly at seeded points, in rationals with square roots and an
 //! independent value for π, e, each logarithm and each angle's point on the circle ([`points`]). What cannot be had so, nested roots for
 //! instance, is evaluated in balls of growing precision ([`numeric`]): balls that part show two values to be different; balls that
-//! still meet below the least distance that formulas of their size can have show them equal. What is too large for either is
-//! undecided, which is never a pass.
+//! still meet below the least distance that formulas of their size can have show them equal. What is too large for either, and made of
+//! sums, products, whole powers and square roots of numbers, is evaluated modulo a large seeded prime ([`residues`]). The rest is undecided, which is
+//! never a pass.
 //!
 //! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers, points, and what all evaluations may cost
 //! are bounded, so every answer ends in a verdict well within the default fuel.
@@ -83,6 +84,7 @@ mod parse;
 mod points;
 mod polynomial;
 mod real_set;
+mod residues;
 mod reversed;
 mod script;
 mod separation;

@@ -184,9 +184,12 @@ impl Point {
             let exponent = supported(self.value(exponent)?.to_rational())?;
             if let Some(whole) = exponent.to_i64() {
                 let base = self.value(base)?;
+                // So many bits the power will have: what is too large is not begun.
+                let words = base.bits().saturating_mul(whole.unsigned_abs()) / 32;
+                let affordable = words.saturating_mul(words).saturating_mul(2) <= COST_MAX;
                 return match (base.is_zero(), whole) {
                     (true, ..=0) => Err(Stop::Undefined),
-                    (_, whole) if whole.abs() <= EXPONENT_MAX => supported(base.power(whole)),
+                    (_, whole) if whole.abs() <= EXPONENT_MAX && affordable => supported(base.power(whole)),
                     _ => Err(Stop::Unsupported),
                 };
             }

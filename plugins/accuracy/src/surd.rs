@@ -49,6 +49,11 @@ impl Surd {
         self.terms.iter().all(|(_, value)| *value.denominator() == BigInt::from(1))
     }
 
+    /// Radicands, squarefree and negative for multiples of i, with their coefficients.
+    pub fn terms(&self) -> &[(i64, Rational)] {
+        &self.terms
+    }
+
     pub fn to_rational(&self) -> Option<Rational> {
         match self.terms.as_slice() {
             [] => Some(Rational::integer(0)),

@@ -46,6 +46,10 @@ fn poisoned() -> Vec<(&'static str, String)> {
         ("1", joined((2..300).map(|i| format!(r"\sqrt{{{i}}}")).collect(), "+")),
         ("1", joined((2..250).map(|i| format!(r"\sin({i})")).collect(), "+")),
         ("1", joined((2..250).map(|i| format!(r"\ln({i})")).collect(), "\\cdot ")),
+        // Too large for exact values, so that residues are looked at, of numbers with many roots.
+        ("1", joined((2..60).map(|i| format!(r"\frac{{1}}{{(x-\sqrt{{{i}}})^2+1}}")).collect(), "+")),
+        ("1", format!("{}1{}", repeated(r"\frac{1}{x+\sqrt{2}+", 90), repeated("}", 90))),
+        ("1", joined((2..70).map(|i| format!(r"(x+\frac{{{i}}}{{7}}\sqrt{{{i}}})^{{9973}}")).collect(), "+")),
         (r"\sin x", repeated(r"\sin x+\cos x", 40)),
         (r"\sin x", format!(r"\sin({})", repeated("x+", 200) + "1")),
         // A difference far beyond any float, and one beyond what is looked at.

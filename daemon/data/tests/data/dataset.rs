@@ -23,7 +23,8 @@ fn columns_are_mapped_and_the_others_are_meta() {
 
 {"question": "Why?", "answer": null, "kind": "words"}
 "#;
-    let (_directory, path) = file("train.jsonl", text);
+    // As some editors save it.
+    let (_directory, path) = file("train.jsonl", &format!("\u{feff}{text}"));
     let data = DataSet::open(&questions(&path)).unwrap();
     let expected = [
         Row {

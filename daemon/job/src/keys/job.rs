@@ -864,14 +864,14 @@ static LIMITS: &Table = &Table {
         key(
             "fuel",
             Integer { min: 1, max: i64::MAX },
-            Unset("50,000,000 and 2,000 for each byte of input; 100 times that for a component of 1 MiB or more"),
+            Unset("50,000,000 and 2,000 for each byte of input; 100 times that for a component of 1.5 MiB or more"),
             "WASM fuel",
             "About one per executed instruction; the same completion costs the same on every machine.",
         ),
         key(
             "memory_mb",
             Integer { min: 1, max: 512 },
-            Unset("64; 512 for a component of 1 MiB or more, which has an interpreter inside"),
+            Unset("64; 512 for a component of 1.5 MiB or more, which has an interpreter inside"),
             "MiB",
             "Linear memory.",
         ),

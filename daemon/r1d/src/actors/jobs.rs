@@ -1,6 +1,7 @@
-//! The queue: gives every free device the next job, FIFO within priority, one job per device.
+//! The queue: gives every free device the next job, FIFO within priority, one job per device. A job that waits for people has no device until they
+//! have answered; then it is the first to get one.
 
-use crate::actors::run::{Means, Outcome, Run, Stop};
+use crate::actors::run::{Means, Outcome, Run, Started, Stop};
 use crate::actors::supervise::Alive;
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
@@ -47,6 +48,10 @@ pub struct Jobs {
     pub devices: Vec<Device>,
     /// Whether workers of an earlier daemon are gone ([`crate::state_dir::StateDir::workers_are_gone`]).
     pub workers_are_gone: Box<dyn FnMut() -> bool>,
+    /// Runs that wait for people, without a device.
+    pub away: HashMap<JobId, Addr<Run>>,
+    /// Epochs in which jobs go on that have waited for people.
+    pub resumed: HashMap<JobId, u64>,
     pub panics: HashMap<JobId, u32>,
     /// Ends that the ledger could not take.
     pub unrecorded: Vec<LedgerCommand>,
@@ -74,6 +79,7 @@ impl Jobs {
     /// A job that was running when the daemon ended goes first, then the queue.
     fn next(&self) -> Option<JobId> {
         let taken: HashSet<&JobId> = (self.devices.iter().filter_map(|device| device.running.as_ref().map(|(job, _)| job)))
+            .chain(self.away.keys())
             .chain(self.unrecorded.iter().map(|command| command.job()))
             .collect();
         let ledger = &self.devices.first()?.means.desk.ledger;
@@ -85,11 +91,26 @@ impl Jobs {
         let Some(device) = self.devices.get_mut(index) else { return };
         let means = device.means.clone();
         let outputs = Outputs::new(job_dir(&means.desk.state_dir, &job));
-        let (run, ended) = Run::start(job.clone(), means, outputs);
+        let Started { run, left, ended } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
         device.running = Some((job.clone(), run));
+        let leaver = job.clone();
+        context.spawn(wrap_future(left).map(move |left, jobs: &mut Self, context: &mut Context<Self>| {
+            if left.is_ok() {
+                jobs.left(index, leaver, context);
+            }
+        }));
         context.spawn(wrap_future(ended).map(move |outcome, jobs: &mut Self, context: &mut Context<Self>| {
             jobs.ended(index, job, outcome, context);
         }));
+    }
+
+    /// The job's run needs no device any more: it ends, or waits for people.
+    fn left(&mut self, index: usize, job: JobId, context: &mut Context<Self>) {
+        let Some(device) = self.devices.get_mut(index) else { return };
+        if let Some((job, run)) = device.running.take_if(|(running, _)| *running == job) {
+            self.away.insert(job, run);
+            self.dispatch(context);
+        }
     }
 
     fn ended(
@@ -99,10 +120,13 @@ impl Jobs {
         outcome: Result<Outcome, oneshot::error::RecvError>,
         context: &mut Context<Self>,
     ) {
-        let Some(device) = self.devices.get_mut(index) else { return };
-        device.running = None;
+        self.away.remove(&job);
+        if let Some(device) = self.devices.get_mut(index) {
+            device.running.take_if(|(running, _)| *running == job);
+        }
         match outcome {
             Ok(Outcome::Over) => drop(self.panics.remove(&job)),
+            Ok(Outcome::Reviewed(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
             Ok(Outcome::Unrecorded(command)) => {
                 tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
                 self.unrecorded.push(command);
@@ -143,12 +167,13 @@ impl Jobs {
         }));
     }
 
+    fn runs(&self) -> impl Iterator<Item = (&JobId, &Addr<Run>)> {
+        let on_devices = self.devices.iter().filter_map(|device| device.running.as_ref().map(|(job, run)| (job, run)));
+        on_devices.chain(&self.away)
+    }
+
     fn run_of(&self, job: &JobId) -> Option<Addr<Run>> {
-        self.devices
-            .iter()
-            .filter_map(|device| device.running.as_ref())
-            .find(|(running, _)| running == job)
-            .map(|(_, run)| run.clone())
+        self.runs().find(|(running, _)| *running == job).map(|(_, run)| run.clone())
     }
 }
 
@@ -203,8 +228,7 @@ impl Handler<StopAll> for Jobs {
 
     fn handle(&mut self, StopAll { after_step }: StopAll, _: &mut Self::Context) -> Self::Result {
         self.stopping = true;
-        let runs: Vec<Addr<Run>> =
-            self.devices.iter().filter_map(|device| device.running.as_ref().map(|(_, run)| run.clone())).collect();
+        let runs: Vec<Addr<Run>> = self.runs().map(|(_, run)| run.clone()).collect();
         Box::pin(wrap_future(async move {
             for run in runs {
                 // A closed mailbox means that it has ended by itself.

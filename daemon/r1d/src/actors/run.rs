@@ -66,6 +66,8 @@ pub struct Means {
 pub enum Outcome {
     /// The ledger has it, or it was stopped and is to be taken up later.
     Over,
+    /// The review that it waited for has come: it is to be taken up as soon as a device is free, in this epoch where one was begun.
+    Reviewed(Option<u64>),
     /// The ledger could not be told; the command is to be tried again.
     Unrecorded(LedgerCommand),
 }
@@ -127,6 +129,16 @@ pub struct Run {
     stop_after_step: bool,
     stopping: Option<oneshot::Sender<()>>,
     outcome: Option<oneshot::Sender<Outcome>>,
+    /// Told once the device is the job's no more, because it waits for people.
+    leaving: Option<oneshot::Sender<()>>,
+}
+
+/// A run as the queue holds it. A receiver ends without a word when the actor panics.
+pub struct Started {
+    pub run: Addr<Run>,
+    /// The device is free: the run goes on without one, until its outcome.
+    pub left: oneshot::Receiver<()>,
+    pub ended: oneshot::Receiver<Outcome>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -164,10 +176,11 @@ enum Outgoing {
 struct Heard<T>(u64, T);
 
 impl Run {
-    /// The receiver ends without an outcome when the actor panics.
-    pub fn start(id: JobId, means: Means, outputs: Outputs) -> (Addr<Run>, oneshot::Receiver<Outcome>) {
+    /// `resumed` is the epoch of the attempt that it goes on from, if any.
+    pub fn start(id: JobId, means: Means, outputs: Outputs, resumed: Option<u64>) -> Started {
         let (outcome, ended) = oneshot::channel();
-        let address = Run::create(|context| {
+        let (leaving, left) = oneshot::channel();
+        let run = Run::create(|context| {
             context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
             let log = JobLog::new(outputs.log(), &id.0, means.desk.clock.clone());
             Run {
@@ -181,15 +194,16 @@ impl Run {
                 made: Arc::default(),
                 warned: BTreeSet::new(),
                 number: 0,
-                resumed: None,
+                resumed,
                 attempts: Attempts::default(),
                 paces: Paces::default(),
                 stop_after_step: false,
                 stopping: None,
                 outcome: Some(outcome),
+                leaving: Some(leaving),
             }
         });
-        (address, ended)
+        Started { run, left, ended }
     }
 
     fn now(&self) -> Duration {
@@ -270,14 +284,12 @@ impl Run {
             .any(|(begun, settings)| settings.is_reviewed() && !self.made.contains_key(&begun.name))
     }
 
-    /// Waits, without a worker, until somebody has looked at the data set.
+    /// Waits until somebody has looked at the data set. Meanwhile the device is other jobs'.
     fn review(&mut self, stage: String, rows: u64, context: &mut Context<Self>) {
         self.log.info(format!("data set {stage} ({rows} rows) waits for its review"));
         let (dir, name) = (self.outputs.datasets(), stage.clone());
         self.enter(Phase::Reviewing { stage, rows });
-        // The device stays the job's.
-        let id = self.id.clone();
-        self.means.desk.board.device(&self.means.device, |device| (device.state, device.job) = ("busy".into(), Some(id)));
+        self.leave_device();
         self.number += 1;
         self.show();
         let number = self.number;
@@ -294,9 +306,34 @@ impl Run {
         };
         context.spawn(wrap_future(waiting).map(move |(), run: &mut Self, context: &mut Context<Self>| {
             if run.number == number && matches!(run.phase, Phase::Reviewing { .. }) {
-                run.open(context);
+                run.enter(Phase::Ending);
+                run.means.desk.board.clear(&run.id);
+                run.over(Outcome::Reviewed(run.resumed), context);
             }
         }));
+    }
+
+    /// From here on neither the device nor its worker, which has no model open, is touched any more.
+    fn leave_device(&mut self) {
+        if let Some(leaving) = self.leave_board() {
+            let _ = leaving.send(());
+        }
+    }
+
+    fn leave_board(&mut self) -> Option<oneshot::Sender<()>> {
+        let leaving = self.leaving.take()?;
+        self.means.desk.board.device(&self.means.device, |device| (device.state, device.job) = ("idle".into(), None));
+        Some(leaving)
+    }
+
+    /// The worker's end, where it is still this job's.
+    fn end_worker(&self) -> impl Future<Output = ()> + use<> {
+        let worker = self.leaving.as_ref().map(|_| self.means.worker.clone());
+        async move {
+            if let Some(worker) = worker {
+                let _ = worker.ask("worker", worker::End).await;
+            }
+        }
     }
 
     fn work(
@@ -509,9 +546,9 @@ impl Run {
         self.number += 1;
         let (ledger, board) = (self.means.desk.ledger.clone(), self.means.desk.board.clone());
         let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
-        let (job, worker, at) = (self.id.clone(), self.means.worker.clone(), self.means.desk.clock.unix().as_secs());
+        let (job, worker_ended, at) = (self.id.clone(), self.end_worker(), self.means.desk.clock.unix().as_secs());
         let ending = async move {
-            let _ = worker.ask("worker", worker::End).await;
+            worker_ended.await;
             let epoch = ledger.job(&job).map_or(0, |record| record.progress.epoch);
             let command = LedgerCommand::Finish { job: job.clone(), epoch, state, error: error.clone(), model, at };
             match record_end(ledger, command.clone()).await {
@@ -535,10 +572,10 @@ impl Run {
     fn stop(&mut self, context: &mut Context<Self>) {
         self.enter(Phase::Ending);
         self.number += 1;
-        let (board, job, worker) = (self.means.desk.board.clone(), self.id.clone(), self.means.worker.clone());
+        let (board, job, worker_ended) = (self.means.desk.board.clone(), self.id.clone(), self.end_worker());
         let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
         let ending = async move {
-            let _ = worker.ask("worker", worker::End).await;
+            worker_ended.await;
             leave_status(desk, job.clone(), outputs).await;
             board.clear(&job);
         };
@@ -546,7 +583,7 @@ impl Run {
     }
 
     fn over(&mut self, outcome: Outcome, context: &mut Context<Self>) {
-        self.means.desk.board.device(&self.means.device, |device| (device.state, device.job) = ("idle".into(), None));
+        self.leave_board();
         if let Some(sender) = self.outcome.take() {
             let _ = sender.send(outcome);
         }

@@ -47,7 +47,9 @@ pub fn lines<T>(path: &Path, mut take: impl FnMut(usize, Map<String, Value>) -> 
         if bytes > INPUT_BYTES_MAX {
             return Err(wrong(format!("the file is larger than {} GiB: split it", INPUT_BYTES_MAX >> 30)));
         }
-        let text = std::str::from_utf8(&bytes_of_line).map_err(|e| wrong(format!("not UTF-8: {e}")))?.trim();
+        let text = std::str::from_utf8(&bytes_of_line).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
+        // Some editors put a byte order mark before the first line.
+        let text = text.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
             empty = empty.or(Some(number));
             continue;

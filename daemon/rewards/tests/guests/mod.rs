@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod shipped;
+
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::world::SystemClock;
 use r1d_rewards::{Compiler, Completion, Limits, LoadedReward, Options, Plugin, RewardError, RewardSpec, Rewards};
