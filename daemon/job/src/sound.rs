@@ -218,12 +218,16 @@ fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<
         }
         Some(Answering::Stage(maker)) if maker >= index => {
             let asked = job.stages.get(maker).map_or(name, |stage| &stage.name);
-            refuse(format!("it asks what stage {asked:?} has trained, which does not come before it"), "put that stage before this one")
+            refuse(
+                format!("it asks what stage {asked:?} has trained, which does not come before it"),
+                "put that stage before this one",
+            )
         }
         Some(Answering::Stage(maker)) => match job.stages.get(maker) {
             Some(stage) if !stage.trains() => {
                 let origin = job.origin(stage).and_then(|origin| job.stages.get(origin));
-                let fix = origin.map_or("name a stage that trains".into(), |origin| format!("name {:?}, whose weights it has", origin.name));
+                let fix = origin
+                    .map_or("name a stage that trains".into(), |origin| format!("name {:?}, whose weights it has", origin.name));
                 refuse(format!("it asks stage {name:?}, which trains nothing"), &fix)
             }
             _ => Ok(()),

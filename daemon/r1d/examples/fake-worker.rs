@@ -19,8 +19,8 @@ use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Question, Reply, Request, RewardBatch,
-    Supervise, ToWorker, Train,
+    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Question, Reply, Request,
+    RewardBatch, Supervise, ToWorker, Train,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use sha2::{Digest, Sha256};

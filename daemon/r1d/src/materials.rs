@@ -10,9 +10,7 @@ use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{
-    DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind, TemplateSource,
-};
+use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind, TemplateSource};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
@@ -48,7 +46,9 @@ pub enum MaterialsError {
          that comes before, a table [models.NAME], or the path (with a slash) of a Hugging Face directory"
     )]
     AsksWhom { name: String, plugin: String },
-    #[error("reward `{name}`: `model` = {model:?}, and its plugin {plugin} asks nobody: leave `model` out, or name a plugin that asks a model")]
+    #[error(
+        "reward `{name}`: `model` = {model:?}, and its plugin {plugin} asks nobody: leave `model` out, or name a plugin that asks a model"
+    )]
     AsksNobody { name: String, model: String, plugin: String },
     #[error("{0}")]
     OtherKind(String),

@@ -87,8 +87,9 @@ fn other_kind(reward: &Reward, wanted: Gives) -> String {
 impl Respondents {
     /// Opens whom a reward asks, and sees by a trial that its plugin asks for what that gives.
     pub fn open(&mut self, job: &Job, models: &[Model], reward: &Reward, loaded: &LoadedReward) -> Result<(), MaterialsError> {
-        let whom = job.asked(reward).ok_or_else(|| {
-            MaterialsError::AsksWhom { name: reward.name.clone(), plugin: plugin_stem(&reward.plugin.to_string()) }
+        let whom = job.asked(reward).ok_or_else(|| MaterialsError::AsksWhom {
+            name: reward.name.clone(),
+            plugin: plugin_stem(&reward.plugin.to_string()),
         })?;
         let respondent = match self.known.remove(&whom) {
             Some(known) => known,
@@ -96,7 +97,8 @@ impl Respondents {
         };
         let given = respondent.gives();
         self.known.insert(whom, respondent);
-        let asked = golden::first_question(loaded).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
+        let asked =
+            golden::first_question(loaded).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
         match asked.map(|ask| wants(&ask)) {
             Some(wanted) if wanted != given => Err(MaterialsError::OtherKind(other_kind(reward, wanted))),
             _ => Ok(()),

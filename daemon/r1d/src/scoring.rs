@@ -6,9 +6,9 @@ use crate::tasks;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
+use r1d_data::Tokenizer;
 use r1d_proto::verdict::Verdict;
 use r1d_rewards::{Completion, Judged, LoadedReward, Rewards, ScoreError, World};
-use r1d_data::Tokenizer;
 use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -106,7 +106,12 @@ async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Op
     };
     let completions = items.iter().map(completion).collect::<Result<Vec<_>, _>>()?;
     let graders = materials.graders.read().await.of(&judges, of, items);
-    Ok(Some(Hearing { completions, judges: judges.into_iter().zip(graders).collect(), policy: tokenizer, adds_special: prompted.adds_special }))
+    Ok(Some(Hearing {
+        completions,
+        judges: judges.into_iter().zip(graders).collect(),
+        policy: tokenizer,
+        adds_special: prompted.adds_special,
+    }))
 }
 
 async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {

@@ -83,7 +83,8 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
     std::fs::write(house.path("pairs.jsonl"), (0..30).map(pair).collect::<String>()).unwrap();
     house.write_language_model("judge");
     let here = house.path("").display().to_string();
-    let mut text = house.job(&[("[checkpoint]", &STAGES.replace("HOUSE/", &here)), ("[data.text]", &TABLE.replace("HOUSE/", &here))]);
+    let mut text =
+        house.job(&[("[checkpoint]", &STAGES.replace("HOUSE/", &here)), ("[data.text]", &TABLE.replace("HOUSE/", &here))]);
     for (old, new) in changes {
         assert!(text.contains(old), "{old:?} is not in the job");
         text = text.replacen(old, new, 1);
@@ -148,7 +149,14 @@ fn kills_where_a_judge_is_asked_change_nothing() {
         let asked = |house: &House| std::fs::read_to_string(house.path("faults/answer.count")).unwrap().parse::<u64>().unwrap();
         let undisturbed = asked(&quiet);
         let mut house = House::new();
-        for fault in ["answer-1 kill-daemon", "answer-3 exit", "answer-5 kill-both", "score-4 kill-daemon", "train-9 exit", "answer-9 kill-self"] {
+        for fault in [
+            "answer-1 kill-daemon",
+            "answer-3 exit",
+            "answer-5 kill-both",
+            "score-4 kill-daemon",
+            "train-9 exit",
+            "answer-9 kill-self",
+        ] {
             let (moment, what) = fault.split_once(' ').unwrap();
             house.plant(moment, what);
         }
@@ -192,9 +200,15 @@ fn who_gives_something_else_is_refused_at_submission() {
     let text = refused("plugin = \"helpfulness\"\n  model = \"helpful\"", "plugin = \"helpfulness\"\n  model = \"judge\"");
     assert!(text.contains("asks its model for a number, and `model` = \"judge\" writes text: name a reward-model stage"), "{text}");
     let nobody = refused("plugin = \"accuracy\"\n  weight = 0.0", "plugin = \"accuracy\"\n  model = \"judge\"");
-    assert!(nobody.contains("reward `accuracy`: `model` = \"judge\", and its plugin accuracy asks nobody: leave `model` out"), "{nobody}");
+    assert!(
+        nobody.contains("reward `accuracy`: `model` = \"judge\", and its plugin accuracy asks nobody: leave `model` out"),
+        "{nobody}"
+    );
     let whom = refused("plugin = \"correctness\"\n  model = \"cold-start\"", "plugin = \"correctness\"");
-    assert!(whom.contains("asks a model, and nothing says which: no reward-model stage of this job is called \"correctness\""), "{whom}");
+    assert!(
+        whom.contains("asks a model, and nothing says which: no reward-model stage of this job is called \"correctness\""),
+        "{whom}"
+    );
     let misspelt = refused("model = \"cold-start\"", "model = \"cold-strat\"");
     assert!(misspelt.contains("(the nearest is \"cold-start\")"), "{misspelt}");
     // What the table names.

@@ -121,7 +121,8 @@ fn a_judges_replies_are_read_from_a_file() {
     let open = short(&home.score(&["correctness", "cases.jsonl", "--asks", asks.to_str().unwrap()]));
     assert_eq!((open[0].0.as_str(), &open[0].2[..]), ("abstain", "no answer to 1 of 1 questions to model `correctness`"));
     assert_eq!(open[2], ("score".into(), json!(0.0), "no answer".into()), "nobody is asked about nothing");
-    let asked: Vec<Value> = std::fs::read_to_string(&asks).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let asked: Vec<Value> =
+        std::fs::read_to_string(&asks).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(asked.len(), 2);
     let replies: String = (asked.iter())
         .map(|ask| {

@@ -58,6 +58,8 @@ pub mod step;
 pub mod wait;
 
 pub use machine::Machine;
-pub use message::{Answered, Answers, Asked, Batch, Command, End, Event, Keep, Prompt, Questions, Recalled, ScoreItem, Source, Store};
+pub use message::{
+    Answered, Answers, Asked, Batch, Command, End, Event, Keep, Prompt, Questions, Recalled, ScoreItem, Source, Store,
+};
 pub use plan::{EvalFacts, Limits, ModelPlan, Plan, RewardFacts, StageFacts};
 pub use record::{Record, StageRecord};

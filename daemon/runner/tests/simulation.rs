@@ -14,8 +14,8 @@ use r1d_proto::worker::{
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Answered, Answers, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Questions, Recalled, Record,
-    RewardFacts, Source, StageFacts, StageRecord, Store,
+    Answered, Answers, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Questions,
+    Recalled, Record, RewardFacts, Source, StageFacts, StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -387,7 +387,8 @@ impl World {
                             if self.plan.scores_groups(item.of) {
                                 given.push(group_verdict(word));
                             }
-                            let asked = self.asks(&item).into_iter().map(|reward| questions(&reward, &item.completion_ids)).collect();
+                            let asked =
+                                self.asks(&item).into_iter().map(|reward| questions(&reward, &item.completion_ids)).collect();
                             verdicts.push(Event::Scored { key: item.key, verdicts: given, asked, text });
                         }
                     }

@@ -54,7 +54,10 @@ fn a_judge_writes_what_transformers_would() {
         let judging = |event: &Event| matches!(event, Event::Progress { doing, total, .. } if doing == "judging" && *total > 0);
         assert!(worker.events.iter().all(judging) && !worker.events.is_empty(), "{:?}", worker.events);
         // In another order and company, the same.
-        assert_eq!(answers(&mut worker, asked(&dir, &[], &[(&other, all), (&prompt, all)])), [&found[3], &found[0]].map(Clone::clone));
+        assert_eq!(
+            answers(&mut worker, asked(&dir, &[], &[(&other, all), (&prompt, all)])),
+            [&found[3], &found[0]].map(Clone::clone)
+        );
         // An id that ends an answer is its last.
         let stop = continuation[continuation.len() / 2];
         let end = 1 + continuation.iter().position(|id| *id == stop).unwrap();
@@ -83,11 +86,8 @@ fn what_is_no_judge_is_refused_and_the_worker_serves_on() {
         let failure = worker.try_ask(request(&dir)).unwrap_err();
         assert!(failure.kind == FailureKind::Invalid && failure.message.contains(words), "{failure:?}");
     }
-    let random = Request::Answer(Answer {
-        model: ModelSource::Init { config: config(), carry: None },
-        stop_ids: vec![],
-        questions: vec![],
-    });
+    let random =
+        Request::Answer(Answer { model: ModelSource::Init { config: config(), carry: None }, stop_ids: vec![], questions: vec![] });
     assert!(worker.try_ask(random).unwrap_err().message.contains("a judge has weights"));
     worker.ask(generate(0));
     assert_eq!(worker.rollouts().len(), 6);

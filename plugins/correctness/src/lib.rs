@@ -136,7 +136,12 @@ mod tests {
     }
 
     fn completion(text: &str) -> Completion {
-        Completion { prompt: "What is 6 * 7?<think>\n".into(), text: text.into(), reference: Some("42".into()), ..Completion::default() }
+        Completion {
+            prompt: "What is 6 * 7?<think>\n".into(),
+            text: text.into(),
+            reference: Some("42".into()),
+            ..Completion::default()
+        }
     }
 
     fn asked(config: &str, completion: &Completion) -> Vec<Ask> {
@@ -148,7 +153,11 @@ mod tests {
         let asks = asked(r#"{"model": "judge", "max_tokens": 9}"#, &completion("secret</think>It is \\boxed{42}."));
         let [ask] = &asks[..] else { panic!("{asks:?}") };
         assert_eq!((ask.model.as_str(), ask.max_tokens), ("judge", 9));
-        for part in ["\nWhat is 6 * 7?\n", "Reference answer:\n=====#1=====\n42\n=====#1=====", "\n=====#1=====\n42\n=====#1=====\n\nThe answer is"] {
+        for part in [
+            "\nWhat is 6 * 7?\n",
+            "Reference answer:\n=====#1=====\n42\n=====#1=====",
+            "\n=====#1=====\n42\n=====#1=====\n\nThe answer is",
+        ] {
             assert!(ask.prompt.contains(part), "{part}: {}", ask.prompt);
         }
         assert!(!ask.prompt.contains("secret") && !ask.prompt.contains("<think>"), "{}", ask.prompt);

@@ -74,7 +74,9 @@ impl TryFrom<String> for Prompt {
         for needed in [Field::Answer, Field::Fence] {
             if !pieces.contains(&Piece::Field(needed)) {
                 let name = FIELDS.iter().find(|(_, field)| *field == needed).map_or("", |(name, _)| name);
-                return Err(format!("`prompt` lacks {{{name}}}: it needs {{answer}}, and {{fence}} on both sides of what it quotes"));
+                return Err(format!(
+                    "`prompt` lacks {{{name}}}: it needs {{answer}}, and {{fence}} on both sides of what it quotes"
+                ));
             }
         }
         Ok(Prompt(pieces))
@@ -94,7 +96,9 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             }
             Some(name) => {
                 let Some((_, field)) = FIELDS.iter().find(|(known, _)| known == &name) else {
-                    return Err(format!("`prompt` has {{{name}}}: its fields are {{question}}, {{reference}}, {{answer}} and {{fence}}"));
+                    return Err(format!(
+                        "`prompt` has {{{name}}}: its fields are {{question}}, {{reference}}, {{answer}} and {{fence}}"
+                    ));
                 };
                 pieces.extend([Piece::Words(std::mem::take(&mut words)), Piece::Field(*field)]);
                 after.get(name.len() + 1..).unwrap_or_default()
@@ -129,7 +133,8 @@ fn fence(shown: &Shown) -> String {
     let mut taken = BTreeSet::new();
     for text in [shown.question, shown.reference, shown.answer] {
         for (at, sign) in text.match_indices(FENCE) {
-            let digits: String = text.get(at + sign.len()..).unwrap_or_default().chars().take(10).take_while(char::is_ascii_digit).collect();
+            let digits: String =
+                text.get(at + sign.len()..).unwrap_or_default().chars().take(10).take_while(char::is_ascii_digit).collect();
             taken.extend(digits.parse::<u64>());
         }
     }

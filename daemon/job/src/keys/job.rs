@@ -819,7 +819,7 @@ static REWARD: &Table = &Table {
         ),
         key(
             "max_answer_length",
-            count(1),
+            Integer { min: 1, max: 1 << 20 },
             Value("1024"),
             "tokens",
             "Of one answer of a model that writes, at most; the plugin may ask for less.",

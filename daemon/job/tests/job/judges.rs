@@ -49,6 +49,7 @@ num_generations = 4
 [[stage]]
 name = "later"
 kind = "sft"
+from = "policy"
 data = "kept"
 epochs = 1
 "#;
@@ -75,18 +76,21 @@ fn a_judge_is_a_stage_or_a_model_of_the_job() {
 #[test]
 fn who_cannot_be_asked_is_refused_with_the_fix() {
     let misspelt = refusal("model = \"judge\"", "model = \"jugde\"");
-    assert!(misspelt.contains("neither a stage before this one nor a table [models.NAME] (the nearest is \"judge\")"), "{misspelt}");
+    assert!(
+        misspelt.contains("neither a stage before this one nor a table [models.NAME] (the nearest is \"judge\")"),
+        "{misspelt}"
+    );
     let later = refusal("model = \"judge\"", "model = \"later\"");
-    assert!(later.contains("stage \"later\" has trained, which does not come before it: put that stage before"), "{later}");
+    assert!(later.contains("stage \"later\" has trained, which does not come before it; put that stage before"), "{later}");
     assert!(refusal("model = \"judge\"", "model = \"kept\"").contains("does not come before it"));
     let random = refusal("model = \"wise\"", "model = \"random\"");
     assert!(random.contains("[models.random], which starts from random weights"), "{random}");
     let both = refusal("[models.wise]", "[models.judge]\npath = \"models/judge\"\n[models.wise]");
-    assert!(both.contains("`model` = \"judge\" is a stage and a table [models.judge]: give one of them another name"), "{both}");
+    assert!(both.contains("`model` = \"judge\" is a stage and a table [models.judge]; give one of them another name"), "{both}");
     let exam = "[[stage]]\nname = \"exam\"\nkind = \"eval\"\nfrom = \"policy\"\ndata = \"rows\"\n[[stage]]\nname = \"kept\"";
     let idle = JOB.replace("[[stage]]\nname = \"kept\"", exam).replace("model = \"judge\"", "model = \"exam\"");
     let idle = parse(&idle).unwrap_err().to_string();
-    assert!(idle.contains("it asks stage \"exam\", which trains nothing: name \"policy\", whose weights it has"), "{idle}");
+    assert!(idle.contains("it asks stage \"exam\", which trains nothing; name \"policy\", whose weights it has"), "{idle}");
     assert!(refusal("max_answer_length = 64", "max_answer_length = 0").contains("max_answer_length"));
 }
 

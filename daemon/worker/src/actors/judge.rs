@@ -56,7 +56,8 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
     let (invariant, held) = (opened.request.batch_invariant, opened.request.sampler);
     let model = judge(opened, &request.model, placement)?;
     let mut answers = vec![Vec::new(); request.questions.len()];
-    let (mut tokens_before, mut tokens_after) = (0, by_length.iter().map(|(length, asked)| u64::from(*length) * asked.len() as u64).sum::<u64>());
+    let (mut tokens_before, mut tokens_after) =
+        (0, by_length.iter().map(|(length, asked)| u64::from(*length) * asked.len() as u64).sum::<u64>());
     for (max_tokens, asked) in by_length {
         let longest = asked.iter().map(|(question, _)| question.prompt_ids.len()).max().unwrap_or(0);
         let slots = slots(held, longest as u32 + max_tokens, asked.len() as u32);
