@@ -476,11 +476,18 @@ fn check_rollouts(rollouts: &Rollouts, data: &DataSource, place: &str) -> Result
     Ok(())
 }
 
-/// The built-in accuracy reward abstains on every row that has nothing to compare with.
+/// Rewards of ours that abstain on every row that has nothing to compare with.
 fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<(), JobError> {
-    if reward.plugin == Plugin::Named("accuracy".into()) && data.reference.is_none() {
+    let config: serde_json::Value = serde_json::from_str(&reward.config_json).unwrap_or_default();
+    let compares = match &reward.plugin {
+        Plugin::Named(name) if name == "accuracy" => true,
+        Plugin::Named(name) if name == "correctness" => config["needs_reference"] != serde_json::Value::Bool(false),
+        _ => false,
+    };
+    if compares && data.reference.is_none() {
         let fix = format!("add `reference` to [data.{}]: the column that holds the answer", data.name);
-        return refuse(place, format!("accuracy compares with a reference, and [data.{}] names no column for it", data.name), fix);
+        let problem = format!("{} compares with a reference, and [data.{}] names no column for it", reward.plugin, data.name);
+        return refuse(place, problem, fix);
     }
     Ok(())
 }

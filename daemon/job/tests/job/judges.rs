@@ -91,6 +91,8 @@ fn who_cannot_be_asked_is_refused_with_the_fix() {
     let idle = JOB.replace("[[stage]]\nname = \"kept\"", exam).replace("model = \"judge\"", "model = \"exam\"");
     let idle = parse(&idle).unwrap_err().to_string();
     assert!(idle.contains("it asks stage \"exam\", which trains nothing; name \"policy\", whose weights it has"), "{idle}");
+    let bare = parse(&JOB.replace("reference = \"answer\"\n", "")).unwrap_err().to_string();
+    assert!(bare.contains("correctness compares with a reference, and [data.rows] names no column for it"), "{bare}");
     assert!(refusal("max_answer_length = 64", "max_answer_length = 0").contains("max_answer_length"));
 }
 
