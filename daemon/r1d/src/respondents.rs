@@ -44,7 +44,7 @@ enum Respondent {
     /// With its own tokenizer, where it has one.
     RewardModel(Option<Arc<Tokenizer>>),
     Judge {
-        questions: Questions,
+        questions: Box<Questions>,
         /// Tokens of question and answer.
         positions: u64,
     },
@@ -53,7 +53,7 @@ enum Respondent {
 impl Respondent {
     fn judge(model: &Model) -> Result<Respondent, DataError> {
         let positions = model.facts.max_position_embeddings;
-        Ok(Respondent::Judge { questions: Questions::open(model.tokenizer.clone())?, positions })
+        Ok(Respondent::Judge { questions: Box::new(Questions::open(model.tokenizer.clone())?), positions })
     }
 
     fn gives(&self) -> Gives {
@@ -66,7 +66,6 @@ impl Respondent {
 
 #[derive(Default)]
 pub struct Respondents {
-    /// By whom they are, and which that is of each reward.
     known: BTreeMap<Answering, Respondent>,
 }
 
