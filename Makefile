@@ -7,7 +7,7 @@ CACHE ?= $(or $(R1D_CACHE),$(HOME)/.cache/r1d)
 TORCH_VERSION := 2.11.0
 # Without an NVIDIA device these wheels are enough to link and run; the crt and cccl wheels hold headers.
 TORCH_CPU_WHEELS := torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
-PLUGINS := accuracy format language-consistency helpfulness harmlessness length readability repetition soft-overlong
+PLUGINS := accuracy correctness format language-consistency helpfulness harmlessness length readability repetition soft-overlong
 BIN := target/release
 
 .PHONY: toolchain build plugins plugins-python templates demo recipe test test-all test-rust test-python properties control bench mutations libtorch python lint clean

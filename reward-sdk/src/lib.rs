@@ -115,8 +115,11 @@
 //! ```
 //!
 //! **Judged.** A [`JudgedReward`] asks a model and concludes from its answers, in two pure phases. `r1ctl plugin score --asks` writes its
-//! questions, `--answers` reads what a model said. In a job `model` of its `[[stage.reward]]` names the reward model that answers: one number, as text,
-//! for each question.
+//! questions, `--answers` reads what a model said. In a job `model` of its `[[stage.reward]]` names the model that answers each question. An ask with
+//! `max_tokens` 0 is for a reward model, and gets one number, as text; any other is for a model that writes, greedily, at most so many tokens and
+//! the job's `max_answer_length`. The prompt is the one user message of that model's chat template, with whatever control tokens it quotes broken up; its
+//! special tokens are not in the answer. An answer is an error where the question did not fit into the model's positions. A reward asks for the one or for the
+//! other, always; at most 64 questions about a completion.
 //!
 //! **A type.** What the attribute makes can be written out: a type whose fields are the configuration, with [`Reward`] (or [`GroupReward`])
 //! implemented, and [`export!`].
@@ -263,7 +266,7 @@ pub trait GroupReward: DeserializeOwned {
 pub struct Ask {
     /// The job's name for it.
     pub model: String,
-    /// What a judge is to go on from, or the conversation that a reward model is to value.
+    /// What a judge is asked, as its user's message, or the conversation that a reward model is to value.
     pub prompt: String,
     /// Of a judge's answer; 0 asks a reward model for its number, which comes as decimal text.
     pub max_tokens: u32,

@@ -51,12 +51,24 @@ impl Template {
 
     /// As `transformers` renders chat templates: jinja2 with `trim_blocks` and `lstrip_blocks`, lenient about what is undefined.
     fn chat(tokenizer: &Tokenizer) -> Result<Template, DataError> {
-        let (name, text) = chat_template(tokenizer.directory())?;
+        Template::chat_of(tokenizer)?.ok_or_else(|| {
+            let missing = format!(
+                "{} has no chat template: add `chat_template` to its tokenizer_config.json (or a file chat_template.jinja beside it), or set \
+                 `template` to \"r1-zero\", \"plain\" or a template file",
+                tokenizer.directory().display()
+            );
+            DataError::template("chat", missing)
+        })
+    }
+
+    /// The tokenizer's chat template; `None` where it has none.
+    pub fn chat_of(tokenizer: &Tokenizer) -> Result<Option<Template>, DataError> {
+        let Some((name, text)) = chat_template(tokenizer.directory())? else { return Ok(None) };
         let mut environment = environment();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         let named_tokens = tokenizer.named_tokens().to_vec();
-        Template::compile(environment, name, without_generation_marks(&text), Kind::Chat { named_tokens })
+        Template::compile(environment, name, without_generation_marks(&text), Kind::Chat { named_tokens }).map(Some)
     }
 
     fn compile(mut environment: Environment<'static>, name: String, text: String, kind: Kind) -> Result<Template, DataError> {
@@ -160,10 +172,10 @@ fn python_json(text: &mut String, value: &serde_json::Value, indent: Option<usiz
 }
 
 /// `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a list of named ones: "default").
-fn chat_template(directory: &Path) -> Result<(String, String), DataError> {
+fn chat_template(directory: &Path) -> Result<Option<(String, String)>, DataError> {
     let file = directory.join("chat_template.jinja");
     match std::fs::read_to_string(&file) {
-        Ok(text) => return Ok((file.display().to_string(), text)),
+        Ok(text) => return Ok(Some((file.display().to_string(), text))),
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(DataError::read(&file, e)),
         Err(_) => {}
     }
@@ -175,14 +187,7 @@ fn chat_template(directory: &Path) -> Result<(String, String), DataError> {
         serde_json::Value::Array(named) => named.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str()),
         other => other.as_str(),
     };
-    let missing = || {
-        format!(
-            "{} has no chat template: add `chat_template` to its tokenizer_config.json (or a file chat_template.jinja beside it), or set \
-             `template` to \"r1-zero\", \"plain\" or a template file",
-            directory.display()
-        )
-    };
-    template.map(|text| (name, text.to_string())).ok_or_else(|| DataError::template("chat", missing()))
+    Ok(template.map(|text| (name, text.to_string())))
 }
 
 /// `{% generation %}` marks what an assistant said, for loss masks; jinja knows it only through an extension of `transformers`.

@@ -144,6 +144,12 @@ impl Tokenizer {
         &self.named
     }
 
+    /// Tokens that are found in a text whatever stands around them, by their content: its id, and whether it is special.
+    pub fn added_tokens(&self) -> Vec<(String, u32, bool)> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        added.map(|(id, token)| (token.content, id, token.special)).collect()
+    }
+
     /// The largest id, added tokens included.
     pub fn id_max(&self) -> u32 {
         self.inner.get_vocab(true).into_values().max().unwrap_or_default()

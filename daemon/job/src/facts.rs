@@ -9,6 +9,8 @@ pub struct ModelFacts {
     /// For example `DeepseekV3ForCausalLM`.
     pub architecture: String,
     pub parameters: u64,
+    /// It has a scalar head: `architectures` names a …ForSequenceClassification.
+    pub scores: bool,
     /// Parameters that one token meets.
     pub active_parameters: u64,
     pub vocab_size: u64,
@@ -71,6 +73,10 @@ impl Config<'_> {
             Some(Value::Null) => Ok(null),
             Some(_) => self.get(key),
         }
+    }
+
+    fn scores(&self) -> bool {
+        self.0["architectures"][0].as_str().is_some_and(|architecture| architecture.ends_with("ForSequenceClassification"))
     }
 
     fn is(&self, key: &str) -> bool {
@@ -178,6 +184,7 @@ fn grouped(config: &Config<'_>, of: &Grouped) -> Result<ModelFacts, JobError> {
     always += expert_layers * experts * hidden;
     Ok(ModelFacts {
         architecture: of.architecture.into(),
+        scores: config.scores(),
         parameters: always + expert_layers * experts * expert,
         active_parameters: always + expert_layers * chosen.min(experts) * expert,
         vocab_size: config.get("vocab_size")?,
@@ -278,6 +285,7 @@ fn latent(config: &Config<'_>, of: &Latent) -> Result<ModelFacts, JobError> {
     };
     Ok(ModelFacts {
         architecture: of.architecture.into(),
+        scores: config.scores(),
         parameters: always + moe_layers * experts * expert,
         active_parameters: always + moe_layers * config.get("num_experts_per_tok")?.min(experts) * expert,
         vocab_size: config.get("vocab_size")?,

@@ -3,7 +3,7 @@
 use crate::error::JobError;
 use crate::eval::Eval;
 use crate::fields::{Fields, absolute};
-use crate::reward::Reward;
+use crate::reward::{Answering, Respondent, Reward, plugin_stem};
 use crate::stage::{Origin, Stage};
 use crate::{check, keys, sound};
 use r1d_proto::worker::{Dtype, Slots};
@@ -54,6 +54,14 @@ impl Weights {
         match self {
             Weights::Directory(path) => path,
             Weights::Init { tokenizer, .. } => tokenizer,
+        }
+    }
+
+    /// `None` of random weights.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Weights::Directory(path) => Some(path),
+            Weights::Init { .. } => None,
         }
     }
 
@@ -223,6 +231,19 @@ impl Job {
     /// Index of the reward-model stage of this name.
     pub fn reward_model(&self, name: &str) -> Option<usize> {
         self.stages.iter().position(|stage| stage.name == name && stage.reward_model().is_some())
+    }
+
+    /// Whom a reward asks, if its plugin asks: what its `model` names, else the reward-model stage with the plugin's name. `None` where there is no such.
+    pub fn asked(&self, reward: &Reward) -> Option<Answering> {
+        match &reward.model {
+            None => self.reward_model(&plugin_stem(&reward.plugin.to_string())).map(Answering::Stage),
+            Some(Respondent::Directory(dir)) => Some(Answering::Directory(dir.clone())),
+            Some(Respondent::Named(name)) => {
+                let stage = self.stages.iter().position(|stage| &stage.name == name).map(Answering::Stage);
+                let model = || self.models.keys().position(|model| model == name).map(|index| Answering::Model(index + 1));
+                stage.or_else(model)
+            }
+        }
     }
 
     /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.

@@ -3,12 +3,12 @@
 //! Named here are the settings, and everything whose contents or outcome counts besides; who computes a key of it hashes those.
 
 use crate::eval::Eval;
-use crate::job::{Job, TemplateSource};
-use crate::reward::{Reward, RewardModelSource};
+use crate::job::{Job, TemplateSource, Weights};
+use crate::reward::{Answering, Reward};
 use crate::stage::{Stage, StageKind};
 use crate::write;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::Value;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Depends {
     pub plugins: BTreeSet<String>,
     /// Template files.
     pub files: BTreeSet<PathBuf>,
-    /// Directories of reward models.
+    /// Directories of models that rewards ask.
     pub directories: BTreeSet<PathBuf>,
 }
 
@@ -39,9 +39,13 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
     let judges: Vec<Reward> = evals.iter().flat_map(|eval| job.eval_rewards(eval)).collect();
     for reward in stage.rollouts().iter().flat_map(|rollouts| &rollouts.rewards).chain(&judges) {
         on.plugins.insert(reward.plugin.to_string());
-        match &reward.model {
-            RewardModelSource::Stage(name) => on.stages.extend(job.reward_model(name).filter(|maker| *maker < index)),
-            RewardModelSource::Directory(dir) => drop(on.directories.insert(dir.clone())),
+        match job.asked(reward) {
+            Some(Answering::Stage(maker)) => on.stages.extend(Some(maker).filter(|maker| *maker < index)),
+            Some(Answering::Model(model)) => {
+                on.directories.extend(job.models().nth(model).and_then(Weights::directory).map(Path::to_path_buf))
+            }
+            Some(Answering::Directory(dir)) => drop(on.directories.insert(dir)),
+            None => {}
         }
     }
     on.stages.extend(stage.ppo().and_then(|ppo| job.reward_model(ppo.value_model.as_deref()?)));

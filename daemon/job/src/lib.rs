@@ -35,7 +35,7 @@ pub use error::JobError;
 pub use eval::{Eval, Metric};
 pub use facts::ModelFacts;
 pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
-pub use reward::{Limits, OnAbstain, OnFault, Plugin, Reward, RewardModelSource};
+pub use reward::{Answering, Limits, OnAbstain, OnFault, Plugin, Respondent, Reward};
 pub use stage::{
     Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Sft, Stage,
     StageKind,

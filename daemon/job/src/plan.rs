@@ -2,7 +2,7 @@
 
 use crate::facts::ModelFacts;
 use crate::job::{Job, Weights};
-use crate::reward::{Reward, RewardModelSource};
+use crate::reward::Answering;
 use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
 use r1d_proto::recipe::ImportanceSamplingLevel;
@@ -97,25 +97,30 @@ pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BT
     if stage.ppo().is_some() {
         bytes.insert("value model".into(), weights + parameters * (value_bytes + 2 * 4 + master_bytes));
     }
-    let asked = |reward: &Reward| match &reward.model {
-        RewardModelSource::Stage(name) if job.reward_model(name).is_none() => None,
-        source => Some(source.clone()),
-    };
-    let asked: Vec<_> = stage.rollouts().map_or(Vec::new(), |rollouts| {
-        let mut asked: Vec<_> = rollouts.rewards.iter().filter_map(asked).collect();
-        asked.dedup();
-        asked
-    });
-    if !asked.is_empty() {
-        let of = |source: &RewardModelSource| match source {
-            RewardModelSource::Stage(name) => job.stage(name).and_then(|stage| all.get(job.model_of(stage))),
-            RewardModelSource::Directory(_) => None,
-        };
-        let parameters: u64 = asked.iter().map(|source| of(source).unwrap_or(facts).parameters).sum();
-        bytes.insert("reward models".into(), parameters * value_bytes);
-    }
     let eval_prompt_max = seen.eval_prompt_max.get(job.model_of(stage)).copied().unwrap_or(0);
-    if let Some(slots) = job.slots(stage, seen.prompt_max(stage), eval_prompt_max) {
+    let slots = job.slots(stage, seen.prompt_max(stage), eval_prompt_max);
+    let mut asked: Vec<Answering> = Vec::new();
+    for answering in stage.rollouts().iter().flat_map(|rollouts| &rollouts.rewards).filter_map(|reward| job.asked(reward)) {
+        if !asked.contains(&answering) {
+            asked.push(answering);
+        }
+    }
+    for answering in &asked {
+        let (of, scores) = match answering {
+            Answering::Stage(maker) => {
+                let maker = job.stages.get(*maker);
+                let of = maker.and_then(|maker| all.get(job.model_of(maker)));
+                (of.unwrap_or(facts), maker.is_some_and(|maker| maker.reward_model().is_some()))
+            }
+            Answering::Model(model) => all.get(*model).map_or((facts, true), |of| (of, of.scores)),
+            Answering::Directory(_) => (facts, true),
+        };
+        // A judge that writes has a cache for as many tokens as the policy's.
+        let cached = slots.filter(|_| !scores).map_or(0, |slots| u64::from(slots.count) * u64::from(slots.capacity));
+        let name = if scores { "reward models" } else { "judges" };
+        *bytes.entry(name.into()).or_insert(0) += (of.parameters + cached * of.cache_values_per_token) * value_bytes;
+    }
+    if let Some(slots) = slots {
         let per_token = facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
         bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * per_token * value_bytes);
     }

@@ -5,6 +5,9 @@ use crate::error::JobError;
 use crate::fields::{Fields, absolute};
 use std::path::{Path, PathBuf};
 
+/// Default of `max_answer_length`, tokens.
+pub const MAX_ANSWER_LENGTH: u32 = 1024;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reward {
     /// What metrics and verdicts call it; unique in its stage.
@@ -14,8 +17,10 @@ pub struct Reward {
     /// Handed to the plugin as JSON: an object with sorted keys, the same bytes each time.
     pub config_json: String,
     pub limits: Limits,
-    /// Whom the plugin asks, where it is one that asks.
-    pub model: RewardModelSource,
+    /// Whom the plugin asks, where it is one that asks; `None`: the reward-model stage with the plugin's name.
+    pub model: Option<Respondent>,
+    /// Tokens of one answer of a generative model, at most; the plugin may ask for less.
+    pub max_answer_length: u32,
     /// Rows of these domains only; empty: all.
     pub domains: Vec<String>,
     /// It judges from the step after so many on.
@@ -35,21 +40,41 @@ pub enum Plugin {
     Path(PathBuf),
 }
 
-/// The reward model that a judged plugin asks.
+/// The model that a judged plugin asks, as the job file names it. Whether it gives numbers or text follows from what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RewardModelSource {
-    /// What a reward-model stage before has made.
-    Stage(String),
-    /// A Hugging Face directory of a `…ForSequenceClassification`.
+pub enum Respondent {
+    /// What a stage before has trained, or a `[models.NAME]`.
+    Named(String),
+    /// A Hugging Face directory: a `…ForSequenceClassification`, or a causal language model.
     Directory(PathBuf),
 }
 
-impl RewardModelSource {
-    /// A path has a slash; anything else is a stage's name.
-    fn parse(text: &str, base_dir: &Path) -> RewardModelSource {
+/// The model that a judged plugin asks: [`crate::Job::asked`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answering {
+    /// Index of a stage: a reward model, or a policy's last weights.
+    Stage(usize),
+    /// Index into [`crate::Job::models`].
+    Model(usize),
+    Directory(PathBuf),
+}
+
+impl Respondent {
+    /// A path has a slash; anything else is a name.
+    fn parse(text: &str, base_dir: &Path) -> Respondent {
         match text.contains('/') {
-            true => RewardModelSource::Directory(absolute(text, base_dir)),
-            false => RewardModelSource::Stage(text.into()),
+            true => Respondent::Directory(absolute(text, base_dir)),
+            false => Respondent::Named(text.into()),
+        }
+    }
+}
+
+/// As a job file has it.
+impl std::fmt::Display for Respondent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Respondent::Named(name) => f.write_str(name),
+            Respondent::Directory(path) => path.display().fmt(f),
         }
     }
 }
@@ -93,7 +118,8 @@ impl Reward {
             weight: 1.0,
             config_json: "{}".into(),
             limits: Limits { fuel: None, memory_mb: None, hostcall_kb: 17, wall_ms: None },
-            model: RewardModelSource::Stage(plugin_stem(name)),
+            model: None,
+            max_answer_length: MAX_ANSWER_LENGTH,
             domains: Vec::new(),
             after_step: 0,
             on_abstain: OnAbstain::DropSample,
@@ -125,7 +151,8 @@ impl Reward {
                 hostcall_kb: limits.get("hostcall_kb")?,
                 wall_ms: limits.optional("wall_ms")?,
             },
-            model: RewardModelSource::parse(&reward.optional("model")?.unwrap_or_else(|| plugin_stem(&plugin)), base_dir),
+            model: reward.optional::<String>("model")?.map(|model| Respondent::parse(&model, base_dir)),
+            max_answer_length: reward.get("max_answer_length")?,
             domains: reward.get("domains")?,
             after_step: reward.get("after_step")?,
             on_abstain: reward.on_abstain("on_abstain")?,

@@ -3,9 +3,9 @@
 use crate::error::JobError;
 use crate::eval::Eval;
 use crate::facts::ModelFacts;
-use crate::job::{DataSource, Job};
+use crate::job::{DataSource, Job, Weights};
 use crate::keys::nearest;
-use crate::reward::{Plugin, Reward, RewardModelSource};
+use crate::reward::{Answering, Plugin, Respondent, Reward};
 use crate::stage::{Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, Rollouts, Select, Stage, StageKind};
 use r1d_proto::recipe::{Baseline, DpoLossType};
 use r1d_proto::worker::Dtype;
@@ -203,16 +203,52 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
     rollouts.rewards.iter().try_for_each(|reward| check_asked(job, index, reward, &place))
 }
 
-/// A reward model is asked once it is there. Whether the plugin asks at all is known when it is loaded.
+/// A model is asked once it is there. Whether the plugin asks at all, and for what, is known when it is loaded.
 fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<(), JobError> {
-    if let RewardModelSource::Stage(name) = &reward.model
-        && job.reward_model(name).is_some_and(|maker| maker >= index)
-    {
-        let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
-        let problem = format!("it asks the reward model of stage {name:?}, which does not come before it");
-        return refuse(place, problem, "put that stage before this one");
+    let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
+    let refuse = |problem: String, fix: &str| refuse(&place, problem, fix);
+    let name = match &reward.model {
+        Some(Respondent::Named(name)) => name.as_str(),
+        _ => "",
+    };
+    match job.asked(reward) {
+        Some(Answering::Stage(maker)) if job.models.contains_key(name) => {
+            let what = if job.reward_model(name) == Some(maker) { "a reward-model stage" } else { "a stage" };
+            refuse(format!("`model` = {name:?} is {what} and a table [models.{name}]"), "give one of them another name")
+        }
+        Some(Answering::Stage(maker)) if maker >= index => {
+            let asked = job.stages.get(maker).map_or(name, |stage| &stage.name);
+            refuse(
+                format!("it asks what stage {asked:?} has trained, which does not come before it"),
+                "put that stage before this one",
+            )
+        }
+        Some(Answering::Stage(maker)) => match job.stages.get(maker) {
+            Some(stage) if !stage.trains() => {
+                let origin = job.origin(stage).and_then(|origin| job.stages.get(origin));
+                let fix = origin
+                    .map_or("name a stage that trains".into(), |origin| format!("name {:?}, whose weights it has", origin.name));
+                refuse(format!("it asks stage {name:?}, which trains nothing"), &fix)
+            }
+            _ => Ok(()),
+        },
+        Some(Answering::Model(model)) => match job.models().nth(model) {
+            Some(Weights::Init { .. }) => refuse(
+                format!("it asks [models.{name}], which starts from random weights"),
+                "give that table a `path`, or name a stage that trains it",
+            ),
+            _ => Ok(()),
+        },
+        None if !name.is_empty() => {
+            let trained = job.stages.iter().take(index).filter(|stage| stage.trains()).map(|stage| stage.name.as_str());
+            let near = or_nearest(name, trained.chain(job.models.keys().map(String::as_str)));
+            refuse(
+                format!("`model` = {name:?} is neither a stage before this one nor a table [models.NAME]{near}"),
+                "name one, or the path (with a slash) of a Hugging Face directory",
+            )
+        }
+        Some(Answering::Directory(_)) | None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_dpo(dpo: &Dpo, place: &str) -> Result<(), JobError> {
@@ -440,11 +476,18 @@ fn check_rollouts(rollouts: &Rollouts, data: &DataSource, place: &str) -> Result
     Ok(())
 }
 
-/// The built-in accuracy reward abstains on every row that has nothing to compare with.
+/// Rewards of ours that abstain on every row that has nothing to compare with.
 fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<(), JobError> {
-    if reward.plugin == Plugin::Named("accuracy".into()) && data.reference.is_none() {
+    let config: serde_json::Value = serde_json::from_str(&reward.config_json).unwrap_or_default();
+    let compares = match &reward.plugin {
+        Plugin::Named(name) if name == "accuracy" => true,
+        Plugin::Named(name) if name == "correctness" => config["needs_reference"] != serde_json::Value::Bool(false),
+        _ => false,
+    };
+    if compares && data.reference.is_none() {
         let fix = format!("add `reference` to [data.{}]: the column that holds the answer", data.name);
-        return refuse(place, format!("accuracy compares with a reference, and [data.{}] names no column for it", data.name), fix);
+        let problem = format!("{} compares with a reference, and [data.{}] names no column for it", reward.plugin, data.name);
+        return refuse(place, problem, fix);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::eval::Eval;
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
 use crate::keys::{self, Kind, Table};
-use crate::reward::{OnAbstain, OnFault, Plugin, Reward, RewardModelSource};
+use crate::reward::{OnAbstain, OnFault, Plugin, Respondent, Reward};
 use crate::stage::{
     Change, Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Stage,
     StageKind,
@@ -303,11 +303,12 @@ pub(crate) fn reward(reward: &Reward) -> toml::Table {
         set(&mut limits, "wall_ms", wall_ms);
     }
     set(&mut table, "limits", limits);
-    let model = match &reward.model {
-        RewardModelSource::Stage(name) => name.clone(),
-        RewardModelSource::Directory(dir) => path(dir),
-    };
-    set(&mut table, "model", model);
+    match &reward.model {
+        Some(Respondent::Named(name)) => set(&mut table, "model", name),
+        Some(Respondent::Directory(dir)) => set(&mut table, "model", path(dir)),
+        None => {}
+    }
+    set(&mut table, "max_answer_length", reward.max_answer_length);
     set(&mut table, "after_step", reward.after_step);
     set(&mut table, "domains", &reward.domains);
     match reward.on_abstain {

@@ -69,6 +69,8 @@ pub enum Request {
         model: Option<ModelSource>,
         sequences: Vec<Vec<u32>>,
     },
+    /// What a language model writes, greedily, behind each of these prompts. It is loaded beside what is open, and stays until another model is opened.
+    Answer(Answer),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,6 +112,10 @@ pub enum Reply {
     /// In the order of the request.
     Scored {
         scores: Vec<f32>,
+    },
+    /// Ids of each answer, in the order of the request.
+    Answered {
+        answers: Vec<Vec<u32>>,
     },
 }
 
@@ -214,6 +220,21 @@ pub struct Generate {
     pub policy_version: u64,
     pub sampling: Sampling,
     pub groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub model: ModelSource,
+    /// Ids that end an answer.
+    pub stop_ids: Vec<u32>,
+    pub questions: Vec<Question>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Question {
+    pub prompt_ids: Vec<u32>,
+    /// Of the answer, at least 1.
+    pub max_tokens: u32,
 }
 
 /// Completions of one prompt: its prefill is shared.

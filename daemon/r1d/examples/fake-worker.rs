@@ -21,8 +21,8 @@ use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Reply, Request, RewardBatch,
-    Supervise, ToWorker, Train,
+    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Question, Reply, Request,
+    RewardBatch, Supervise, ToWorker, Train,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use sha2::{Digest, Sha256};
@@ -37,6 +37,7 @@ const EOS: u32 = 0;
 const THINK: [u32; 2] = [1, 2];
 const ANSWER: [u32; 2] = [3, 4];
 const DIGIT_0: u32 = 5;
+const VERDICTS: [u32; 2] = [15, 16];
 
 fn main() {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("standard input");
@@ -210,6 +211,22 @@ impl Worker {
                     [value, self.reference, batch.first_update, batch.seed].into_iter().chain(scores).chain(ids).collect();
                 Ok(self.update(&words))
             }
+            Request::Answer(asked) => {
+                self.progress(id, "judging", 0, asked.questions.len() as u64);
+                self.moment("answer")?;
+                let ModelSource::Directory(dir) = &asked.model else { return Err(invalid("a judge that is asked has weights")) };
+                let weights = judge_weights(dir)?;
+                let answer = |question: &Question| {
+                    let ids: Vec<u64> = question.prompt_ids.iter().map(|id| u64::from(*id)).collect();
+                    let mut ids = match counter_hash(&[weights, counter_hash(&ids)]) % 8 {
+                        0 => vec![DIGIT_0, EOS],
+                        word => vec![DIGIT_0, VERDICTS[(word % 2) as usize], EOS],
+                    };
+                    ids.truncate(question.max_tokens as usize);
+                    ids
+                };
+                Ok(Reply::Answered { answers: asked.questions.iter().map(answer).collect() })
+            }
             Request::Score { model, sequences } => {
                 self.progress(id, "scoring", 0, sequences.len() as u64);
                 self.moment("score")?;
@@ -363,6 +380,11 @@ fn completion(shape: u64, answer: u64, length_max: u32) -> Vec<u32> {
 fn weights(dir: &Path) -> Result<u64, Failure> {
     let text = read(&dir.join("state"))?;
     text.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(|| invalid("no weights"))
+}
+
+/// A checkpoint's, or those of a directory that no job has made.
+fn judge_weights(dir: &Path) -> Result<u64, Failure> {
+    if dir.join("state").is_file() { weights(dir) } else { Ok(counter_hash(&[read(&dir.join("config.json"))?.len() as u64])) }
 }
 
 fn invalid(message: impl Into<String>) -> Failure {

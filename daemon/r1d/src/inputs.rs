@@ -1,6 +1,6 @@
 //! The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
 
-use r1d_job::{Job, RewardModelSource, Stage, StageKind, TemplateSource, Weights};
+use r1d_job::{Job, Respondent, Stage, StageKind, TemplateSource, Weights};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"];
 
-/// Files of the data sets, templates, tokenizers, models and reward models: path, size and time of the last change.
+/// Files of the data sets, templates, tokenizers, models and what rewards ask: path, size and time of the last change.
 pub fn fingerprint(job: &Job) -> Value {
     let mut paths: BTreeSet<PathBuf> = job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
     let templates = job.data.values().map(|source| &source.template);
@@ -30,7 +30,7 @@ pub fn fingerprint(job: &Job) -> Value {
     }
     let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
     for reward in rewards {
-        if let RewardModelSource::Directory(dir) = &reward.model {
+        if let Some(Respondent::Directory(dir)) = &reward.model {
             paths.extend(weight_files(dir).into_iter().chain(tokenizer_files(dir)));
         }
     }

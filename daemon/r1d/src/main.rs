@@ -28,6 +28,7 @@ mod notify;
 mod outputs;
 mod plugin;
 mod progress;
+mod respondents;
 mod reuse;
 mod review;
 mod samples;

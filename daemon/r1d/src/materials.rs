@@ -4,18 +4,14 @@ use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
 use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
-use crate::weights::{check_scores, check_weights};
+use crate::respondents::{Model, Respondents};
 use r1d_data::preferences::Reading;
 use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{
-    DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, RewardModelSource, Sft, Stage, StageKind, TemplateSource,
-    Weights,
-};
+use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind, TemplateSource};
 use r1d_proto::ids::JobId;
-use r1d_proto::worker::ModelSource;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts};
@@ -46,10 +42,16 @@ pub enum MaterialsError {
     #[error("reward `{name}`: {source}")]
     Reward { name: String, source: RewardError },
     #[error(
-        "reward `{name}`: its plugin asks a reward model, and `model` = {model:?} is no reward-model stage of this job: name one that comes before, or the \
-         path (with a slash) of a …ForSequenceClassification directory"
+        "reward `{name}`: its plugin asks a model, and nothing says which: no reward-model stage of this job is called {plugin:?}: set `model` to a stage \
+         that comes before, a table [models.NAME], or the path (with a slash) of a Hugging Face directory"
     )]
-    Judged { name: String, model: String },
+    AsksWhom { name: String, plugin: String },
+    #[error(
+        "reward `{name}`: `model` = {model:?}, and its plugin {plugin} asks nobody: leave `model` out, or name a plugin that asks a model"
+    )]
+    AsksNobody { name: String, model: String, plugin: String },
+    #[error("{0}")]
+    OtherKind(String),
     #[error(transparent)]
     DataSet(#[from] DataSetError),
     #[error(
@@ -68,33 +70,6 @@ pub struct Judge {
     /// Its components are these of [`Materials::graders`].
     pub number: usize,
     facts: RewardFacts,
-}
-
-/// A model of the job, as far as the control plane knows it.
-struct Model {
-    facts: ModelFacts,
-    tokenizer: Tokenizer,
-    base: ModelSource,
-}
-
-impl Model {
-    /// Errors name the file.
-    fn open(weights: &Weights) -> Result<Model, MaterialsError> {
-        let path = weights.config();
-        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
-        let facts = ModelFacts::from_config(&config)
-            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
-        let tokenizer = Tokenizer::open(weights.tokenizer())?;
-        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
-        let base = match weights {
-            Weights::Directory(dir) => {
-                check_weights(dir)?;
-                ModelSource::Directory(dir.clone())
-            }
-            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
-        };
-        Ok(Model { facts, tokenizer, base })
-    }
 }
 
 /// Held-out prompts as each of the models that are evaluated reads them, and who judges their completions.
@@ -141,8 +116,8 @@ pub struct Materials {
     pub graders: RwLock<Graders>,
     /// One per [`Job::models`].
     models: Vec<Model>,
-    /// Tokenizers of reward models that lie in directories, where they have one.
-    reward_tokenizers: BTreeMap<PathBuf, Tokenizer>,
+    /// Whom rewards ask.
+    pub respondents: Respondents,
     stages: Vec<StageMaterial>,
     evals: Vec<EvalMaterial>,
 }
@@ -158,7 +133,7 @@ struct Shelf<'a> {
     data: BTreeMap<String, Arc<DataSet>>,
     /// By data set, model and template.
     prompts: BTreeMap<(String, usize, TemplateSource), Arc<Prompts>>,
-    reward_tokenizers: BTreeMap<PathBuf, Tokenizer>,
+    respondents: Respondents,
 }
 
 impl Materials {
@@ -182,7 +157,7 @@ impl Materials {
             versions: Vec::new(),
             data: BTreeMap::new(),
             prompts: BTreeMap::new(),
-            reward_tokenizers: BTreeMap::new(),
+            respondents: Respondents::default(),
         };
         let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
         let every: BTreeSet<usize> = job.stages.iter().map(|stage| job.model_of(stage)).collect();
@@ -190,13 +165,13 @@ impl Materials {
         let models_of = std::iter::repeat_n(every, job.evals.len()).chain(own);
         let evals =
             job.evaluations().zip(models_of).map(|(eval, models)| shelf.eval(eval, models)).collect::<Result<Vec<_>, _>>()?;
-        let (graders, reward_tokenizers) = (Graders::new(shelf.versions), shelf.reward_tokenizers);
+        let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
         let seen = seen(&job, &stages, &evals);
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
-        Ok(Materials { seen, warnings, models, reward_tokenizers, stages, evals, graders, job })
+        Ok(Materials { seen, warnings, models, respondents, stages, evals, graders, job })
     }
 
     /// Everything that judges, in stages and evaluations.
@@ -215,16 +190,7 @@ impl Materials {
             Source::Stage(index) => self.job.model_of(self.job.stages.get(index)?),
             Source::Eval { model, .. } => model,
         };
-        self.models.get(model).map(|model| &model.tokenizer)
-    }
-
-    /// Of the reward model that a reward asks about completions of `of`: the one it was trained with, else the policy's.
-    pub fn asked_tokenizer(&self, reward: &Reward, of: Source) -> Option<&Tokenizer> {
-        let own = match &reward.model {
-            RewardModelSource::Stage(name) => self.job.reward_model(name).and_then(|stage| self.tokenizer(Source::Stage(stage))),
-            RewardModelSource::Directory(dir) => self.reward_tokenizers.get(dir),
-        };
-        own.or_else(|| self.tokenizer(of))
+        self.models.get(model).map(|model| &*model.tokenizer)
     }
 
     /// Rows (packed sequences) of a stage's data.
@@ -433,7 +399,7 @@ impl Shelf<'_> {
     }
 
     fn tokenizer(&self, model: usize) -> Result<&Tokenizer, MaterialsError> {
-        self.models.get(model).map(|model| &model.tokenizer).ok_or(MaterialsError::NoModel { model })
+        self.models.get(model).map(|model| &*model.tokenizer).ok_or(MaterialsError::NoModel { model })
     }
 
     /// The data set's own template, unless the stage has one.
@@ -593,18 +559,13 @@ impl Shelf<'_> {
         let info = first.info();
         let asks = first.world() == World::JudgedReward;
         let facts = RewardFacts { min: info.min, max: info.max, of_groups: first.world() == World::GroupReward, asks };
-        match &reward.model {
-            RewardModelSource::Directory(dir) if asks => {
-                check_weights(dir)?;
-                check_scores(dir)?;
-                if dir.join("tokenizer.json").is_file() && !self.reward_tokenizers.contains_key(dir) {
-                    self.reward_tokenizers.insert(dir.clone(), Tokenizer::open(dir)?);
-                }
+        match (&reward.model, asks) {
+            (_, true) => self.respondents.open(self.job, self.models, reward, &first)?,
+            (Some(model), false) => {
+                let (name, plugin) = (reward.name.clone(), reward.plugin.to_string());
+                return Err(MaterialsError::AsksNobody { name, model: model.to_string(), plugin });
             }
-            RewardModelSource::Stage(model) if asks && self.job.reward_model(model).is_none() => {
-                return Err(MaterialsError::Judged { name: reward.name.clone(), model: model.clone() });
-            }
-            _ => {}
+            (None, false) => {}
         }
         let mut versions = Versions::new(first);
         for later in self.recorded.later(&plugin) {

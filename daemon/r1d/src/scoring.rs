@@ -1,14 +1,15 @@
 //! The bridge to the reward pool: completions go in as they end (whole groups where a reward judges groups), verdicts come out in
-//! whatever order the pool has them. A judged reward is called twice: for its questions, and with the answers of the reward model.
+//! whatever order the pool has them. A judged reward is called twice: for its questions, and with the answers of its model.
 
 use crate::materials::{Judge, Materials};
 use crate::tasks;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
+use r1d_data::Tokenizer;
 use r1d_proto::verdict::Verdict;
-use r1d_rewards::{Ask, Completion, Judged, LoadedReward, Rewards, ScoreError, World};
-use r1d_runner::{Answered, Asked, End, Event, ScoreItem, Source};
+use r1d_rewards::{Completion, Judged, LoadedReward, Rewards, ScoreError, World};
+use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -20,7 +21,7 @@ const QUEUE_MAX_COMPLETIONS: usize = 256;
 pub enum Handed {
     /// To be judged together.
     Score(Vec<ScoreItem>),
-    /// Whose reward models have answered.
+    /// Whose models have answered.
     Conclude(Vec<Answered>),
 }
 
@@ -54,11 +55,11 @@ async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc
     }
 }
 
-/// What reward models said, by reward.
-type Answers = BTreeMap<String, Vec<f32>>;
+/// What models said, by reward.
+type ByReward = BTreeMap<String, Answers>;
 
 /// All verdicts on completions of one prompt; with answers, those of the rewards that had asked.
-async fn judge(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>, answers: Option<Answers>) -> Vec<Event> {
+async fn judge(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>, answers: Option<ByReward>) -> Vec<Event> {
     let judged = match answers {
         None => verdicts(materials, rewards, items).await,
         Some(answers) => conclusions(materials, rewards, items, answers).await,
@@ -79,6 +80,8 @@ fn abandoned(judge: &Judge, error: ScoreError) -> End {
 struct Hearing<'a> {
     completions: Vec<Completion>,
     judges: Vec<(&'a Judge, LoadedReward)>,
+    /// Of the completions.
+    policy: &'a Tokenizer,
     /// The prompt lacks the tokenizer's special ids, as text.
     adds_special: bool,
 }
@@ -103,11 +106,18 @@ async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Op
     };
     let completions = items.iter().map(completion).collect::<Result<Vec<_>, _>>()?;
     let graders = materials.graders.read().await.of(&judges, of, items);
-    Ok(Some(Hearing { completions, judges: judges.into_iter().zip(graders).collect(), adds_special: prompted.adds_special }))
+    Ok(Some(Hearing {
+        completions,
+        judges: judges.into_iter().zip(graders).collect(),
+        policy: tokenizer,
+        adds_special: prompted.adds_special,
+    }))
 }
 
 async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, judges, adds_special }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+    let Some(Hearing { completions, judges, policy, adds_special }) = hearing(materials, &items).await? else {
+        return Ok(Vec::new());
+    };
     let mut said: Vec<(Vec<Verdict>, Vec<Asked>)> = vec![(Vec::new(), Vec::new()); items.len()];
     for (judge, loaded) in judges {
         let name = &judge.reward.name;
@@ -121,12 +131,8 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
                         verdicts.push(verdict(name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
                     }
                     Ok(asks) => {
-                        let of = items.first().map(|item| item.of);
-                        let tokenizer = of.and_then(|of| materials.asked_tokenizer(&judge.reward, of));
-                        let tokenizer = tokenizer.ok_or_else(|| failed(format!("reward `{name}` has no tokenizer")))?;
-                        let text = |ask: Ask| tokenizer.encode_whole(&ask.prompt, adds_special);
-                        let texts = asks.into_iter().map(text).collect::<Result<_, _>>();
-                        asked.push(Asked { reward: name.clone(), texts: texts.map_err(|error| failed(error.to_string()))? });
+                        let questions = materials.respondents.questions(&materials.job, &judge.reward, asks, policy, adds_special);
+                        asked.push(Asked { reward: name.clone(), questions: questions.map_err(failed)? });
                     }
                     Err(fault) => verdicts.push(verdict(name, &loaded, fault)),
                 }
@@ -150,20 +156,19 @@ async fn conclusions(
     materials: &Materials,
     rewards: &Rewards,
     items: Vec<ScoreItem>,
-    mut answers: Answers,
+    mut answers: ByReward,
 ) -> Result<Vec<Event>, End> {
     let Some(Hearing { completions, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
     let (Some(item), Some(completion)) = (items.first(), completions.first()) else { return Ok(Vec::new()) };
     let mut verdicts = Vec::new();
     for (judge, loaded) in judges {
-        let Some(numbers) = answers.remove(&judge.reward.name) else { continue };
-        // In as many digits as tell a float32 from its neighbours.
-        let numbers = numbers.into_iter().map(|number| Ok(number.to_string())).collect();
-        let concluded = rewards.pool().conclude(loaded.clone(), completion.clone(), numbers).await;
+        let Some(said) = answers.remove(&judge.reward.name) else { continue };
+        let said = materials.respondents.answers(&materials.job, &judge.reward, said).map_err(failed)?;
+        let concluded = rewards.pool().conclude(loaded.clone(), completion.clone(), said).await;
         verdicts.push(verdict(&judge.reward.name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
     }
     match answers.into_keys().next() {
-        Some(name) => Err(failed(format!("a reward model answered for reward `{name}`, which does not judge this row"))),
+        Some(name) => Err(failed(format!("a model answered for reward `{name}`, which does not judge this row"))),
         None => Ok(vec![Event::Concluded { key: item.key, verdicts }]),
     }
 }

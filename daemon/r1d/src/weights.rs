@@ -32,8 +32,17 @@ pub fn check_weights(dir: &Path) -> Result<(), MaterialsError> {
     }
 }
 
-/// What is asked has a scalar head: transformers' `…ForSequenceClassification` with one label.
-pub fn check_scores(dir: &Path) -> Result<(), MaterialsError> {
+/// What a model answers with when a reward asks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// A scalar head: transformers' `…ForSequenceClassification` with one label.
+    Number,
+    /// A language model.
+    Text,
+}
+
+/// By the architecture that config.json names; one that names none is a language model, as when it is trained.
+pub fn gives(dir: &Path) -> Result<Gives, MaterialsError> {
     let wrong = |problem: String| Err(MaterialsError::Weights { path: dir.into(), problem });
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
@@ -41,15 +50,21 @@ pub fn check_scores(dir: &Path) -> Result<(), MaterialsError> {
         Ok(config) => config,
         Err(error) => return wrong(format!("config.json is not JSON: {error}")),
     };
-    let architecture = config["architectures"][0].as_str().unwrap_or_default();
-    if !architecture.ends_with("ForSequenceClassification") {
-        return wrong(format!("is {architecture:?}, no reward model: name a …ForSequenceClassification with one label"));
+    match config["architectures"][0].as_str() {
+        None => return Ok(Gives::Text),
+        Some(architecture) if architecture.ends_with("ForCausalLM") => return Ok(Gives::Text),
+        Some(architecture) if architecture.ends_with("ForSequenceClassification") => {}
+        Some(other) => {
+            return wrong(format!(
+                "is {other:?}, which gives rewards neither a number nor text: name a …ForSequenceClassification with one label, or a …ForCausalLM"
+            ));
+        }
     }
     // As transformers writes them, and its default.
     let labels =
         config["num_labels"].as_u64().or_else(|| config["id2label"].as_object().map(|labels| labels.len() as u64)).unwrap_or(2);
     match labels {
-        1 => Ok(()),
+        1 => Ok(Gives::Number),
         labels => wrong(format!("has {labels} labels, and a reward model has one")),
     }
 }

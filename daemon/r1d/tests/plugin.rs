@@ -112,6 +112,32 @@ fn what_a_line_says_reaches_the_plugin() {
     assert_eq!(verdicts.iter().map(|v| v["score"].as_f64().unwrap()).collect::<Vec<_>>(), [-0.5, -1.0, 0.0]);
 }
 
+/// Questions to a judge go out as a file, its replies come back as one.
+#[test]
+fn a_judges_replies_are_read_from_a_file() {
+    let home = Home::new();
+    home.lines(&[case("<answer>42</answer>", "42"), case("<answer>41</answer>", "42"), case("<think>so", "42")]);
+    let asks = home.0.path().join("asks.jsonl");
+    let open = short(&home.score(&["correctness", "cases.jsonl", "--asks", asks.to_str().unwrap()]));
+    assert_eq!((open[0].0.as_str(), &open[0].2[..]), ("abstain", "no answer to 1 of 1 questions to model `correctness`"));
+    assert_eq!(open[2], ("score".into(), json!(0.0), "no answer".into()), "nobody is asked about nothing");
+    let asked: Vec<Value> =
+        std::fs::read_to_string(&asks).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(asked.len(), 2);
+    let replies: String = (asked.iter())
+        .map(|ask| {
+            assert_eq!((&ask["model"], &ask["max_tokens"]), (&json!("correctness"), &json!(512)));
+            let right = ask["prompt"].as_str().unwrap().contains("\n42\n=====#1=====\n\nThe answer is");
+            let reply = json!({"analysis": "Compared.", "correctness": if right { "correct" } else { "incorrect" }});
+            json!({"model": "correctness", "prompt": ask["prompt"], "answer": reply.to_string()}).to_string() + "\n"
+        })
+        .collect();
+    let answers = home.write("answers.jsonl", replies);
+    let judged = short(&home.score(&["correctness", "cases.jsonl", "--answers", answers.to_str().unwrap()]));
+    let compared = |score: f64| ("score".to_string(), json!(score), "`Compared.`".to_string());
+    assert_eq!(judged[..2], [compared(1.0), compared(0.0)]);
+}
+
 #[test]
 fn every_kind_of_fault_is_a_verdict_and_the_exit_code_is_zero() {
     let home = Home::new();

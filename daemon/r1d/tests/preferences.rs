@@ -144,7 +144,7 @@ fn what_cannot_be_asked_is_refused_at_submission() {
     house.start();
     let nobody = house.refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", "  after_step = 1")]));
     assert!(
-        nobody.contains("reward `helpfulness`") && nobody.contains("`model` = \"helpfulness\" is no reward-model stage"),
+        nobody.contains("reward `helpfulness`") && nobody.contains("no reward-model stage of this job is called \"helpfulness\""),
         "{nobody}"
     );
     let absent = house
@@ -152,16 +152,14 @@ fn what_cannot_be_asked_is_refused_at_submission() {
     assert!(absent.contains("/nowhere/judge"), "{absent}");
     // A directory of a language model, and one of a classifier.
     let dir = house.path("judge");
-    std::fs::create_dir_all(&dir).unwrap();
-    let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
-    std::fs::write(dir.join("model.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat()).unwrap();
+    house.write_language_model("judge");
     let asked = format!("  model = \"{}\"\n  after_step = 1", dir.display());
     let refused = |config: &str| {
         std::fs::write(dir.join("config.json"), config).unwrap();
         house.refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", &asked)]))
     };
-    let writes = refused(r#"{"architectures": ["Qwen2ForCausalLM"]}"#);
-    assert!(writes.contains("is \"Qwen2ForCausalLM\", no reward model"), "{writes}");
+    let writes = refused(&std::fs::read_to_string(dir.join("config.json")).unwrap());
+    assert!(writes.contains("asks its model for a number") && writes.contains("judge\" writes text"), "{writes}");
     let labels = refused(r#"{"architectures": ["Qwen2ForSequenceClassification"], "num_labels": 3}"#);
     assert!(labels.contains("has 3 labels, and a reward model has one"), "{labels}");
     let text = job(&house, &[]);

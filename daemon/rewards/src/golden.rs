@@ -6,7 +6,7 @@
 //! ```
 
 use crate::error::{ComponentizeError, RewardError, ScoreError};
-use crate::judge::{Completion, Judged, LoadedReward};
+use crate::judge::{Ask, Completion, Judged, LoadedReward};
 use crate::world::World;
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
@@ -67,6 +67,33 @@ pub fn of_file(path: &Path) -> Result<Option<String>, RewardError> {
 /// How many cases these lines are; 0 when they are not.
 pub fn count(jsonl: &str) -> usize {
     golden::parse(jsonl).map_or(0, |cases| cases.len())
+}
+
+/// Golden cases that are looked through for a question.
+const TRIED_MAX: usize = 64;
+
+/// What a judged reward asks first, under its own configuration, about some completion: one in the R1-Zero form, or one of the golden cases that it
+/// brings. `None` when it asks about none of them, which says little.
+pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError> {
+    let failed = |why: String| RewardError::Golden { path: reward.path().into(), why };
+    let plain = Completion {
+        id: 0,
+        prompt: "What is 3 + 4?".into(),
+        text: "<think>3 + 4 is 7</think><answer>7</answer>".into(),
+        reference: Some("7".into()),
+        tokens: 1,
+        finish: FinishReason::Stop,
+        meta: None,
+    };
+    let cases = of_file(reward.path())?.and_then(|jsonl| golden::parse(&jsonl).ok()).unwrap_or_default();
+    for completion in std::iter::once(plain).chain(cases.iter().map(completion_of)).take(TRIED_MAX) {
+        if let Ok(asks) = reward.plan(&completion).map_err(|e| failed(e.to_string()))?
+            && let Some(ask) = asks.into_iter().next()
+        {
+            return Ok(Some(ask));
+        }
+    }
+    Ok(None)
 }
 
 /// Judges every case, each under its own configuration.

@@ -187,6 +187,10 @@ impl LoadedReward {
         })?;
         Ok(match answer {
             Ok(None) => return Err(self.0.other_world("with questions to a model")),
+            Ok(Some(asks)) if asks.len() > limits::ASKS_MAX => {
+                let outcome = trap(format!("{} questions about one completion, at most {}", asks.len(), limits::ASKS_MAX));
+                Err(Judged { outcome, reason: None, fuel, took })
+            }
             Ok(Some(asks)) => {
                 let ask = |ask: guest::Ask| Ask { model: ask.model, prompt: ask.prompt, max_tokens: ask.max_tokens };
                 Ok(asks.into_iter().map(ask).collect())

@@ -22,6 +22,8 @@ pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
 pub const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
 /// A judged reward's questions may quote the completion, its prompt and its row so often altogether.
 pub const HOSTCALL_QUOTES_MAX: usize = 4;
+/// Of a judged reward about one completion.
+pub const ASKS_MAX: usize = 64;
 /// Longer reasons are cut.
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;

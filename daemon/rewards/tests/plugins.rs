@@ -17,6 +17,7 @@ fn golden_cases_get_the_same_verdicts_as_natively() {
     let rewards = rewards(1);
     for (name, world, range) in [
         ("accuracy", World::Reward, (0.0, 1.0)),
+        ("correctness", World::JudgedReward, (0.0, 1.0)),
         ("format", World::Reward, (0.0, 1.0)),
         ("language-consistency", World::Reward, (0.0, 1.0)),
         ("helpfulness", World::JudgedReward, (0.0, 1.0)),

@@ -6,7 +6,7 @@ mod guests;
 use guests::shipped::*;
 use guests::{completion, rewards};
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{Completion, Judged, Member, World, attacks};
+use r1d_rewards::{Answers, Ask, Completion, Judged, Member, World, attacks};
 
 /// Each alone in its group.
 fn alone(completions: impl Iterator<Item = Completion>) -> Vec<Member> {
@@ -68,6 +68,41 @@ fn a_reward_models_poison_is_a_fault() {
             let judged = judge_all(&reward, &members, &text).remove(0);
             let Outcome::Trap { reason } = judged.outcome else { panic!("{name}, {attack}: {judged:?}") };
             assert!(reason.contains(&format!("reward model `{name}`")) && reason.len() < 600, "{name}, {attack}: {reason}");
+        }
+    }
+}
+
+/// A judge that writes this.
+struct Writes<'a>(&'a str);
+
+impl Answers for Writes<'_> {
+    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
+        assert!(ask.max_tokens > 0);
+        Some(Ok(self.0.into()))
+    }
+}
+
+/// What a judge writes is input too: no poison is a fault, or a verdict that nobody wrote.
+#[test]
+fn a_judges_poison_is_no_verdict() {
+    let rewards = rewards(THREADS);
+    let reward = load_shipped(&rewards, ("correctness", "{}"));
+    let members = alone([asked("<think>3 + 4 is 7</think><answer>7</answer>")].into_iter());
+    for (attack, text) in attacks::texts() {
+        for (reply, right) in [(text.clone(), None), (format!("{VERDICT} {text} {VERDICT}"), Some(0.0))] {
+            let mut found = None;
+            let tell = |_, judged: Judged| {
+                found = Some(judged.outcome);
+                true
+            };
+            reward.judge_all(&members, &Writes(&reply), 1, tell).unwrap();
+            match (found.unwrap(), right) {
+                (Outcome::Abstain { reason }, _) => {
+                    assert!(reason.starts_with("no verdict: ") && reason.len() < 600, "{attack}: {reason}")
+                }
+                (Outcome::Score { value, .. }, Some(right)) => assert_eq!(value, right, "{attack}"),
+                (outcome, _) => panic!("{attack}: {outcome:?}"),
+            }
         }
     }
 }

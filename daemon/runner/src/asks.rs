@@ -1,27 +1,38 @@
-//! Questions to reward models: judged rewards ask about completions, the worker answers once it has nothing to sample, the rewards conclude.
+//! Questions to models: judged rewards ask about completions, the worker answers once it has nothing to sample, the rewards conclude.
+//!
+//! A reward model answers with a number, a judge with text. Which of the two a reward asks is known when it is loaded; here a request has questions of
+//! one reward, and so of one kind.
 
-use crate::message::{Answered, Asked, Command, End, ScoreItem};
+use crate::message::{Answered, Answers, Asked, Command, End, Questions, ScoreItem};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::verdict::Verdict;
-use r1d_proto::worker::{ModelSource, Request};
+use r1d_proto::worker::{Answer, ModelSource, Question, Reply, Request};
 use std::collections::BTreeMap;
 
-/// Texts of one request (`LIM-1`).
-const TEXTS_MAX: usize = 4096;
+/// Questions of one request (`LIM-1`), and tokens of them and of the longest answers to them: a frame holds some ten times as many.
+const QUESTIONS_MAX: usize = 4096;
+const TOKENS_MAX: usize = 4 << 20;
 
 /// Whom a job's judged rewards ask, by reward.
-pub type RewardModels = BTreeMap<String, ModelSource>;
+pub type Respondents = BTreeMap<String, ModelSource>;
 
 #[derive(Debug, Default)]
 pub struct Asks {
-    models: RewardModels,
+    models: Respondents,
     waiting: BTreeMap<SampleKey, Waiting>,
-    /// The reward that the worker is asked for, and the completions.
-    in_flight: Option<(String, Vec<SampleKey>)>,
+    in_flight: Option<InFlight>,
     concluding: BTreeMap<SampleKey, (Vec<Verdict>, String)>,
 }
 
-/// A completion that is judged but for what its reward models say.
+/// What the worker is asked: questions of one reward.
+#[derive(Debug)]
+struct InFlight {
+    reward: String,
+    writes: bool,
+    keys: Vec<SampleKey>,
+}
+
+/// A completion that is judged but for what models say of it.
 #[derive(Debug)]
 struct Waiting {
     item: ScoreItem,
@@ -29,15 +40,74 @@ struct Waiting {
     text: String,
     /// Not answered yet.
     asked: Vec<Asked>,
-    answers: BTreeMap<String, Vec<f32>>,
+    answers: BTreeMap<String, Answers>,
+}
+
+/// The worker's answer to a request.
+#[derive(Debug)]
+pub enum Said {
+    Numbers(Vec<f32>),
+    Texts(Vec<Vec<u32>>),
+}
+
+impl Said {
+    /// `None` of what answers no question.
+    pub fn of(reply: Reply) -> Option<Said> {
+        match reply {
+            Reply::Scored { scores } => Some(Said::Numbers(scores)),
+            Reply::Answered { answers } => Some(Said::Texts(answers)),
+            _ => None,
+        }
+    }
 }
 
 fn breach(what: impl Into<String>) -> End {
     End::Abandoned { cause: what.into() }
 }
 
+impl Questions {
+    fn writes(&self) -> bool {
+        matches!(self, Questions::Texts { .. })
+    }
+
+    /// Questions that the worker gets, and tokens that they may come to.
+    fn size(&self) -> (usize, usize) {
+        let asked = |question: &Question| question.prompt_ids.len() + question.max_tokens as usize;
+        match self {
+            Questions::Numbers(texts) => (texts.len(), texts.iter().map(Vec::len).sum()),
+            Questions::Texts { questions, .. } => {
+                questions.iter().flatten().fold((0, 0), |(count, tokens), question| (count + 1, tokens + asked(question)))
+            }
+        }
+    }
+
+    /// The answers to these questions, which are the next of all; `None` where there are too few.
+    fn answered(self, said: &mut Remaining) -> Option<Answers> {
+        match (self, said) {
+            (Questions::Numbers(texts), Remaining::Numbers(numbers)) => {
+                let answers: Vec<f32> = numbers.by_ref().take(texts.len()).collect();
+                (answers.len() == texts.len()).then_some(Answers::Numbers(answers))
+            }
+            (Questions::Texts { questions, .. }, Remaining::Texts(texts)) => {
+                let answer = |question: Result<Question, String>| match question {
+                    Ok(_) => texts.next().map(Ok),
+                    Err(why) => Some(Err(why)),
+                };
+                questions.into_iter().map(answer).collect::<Option<_>>().map(Answers::Texts)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Answers that have not found their questions yet.
+enum Remaining {
+    Numbers(std::vec::IntoIter<f32>),
+    Texts(std::vec::IntoIter<Vec<u32>>),
+}
+
 impl Asks {
-    pub fn of(models: RewardModels) -> Asks {
+    pub fn of(models: Respondents) -> Asks {
         Asks { models, ..Asks::default() }
     }
 
@@ -46,9 +116,10 @@ impl Asks {
         self.waiting.len()
     }
 
-    /// The reward and the number of completions that the worker is asked about.
-    pub fn in_flight(&self) -> Option<(&str, usize)> {
-        self.in_flight.as_ref().map(|(reward, keys)| (reward.as_str(), keys.len()))
+    /// Whom the worker is asked for: what it is, its reward, and the number of completions.
+    pub fn in_flight(&self) -> Option<(&str, &str, usize)> {
+        let whom = |writes| if writes { "judge" } else { "reward model" };
+        self.in_flight.as_ref().map(|InFlight { reward, writes, keys }| (whom(*writes), reward.as_str(), keys.len()))
     }
 
     pub fn add(&mut self, item: ScoreItem, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String) {
@@ -62,24 +133,55 @@ impl Asks {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return Ok(None);
         }
-        let reward = self.waiting.values().flat_map(|waiting| &waiting.asked).map(|asked| asked.reward.as_str()).min();
-        let Some(reward) = reward.map(String::from) else { return Ok(Some(self.conclude())) };
-        let model =
-            self.models.get(&reward).cloned().ok_or_else(|| End::Failed {
-                error: format!("reward `{reward}` asks a reward model, and the job has none for it"),
-            })?;
-        let (mut sequences, mut keys) = (Vec::new(), Vec::new());
+        self.answer_unaskable();
+        let first = self.waiting.values().flat_map(|waiting| &waiting.asked).min_by(|a, b| a.reward.cmp(&b.reward));
+        let Some(first) = first else { return Ok(Some(self.conclude())) };
+        let (reward, writes) = (first.reward.clone(), first.questions.writes());
+        let model = self.models.get(&reward).cloned().ok_or_else(|| End::Failed {
+            error: format!("reward `{reward}` asks a model, and the job has none for it: set `model` in its [[stage.reward]]"),
+        })?;
+        let (mut texts, mut questions, mut ends, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut count, mut tokens) = (0, 0);
         for (key, waiting) in &self.waiting {
-            if let Some(asked) = waiting.asked.iter().find(|asked| asked.reward == reward) {
-                if !keys.is_empty() && sequences.len() + asked.texts.len() > TEXTS_MAX {
-                    break;
+            let Some(asked) = waiting.asked.iter().find(|asked| asked.reward == reward) else { continue };
+            if asked.questions.writes() != writes {
+                return Err(End::Failed { error: format!("reward `{reward}` asks its model now for a number, now for text") });
+            }
+            let (more, longer) = asked.questions.size();
+            if !keys.is_empty() && (count + more > QUESTIONS_MAX || tokens + longer > TOKENS_MAX) {
+                break;
+            }
+            (count, tokens) = (count + more, tokens + longer);
+            match &asked.questions {
+                Questions::Numbers(asked) => texts.extend(asked.iter().cloned()),
+                Questions::Texts { stop_ids, questions: asked } => {
+                    questions.extend(asked.iter().flatten().cloned());
+                    ends.clone_from(stop_ids);
                 }
-                sequences.extend(asked.texts.iter().cloned());
-                keys.push(*key);
+            }
+            keys.push(*key);
+        }
+        self.in_flight = Some(InFlight { reward, writes, keys });
+        let request = match writes {
+            true => Request::Answer(Answer { model, stop_ids: ends, questions }),
+            false => Request::Score { model: Some(model), sequences: texts },
+        };
+        Ok(Some(Command::Worker(Box::new(request))))
+    }
+
+    /// Where no question of a reward can be asked there is nothing to wait for.
+    fn answer_unaskable(&mut self) {
+        for waiting in self.waiting.values_mut() {
+            let (asked, unaskable) = std::mem::take(&mut waiting.asked).into_iter().partition(|asked| asked.questions.size().0 > 0);
+            waiting.asked = asked;
+            for Asked { reward, questions } in unaskable {
+                let mut nobody = match questions.writes() {
+                    true => Remaining::Texts(Vec::new().into_iter()),
+                    false => Remaining::Numbers(Vec::new().into_iter()),
+                };
+                waiting.answers.extend(questions.answered(&mut nobody).map(|answers| (reward, answers)));
             }
         }
-        self.in_flight = Some((reward, keys));
-        Ok(Some(Command::Worker(Box::new(Request::Score { model: Some(model), sequences }))))
     }
 
     fn conclude(&mut self) -> Command {
@@ -92,22 +194,26 @@ impl Asks {
     }
 
     /// The worker's answer to the request in flight.
-    pub fn answered(&mut self, scores: Vec<f32>) -> Result<(), End> {
-        let (reward, keys) = self.in_flight.take().ok_or_else(|| breach("scores that nobody asked for"))?;
-        let mut scores = scores.into_iter();
+    pub fn answered(&mut self, said: Said) -> Result<(), End> {
+        let InFlight { reward, keys, .. } = self.in_flight.take().ok_or_else(|| breach("answers that nobody asked for"))?;
+        let mut said = match said {
+            Said::Numbers(numbers) => Remaining::Numbers(numbers.into_iter()),
+            Said::Texts(texts) => Remaining::Texts(texts.into_iter()),
+        };
         for key in keys {
             let Some(waiting) = self.waiting.get_mut(&key) else { continue };
             let Some(at) = waiting.asked.iter().position(|asked| asked.reward == reward) else { continue };
-            let asked = waiting.asked.remove(at);
-            let answers: Vec<f32> = scores.by_ref().take(asked.texts.len()).collect();
-            if answers.len() < asked.texts.len() {
-                return Err(breach(format!("the worker has too few scores for reward `{reward}`")));
-            }
+            let answers = waiting.asked.remove(at).questions.answered(&mut said);
+            let answers = answers.ok_or_else(|| breach(format!("the worker has too few answers for reward `{reward}`")))?;
             waiting.answers.insert(reward.clone(), answers);
         }
-        match scores.next() {
-            Some(_) => Err(breach(format!("the worker has too many scores for reward `{reward}`"))),
-            None => Ok(()),
+        let more = match &mut said {
+            Remaining::Numbers(numbers) => numbers.next().is_some(),
+            Remaining::Texts(texts) => texts.next().is_some(),
+        };
+        match more {
+            true => Err(breach(format!("the worker has too many answers for reward `{reward}`"))),
+            false => Ok(()),
         }
     }
 

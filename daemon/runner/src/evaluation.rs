@@ -1,7 +1,7 @@
 //! An evaluation: completions of held-out prompts, graded.
 
 use crate::answer::final_answer;
-use crate::asks::RewardModels;
+use crate::asks::{Respondents, Said};
 use crate::gather::{Gather, Sample};
 use crate::interval::interval;
 use crate::judge::{judge, rules};
@@ -43,7 +43,7 @@ impl Evaluation {
         plan: &Plan,
         (index, model): (usize, usize),
         (stage, step): (Option<String>, u64),
-        models: RewardModels,
+        models: Respondents,
         now: Duration,
     ) -> (Evaluation, Vec<Command>) {
         let of = Source::Eval { eval: index, model };
@@ -78,7 +78,11 @@ impl Evaluation {
                     self.scored(facts, key, verdicts, text, now)?;
                 }
             }
-            Event::Worker(Body::Done(Reply::Scored { scores })) => self.gather.answered(scores, now)?,
+            Event::Worker(Body::Done(reply @ (Reply::Scored { .. } | Reply::Answered { .. }))) => {
+                if let Some(said) = Said::of(reply) {
+                    self.gather.answered(said, now)?;
+                }
+            }
             Event::Concluded { key, verdicts } => {
                 let (verdicts, text) = self.gather.concluded(key, verdicts)?;
                 self.scored(facts, key, verdicts, text, now)?;

@@ -1,6 +1,6 @@
 //! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends, gathered in whatever order they come.
 
-use crate::asks::{Asks, RewardModels};
+use crate::asks::{Asks, Respondents, Said};
 use crate::message::{Asked, Command, End, Prompt, ScoreItem, Source};
 use crate::plan::Limits;
 use crate::wait::Wait;
@@ -49,7 +49,7 @@ pub struct Gather {
     /// A request to the worker is in flight.
     generating: bool,
     scoring: BTreeSet<SampleKey>,
-    /// Those of them that wait for a reward model.
+    /// Those of them that wait for a model's answers.
     asks: Asks,
     since: Duration,
     /// When the last answer came, of the worker or the rewards.
@@ -67,7 +67,7 @@ fn breach(what: impl Into<String>) -> End {
 }
 
 impl Gather {
-    pub fn new(of: Source, stage: usize, step: u64, whole_groups: bool, models: RewardModels, now: Duration) -> Gather {
+    pub fn new(of: Source, stage: usize, step: u64, whole_groups: bool, models: Respondents, now: Duration) -> Gather {
         Gather {
             of,
             stage: stage as u32,
@@ -177,7 +177,7 @@ impl Gather {
         (0..samples).all(|sample| has_verdicts(SampleKey { sample, ..key }))
     }
 
-    /// The rewards' word on a completion: all verdicts and its text, unless a reward model is to be asked first.
+    /// The rewards' word on a completion: all verdicts and its text, unless a model is to be asked first.
     pub fn judged(
         &mut self,
         key: SampleKey,
@@ -201,14 +201,18 @@ impl Gather {
         }
     }
 
-    /// The reward model's word on what it was asked.
-    pub fn answered(&mut self, scores: Vec<f32>, now: Duration) -> Result<(), End> {
-        add(&mut self.timings, "timing_s/reward_model", now.saturating_sub(self.heard).as_secs_f64());
+    /// A model's word on what it was asked.
+    pub fn answered(&mut self, said: Said, now: Duration) -> Result<(), End> {
+        let timing = match said {
+            Said::Numbers(_) => "timing_s/reward_model",
+            Said::Texts(_) => "timing_s/judge",
+        };
+        add(&mut self.timings, timing, now.saturating_sub(self.heard).as_secs_f64());
         self.heard = now;
-        self.asks.answered(scores)
+        self.asks.answered(said)
     }
 
-    /// All verdicts on a completion that a reward model was asked about, and its text.
+    /// All verdicts on a completion that a model was asked about, and its text.
     pub fn concluded(&mut self, key: SampleKey, verdicts: Vec<Verdict>) -> Result<(Vec<Verdict>, String), End> {
         self.asks.concluded(key, verdicts)
     }
@@ -299,8 +303,8 @@ impl Gather {
             let what = format!("{worker}: sampling, {ended} of {all} completions ended");
             waits.push(Wait::new(owner, what, self.since).until(heard + limits.worker_silence));
         }
-        if let Some((reward, count)) = self.asks.in_flight() {
-            let what = format!("{worker}: asking the reward model of {reward} about {count} completions");
+        if let Some((whom, reward, count)) = self.asks.in_flight() {
+            let what = format!("{worker}: asking the {whom} of {reward} about {count} completions");
             waits.push(Wait::new(owner, what, self.heard).until(heard + limits.worker_silence));
         } else if let Some(first) = self.scoring.first() {
             let count = self.scoring.len();

@@ -22,7 +22,7 @@
 //! | [`step`], [`rollout_step`], [`metrics`] | one step of a stage; group logic and metrics of GRPO |
 //! | [`select`] | which completions rejection sampling keeps |
 //! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
-//! | [`asks`] | what judged rewards ask reward models |
+//! | [`asks`] | what judged rewards ask reward models and judges |
 //! | [`separation`] | whether a reward model tells good from bad |
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
@@ -58,6 +58,8 @@ pub mod step;
 pub mod wait;
 
 pub use machine::Machine;
-pub use message::{Answered, Asked, Batch, Command, End, Event, Keep, Prompt, Recalled, ScoreItem, Source, Store};
+pub use message::{
+    Answered, Answers, Asked, Batch, Command, End, Event, Keep, Prompt, Questions, Recalled, ScoreItem, Source, Store,
+};
 pub use plan::{EvalFacts, Limits, ModelPlan, Plan, RewardFacts, StageFacts};
 pub use record::{Record, StageRecord};

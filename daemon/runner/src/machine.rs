@@ -1,6 +1,6 @@
 //! The job as a state machine: the only place that decides what happens next.
 
-use crate::asks::RewardModels;
+use crate::asks::Respondents;
 use crate::evaluation::Evaluation;
 use crate::message::{Command, End, Event, Recalled, Source, Store};
 use crate::plan::Plan;
@@ -9,7 +9,7 @@ use crate::record::{Record, StageRecord};
 use crate::separation::{Compared, Separation};
 use crate::step::{Flow, Step, unexpected};
 use crate::wait::Wait;
-use r1d_job::RewardModelSource;
+use r1d_job::Answering;
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::{self, Body, Failure, FailureKind, Metrics, ModelSource, Reply, Request};
@@ -295,15 +295,16 @@ impl Machine {
     }
 
     /// Whom the rewards of a stage or evaluation ask.
-    fn reward_models(&self, of: Source) -> Result<RewardModels, End> {
-        let source = |model: &RewardModelSource| match model {
-            RewardModelSource::Directory(dir) => Ok(ModelSource::Directory(dir.clone())),
-            RewardModelSource::Stage(name) => match self.plan.job.reward_model(name) {
-                Some(stage) => self.made_by(stage),
-                None => Err(End::Failed { error: format!("no stage makes the reward model {name:?}") }),
-            },
+    fn respondents(&self, of: Source) -> Result<Respondents, End> {
+        let source = |reward: &str, model: Option<Answering>| match model {
+            Some(Answering::Directory(dir)) => Ok(ModelSource::Directory(dir)),
+            Some(Answering::Stage(stage)) => self.made_by(stage),
+            Some(Answering::Model(model)) => {
+                self.plan.models.get(model).map(|model| model.base.clone()).ok_or_else(|| nobody(reward))
+            }
+            None => Err(nobody(reward)),
         };
-        self.plan.asking(of).map(|(reward, model)| Ok((reward.name.clone(), source(model)?))).collect()
+        self.plan.asking(of).map(|(reward, model)| Ok((reward.name.clone(), source(&reward.name, model)?))).collect()
     }
 
     fn restore(&mut self, stage: usize, now: Duration) -> Next {
@@ -349,7 +350,7 @@ impl Machine {
             let data = self.plan.job.evaluations().nth(index).map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
                 let model = self.plan.job.model_of(settings);
-                let models = self.reward_models(Source::Eval { eval: index, model })?;
+                let models = self.respondents(Source::Eval { eval: index, model })?;
                 let (evaluation, commands) = Evaluation::begin(&self.plan, (index, model), (name, step), models, now);
                 return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
             }
@@ -378,7 +379,7 @@ impl Machine {
         if !usable && !recalled.sampled.is_empty() {
             return Ok((State::Recalling { stage }, vec![Command::Forget { stage, step }]));
         }
-        let models = self.reward_models(Source::Stage(stage))?;
+        let models = self.respondents(Source::Stage(stage))?;
         let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, models, now);
         if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(&self.plan, now) {
             return self.commit(stage, metrics, tokens, rollouts);
@@ -504,6 +505,10 @@ impl Machine {
     pub fn describe(&self) -> String {
         describe(&self.state, &self.plan, &self.record)
     }
+}
+
+fn nobody(reward: &str) -> End {
+    End::Failed { error: format!("reward `{reward}` asks a model that is not in the job") }
 }
 
 /// What a failed request means for the attempt.

@@ -4,7 +4,7 @@ use r1d_proto::control::EvalResult;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::Verdict;
-use r1d_proto::worker::{self, Labelled, Metrics, Pair, SupervisedSequence};
+use r1d_proto::worker::{self, Labelled, Metrics, Pair, Question, SupervisedSequence};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub enum Event {
     /// Answer to [`Command::Recall`].
     Recalled(Recalled),
     /// Answer to [`Command::Score`], one for each completion: of each reward that judges the row a verdict, with `value` not filled in yet, or what
-    /// it asks a reward model first.
+    /// it asks a model first.
     Scored { key: SampleKey, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String },
     /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that had asked.
     Concluded { key: SampleKey, verdicts: Vec<Verdict> },
@@ -150,20 +150,36 @@ impl Batch {
     }
 }
 
-/// What a judged reward asks its reward model about one completion: whole texts, token ids each.
+/// What a judged reward asks its model about one completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// The reward's name.
     pub reward: String,
-    pub texts: Vec<Vec<u32>>,
+    pub questions: Questions,
 }
 
-/// A completion with what its reward models said, in the order of the questions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Questions {
+    /// A number for each text, which is whole; token ids.
+    Numbers(Vec<Vec<u32>>),
+    /// An answer to each question, or the reason why it cannot be asked.
+    Texts { stop_ids: Vec<u32>, questions: Vec<Result<Question, String>> },
+}
+
+/// What a model said, in the order of the questions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answers {
+    Numbers(Vec<f32>),
+    /// Token ids, or why there are none.
+    Texts(Vec<Result<Vec<u32>, String>>),
+}
+
+/// A completion with what its rewards' models said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
     pub item: ScoreItem,
     /// By reward.
-    pub answers: BTreeMap<String, Vec<f32>>,
+    pub answers: BTreeMap<String, Answers>,
 }
 
 /// A line of the journal.

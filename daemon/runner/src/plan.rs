@@ -1,7 +1,7 @@
 //! What a job's state machine knows from the start: the job, and what was read of its files.
 
 use crate::message::Source;
-use r1d_job::{Grpo, Job, Reward, RewardModelSource, Rollouts, Stage};
+use r1d_job::{Answering, Grpo, Job, Reward, Rollouts, Stage};
 use r1d_proto::worker::{ModelSource, Open, ValueModel};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct RewardFacts {
     pub max: f32,
     /// It judges all samples of a prompt together.
     pub of_groups: bool,
-    /// It asks a reward model first.
+    /// It asks a model first.
     pub asks: bool,
 }
 
@@ -148,17 +148,18 @@ impl Plan {
         self.rewards(of).1.iter().any(|facts| facts.of_groups)
     }
 
-    /// The rewards that ask a reward model, and which one.
-    pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, &RewardModelSource)> {
+    /// The rewards that ask a model, and which one.
+    pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, Option<Answering>)> {
         let (rewards, facts) = self.rewards(of);
-        rewards.iter().zip(facts).filter(|(_, facts)| facts.asks).map(|(reward, _)| (reward, &reward.model))
+        rewards.iter().zip(facts).filter(|(_, facts)| facts.asks).map(|(reward, _)| (reward, self.job.asked(reward)))
     }
 
-    /// Whether all reward models that an evaluation asks are there while `stage` is at work.
+    /// Whether all models that an evaluation asks are there while `stage` is at work.
     fn can_ask(&self, eval: usize, stage: usize) -> bool {
         self.asking(Source::Eval { eval, model: 0 }).all(|(_, model)| match model {
-            RewardModelSource::Directory(_) => true,
-            RewardModelSource::Stage(name) => self.job.reward_model(name).is_some_and(|maker| maker < stage),
+            Some(Answering::Directory(_) | Answering::Model(_)) => true,
+            Some(Answering::Stage(maker)) => maker < stage,
+            None => false,
         })
     }
 
@@ -210,7 +211,7 @@ impl Plan {
 
     /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
     /// that the job starts from). None of weights that the stage does not change, unless that is what it is for; none of a reward model, none that
-    /// asks a reward model that is not there yet.
+    /// asks a model that is not there yet.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();

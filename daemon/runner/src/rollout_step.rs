@@ -3,7 +3,7 @@
 
 use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
-use crate::asks::RewardModels;
+use crate::asks::{Respondents, Said};
 use crate::gather::{Gather, Judged, Sample};
 use crate::judge::{drops_group, judge, rules};
 use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
@@ -98,7 +98,7 @@ impl RolloutStep {
         stage: usize,
         step: u64,
         recalled: Recalled,
-        models: RewardModels,
+        models: Respondents,
         now: Duration,
     ) -> (RolloutStep, Vec<Command>) {
         let of = Source::Stage(stage);
@@ -145,10 +145,6 @@ impl RolloutStep {
                     None => self.gathered(plan, Vec::new(), now),
                 }
             }
-            (Phase::Gathering, Event::Worker(Body::Done(Reply::Scored { scores }))) => {
-                self.gather.answered(scores, now)?;
-                self.gathered(plan, Vec::new(), now)
-            }
             (Phase::Gathering, Event::Concluded { key, verdicts }) => {
                 let (verdicts, text) = self.gather.concluded(key, verdicts)?;
                 self.scored(plan, key, verdicts, &text, now)
@@ -158,6 +154,12 @@ impl RolloutStep {
                 None => Ok(self.done(plan, Metrics::new(), now)),
             },
             (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => Ok(self.done(plan, metrics, now)),
+            (Phase::Gathering, Event::Worker(Body::Done(reply @ (Reply::Scored { .. } | Reply::Answered { .. })))) => {
+                if let Some(said) = Said::of(reply) {
+                    self.gather.answered(said, now)?;
+                }
+                self.gathered(plan, Vec::new(), now)
+            }
             (phase, event) => Err(unexpected(&format!("{phase:?}"), &event)),
         }
     }

@@ -1,6 +1,6 @@
 //! One step of a stage, of either kind: what the job's machine sees of it.
 
-use crate::asks::RewardModels;
+use crate::asks::Respondents;
 use crate::message::{Batch, Command, End, Event, Recalled};
 use crate::plan::Plan;
 use crate::rollout_step::RolloutStep;
@@ -65,7 +65,7 @@ impl Step {
         stage: usize,
         step: u64,
         recalled: Recalled,
-        models: RewardModels,
+        models: Respondents,
         now: Duration,
     ) -> (Step, Vec<Command>) {
         match plan.rollouts(stage) {

@@ -10,14 +10,14 @@ use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
-    Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Open, Opened, Pair, Reply, Request,
+    Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Open, Opened, Pair, Question, Reply, Request,
     RewardBatch, SupervisedSequence,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Answered, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Recalled, Record,
-    RewardFacts, Source, StageFacts, StageRecord, Store,
+    Answered, Answers, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine, ModelPlan, Plan, Prompt, Questions,
+    Recalled, Record, RewardFacts, Source, StageFacts, StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -138,6 +138,9 @@ value_model = "helpful"
   plugin = "helpfulness"
   model = "helpful"
   after_step = 1
+  [[stage.reward]]
+  plugin = "correctness"
+  model = "reasoning"
 [[stage]]
 name = "polite"
 kind = "dpo"
@@ -153,10 +156,12 @@ fn plan_with_preferences(batch_invariant: bool) -> Plan {
         "[[stage]]\nname = \"reading\"",
         "[data.pairs]\npath = \"pairs.jsonl\"\n[data.other-pairs]\npath = \"other.jsonl\"\n[[stage]]\nname = \"reading\"",
     );
-    let job = job.replace("[[eval]]", "[[eval]]\nrewards = [\"accuracy\", \"helpfulness\"]");
+    let job = job.replace("[[eval]]", "[[eval]]\nrewards = [\"accuracy\", \"helpfulness\", \"correctness\"]");
     let mut plan = plan_of_job(&job, batch_invariant);
-    plan.stages[3].rewards[1].asks = true;
-    plan.evals[0].rewards[1].asks = true;
+    for reward in [1, 2] {
+        plan.stages[3].rewards[reward].asks = true;
+        plan.evals[0].rewards[reward].asks = true;
+    }
     plan
 }
 
@@ -279,8 +284,9 @@ struct World {
     /// Attempts that ended because there was data to read.
     rereads: u64,
     opened: Option<Open>,
-    /// What reward models were asked, in the order of the requests.
     warnings: Vec<String>,
+    /// Questions that a judge was asked.
+    answers: usize,
     /// Checkpoints that the next restore finds damaged.
     damaged: Option<PathBuf>,
 }
@@ -303,6 +309,7 @@ impl World {
             rereads: 0,
             opened: None,
             warnings: Vec::new(),
+            answers: 0,
             damaged: None,
         };
         world.read();
@@ -393,18 +400,17 @@ impl World {
                             if self.plan.scores_groups(item.of) {
                                 given.push(group_verdict(word));
                             }
-                            let asked = match self.asks(&item) {
-                                true => vec![Asked { reward: "helpfulness".into(), texts: vec![item.completion_ids] }],
-                                false => Vec::new(),
-                            };
+                            let asked =
+                                self.asks(&item).into_iter().map(|reward| questions(&reward, &item.completion_ids)).collect();
                             verdicts.push(Event::Scored { key: item.key, verdicts: given, asked, text });
                         }
                     }
                     Command::Conclude(answered) => {
                         for Answered { item, answers } in answered {
-                            assert!(self.asks(&item));
-                            let value = answers["helpfulness"][0];
-                            verdicts.push(Event::Concluded { key: item.key, verdicts: vec![opinion(value)] });
+                            let asked = self.asks(&item);
+                            assert_eq!(answers.keys().cloned().collect::<Vec<_>>(), asked);
+                            let concluded = asked.iter().map(|reward| conclusion(reward, &item.completion_ids, &answers[reward]));
+                            verdicts.push(Event::Concluded { key: item.key, verdicts: concluded.collect() });
                         }
                     }
                     Command::Warn(warning) => self.warnings.push(warning),
@@ -497,10 +503,13 @@ impl World {
         }
     }
 
-    /// Whether the reward that asks judges the completion.
-    fn asks(&self, item: &r1d_runner::ScoreItem) -> bool {
-        let mut asking = self.plan.asking(item.of);
-        asking.any(|(reward, _)| matches!(item.of, Source::Eval { .. }) || item.key.step >= reward.after_step)
+    /// The rewards that ask about the completion, by name.
+    fn asks(&self, item: &r1d_runner::ScoreItem) -> Vec<String> {
+        let asking = self.plan.asking(item.of);
+        let asking = asking.filter(|(reward, _)| matches!(item.of, Source::Eval { .. }) || item.key.step >= reward.after_step);
+        let mut names: Vec<String> = asking.map(|(reward, _)| reward.name.clone()).collect();
+        names.sort();
+        names
     }
 
     fn batch(&self, stage: usize, step: u64) -> Batch {
@@ -612,6 +621,19 @@ impl World {
                     |ids: &Vec<u32>| counter_uniform(&[weights, beside, mix(&ids.iter().map(|id| *id as u64).collect::<Vec<_>>())]);
                 vec![done(Reply::Scored { scores: sequences.iter().map(score).collect() })]
             }
+            Request::Answer(asked) => {
+                let ModelSource::Directory(dir) = &asked.model else { panic!("{:?} was never trained", asked.model) };
+                let (weights, reasoning) = (self.disk.checkpoints[dir].policy, "/job/checkpoints/reasoning/step-7");
+                assert_eq!((dir.to_str(), &asked.stop_ids[..]), (Some(reasoning), &[77][..]), "the stage's last weights");
+                let all: Vec<u64> = asked.questions.iter().flat_map(|question| &question.prompt_ids).map(|id| *id as u64).collect();
+                let beside = if self.plan.job.batch_invariant { 0 } else { mix(&all) };
+                let answer = |question: &Question| {
+                    let ids: Vec<u64> = question.prompt_ids.iter().map(|id| *id as u64).collect();
+                    vec![(mix(&[weights, beside, mix(&ids)]) % 9) as u32; question.max_tokens as usize]
+                };
+                self.answers += asked.questions.len();
+                vec![done(Reply::Answered { answers: asked.questions.iter().map(answer).collect() })]
+            }
             Request::SyncReference => {
                 self.worker.reference = self.worker.policy;
                 vec![done(Reply::ReferenceSynced)]
@@ -698,11 +720,37 @@ fn group_verdict(word: u64) -> Verdict {
     Verdict { plugin: "diverse".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
 }
 
-/// What the reward makes of its reward model's word.
-fn opinion(value: f32) -> Verdict {
+/// What a reward asks its model: a number for a text, or an answer to two questions, of which some cannot be asked.
+fn questions(reward: &str, ids: &[u32]) -> Asked {
+    let question = |id: u32| match ids.first() {
+        Some(5) => Err("it is too long".to_string()),
+        Some(6) if id == 1 => Err("it is too long".to_string()),
+        _ => Ok(Question { prompt_ids: [ids, &[id]].concat(), max_tokens: 1 + id }),
+    };
+    let questions = match reward {
+        "helpfulness" => Questions::Numbers(vec![ids.to_vec()]),
+        _ => Questions::Texts { stop_ids: vec![77], questions: vec![question(1), question(2)] },
+    };
+    Asked { reward: reward.into(), questions }
+}
+
+/// What the reward makes of its model's word.
+fn conclusion(reward: &str, ids: &[u32], answers: &Answers) -> Verdict {
     let (module_sha256, config_sha256) = (String::new(), String::new());
-    let outcome = Outcome::Score { value, parts: vec![] };
-    Verdict { plugin: "helpfulness".into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
+    let outcome = match answers {
+        Answers::Numbers(numbers) => Outcome::Score { value: numbers[0], parts: vec![] },
+        Answers::Texts(texts) => {
+            let whether: Vec<bool> = texts.iter().map(Result::is_ok).collect();
+            assert_eq!(whether, [![5, 6].contains(&ids[0]), ids[0] != 5], "each answer to its question");
+            let lengths: Vec<usize> = texts.iter().flatten().map(Vec::len).collect();
+            assert!([&[][..], &[3], &[2, 3]].contains(&&lengths[..]), "{lengths:?}");
+            match texts.iter().flatten().flatten().map(|id| *id as f32 / 9.0).next() {
+                Some(value) => Outcome::Score { value, parts: vec![] },
+                None => Outcome::Abstain { reason: "it is too long".into() },
+            }
+        }
+    };
+    Verdict { plugin: reward.into(), module_sha256, config_sha256, outcome, value: None, fuel: 9 }
 }
 
 fn pairs(stage: usize, step: u64) -> Vec<Pair> {
@@ -979,7 +1027,7 @@ fn the_first_evaluation_is_of_the_jobs_own_model() {
     assert_eq!(of_start(plan_of_job(&job, true)), of_start(plan(true)));
 }
 
-/// A reward model is trained and asked, by a PPO stage's rewards and by evaluations; PPO's value model starts from it; DPO learns from pairs.
+/// A reward model is trained and asked, and so is a judge, a policy that writes, by a PPO stage's rewards and by evaluations; PPO's value model starts from it; DPO learns from pairs.
 #[test]
 fn preferences_end_the_same_whatever_crashes() {
     for batch_invariant in [true, false] {
@@ -990,6 +1038,7 @@ fn preferences_end_the_same_whatever_crashes() {
         let of = |stage| metrics.iter().filter(move |((of, _), _)| *of == stage).map(|(_, metrics)| metrics);
         let asked: Vec<bool> = of(3).map(|metrics| metrics.contains_key("rewards/helpfulness/mean")).collect();
         assert_eq!(asked, [false, true, true, true, true], "from the step after the first on");
+        assert!(of(3).all(|metrics| metrics.contains_key("rewards/correctness/mean")) && world.answers > 50, "{}", world.answers);
         assert_eq!((of(2).count(), of(4).count()), (5, 4));
         // Held-out pairs after the reward model's stage, its own name; those that ask it only after it.
         let held_out: Vec<_> = evals.iter().filter(|(.., data, _)| data == "other-pairs").collect();
@@ -1004,7 +1053,8 @@ fn preferences_end_the_same_whatever_crashes() {
             evals
                 .iter()
                 .filter(|(.., data, _)| data == "test")
-                .all(|(.., metrics)| metrics.contains_key("rewards/helpfulness/mean"))
+                .all(|(.., metrics)| metrics.contains_key("rewards/helpfulness/mean")
+                    && metrics.contains_key("rewards/correctness/mean"))
         );
         // No policy starts from the reward model.
         let record = &world.disk.record.stages;

@@ -65,6 +65,7 @@ pub struct Opened {
     pub critic: Option<Critic>,
     /// Those that the stage's rewards have asked so far.
     pub reward_models: BTreeMap<ModelSource, Scorer>,
+    pub judges: BTreeMap<ModelSource, CausalLm>,
     pub trainer: Option<Trainer>,
     pub sampler: Option<Sampler>,
 }

@@ -3,7 +3,7 @@
 //! One task reads requests, one writes messages, one carries requests out in order. When `r1d` closes the socket, or dies, the process
 //! ends at once, even in the middle of a computation: what matters is durable elsewhere.
 
-use crate::actors::{Actors, policy, reference, sampler, scorer, trainer};
+use crate::actors::{Actors, judge, policy, reference, sampler, scorer, trainer};
 use crate::device::DeviceThread;
 use crate::outbox::{OUTBOX_MAX_MESSAGES, Outbox};
 use actix::Message;
@@ -145,6 +145,7 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
         Request::Score { model, sequences } => {
             Reply::Scored { scores: ask(&actors.scorer, scorer::Score { model, sequences, outbox }).await? }
         }
+        Request::Answer(request) => Reply::Answered { answers: ask(&actors.judge, judge::Write { request, outbox }).await? },
         Request::SyncReference => {
             ask(&actors.reference, reference::Sync).await?;
             Reply::ReferenceSynced

@@ -4,8 +4,10 @@ use r1d_proto::rollout::FinishReason;
 use reward_sdk::{Completion, Finish, GroupReward, JudgedReward, Result, Reward, Score, configure};
 
 /// Every plugin, under each configuration that takes another path.
-pub const PLUGINS: [(&str, &str); 12] = [
+pub const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
+    ("correctness", "{}"),
+    ("correctness", r#"{"text": "completion", "needs_reference": false}"#),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),
     ("harmlessness", r#"{"scale": {"min": -1, "max": 1}}"#),
@@ -26,6 +28,7 @@ pub type Judge = Box<dyn Fn(&[Completion], &str) -> Vec<Result<Score>> + Send + 
 pub fn natively(name: &str, config: &str) -> std::result::Result<Judge, String> {
     match name {
         "accuracy" => one::<accuracy::Accuracy>(config),
+        "correctness" => judged::<correctness::Correctness>(config),
         "format" => one::<format::Format>(config),
         "harmlessness" => judged::<harmlessness::Harmlessness>(config),
         "helpfulness" => judged::<helpfulness::Helpfulness>(config),

@@ -3,6 +3,7 @@
 mod dataset;
 mod examples;
 mod preferences;
+mod questions;
 mod rollouts;
 mod storage;
 mod supervision;

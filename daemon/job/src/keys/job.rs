@@ -824,7 +824,14 @@ static REWARD: &Table = &Table {
             Text,
             Unset("the reward-model stage with the plugin's name"),
             "",
-            "Whom a plugin asks that asks a reward model (helpfulness, harmlessness): a reward-model stage before, or the path (with a slash) of a …ForSequenceClassification directory. Completions are sent to it once a step's sampling is done.",
+            "Whom a plugin asks that asks a model: a stage before (a reward model, or a policy's last weights), the NAME of a table [models.NAME] with `path`, or the path (with a slash) of a Hugging Face directory. A reward model (…ForSequenceClassification with one label) answers with a number, as helpfulness and harmlessness ask for; any other writes an answer, as correctness asks for, greedily and in its own chat template. Completions are sent to it once a step's sampling is done.",
+        ),
+        key(
+            "max_answer_length",
+            Integer { min: 1, max: 1 << 20 },
+            Value("1024"),
+            "tokens",
+            "Of one answer of a model that writes, at most; the plugin may ask for less.",
         ),
         key("domains", Texts, Value("[]"), "", "Only rows of these domains; empty: all rows."),
         key(

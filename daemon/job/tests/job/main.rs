@@ -2,6 +2,7 @@
 
 mod daemon;
 mod errors;
+mod judges;
 mod keys;
 mod models;
 mod plan;

@@ -102,6 +102,7 @@ fn what_does_not_go_together_is_refused_with_the_fix() {
 fn memory_and_limits_are_of_each_stages_own_model() {
     let job = parse(&with_students()).unwrap();
     let facts = |parameters, max_position_embeddings| ModelFacts {
+        scores: false,
         architecture: "Qwen2ForCausalLM".into(),
         parameters,
         active_parameters: parameters,

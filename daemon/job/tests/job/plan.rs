@@ -31,6 +31,7 @@ fn a_config_that_cannot_be_counted_says_why() {
 
 fn facts() -> ModelFacts {
     ModelFacts {
+        scores: false,
         architecture: "Qwen2ForCausalLM".into(),
         parameters: 1000,
         active_parameters: 1000,

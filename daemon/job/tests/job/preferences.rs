@@ -1,7 +1,7 @@
 //! Reward models, the rewards that ask them, DPO, PPO, and what changes inside a stage.
 
 use crate::parse;
-use r1d_job::{Origin, RewardLoss, RewardModelSource};
+use r1d_job::{Answering, Origin, RewardLoss};
 
 pub const JOB: &str = r#"
 name = "preferences"
@@ -107,14 +107,15 @@ fn columns_are_those_that_a_kind_reads() {
 #[test]
 fn a_reward_asks_the_model_of_its_name_unless_told_otherwise() {
     let job = parse(JOB).unwrap();
-    let asked = |stage: usize, reward: usize| job.stages[stage].rollouts().unwrap().rewards[reward].model.clone();
-    assert_eq!(asked(3, 1), RewardModelSource::Stage("helpfulness".into()));
-    assert_eq!(asked(3, 2), RewardModelSource::Stage("safe".into()));
-    assert_eq!(asked(4, 0), RewardModelSource::Directory("/jobs/models/judge".into()));
+    let asked = |stage: usize, reward: usize| job.asked(&job.stages[stage].rollouts().unwrap().rewards[reward]);
+    assert_eq!(asked(3, 0), None);
+    assert_eq!(asked(3, 1), Some(Answering::Stage(1)));
+    assert_eq!(asked(3, 2), Some(Answering::Stage(2)));
+    assert_eq!(asked(4, 0), Some(Answering::Directory("/jobs/models/judge".into())));
     let late = JOB.replace("[[stage]]\nname = \"safe\"", "[[stage]]\nname = \"other\"");
     let late = format!("{late}[[stage]]\nname = \"safe\"\nkind = \"reward-model\"\ndata = \"pairs\"\nepochs = 1\n");
     let error = parse(&late).unwrap_err().to_string();
-    assert!(error.contains("reward model of stage \"safe\", which does not come before it"), "{error}");
+    assert!(error.contains("it asks what stage \"safe\" has trained, which does not come before it"), "{error}");
 }
 
 #[test]

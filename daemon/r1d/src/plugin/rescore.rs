@@ -34,7 +34,7 @@ pub fn run(
     let loaded = host.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
     if loaded.world() == World::JudgedReward {
         let problem = format!(
-            "plugin {other} asks a reward model, and there is none here to ask: `r1ctl plugin score --answers` judges with recorded answers"
+            "plugin {other} asks a model, and there is none here to ask: `r1ctl plugin score --answers` judges with recorded answers"
         );
         return Err(PluginError::Run(problem));
     }

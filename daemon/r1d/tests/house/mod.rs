@@ -28,6 +28,9 @@ pub struct Outcome {
     pub evals: Vec<(Option<String>, u64, Map<String, Value>)>,
 }
 
+/// What the fake worker's judge writes.
+const VERDICTS: [&str; 2] = [r#"{"correctness":"correct"}"#, r#"{"correctness":"incorrect"}"#];
+
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -59,9 +62,9 @@ impl House {
         self.path("state")
     }
 
-    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own.
+    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own; then two verdicts of a judge.
     fn write_tokenizer(&self, name: &str, digits: [&str; 10]) {
-        let words = [&["</s>", "<think>", "</think>", "<answer>", "</answer>"], &digits[..]].concat();
+        let words = [&["</s>", "<think>", "</think>", "<answer>", "</answer>"], &digits[..], &VERDICTS[..]].concat();
         let vocabulary: Map<String, Value> =
             words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
         let tokenizer = serde_json::json!({
@@ -94,6 +97,18 @@ impl House {
         let config = serde_json::json!({"model_type": "qwen2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2});
         fs::write(self.path("student.json"), config.to_string()).expect("the student's config");
+    }
+
+    /// A Hugging Face directory of a language model, as far as the daemon looks into one.
+    pub fn write_language_model(&self, name: &str) {
+        self.write_tokenizer(name, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 32,
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "max_position_embeddings": 4096});
+        fs::write(self.path(name).join("config.json"), config.to_string()).expect("config");
+        let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+        fs::write(self.path(name).join("model.safetensors"), weights).expect("weights");
     }
 
     /// A job of three stages; `changes` replace parts of its text.

@@ -4,8 +4,10 @@ use super::completion;
 use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, RewardSpec, Rewards};
 
 /// Every shipped plugin, under each configuration that takes another path.
-pub const PLUGINS: [(&str, &str); 12] = [
+pub const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
+    ("correctness", "{}"),
+    ("correctness", r#"{"text": "completion", "needs_reference": false}"#),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),
     ("language-consistency", r#"{"language": "en"}"#),
@@ -22,12 +24,14 @@ pub const THREADS: usize = 2;
 pub const BATCH: usize = 64;
 pub const GROUP: usize = 16;
 
-/// A reward model that says the same of everything.
+/// A model that says the same of everything: a reward model this, a judge its verdict.
 pub struct Model<'a>(pub &'a str);
 
+pub const VERDICT: &str = r#"{"analysis": "No.", "correctness": "incorrect"}"#;
+
 impl Answers for Model<'_> {
-    fn answer(&self, _: &Ask) -> Option<Result<String, String>> {
-        Some(Ok(self.0.into()))
+    fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
+        Some(Ok(if ask.max_tokens == 0 { self.0 } else { VERDICT }.into()))
     }
 }
 

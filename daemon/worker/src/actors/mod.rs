@@ -1,6 +1,7 @@
 //! The actors of a device. Each file is one actor: its messages, its state, its handlers. What it computes lives in a library crate and runs
 //! on the device's thread; a handler only hands the work over and awaits it.
 
+pub mod judge;
 pub mod policy;
 pub mod reference;
 pub mod sampler;
@@ -16,6 +17,7 @@ const MAILBOX_MAX_MESSAGES: usize = 8;
 /// The addresses of one device's actors.
 #[derive(Clone)]
 pub struct Actors {
+    pub judge: Addr<judge::JudgeActor>,
     pub policy: Addr<policy::Policy>,
     pub reference: Addr<reference::Reference>,
     pub sampler: Addr<sampler::SamplerActor>,
@@ -27,6 +29,7 @@ impl Actors {
     /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no cost.
     pub fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
         Actors {
+            judge: start(judge::JudgeActor { device: device.clone(), placement: placement.clone() }),
             policy: start(policy::Policy { device: device.clone(), placement: placement.clone() }),
             reference: start(reference::Reference { device: device.clone() }),
             sampler: start(sampler::SamplerActor { device: device.clone() }),

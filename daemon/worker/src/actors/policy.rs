@@ -152,7 +152,16 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     }
     let sizes = sizes(&policy);
     Ok((
-        Opened { request, model: Model::Policy(policy), reference, critic, reward_models: BTreeMap::new(), trainer, sampler },
+        Opened {
+            request,
+            model: Model::Policy(policy),
+            reference,
+            critic,
+            reward_models: BTreeMap::new(),
+            judges: BTreeMap::new(),
+            trainer,
+            sampler,
+        },
         sizes,
     ))
 }

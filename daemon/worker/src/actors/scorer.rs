@@ -85,11 +85,9 @@ pub fn build(request: Open, kind: Kind, placement: &Placement) -> Result<(Opened
     let scorer = open(&request.model, &request, kind, placement)?;
     let trainer = request.optimiser.as_ref().map(|optimiser| trainer(&scorer, optimiser, &request, placement)).transpose()?;
     let sizes = sizes(scorer.model());
-    let reward_models = BTreeMap::new();
-    Ok((
-        Opened { request, model: Model::Reward(scorer), reference: None, critic: None, reward_models, trainer, sampler: None },
-        sizes,
-    ))
+    let (reward_models, judges) = (BTreeMap::new(), BTreeMap::new());
+    let model = Model::Reward(scorer);
+    Ok((Opened { request, model, reference: None, critic: None, reward_models, judges, trainer, sampler: None }, sizes))
 }
 
 /// The value model that stands beside `policy`, where the stage asks for one.

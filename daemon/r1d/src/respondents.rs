@@ -1,0 +1,194 @@
+//! Whom a job's judged rewards ask: reward models, which answer with a number, and judges, which write. A question becomes token ids here, an answer
+//! becomes text.
+
+use crate::materials::MaterialsError;
+use crate::weights::{Gives, check_weights, gives};
+use r1d_data::{DataError, Questions, Tokenizer};
+use r1d_job::reward::plugin_stem;
+use r1d_job::{Answering, Job, ModelFacts, Reward, Weights};
+use r1d_proto::worker::{ModelSource, Question};
+use r1d_rewards::{Ask, LoadedReward, golden};
+use r1d_runner::{Answers, Questions as Asked};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A model of the job, as far as the control plane knows it.
+pub struct Model {
+    pub facts: ModelFacts,
+    pub tokenizer: Arc<Tokenizer>,
+    pub base: ModelSource,
+}
+
+impl Model {
+    /// Errors name the file.
+    pub fn open(weights: &Weights) -> Result<Model, MaterialsError> {
+        let path = weights.config();
+        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
+        let facts = ModelFacts::from_config(&config)
+            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+        let tokenizer = Tokenizer::open(weights.tokenizer())?;
+        tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
+        let base = match weights {
+            Weights::Directory(dir) => {
+                check_weights(dir)?;
+                ModelSource::Directory(dir.clone())
+            }
+            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
+        };
+        Ok(Model { facts, tokenizer: Arc::new(tokenizer), base })
+    }
+}
+
+/// A model that is asked.
+enum Respondent {
+    /// With its own tokenizer, where it has one.
+    RewardModel(Option<Arc<Tokenizer>>),
+    Judge {
+        questions: Box<Questions>,
+        /// Tokens of question and answer.
+        positions: u64,
+    },
+}
+
+impl Respondent {
+    fn judge(model: &Model) -> Result<Respondent, DataError> {
+        let positions = model.facts.max_position_embeddings;
+        Ok(Respondent::Judge { questions: Box::new(Questions::open(model.tokenizer.clone())?), positions })
+    }
+
+    fn gives(&self) -> Gives {
+        match self {
+            Respondent::RewardModel(_) => Gives::Number,
+            Respondent::Judge { .. } => Gives::Text,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Respondents {
+    known: BTreeMap<Answering, Respondent>,
+}
+
+fn wants(ask: &Ask) -> Gives {
+    if ask.max_tokens == 0 { Gives::Number } else { Gives::Text }
+}
+
+/// A plugin asks a model for what it does not give.
+fn other_kind(reward: &Reward, wanted: Gives) -> String {
+    let model = reward.model.as_ref().map_or_else(|| plugin_stem(&reward.plugin.to_string()), ToString::to_string);
+    let (asks, is, fix) = match wanted {
+        Gives::Number => ("a number", "writes text", "name a reward-model stage, or a …ForSequenceClassification with one label"),
+        Gives::Text => ("text", "is a reward model, which gives numbers", "name a stage that trains a policy, or a language model"),
+    };
+    format!("reward `{}`: its plugin {} asks its model for {asks}, and `model` = {model:?} {is}: {fix}", reward.name, reward.plugin)
+}
+
+impl Respondents {
+    /// Opens whom a reward asks, and sees by a trial that its plugin asks for what that gives.
+    pub fn open(&mut self, job: &Job, models: &[Model], reward: &Reward, loaded: &LoadedReward) -> Result<(), MaterialsError> {
+        let whom = job.asked(reward).ok_or_else(|| MaterialsError::AsksWhom {
+            name: reward.name.clone(),
+            plugin: plugin_stem(&reward.plugin.to_string()),
+        })?;
+        let respondent = match self.known.remove(&whom) {
+            Some(known) => known,
+            None => respondent(job, models, &whom)?,
+        };
+        let given = respondent.gives();
+        self.known.insert(whom, respondent);
+        let asked =
+            golden::first_question(loaded).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
+        match asked.map(|ask| wants(&ask)) {
+            Some(wanted) if wanted != given => Err(MaterialsError::OtherKind(other_kind(reward, wanted))),
+            _ => Ok(()),
+        }
+    }
+
+    fn of(&self, job: &Job, reward: &Reward) -> Result<&Respondent, String> {
+        let known = job.asked(reward).and_then(|whom| self.known.get(&whom));
+        known.ok_or_else(|| format!("reward `{}` asks a model that is not in the job", reward.name))
+    }
+
+    /// The questions as the model reads them. `policy` is the tokenizer of the completions, which a reward model without one of its own shares;
+    /// `adds_special` holds for it. An error ends the job.
+    pub fn questions(
+        &self,
+        job: &Job,
+        reward: &Reward,
+        asks: Vec<Ask>,
+        policy: &Tokenizer,
+        adds_special: bool,
+    ) -> Result<Asked, String> {
+        let respondent = self.of(job, reward)?;
+        if let Some(ask) = asks.iter().find(|ask| wants(ask) != respondent.gives()) {
+            return Err(other_kind(reward, wants(ask)));
+        }
+        match respondent {
+            Respondent::RewardModel(own) => {
+                let tokenizer = own.as_deref().unwrap_or(policy);
+                let texts = asks.iter().map(|ask| tokenizer.encode_whole(&ask.prompt, adds_special));
+                Ok(Asked::Numbers(texts.collect::<Result<_, _>>().map_err(|error| error.to_string())?))
+            }
+            Respondent::Judge { questions, positions } => {
+                let question = |ask: &Ask| {
+                    let prompt_ids = questions.ids(&ask.prompt).map_err(|error| error.to_string())?;
+                    let left = positions.saturating_sub(prompt_ids.len() as u64);
+                    let max_tokens = u64::from(ask.max_tokens.min(reward.max_answer_length)).min(left) as u32;
+                    match (prompt_ids.len(), max_tokens) {
+                        (0, _) => Err("an empty question".into()),
+                        (long, 0) => Err(format!("the question has {long} tokens, and the judge's positions reach to {positions}")),
+                        _ => Ok(Question { prompt_ids, max_tokens }),
+                    }
+                };
+                let stop_ids = questions.tokenizer().eos_ids().to_vec();
+                Ok(Asked::Texts { stop_ids, questions: asks.iter().map(question).collect() })
+            }
+        }
+    }
+
+    /// What the model said, as the plugin reads it. An error ends the job.
+    pub fn answers(&self, job: &Job, reward: &Reward, answers: Answers) -> Result<Vec<Result<String, String>>, String> {
+        match (self.of(job, reward)?, answers) {
+            // In as many digits as tell a float32 from its neighbours.
+            (Respondent::RewardModel(_), Answers::Numbers(numbers)) => {
+                Ok(numbers.into_iter().map(|number| Ok(number.to_string())).collect())
+            }
+            (Respondent::Judge { questions, .. }, Answers::Texts(texts)) => {
+                let text = |ids: Vec<u32>| questions.answer(&ids).map_err(|error| error.to_string());
+                Ok(texts.into_iter().map(|answer| answer.and_then(text)).collect())
+            }
+            _ => Err(format!("the answers to reward `{}` are of another kind than its model's", reward.name)),
+        }
+    }
+}
+
+fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<Respondent, MaterialsError> {
+    let model = |index: usize| models.get(index).ok_or(MaterialsError::NoModel { model: index });
+    match whom {
+        Answering::Stage(index) => {
+            let stage = job.stages.get(*index);
+            let model = model(stage.map_or(0, |stage| job.model_of(stage)))?;
+            match stage.is_some_and(|stage| stage.reward_model().is_some()) {
+                true => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
+                false => Ok(Respondent::judge(model)?),
+            }
+        }
+        Answering::Model(index) => {
+            let model = model(*index)?;
+            match job.models().nth(*index).and_then(Weights::directory).map(gives).transpose()? {
+                Some(Gives::Number) => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
+                Some(Gives::Text) | None => Ok(Respondent::judge(model)?),
+            }
+        }
+        Answering::Directory(dir) => {
+            check_weights(dir)?;
+            match gives(dir)? {
+                Gives::Text => Ok(Respondent::judge(&Model::open(&Weights::Directory(dir.clone()))?)?),
+                Gives::Number => {
+                    let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::open(dir)).transpose()?;
+                    Ok(Respondent::RewardModel(tokenizer.map(Arc::new)))
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The judge actor: has a language model write answers to questions of rewards, beside the policy.
+
+use super::policy::{Placement, check_contents, internal, kind, of_the_model};
+use crate::device::{DeviceThread, Opened};
+use crate::failure::{classify, invalid};
+use crate::outbox::Outbox;
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use r1d_model::CausalLm;
+use r1d_proto::recipe::Sampling;
+use r1d_proto::rollout::Rollout;
+use r1d_proto::worker::{Answer, Failure, FailureKind, Generate, Group, ModelSource, Question, Slots};
+use r1d_sampler::Sampler;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+/// Answers decoded at a time where the stage itself samples nothing (`LIM-1`).
+const SLOTS_MAX: u32 = 64;
+
+#[derive(Message)]
+#[rtype(result = "Result<Vec<Vec<u32>>, Failure>")]
+pub struct Write {
+    pub request: Answer,
+    pub outbox: Outbox,
+}
+
+pub struct JudgeActor {
+    pub device: DeviceThread,
+    pub placement: Placement,
+}
+
+impl Actor for JudgeActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Write> for JudgeActor {
+    type Result = ResponseFuture<Result<Vec<Vec<u32>>, Failure>>;
+
+    fn handle(&mut self, Write { request, outbox }: Write, _: &mut Self::Context) -> Self::Result {
+        let (device, placement) = (self.device.clone(), self.placement.clone());
+        Box::pin(async move { device.run(move |bench| answers(bench.opened()?, &request, &placement, &outbox)).await })
+    }
+}
+
+/// In the order of the questions. Those that are the same are asked once.
+fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox: &Outbox) -> Result<Vec<Vec<u32>>, Failure> {
+    outbox.progress("judging", "answers")(0, request.questions.len() as u64);
+    let mut places: BTreeMap<&Question, Vec<usize>> = BTreeMap::new();
+    for (place, question) in request.questions.iter().enumerate() {
+        places.entry(question).or_default().push(place);
+    }
+    // A request to the sampler has one length.
+    let mut by_length: BTreeMap<u32, Vec<(&Question, Vec<usize>)>> = BTreeMap::new();
+    for (question, places) in places {
+        by_length.entry(question.max_tokens).or_default().push((question, places));
+    }
+    let (invariant, held) = (opened.request.batch_invariant, opened.request.sampler);
+    let model = judge(opened, &request.model, placement)?;
+    let mut answers = vec![Vec::new(); request.questions.len()];
+    let (mut tokens_before, mut tokens_after) =
+        (0, by_length.iter().map(|(length, asked)| u64::from(*length) * asked.len() as u64).sum::<u64>());
+    for (max_tokens, asked) in by_length {
+        let longest = asked.iter().map(|(question, _)| question.prompt_ids.len()).max().unwrap_or(0);
+        let slots = slots(held, longest as u32 + max_tokens, asked.len() as u32);
+        let sampling = Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_completion_length: max_tokens,
+            stop_ids: request.stop_ids.clone(),
+            seed: 0,
+        };
+        let group = |(index, (question, _)): (usize, &(&Question, Vec<usize>))| Group {
+            prompt: index as u32,
+            row: 0,
+            prompt_ids: question.prompt_ids.clone(),
+            samples: vec![0],
+        };
+        let groups = asked.iter().enumerate().map(group).collect();
+        let generate = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
+        let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(internal)?;
+        let mut completed = |rollout: Rollout| {
+            let places = asked.get(rollout.key.prompt as usize).map_or(&[][..], |(_, places)| places);
+            for place in places {
+                if let Some(answer) = answers.get_mut(*place) {
+                    answer.clone_from(&rollout.completion_ids);
+                }
+            }
+        };
+        tokens_after -= u64::from(max_tokens) * asked.len() as u64;
+        let mut reached = 0;
+        let mut report = outbox.progress("judging", "tokens");
+        let mut progress = |done: u64, most: u64| {
+            reached = done;
+            report(tokens_before + done, tokens_before + most + tokens_after);
+        };
+        // A question is refused for its own faults alone, which the control plane looks for; another try cannot help.
+        sampler.generate(model, &generate, &mut completed, &mut progress).map_err(|e| classify(FailureKind::Internal, &e))?;
+        tokens_before += reached;
+    }
+    Ok(answers)
+}
+
+/// The cache holds as many tokens as the policy's own, or what one question needs.
+fn slots(held: Option<Slots>, capacity: u32, questions: u32) -> Slots {
+    let budget = held.map_or(u64::from(SLOTS_MAX) * u64::from(capacity), |held| u64::from(held.count) * u64::from(held.capacity));
+    let count = u32::try_from(budget / u64::from(capacity.max(1))).unwrap_or(u32::MAX);
+    Slots { count: count.clamp(1, questions.max(1)), capacity }
+}
+
+/// A judge beside what is open, loaded when it is asked first.
+fn judge<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement) -> Result<&'a CausalLm, Failure> {
+    let ModelSource::Directory(dir) = source else {
+        return Err(invalid("a judge has weights: name its directory"));
+    };
+    match opened.judges.entry(source.clone()) {
+        Entry::Occupied(loaded) => Ok(loaded.into_mut()),
+        Entry::Vacant(place) => {
+            check_contents(source)?;
+            let model = CausalLm::load(dir, placement.device, kind(opened.request.dtype)).map_err(of_the_model)?;
+            if opened.request.batch_invariant {
+                model.check_invariance().map_err(of_the_model)?;
+            }
+            Ok(place.insert(model))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_as_large_as_the_policys() {
+        let held = Some(Slots { count: 16, capacity: 100 });
+        assert_eq!(slots(held, 400, 50), Slots { count: 4, capacity: 400 });
+        assert_eq!(slots(held, 50, 10), Slots { count: 10, capacity: 50 }, "no more than there are questions");
+        assert_eq!(slots(held, 10_000, 10), Slots { count: 1, capacity: 10_000 });
+        assert_eq!(slots(None, 10, 1000), Slots { count: SLOTS_MAX, capacity: 10 });
+    }
+}
