@@ -50,7 +50,7 @@ mod tests {
             let rows: Vec<Vec<bool>> = (0..5)
                 .map(|row| {
                     (0..vocab)
-                        .map(|id| id == row % vocab || counter_hash(&[row as u64, id as u64]) % (row as u64 + 2) == 0)
+                        .map(|id| id == row % vocab || counter_hash(&[row as u64, id as u64]).is_multiple_of(row as u64 + 2))
                         .collect()
                 })
                 .collect();
