@@ -235,7 +235,7 @@ fn an_update_is_that_of_renormalised_policies() {
             kept_sum += mask(sequence).sum(Kind::Double).double_value(&[]);
             // The ratio is 1, its gradient that of logp.
             let ratio = (&logp - logp.detach()).exp();
-            cost = cost + (kl * 0.3 - ratio * f64::from(sequence.advantage)).sum(Kind::Double) / tokens as f64;
+            cost += (kl * 0.3 - ratio * f64::from(sequence.advantage)).sum(Kind::Double) / tokens as f64;
         }
         let loss = cost.double_value(&[]);
         let expected = plain_gradients(&model, &cost);
