@@ -65,6 +65,7 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
             temperature: 0.0,
             top_p: 1.0,
             top_k: 0,
+            keep_sampling_mask: false,
             max_completion_length: max_tokens,
             stop_ids: request.stop_ids.clone(),
             seed: 0,
