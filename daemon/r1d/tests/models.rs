@@ -204,7 +204,7 @@ fn a_students_files_are_checked_before_the_job_is_queued() {
     let job = with_student(&house, &[]);
     fs::write(house.path("student.json"), config).unwrap();
     let text = house.refused(job);
-    assert!(text.contains("student-tokenizer") && text.contains("vocab_size of at least 15"), "{text}");
+    assert!(text.contains("student-tokenizer") && text.contains("vocab_size of at least 17"), "{text}");
 }
 
 #[test]

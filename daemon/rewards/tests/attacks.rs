@@ -155,7 +155,7 @@ fn what_fuel_cannot_see_hits_the_backstop_after_a_retry() {
 /// A large component gets an interpreter's limits, outside of the pool. They are limits too.
 #[test]
 fn a_large_guest_is_bounded_too() {
-    let large = format!("(data \"{}\")", "x".repeat(1 << 20));
+    let large = format!("(data \"{}\")", "x".repeat(3 << 19));
     let bomb = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     let reason = match judge(&Guest { fields: &large, score: bomb, ..Guest::default() }).outcome {
         Outcome::Trap { reason } => reason,

@@ -12,15 +12,17 @@ use std::path::Path;
 
 const GROUPS: usize = 250;
 const GROUP: usize = 4;
-const ANSWER: &str = "0.5";
+/// What a reward model says, and what a judge writes.
+const NUMBER: &str = "0.5";
+const REPLY: &str = r#"{"analysis": "as the reference has it", "correctness": "correct"}"#;
 /// What the mathematical functions of two platforms may differ by.
 const ROUNDING: f32 = 1e-6;
 
-struct Model;
+struct Model(&'static str);
 
 impl Answers for Model {
     fn answer(&self, _: &Ask) -> Option<std::result::Result<String, String>> {
-        Some(Ok(ANSWER.into()))
+        Some(Ok(self.0.into()))
     }
 }
 
@@ -84,13 +86,14 @@ fn the_sandbox_judges_as_the_plugin_does_natively() {
     for (name, config) in PLUGINS {
         let reward = rewards.load(&RewardSpec { config_json: config.into(), ..RewardSpec::named(name) }).unwrap();
         let native = natively(name, config).unwrap();
-        let expected: Vec<Result<Score>> = completions.chunks(GROUP).flat_map(|group| native(group, ANSWER)).collect();
+        let answer = if name == "correctness" { REPLY } else { NUMBER };
+        let expected: Vec<Result<Score>> = completions.chunks(GROUP).flat_map(|group| native(group, answer)).collect();
         let mut found: Vec<Judged> = Vec::new();
         let tell = |_, judged| {
             found.push(judged);
             true
         };
-        reward.judge_all(&members, &Model, 2, tell).unwrap();
+        reward.judge_all(&members, &Model(answer), 2, tell).unwrap();
         assert_eq!(found.len(), completions.len());
         for ((completion, native), judged) in completions.iter().zip(&expected).zip(&found) {
             assert!(same(native, judged), "{name} {config}: natively {native:?}, in the sandbox {judged:?}, of {completion:?}");

@@ -122,8 +122,8 @@ pub struct SomeAnswer;
 
 impl Answers for SomeAnswer {
     fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
-        // A reward model says a number, a judge words.
-        Some(Ok(if ask.max_tokens == 0 { "0.5" } else { "yes" }.into()))
+        // A reward model says a number, a judge writes what `correctness` asks for.
+        Some(Ok(if ask.max_tokens == 0 { "0.5" } else { r#"{"analysis": "it is", "correctness": "correct"}"# }.into()))
     }
 }
 
