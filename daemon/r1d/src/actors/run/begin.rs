@@ -1,0 +1,116 @@
+//! What an attempt begins with: the job's materials, and a new epoch in the ledger with a fresh worker.
+
+use super::Means;
+use crate::actors::worker::{self, Said};
+use crate::clerk::unkept;
+use crate::datasets::DataSets;
+use crate::graders::Recorded;
+use crate::job_log::JobLog;
+use crate::materials::{Materials, MaterialsError};
+use crate::outputs::Outputs;
+use crate::{inputs, reuse, review, tasks};
+use r1d_job::{Job, JobError};
+use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError};
+use r1d_proto::control::State;
+use r1d_proto::ids::JobId;
+use r1d_runner::{End, Plan, Record, StageRecord};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Materials(#[from] MaterialsError),
+    #[error("job.toml of an earlier release: {0}")]
+    Job(#[from] JobError),
+    #[error("{0} is not as it was when the job was submitted: put the file back, or submit the job again")]
+    Changed(String),
+}
+
+/// A job's files, as they were found.
+pub(super) enum Opened {
+    Ready {
+        materials: Box<Materials>,
+        /// Hashes of the data sets that stages have made.
+        made: BTreeMap<String, String>,
+        /// Later stages that will be taken over from another job, once it is their turn.
+        to_take_over: BTreeSet<usize>,
+    },
+    /// A data set waits for its review: stage and rows.
+    Review(String, u64),
+}
+
+/// What the ledger holds of a job, as its machine wants it.
+pub(super) fn known(record: &JobRecord) -> Record {
+    let stage = |stage: &r1d_ledger::StageRecord| StageRecord {
+        finished: stage.state == State::Succeeded,
+        step: stage.step,
+        checkpoints: stage.checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.dir.clone())).collect(),
+        num_tokens: stage.metrics.get("num_tokens").copied().unwrap_or(0.0),
+    };
+    Record {
+        stages: record.progress.stages.iter().map(stage).collect(),
+        evals: record.evals.iter().map(|eval| (eval.stage.clone(), eval.step, eval.data.clone())).collect(),
+    }
+}
+
+/// The job's materials, after its next stages are taken over where an earlier job has finished them.
+pub(super) fn open(record: Arc<JobRecord>, means: &Means, outputs: &Outputs, log: &JobLog) -> Result<Opened, OpenError> {
+    let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
+    let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
+        return Err(OpenError::Changed(changed));
+    }
+    let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
+    let record = means.desk.ledger.job(record.job()).unwrap_or(record);
+    let dir = outputs.datasets();
+    if let Some((stage, rows)) = review::awaited(&record, &job, &dir).map_err(MaterialsError::from)? {
+        return Ok(Opened::Review(stage, rows));
+    }
+    let made = review::hashes(&record, &job, &dir).map_err(MaterialsError::from)?;
+    let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
+    let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
+    let materials = Materials::open_with(job, &means.rewards, &Recorded::of(&record), &DataSets { dir, finished })?;
+    Ok(Opened::Ready { materials: Box::new(materials), made, to_take_over })
+}
+
+/// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.
+pub(super) async fn start(
+    job: JobId,
+    means: Means,
+    outputs: Outputs,
+    plan: Arc<Plan>,
+    said: mpsc::Sender<Said>,
+    log: JobLog,
+    resumed: Option<u64>,
+) -> Result<(u64, Arc<JobRecord>), End> {
+    let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
+    let recorded = tasks::blocking(move || {
+        let failed = |error: &str| End::Failed { error: error.to_owned() };
+        let start = || {
+            let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
+                LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
+                error => unkept(&error),
+            })?;
+            match effect {
+                Effect::Started { epoch, .. } => Ok(epoch),
+                _ => Err(failed("the ledger did not start the job")),
+            }
+        };
+        let epoch = resumed.map_or_else(start, Ok)?;
+        outputs.create().map_err(|error| unkept(&error))?;
+        let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
+        outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| unkept(&error))?;
+        let record = ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"))?;
+        Ok((epoch, record))
+    });
+    let recorded = recorded.await.unwrap_or_else(|panic| Err(End::Failed { error: format!("starting the job: {panic}") }))?;
+    let launched = means.worker.ask("worker", worker::Launch { job, said, log }).await;
+    match launched {
+        Ok(Ok(())) => Ok(recorded),
+        Ok(Err(error)) => Err(End::Abandoned { cause: error.to_string() }),
+        Err(restarting) => Err(End::Abandoned { cause: restarting.to_string() }),
+    }
+}
