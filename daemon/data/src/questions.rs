@@ -11,7 +11,7 @@ use crate::tokenizer::Tokenizer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Rounds of breaking tokens up, each of which may make another one appear; no tokenizer was seen to need a second.
+/// Rounds of breaking all tokens up, each of which may make another one appear; no tokenizer was seen to need a second.
 const ROUNDS_MAX: usize = 8;
 /// What a template is tried with: no tokenizer has a token of its own for it.
 const TRIED: &str = "?";
@@ -51,7 +51,8 @@ impl Questions {
     pub fn ids(&self, question: &str) -> Result<Vec<u32>, DataError> {
         let ids = self.encoded(&self.as_text(question))?;
         if self.steering(&ids) != self.frame {
-            return Err(DataError::template("chat", "the question holds tokens that steer the model, and cannot be asked"));
+            let template = if self.template.is_some() { "chat" } else { "plain" };
+            return Err(DataError::template(template, "the question holds tokens that steer the model, and cannot be asked"));
         }
         Ok(ids)
     }
@@ -65,10 +66,18 @@ impl Questions {
     fn as_text(&self, question: &str) -> String {
         let mut text = question.to_owned();
         for _ in 0..ROUNDS_MAX {
-            let Some(token) = self.control.iter().find(|token| text.contains(token.as_str())) else { break };
-            let first = token.chars().next().map_or(0, char::len_utf8);
-            let (head, tail) = token.split_at(first);
-            text = text.replace(token.as_str(), &format!("{head} {tail}"));
+            let mut broken = false;
+            for token in self.control.iter().filter(|token| token.chars().nth(1).is_some()) {
+                if text.contains(token.as_str()) {
+                    let first = token.chars().next().map_or(0, char::len_utf8);
+                    let (head, tail) = token.split_at(first);
+                    text = text.replace(token.as_str(), &format!("{head} {tail}"));
+                    broken = true;
+                }
+            }
+            if !broken {
+                break;
+            }
         }
         text
     }

@@ -5,6 +5,8 @@ use crate::job::{Job, Weights};
 use crate::reward::Answering;
 use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
+use r1d_proto::frame::LENGTH_MAX_BYTES;
+use r1d_proto::kept::KEPT_NUMBERS_MAX;
 use r1d_proto::recipe::ImportanceSamplingLevel;
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
@@ -170,6 +172,20 @@ pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
     found
 }
 
+/// The largest top_k with which masks always fit, where the stage has none or a larger one: were every kept id alone among dropped ones.
+fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
+    let cuts = rollouts.top_p < 1.0 || rollouts.top_k > 0;
+    let alone_max = vocab_size.div_ceil(2);
+    let kept_max = if rollouts.top_k > 0 { alone_max.min(rollouts.top_k.into()) } else { alone_max };
+    let length = u64::from(rollouts.longest_completion()).max(1);
+    let step_tokens = length * u64::from(rollouts.prompts_per_step) * u64::from(rollouts.num_generations);
+    // A kept id is two numbers of a record, and up to four bytes of a frame; a token has one more number, and its id and log-probability.
+    let of_record = (KEPT_NUMBERS_MAX as u64 / length).saturating_sub(1) / 2;
+    let of_frame = (LENGTH_MAX_BYTES as u64 / step_tokens.max(1)).saturating_sub(9) / 4;
+    let fits = of_record.min(of_frame);
+    (rollouts.keep_sampling_mask && cuts && kept_max > fits).then_some(fits)
+}
+
 fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found: &mut Vec<String>) {
     let place = format!("[[stage]] {:?}", stage.name);
     let (rows, per_step) = (seen.rows(stage), stage.rows_per_step());
@@ -199,6 +215,15 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
         let budget = stage.max_tokens_per_device;
         found.push(format!(
             "{place} makes sequences of up to {longest} tokens; above max_tokens_per_device = {budget} each is a micro-batch alone"
+        ));
+    }
+    if let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts)
+        && let Some(top_k) = fitting_top_k(rollouts, facts.vocab_size)
+    {
+        found.push(format!(
+            "{place} keeps the sampling mask: if the model's distributions are flat, the ids that top_p = {} leaves may come to more than a completion's record or a \
+             step's frame holds, which ends the job. top_k = {top_k} always fits, and so does keep_sampling_mask = false",
+            rollouts.top_p
         ));
     }
     if let Some(grpo) = stage.grpo()

@@ -18,6 +18,7 @@ use r1d_data::{DataError, ReadBack, Row, rollouts};
 use r1d_job::{DataSource, Stage};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_runner::Source;
+use r1d_runner::metrics::Unscored;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -31,11 +32,11 @@ pub enum DataSetError {
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(
-        "stage `{stage}` kept none of its {sampled} completions (acceptance rate {rate:.4}){illegible}: lower `correct_at` or `min_score`, \
+        "stage `{stage}` kept none of its {sampled} completions (acceptance rate {rate:.4}){illegible}{unscored}: lower `correct_at` or a reward's `min_score`, \
          sample more of each prompt (`num_generations`), or train the stages before it longer; `r1ctl samples --stage {stage}` shows what \
          it sampled"
     )]
-    NothingKept { stage: String, sampled: u64, rate: f64, illegible: String },
+    NothingKept { stage: String, sampled: u64, rate: f64, illegible: String, unscored: String },
     #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the job again", path.display())]
     Changed { stage: String, path: PathBuf, problem: String },
 }
@@ -190,13 +191,14 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
         name: stage.data.clone(),
         problem: format!("stage `{}` reads it, and it is not in the job", stage.name),
     })?;
-    let (mut made, mut kept) = (Made::default(), 0);
+    let (mut made, mut kept, mut unscored) = (Made::default(), 0, Unscored::default());
     let mut failed = None;
     let write = |file: &mut dyn std::io::Write| {
         let mut file = Hashed { inner: file, hash: Sha256::new() };
         for step in 1..=steps {
             let rollouts = outputs.rollouts(&stage.name, step);
-            if let Err(error) = write_step(materials, &rollouts, (index, &source), &mut file, &mut made, &mut kept) {
+            if let Err(error) = write_step(materials, &rollouts, (index, &source), &mut file, (&mut made, &mut kept, &mut unscored))
+            {
                 // The file is given up whatever the error; which one it was is reported below.
                 failed = Some(error);
                 return Err(std::io::Error::other("rollouts"));
@@ -222,6 +224,7 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
                 sampled: made.sampled,
                 rate: rate(kept, made.sampled),
                 illegible,
+                unscored: if unscored.is_any() { format!("; {unscored}") } else { String::new() },
             });
         }
         None => written?,
@@ -241,13 +244,13 @@ fn write_step(
     rollouts: &Path,
     (stage, source): (usize, &DataSource),
     file: &mut dyn std::io::Write,
-    made: &mut Made,
-    kept: &mut u64,
+    (made, kept, unscored): (&mut Made, &mut u64, &mut Unscored),
 ) -> Result<(), StepError> {
     let (mut prompts, mut prompts_with_rows) = (BTreeSet::new(), BTreeSet::new());
     for sampled in rollouts::read(rollouts).map_err(StepError::Data)? {
-        let ScoredRollout { rollout, reward, advantage, .. } = &sampled.scored;
+        let ScoredRollout { rollout, reward, advantage, verdicts } = &sampled.scored;
         made.sampled += 1;
+        unscored.add(*reward, verdicts);
         prompts.insert(rollout.key.prompt);
         if advantage.is_none() {
             continue;

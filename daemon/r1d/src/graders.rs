@@ -49,6 +49,8 @@ pub enum ReloadError {
         "plugin {path}: {what} is {found}, of the one that judges now {expected}: only a plugin that declares the same can take its place"
     )]
     Different { path: String, what: &'static str, found: String, expected: String },
+    #[error("plugin {path}: {misfit}")]
+    OtherKind { path: String, misfit: String },
     #[error("plugin {path}: brings no golden cases, and none is taken untried: build it with golden.jsonl beside its Cargo.toml")]
     NoGolden { path: String },
     #[error("plugin {path}: {differing} of its {cases} golden cases differ, first `{first}`: {difference}")]
@@ -287,6 +289,9 @@ fn load(
         let loaded = rewards.load(&spec)?;
         if let Some(versions) = graders.versions.get(judge.number) {
             declares_the_same(&loaded, versions.newest())?;
+        }
+        if let Some(misfit) = materials.respondents.misfit(&materials.job, &judge.reward, &loaded)? {
+            return Err(ReloadError::OtherKind { path: loaded.path().display().to_string(), misfit });
         }
         fresh.push((judge.number, loaded));
     }

@@ -7,9 +7,10 @@ use r1d_data::{DataError, Questions, Tokenizer};
 use r1d_job::reward::plugin_stem;
 use r1d_job::{Answering, Job, ModelFacts, Reward, Weights};
 use r1d_proto::worker::{ModelSource, Question};
-use r1d_rewards::{Ask, LoadedReward, golden};
+use r1d_rewards::{Ask, LoadedReward, RewardError, golden};
 use r1d_runner::{Answers, Questions as Asked};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// A model of the job, as far as the control plane knows it.
@@ -90,18 +91,21 @@ impl Respondents {
             name: reward.name.clone(),
             plugin: plugin_stem(&reward.plugin.to_string()),
         })?;
-        let respondent = match self.known.remove(&whom) {
-            Some(known) => known,
-            None => respondent(job, models, &whom)?,
-        };
-        let given = respondent.gives();
-        self.known.insert(whom, respondent);
-        let asked =
-            golden::first_question(loaded).map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })?;
-        match asked.map(|ask| wants(&ask)) {
-            Some(wanted) if wanted != given => Err(MaterialsError::OtherKind(other_kind(reward, wanted))),
-            _ => Ok(()),
+        if let Entry::Vacant(place) = self.known.entry(whom.clone()) {
+            place.insert(respondent(job, models, &whom)?);
         }
+        let misfit = self.misfit(job, reward, loaded);
+        match misfit.map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })? {
+            Some(misfit) => Err(MaterialsError::OtherKind(misfit)),
+            None => Ok(()),
+        }
+    }
+
+    /// What is wrong with a plugin that asks for what its reward's model does not give, as far as a trial on its golden cases shows.
+    pub fn misfit(&self, job: &Job, reward: &Reward, loaded: &LoadedReward) -> Result<Option<String>, RewardError> {
+        let Some(respondent) = job.asked(reward).and_then(|whom| self.known.get(&whom)) else { return Ok(None) };
+        let wanted = golden::first_question(loaded)?.map(|ask| wants(&ask));
+        Ok(wanted.filter(|wanted| *wanted != respondent.gives()).map(|wanted| other_kind(reward, wanted)))
     }
 
     fn of(&self, job: &Job, reward: &Reward) -> Result<&Respondent, String> {

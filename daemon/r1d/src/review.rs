@@ -18,6 +18,7 @@ use r1d_data::{DataError, DataSet};
 use r1d_job::{DataSource, Job, JobError, Stage};
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{MadeDataSet, Review, State};
+use r1d_proto::ids::JobId;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -114,6 +115,13 @@ pub fn list(desk: &Desk, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewE
     let shelf = Shelf::open(desk, record)?;
     let finished = shelf.makers().filter(|stage| is_finished(record, &stage.name));
     finished.map(|stage| Ok(shelf.shown(stage, made(&shelf.dir, &stage.name)?))).collect()
+}
+
+/// What such a job waits for.
+pub fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
+    format!(
+        "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {job} {stage}` with --export FILE, then --import FILE, or --accept"
+    )
 }
 
 /// The first data set of a job that waits for its review: stage and rows. Blocks.

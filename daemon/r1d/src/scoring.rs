@@ -6,10 +6,11 @@ use crate::tasks;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
-use r1d_data::Tokenizer;
+use r1d_data::{Row, Tokenizer};
 use r1d_proto::verdict::Verdict;
 use r1d_rewards::{Completion, Judged, LoadedReward, Rewards, ScoreError, World};
 use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -79,6 +80,8 @@ fn abandoned(judge: &Judge, error: ScoreError) -> End {
 /// Completions as rewards see them, and the rewards that judge their row in their step.
 struct Hearing<'a> {
     completions: Vec<Completion>,
+    /// Of the row as judged rewards see it: with the prompt that the row has, before any template.
+    asking: Option<String>,
     judges: Vec<(&'a Judge, LoadedReward)>,
     /// Of the completions.
     policy: &'a Tokenizer,
@@ -108,20 +111,34 @@ async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Op
     let graders = materials.graders.read().await.of(&judges, of, items);
     Ok(Some(Hearing {
         completions,
+        asking: with_prompt(prompted.data),
         judges: judges.into_iter().zip(graders).collect(),
         policy: tokenizer,
         adds_special: prompted.adds_special,
     }))
 }
 
+/// The row's other columns, and its own prompt as `prompt`.
+fn with_prompt(row: &Row) -> Option<String> {
+    let Some(prompt) = &row.prompt else { return row.meta.clone() };
+    let mut meta: Map<String, Value> = row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default();
+    meta.insert("prompt".into(), prompt.as_str().into());
+    Some(Value::Object(meta).to_string())
+}
+
+fn asked_about(completion: &Completion, asking: &Option<String>) -> Completion {
+    Completion { meta: asking.clone(), ..completion.clone() }
+}
+
 async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, judges, policy, adds_special }) = hearing(materials, &items).await? else {
+    let Some(Hearing { completions, asking, judges, policy, adds_special }) = hearing(materials, &items).await? else {
         return Ok(Vec::new());
     };
     let mut said: Vec<(Vec<Verdict>, Vec<Asked>)> = vec![(Vec::new(), Vec::new()); items.len()];
     for (judge, loaded) in judges {
         let name = &judge.reward.name;
         if loaded.world() == World::JudgedReward {
+            let completions: Vec<Completion> = completions.iter().map(|completion| asked_about(completion, &asking)).collect();
             let planned = completions.iter().map(|completion| rewards.pool().plan(loaded.clone(), completion.clone()));
             let planned = try_join_all(planned).await.map_err(|error| abandoned(judge, error))?;
             for ((planned, completion), (verdicts, asked)) in planned.into_iter().zip(&completions).zip(&mut said) {
@@ -158,8 +175,9 @@ async fn conclusions(
     items: Vec<ScoreItem>,
     mut answers: ByReward,
 ) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+    let Some(Hearing { completions, asking, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
     let (Some(item), Some(completion)) = (items.first(), completions.first()) else { return Ok(Vec::new()) };
+    let completion = asked_about(completion, &asking);
     let mut verdicts = Vec::new();
     for (judge, loaded) in judges {
         let Some(said) = answers.remove(&judge.reward.name) else { continue };

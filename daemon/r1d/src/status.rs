@@ -3,6 +3,7 @@
 use crate::board::{Board, Live};
 use crate::graders::OpenJobs;
 use crate::outputs::Outputs;
+use crate::review;
 use crate::state_dir::job_dir;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
@@ -144,8 +145,8 @@ impl Desk {
             State::Queued => self.why_queued(record),
             State::Running => match &live {
                 Some(live) => live.waits.iter().map(|wait| wait.shown(now)).collect(),
-                // Between its review, or the daemon's start, and a device.
-                None => vec![self.wait_for_device(0.0)],
+                // The daemon has just started, and no run has looked at it yet.
+                None => vec![self.wait_to_go_on(record)],
             },
             _ => Vec::new(),
         };
@@ -168,14 +169,30 @@ impl Desk {
         }
     }
 
+    fn wait_to_go_on(&self, record: &JobRecord) -> Wait {
+        let job = Job::parse(&record.submission.job_toml, Path::new("/")).ok();
+        let dir = Outputs::new(job_dir(&self.state_dir, record.job())).datasets();
+        let awaited = job.and_then(|job| review::awaited(record, &job, &dir).ok().flatten());
+        let device = self.wait_for_device(0.0);
+        match awaited {
+            Some((stage, rows)) => Wait { waits_for: review::wanted(record.job(), &stage, rows), ..device },
+            None => device,
+        }
+    }
+
     fn wait_for_device(&self, since_s: f64) -> Wait {
+        Wait { owner: "job".into(), waits_for: self.free_device(), since_s, deadline_s: None }
+    }
+
+    /// What a job waits for that could run.
+    pub fn free_device(&self) -> String {
         let devices: Vec<String> = (self.board.devices().into_iter())
             .map(|device| match device.job {
                 Some(job) => format!("{} (busy with job {job})", device.device),
                 None => format!("{} ({})", device.device, device.state),
             })
             .collect();
-        Wait { owner: "job".into(), waits_for: format!("a free device: {}", devices.join(", ")), since_s, deadline_s: None }
+        format!("a free device: {}", devices.join(", "))
     }
 }
 

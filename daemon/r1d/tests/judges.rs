@@ -187,6 +187,25 @@ fn a_judge_that_hangs_is_named_while_it_is_waited_for() {
 }
 
 #[test]
+fn a_reload_that_asks_for_something_else_is_refused() {
+    let mut house = House::new().with_delay_ms(20);
+    house.start();
+    let job = house.submit(job(&house, &[]));
+    house.wait("the job to judge", |house| {
+        let status = house.try_status(&job)?;
+        status.stages.iter().any(|stage| stage.name == "language" && stage.step > 0).then_some(())
+    });
+    let plugins = std::path::Path::new(env!("CARGO_BIN_EXE_r1d")).parent().unwrap().join("plugins");
+    let file = plugins.join("helpfulness.wasm");
+    let error = match house.ask(Request::Reload { job: job.clone(), plugin: "correctness".into(), file }) {
+        Response::Error(error) => error.message,
+        other => panic!("{other:?}"),
+    };
+    assert!(error.contains("helpfulness.wasm: reward `correctness`") && error.contains("asks its model for a number"), "{error}");
+    house.ask(Request::Cancel { job });
+}
+
+#[test]
 fn who_gives_something_else_is_refused_at_submission() {
     let mut house = House::new();
     house.start();

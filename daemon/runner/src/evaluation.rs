@@ -181,6 +181,10 @@ impl Evaluation {
         Activity { doing: "evaluating".into(), done: scored, total: all, unit: "completions".into() }
     }
 
+    pub fn asked(&self) -> Option<String> {
+        self.gather.asked()
+    }
+
     pub fn worker_is_busy(&self) -> bool {
         self.gather.worker_is_busy()
     }

@@ -281,6 +281,11 @@ impl Gather {
     }
 
     /// The worker samples, or is asked about what it has sampled.
+    /// Whom the worker is asked for: the judge of a reward, or its reward model.
+    pub fn asked(&self) -> Option<String> {
+        self.asks.in_flight().map(|(whom, reward, _)| format!("the {whom} of `{reward}`"))
+    }
+
     pub fn worker_is_busy(&self) -> bool {
         self.generating || self.asks.in_flight().is_some()
     }

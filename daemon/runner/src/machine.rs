@@ -149,7 +149,13 @@ impl Machine {
                 return Ok(Vec::new());
             }
             Event::Worker(Body::Failed(failure)) if !matches!(self.state, State::Restoring { .. }) => {
-                return Err(failed(&self.describe(), failure));
+                let asked = match &self.state {
+                    State::Stepping { step, .. } => step.asked(),
+                    State::Evaluating { evaluation, .. } => evaluation.asked(),
+                    _ => None,
+                };
+                let doing = self.describe() + &asked.map(|whom| format!(": {whom}")).unwrap_or_default();
+                return Err(failed(&doing, failure));
             }
             Event::Worker(_) | Event::WorkerStarted { .. } => self.heard = now,
             _ => {}

@@ -59,8 +59,11 @@ fn of_completions(records: &[ScoredRollout]) -> Metrics {
     let mut metrics = Metrics::new();
     let groups = rewards_by_group(records);
     let rewards: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
-    metrics.insert("reward".into(), mean(&rewards));
-    metrics.insert("reward_std".into(), std(&rewards));
+    // Where nothing was scored there is no mean, rather than one of 0.
+    if !rewards.is_empty() {
+        metrics.insert("reward".into(), mean(&rewards));
+        metrics.insert("reward_std".into(), std(&rewards));
+    }
     metrics.insert("samples/masked".into(), records.iter().filter(|r| r.reward.is_none()).count() as f64);
     metrics.insert("groups/sampled".into(), groups.len() as f64);
     lengths(&mut metrics, records.iter().map(|r| (r.rollout.completion_ids.len(), r.rollout.finish)));
@@ -101,11 +104,59 @@ pub fn verdicts<'a>(metrics: &mut Metrics, verdicts: impl Iterator<Item = &'a Ve
         };
         counts[outcome].1 += 1;
     }
-    for (name, values) in values {
+    for (name, values) in values.into_iter().filter(|(_, values)| !values.is_empty()) {
         metrics.insert(format!("rewards/{name}/mean"), mean(&values));
         metrics.insert(format!("rewards/{name}/std"), std(&values));
     }
     metrics.extend(counts.map(|(name, count)| (format!("verdict/{name}"), count as f64)));
+}
+
+/// Different reasons that are counted (`LIM-1`).
+const REASONS_MAX: usize = 1000;
+
+/// What is told where completions have no reward: how many, and why most of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unscored {
+    completions: u64,
+    unscored: u64,
+    reasons: BTreeMap<String, u64>,
+}
+
+impl Unscored {
+    pub fn add(&mut self, reward: Option<f32>, verdicts: &[Verdict]) {
+        self.completions += 1;
+        if reward.is_some() {
+            return;
+        }
+        self.unscored += 1;
+        for verdict in verdicts {
+            if let Outcome::Abstain { reason } = &verdict.outcome {
+                let told = format!("reward `{}`: {reason}", verdict.plugin);
+                if self.reasons.len() < REASONS_MAX || self.reasons.contains_key(&told) {
+                    *self.reasons.entry(told).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    pub fn is_any(&self) -> bool {
+        self.unscored > 0
+    }
+
+    /// Of some completions, none has a reward.
+    pub fn is_all(&self) -> bool {
+        self.completions > 0 && self.unscored == self.completions
+    }
+}
+
+impl std::fmt::Display for Unscored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} completions have no reward", self.unscored, self.completions)?;
+        match self.reasons.iter().max_by_key(|(_, count)| **count) {
+            Some((reason, count)) => write!(f, " (of {count} the reason is {reason})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Prompt and completion tokens of a step.
@@ -118,6 +169,31 @@ mod tests {
     use super::*;
     use r1d_proto::ids::SampleKey;
     use r1d_proto::rollout::Rollout;
+
+    #[test]
+    fn what_has_no_reward_says_why() {
+        let abstained = |reason: &str| Verdict {
+            plugin: "correctness".into(),
+            module_sha256: String::new(),
+            config_sha256: String::new(),
+            outcome: Outcome::Abstain { reason: reason.into() },
+            value: None,
+            fuel: 1,
+        };
+        let mut unscored = Unscored::default();
+        assert!(!unscored.is_all() && !unscored.is_any());
+        for reason in ["no reference", "no verdict", "no verdict"] {
+            unscored.add(None, &[abstained(reason)]);
+        }
+        assert!(unscored.is_all());
+        unscored.add(Some(1.0), &[]);
+        assert!(unscored.is_any() && !unscored.is_all());
+        let told = "3 of 4 completions have no reward (of 2 the reason is reward `correctness`: no verdict)";
+        assert_eq!(unscored.to_string(), told);
+        // No mean of nothing.
+        let metrics = of_selection(&records(&[&[None, None]]));
+        assert!(!metrics.contains_key("reward") && metrics["samples/masked"] == 2.0, "{metrics:?}");
+    }
 
     fn records(groups: &[&[Option<f32>]]) -> Vec<ScoredRollout> {
         let record = |prompt: u32, sample: u32, reward| {

@@ -7,7 +7,7 @@ use crate::asks::{Respondents, Said};
 use crate::gather::{Gather, Judged, Sample};
 use crate::judge::{drops_group, judge, rules};
 use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
-use crate::metrics;
+use crate::metrics::{self, Unscored};
 use crate::plan::Plan;
 use crate::select::kept;
 use crate::step::{Flow, unexpected};
@@ -242,6 +242,14 @@ impl RolloutStep {
             _ => return Err(End::Failed { error: format!("stage {} does not sample", self.stage) }),
         };
         self.seal(decided);
+        let mut unscored = Unscored::default();
+        self.records.iter().for_each(|record| unscored.add(record.reward, &record.verdicts));
+        // Told at steps 1, 2, 4, 8 …: a stage may go on like that for long.
+        if unscored.is_all() && (self.step + 1).is_power_of_two() {
+            let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
+            commands
+                .push(Command::Warn(format!("stage `{stage}` step {}: {unscored}: nothing is learned from them", self.step + 1)));
+        }
         let advantages = self.records.iter().map(|r| (r.rollout.key, r.advantage)).collect();
         (self.phase, self.since) = (Phase::Sealing, now);
         commands.push(Command::Store(Store::Seal { stage: self.stage, step: self.step, advantages }));
@@ -324,6 +332,10 @@ impl RolloutStep {
             Phase::Prompts | Phase::Gathering => activity("scoring", scored, all),
             Phase::Sealing | Phase::Training => activity("training", 0, self.records.len() as u64),
         }
+    }
+
+    pub fn asked(&self) -> Option<String> {
+        self.gather.asked()
     }
 
     pub fn worker_is_busy(&self) -> bool {

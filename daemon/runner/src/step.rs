@@ -110,6 +110,14 @@ impl Step {
         }
     }
 
+    /// Whom the worker is asked for, if anybody.
+    pub fn asked(&self) -> Option<String> {
+        match self {
+            Step::Rollout(step) => step.asked(),
+            Step::Batch(_) => None,
+        }
+    }
+
     pub fn worker_is_busy(&self) -> bool {
         match self {
             Step::Rollout(step) => step.worker_is_busy(),

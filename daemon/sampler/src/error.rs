@@ -36,7 +36,7 @@ pub enum SamplerError {
     NotFinite { key: SampleKey, position: usize },
     #[error(
         "the ids that top_p and top_k left of the vocabulary, up to token {position} of prompt {}, sample {} of step {}, come to more than {limit} numbers: \
-         set a top_k of a few hundred or less, or keep_sampling_mask = false",
+         lower top_p, set a top_k (`r1ctl plan` says which always fits), or keep_sampling_mask = false",
         key.prompt, key.sample, key.step
     )]
     KeptIds { key: SampleKey, position: usize, limit: usize },

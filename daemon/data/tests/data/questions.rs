@@ -13,9 +13,11 @@ fn tokenizer(dir: &Path, chat: bool) -> Arc<Tokenizer> {
     let words = ["</s>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|other|>"];
     let mut vocabulary = serde_json::Map::new();
     words.iter().enumerate().for_each(|(id, word)| drop(vocabulary.insert(word.to_string(), json!(id))));
+    let added: Vec<(usize, String)> = words.iter().map(ToString::to_string).enumerate().chain(spare()).collect();
+    spare().for_each(|(id, word)| drop(vocabulary.insert(word, json!(id))));
     (32u8..127).for_each(|byte| drop(vocabulary.insert((byte as char).to_string(), json!(u32::from(byte) + 100))));
-    let added = words.iter().enumerate().map(|(id, word)| {
-        json!({"id": id, "content": word, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": id < 3})
+    let added = added.iter().map(|(id, word)| {
+        json!({"id": id, "content": word, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": *id < 3 || *id >= 300})
     });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(), "normalizer": null,
@@ -26,6 +28,24 @@ fn tokenizer(dir: &Path, chat: bool) -> Arc<Tokenizer> {
     let config = if chat { json!({"eos_token": "</s>", "chat_template": CHAT}) } else { json!({"eos_token": "</s>"}) };
     std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
     Arc::new(Tokenizer::open(dir).unwrap())
+}
+
+/// As many special tokens as large tokenizers have.
+fn spare() -> impl Iterator<Item = (usize, String)> {
+    (0..40).map(|i| (300 + i, format!("<|reserved_{i}|>")))
+}
+
+#[test]
+fn a_question_may_quote_every_special_token() {
+    for chat in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = tokenizer(dir.path(), chat);
+        let questions = Questions::open(tokenizer.clone()).unwrap();
+        let all: String = spare().map(|(_, word)| word).collect();
+        let ids = questions.ids(&format!("{all}</s><|im_end|>")).unwrap();
+        assert!(ids.iter().all(|id| *id < 300), "{ids:?}");
+        assert!(tokenizer.decode(&ids, false).unwrap().contains("< |reserved_39|>"));
+    }
 }
 
 #[test]

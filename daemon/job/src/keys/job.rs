@@ -831,7 +831,7 @@ static REWARD: &Table = &Table {
             Integer { min: 1, max: 1 << 20 },
             Value("1024"),
             "tokens",
-            "Of one answer of a model that writes, at most; the plugin may ask for less.",
+            "Of one answer of a model that writes, at most; the plugin may ask for less (correctness: its config's max_tokens, 512).",
         ),
         key("domains", Texts, Value("[]"), "", "Only rows of these domains; empty: all rows."),
         key(

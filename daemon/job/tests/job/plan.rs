@@ -97,3 +97,21 @@ fn what_is_probably_not_meant_is_said() {
     let all = warnings(&parse(JOB).unwrap(), &[], &few).join("\n");
     assert!(all.contains("goes through its 20 rows 320 times") && all.contains("a step repeats rows"), "{all}");
 }
+
+#[test]
+fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
+    let large = ModelFacts { vocab_size: 151_936, ..facts() };
+    let told = |keys: &str, facts: ModelFacts| {
+        let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\n{keys}"))).unwrap();
+        let all = warnings(&job, &[facts], &seen());
+        all.into_iter().find(|warning| warning.contains("keeps the sampling mask"))
+    };
+    // 32 × 8 completions of 512 tokens: 2,048 bytes of a frame for each.
+    let warning = told("top_p = 0.9", large.clone()).unwrap();
+    assert!(warning.contains("\"reasoning\"") && warning.contains("top_k = 509 always fits"), "{warning}");
+    assert!(told("top_p = 0.9\ntop_k = 600", large.clone()).unwrap().contains("top_k = 509"));
+    for fits in ["", "top_p = 0.9\ntop_k = 509", "top_p = 0.9\nkeep_sampling_mask = false"] {
+        assert_eq!(told(fits, large.clone()), None, "{fits}");
+    }
+    assert_eq!(told("top_p = 0.9", facts()), None, "no set of a small vocabulary is long");
+}

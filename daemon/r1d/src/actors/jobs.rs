@@ -92,11 +92,10 @@ impl Jobs {
         let means = device.means.clone();
         let outputs = Outputs::new(job_dir(&means.desk.state_dir, &job));
         let Started { run, left, ended } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
-        device.running = Some((job.clone(), run));
-        let leaver = job.clone();
+        device.running = Some((job.clone(), run.clone()));
         context.spawn(wrap_future(left).map(move |left, jobs: &mut Self, context: &mut Context<Self>| {
             if left.is_ok() {
-                jobs.left(index, leaver, context);
+                jobs.left(index, &run, context);
             }
         }));
         context.spawn(wrap_future(ended).map(move |outcome, jobs: &mut Self, context: &mut Context<Self>| {
@@ -104,10 +103,10 @@ impl Jobs {
         }));
     }
 
-    /// The job's run needs no device any more: it ends, or waits for people.
-    fn left(&mut self, index: usize, job: JobId, context: &mut Context<Self>) {
+    /// The run waits for people, and needs no device meanwhile.
+    fn left(&mut self, index: usize, leaver: &Addr<Run>, context: &mut Context<Self>) {
         let Some(device) = self.devices.get_mut(index) else { return };
-        if let Some((job, run)) = device.running.take_if(|(running, _)| *running == job) {
+        if let Some((job, run)) = device.running.take_if(|(_, run)| run == leaver) {
             self.away.insert(job, run);
             self.dispatch(context);
         }

@@ -17,7 +17,7 @@ use crate::outputs::Outputs;
 use crate::progress::Paces;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{datasets, tasks};
+use crate::{datasets, review, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -283,7 +283,11 @@ impl Run {
         context.spawn(wrap_future(waiting).map(move |(), run: &mut Self, context: &mut Context<Self>| {
             if run.number == number && matches!(run.phase, Phase::Reviewing { .. }) {
                 run.enter(Phase::Ending);
-                run.means.desk.board.clear(&run.id);
+                let waits = vec![Wait::new("job", run.means.desk.free_device(), run.now())];
+                run.means
+                    .desk
+                    .board
+                    .show(&run.id, Live { activity: Some(idle("waiting")), waits, steps: run.steps(), ..Live::default() });
                 run.over(Outcome::Reviewed(run.resumed), context);
             }
         }));
@@ -585,10 +589,7 @@ impl Run {
             }
             Phase::Reviewing { stage, rows } => {
                 live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: 0, unit: "rows".into() });
-                live.waits = vec![wait(&format!(
-                    "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {} {stage}` with --export FILE, then --import FILE, or --accept",
-                    self.id
-                ))];
+                live.waits = vec![wait(&review::wanted(&self.id, stage, *rows))];
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));

@@ -48,17 +48,20 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
     for (place, question) in request.questions.iter().enumerate() {
         places.entry(question).or_default().push(place);
     }
-    // A request to the sampler has one length.
+    // A request to the sampler has one length. Those of similar lengths share the longest of them: a greedy answer to fewer tokens is the beginning
+    // of one to more.
     let mut by_length: BTreeMap<u32, Vec<(&Question, Vec<usize>)>> = BTreeMap::new();
     for (question, places) in places {
-        by_length.entry(question.max_tokens).or_default().push((question, places));
+        let bucket = question.max_tokens.checked_next_power_of_two().unwrap_or(u32::MAX);
+        by_length.entry(bucket).or_default().push((question, places));
     }
     let (invariant, held) = (opened.request.batch_invariant, opened.request.sampler);
     let model = judge(opened, &request.model, placement)?;
     let mut answers = vec![Vec::new(); request.questions.len()];
     let (mut tokens_before, mut tokens_after) =
-        (0, by_length.iter().map(|(length, asked)| u64::from(*length) * asked.len() as u64).sum::<u64>());
-    for (max_tokens, asked) in by_length {
+        (0, by_length.values().map(|asked| u64::from(longest_answer(asked)) * asked.len() as u64).sum::<u64>());
+    for asked in by_length.into_values() {
+        let max_tokens = longest_answer(&asked);
         let longest = asked.iter().map(|(question, _)| question.prompt_ids.len()).max().unwrap_or(0);
         let slots = slots(held, longest as u32 + max_tokens, asked.len() as u32);
         let sampling = Sampling {
@@ -80,10 +83,11 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
         let generate = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
         let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(internal)?;
         let mut completed = |rollout: Rollout| {
-            let places = asked.get(rollout.key.prompt as usize).map_or(&[][..], |(_, places)| places);
+            let Some((question, places)) = asked.get(rollout.key.prompt as usize) else { return };
+            let own = rollout.completion_ids.get(..question.max_tokens as usize).unwrap_or(&rollout.completion_ids);
             for place in places {
                 if let Some(answer) = answers.get_mut(*place) {
-                    answer.clone_from(&rollout.completion_ids);
+                    *answer = own.to_vec();
                 }
             }
         };
@@ -99,6 +103,10 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
         tokens_before += reached;
     }
     Ok(answers)
+}
+
+fn longest_answer(asked: &[(&Question, Vec<usize>)]) -> u32 {
+    asked.iter().map(|(question, _)| question.max_tokens).max().unwrap_or(0)
 }
 
 /// The cache holds as many tokens as the policy's own, or what one question needs.
