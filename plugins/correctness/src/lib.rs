@@ -2,21 +2,25 @@
 //! judge by which DeepSeek-R1's rejection sampling keeps what rules cannot judge (2.3.3 and its Listing 4; the prompt is in words of our own).
 //!
 //! The judge is asked for one JSON object, `{"analysis": "…", "correctness": "correct"}` or `"incorrect"`: 1 or 0, with the beginning of the
-//! analysis as the reason. [`verdict`] says how a reply is read. A reply without a usable verdict, and a question that the judge could not be asked,
-//! says nothing about the answer: the sample is left out of training, and rejection sampling does not keep it.
+//! analysis as the reason. [`verdict`] says how a reply is read. A reply without an unambiguous verdict, and a question that the judge could not be asked,
+//! say nothing about the answer: the sample is left out of training, and rejection sampling does not keep it.
+//!
+//! The question is the row's own prompt where the daemon gives it (`prompt` of the completion's `meta`, a text that is not blank), else the prompt as the
+//! policy read it, with the words of its template but without a `<think>` at the end.
 //!
 //! A row without a reference is left out too, unless `needs_reference` is false. A completion without an answer is wrong, reason `no
 //! answer`, and nobody is asked.
 //!
-//! What a policy writes is untrusted. The prompt fences it, and the fence is one that no quoted text contains ([`prompt`]); the daemon breaks up tokens by
-//! which a chat template would end a message; and the verdict is looked for in the judge's reply alone.
+//! What a policy writes is untrusted. The prompt fences it, and no quoted text forms a fence, whatever it adjoins ([`prompt`]); the daemon breaks up tokens
+//! by which a chat template would end a message; the verdict is looked for in the judge's reply alone, and a quotation in the analysis of a judge that says
+//! `incorrect` never makes it `correct`, but may leave no verdict.
 //!
 //! | key | default | |
 //! |---|---|---|
 //! | `text` | `"answer"` | the final answer: of the last `<answer>…</answer>` or `\boxed{…}`, else what stands behind the thought; `"completion"`: all of it |
 //! | `needs_reference` | `true` | false: a row without one is judged by its question alone |
 //! | `prompt` | [`prompt::DEFAULT`] | with `{question}`, `{reference}`, `{answer}`, and `{fence}` around them |
-//! | `max_tokens` | `512` | of the judge's reply, 1 to 65536 |
+//! | `max_tokens` | `512` | of the judge's reply, 1 to 65536; the job's `max_answer_length` holds too: the smaller counts |
 //! | `model` | `"correctness"` | what `r1ctl plugin score --asks` calls the judge; in a job `model` of its `[[stage.reward]]` says whom it asks |
 
 pub mod prompt;
@@ -24,6 +28,7 @@ pub mod verdict;
 
 use prompt::{Prompt, Shown};
 use reward_sdk::{Ask, Completion, Error, Info, JudgedReward, Result, Score, answers, tags};
+use std::borrow::Cow;
 
 const MAX_TOKENS: u32 = 1 << 16;
 
@@ -86,6 +91,20 @@ impl Correctness {
     }
 }
 
+/// The row's own prompt; where the daemon gives none, what the policy read.
+fn question(completion: &Completion) -> Cow<'_, str> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Row {
+        prompt: serde_json::Value,
+    }
+    let row: Row = completion.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default();
+    match row.prompt.as_str().map(str::trim).filter(|prompt| !prompt.is_empty()) {
+        Some(prompt) => Cow::Owned(prompt.into()),
+        None => Cow::Borrowed(without_think(&completion.prompt).trim()),
+    }
+}
+
 /// A completion without any thought is all answer, one whose thought was never closed has none.
 fn behind_the_thought(completion: &Completion) -> Option<&str> {
     let thought = tags::split_think(&completion.text);
@@ -103,8 +122,8 @@ impl JudgedReward for Correctness {
 
     fn plan(&self, completion: &Completion) -> Vec<Ask> {
         let (Ok(reference), Some(answer)) = (self.reference(completion), self.shown(completion)) else { return Vec::new() };
-        let question = without_think(&completion.prompt).trim();
-        let prompt = self.prompt.with(&Shown { question, reference: reference.unwrap_or("(none is known)"), answer });
+        let question = question(completion);
+        let prompt = self.prompt.with(&Shown { question: &question, reference: reference.unwrap_or("(none is known)"), answer });
         vec![Ask { model: self.model.clone(), prompt, max_tokens: self.max_tokens }]
     }
 
@@ -165,6 +184,22 @@ mod tests {
         assert!(whole[0].prompt.contains("\nsecret</think>42\n"));
         let summary = asked("{}", &completion("secret</think>\nForty-two.\n"));
         assert!(summary[0].prompt.contains("\nForty-two.\n") && !summary[0].prompt.contains("secret"));
+    }
+
+    #[test]
+    fn the_question_is_the_rows_own_prompt() {
+        let asked = |meta: Option<&str>| {
+            let prompt = "User: What is 6 * 7? Assistant: <think>\n".into();
+            let completion = Completion { prompt, meta: meta.map(Into::into), ..completion("so</think>42") };
+            asked(r#"{"prompt": "{fence}{question}{fence}{answer}{fence}"}"#, &completion).remove(0).prompt
+        };
+        assert_eq!(
+            asked(Some(r#"{"prompt": " What is 6 * 7?\n", "level": 1}"#)),
+            "=====#1=====What is 6 * 7?=====#1=====42=====#1====="
+        );
+        for meta in [None, Some("{}"), Some(r#"{"prompt": " "}"#), Some(r#"{"prompt": ["What?"]}"#), Some("[1]"), Some("no JSON")] {
+            assert_eq!(asked(meta), "=====#1=====User: What is 6 * 7? Assistant:=====#1=====42=====#1=====", "{meta:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What a judge reads. The texts that it is to judge stand between fences, lines that none of these texts contains: the number in `=====#1=====` is the
-//! smallest that does not occur behind such a row of signs in any of them.
+//! What a judge reads. The texts that it is to judge stand between fences: where the template has `{fence}` there is one, and nowhere else, whatever stands
+//! beside it. The number in `=====#1=====` is the smallest that stands behind no `#` of the rest of the prompt.
 
 use std::collections::BTreeSet;
 
@@ -29,8 +29,8 @@ Reply with one JSON object and nothing else:
 {"analysis": "why, in a few sentences", "correctness": "correct" or "incorrect"}
 "#;
 
-const FENCE: &str = "=====#";
-const FENCE_END: &str = "=====";
+/// Of a number that a fence could have; longer ones are no prompt's.
+const DIGITS_MAX: usize = 10;
 
 /// What is quoted.
 pub struct Shown<'a> {
@@ -117,29 +117,32 @@ fn is_word(name: &str) -> bool {
 impl Prompt {
     /// In one pass: what is quoted is not looked through for fields.
     pub fn with(&self, shown: &Shown) -> String {
-        let fence = fence(shown);
-        let text = |piece: &Piece| match piece {
-            Piece::Words(words) => words.clone(),
-            Piece::Field(Field::Question) => shown.question.into(),
-            Piece::Field(Field::Reference) => shown.reference.into(),
-            Piece::Field(Field::Answer) => shown.answer.into(),
-            Piece::Field(Field::Fence) => fence.clone(),
+        self.fenced(shown, &self.fence(shown))
+    }
+
+    fn fenced(&self, shown: &Shown, fence: &str) -> String {
+        let text = |piece: &Piece| -> String {
+            match piece {
+                Piece::Words(words) => words.clone(),
+                Piece::Field(Field::Question) => shown.question.into(),
+                Piece::Field(Field::Reference) => shown.reference.into(),
+                Piece::Field(Field::Answer) => shown.answer.into(),
+                Piece::Field(Field::Fence) => fence.into(),
+            }
         };
         self.0.iter().map(text).collect()
     }
-}
 
-fn fence(shown: &Shown) -> String {
-    let mut taken = BTreeSet::new();
-    for text in [shown.question, shown.reference, shown.answer] {
-        for (at, sign) in text.match_indices(FENCE) {
-            let digits: String =
-                text.get(at + sign.len()..).unwrap_or_default().chars().take(10).take_while(char::is_ascii_digit).collect();
-            taken.extend(digits.parse::<u64>());
-        }
+    /// A fence has one `#`. Another one could only come about around a `#` of the rest, so the number behind each of these is taken. The rest is looked
+    /// through as it will stand, with the sign by which a fence begins and ends in its place: texts that adjoin may form a number together.
+    fn fence(&self, shown: &Shown) -> String {
+        let rest = self.fenced(shown, "=");
+        let number =
+            |behind: &str| behind.chars().take(DIGITS_MAX).take_while(char::is_ascii_digit).collect::<String>().parse::<u64>();
+        let taken: BTreeSet<u64> = rest.split('#').skip(1).flat_map(number).collect();
+        let free = (1..).find(|number| !taken.contains(number)).unwrap_or(0);
+        format!("=====#{free}=====")
     }
-    let free = (1..).find(|number| !taken.contains(number)).unwrap_or(0);
-    format!("{FENCE}{free}{FENCE_END}")
 }
 
 #[cfg(test)]
@@ -151,12 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn no_text_contains_its_fence() {
-        assert_eq!(fence(&shown("4")), "=====#1=====");
-        assert_eq!(fence(&shown("=====#1===== =====#2 ========#4=====")), "=====#3=====");
-        assert_eq!(fence(&shown("=====#0001")), "=====#2=====", "what looks like it is avoided too");
-        assert_eq!(fence(&shown("====#1====")), "=====#1=====");
-        assert_eq!(fence(&shown("=====#99999999999999999999")), "=====#1=====");
+    fn no_text_forms_a_fence() {
+        let fence = |template: &str, answer: &str| Prompt::try_from(template.to_string()).unwrap().fence(&shown(answer));
+        let lines = "{fence}\n{answer}\n{fence}";
+        assert_eq!(fence(lines, "4"), "=====#1=====");
+        assert_eq!(fence(lines, "=====#1===== =====#2 ========#4====="), "=====#3=====");
+        assert_eq!(fence(lines, "=====#0001"), "=====#2=====", "what looks like it is avoided too");
+        assert_eq!(fence(lines, "=====#99999999999999999999"), "=====#1=====");
+        // The fence before or behind gives what is missing.
+        assert_eq!(fence("{fence}{answer}{fence}", "#1====="), "=====#2=====");
+        assert_eq!(fence("{fence}{answer}{fence}", "#1"), "=====#2=====");
+        // So does another text, or the template.
+        assert_eq!(fence("{fence}{answer}{answer}{fence}", "1=====#"), "=====#2=====");
+        assert_eq!(fence("{fence}#{answer}{fence}", "1"), "=====#2=====");
     }
 
     #[test]
