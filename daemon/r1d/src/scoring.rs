@@ -80,8 +80,7 @@ fn abandoned(judge: &Judge, error: ScoreError) -> End {
 /// Completions as rewards see them, and the rewards that judge their row in their step.
 struct Hearing<'a> {
     completions: Vec<Completion>,
-    /// Of the row as judged rewards see it: with the prompt that the row has, before any template.
-    asking: Option<String>,
+    row: &'a Row,
     judges: Vec<(&'a Judge, LoadedReward)>,
     /// Of the completions.
     policy: &'a Tokenizer,
@@ -111,34 +110,36 @@ async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Op
     let graders = materials.graders.read().await.of(&judges, of, items);
     Ok(Some(Hearing {
         completions,
-        asking: with_prompt(prompted.data),
+        row: prompted.data,
         judges: judges.into_iter().zip(graders).collect(),
         policy: tokenizer,
         adds_special: prompted.adds_special,
     }))
 }
 
-/// The row's other columns, and its own prompt as `prompt`.
-fn with_prompt(row: &Row) -> Option<String> {
-    let Some(prompt) = &row.prompt else { return row.meta.clone() };
-    let mut meta: Map<String, Value> = row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default();
-    meta.insert("prompt".into(), prompt.as_str().into());
-    Some(Value::Object(meta).to_string())
-}
-
-fn asked_about(completion: &Completion, asking: &Option<String>) -> Completion {
-    Completion { meta: asking.clone(), ..completion.clone() }
+/// Completions as judged rewards see them: beside the row's other columns stands its own prompt, before any template, as `prompt`.
+fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
+    let meta = match &row.prompt {
+        None => row.meta.clone(),
+        Some(prompt) => {
+            let columns = row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
+            let mut columns: Map<String, Value> = columns.unwrap_or_default();
+            columns.insert("prompt".into(), prompt.as_str().into());
+            Some(Value::Object(columns).to_string())
+        }
+    };
+    completions.iter().map(|completion| Completion { meta: meta.clone(), ..completion.clone() }).collect()
 }
 
 async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, asking, judges, policy, adds_special }) = hearing(materials, &items).await? else {
+    let Some(Hearing { completions, row, judges, policy, adds_special }) = hearing(materials, &items).await? else {
         return Ok(Vec::new());
     };
     let mut said: Vec<(Vec<Verdict>, Vec<Asked>)> = vec![(Vec::new(), Vec::new()); items.len()];
     for (judge, loaded) in judges {
         let name = &judge.reward.name;
         if loaded.world() == World::JudgedReward {
-            let completions: Vec<Completion> = completions.iter().map(|completion| asked_about(completion, &asking)).collect();
+            let completions = asked_about(&completions, row);
             let planned = completions.iter().map(|completion| rewards.pool().plan(loaded.clone(), completion.clone()));
             let planned = try_join_all(planned).await.map_err(|error| abandoned(judge, error))?;
             for ((planned, completion), (verdicts, asked)) in planned.into_iter().zip(&completions).zip(&mut said) {
@@ -175,9 +176,9 @@ async fn conclusions(
     items: Vec<ScoreItem>,
     mut answers: ByReward,
 ) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, asking, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+    let Some(Hearing { completions, row, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+    let completions = asked_about(&completions, row);
     let (Some(item), Some(completion)) = (items.first(), completions.first()) else { return Ok(Vec::new()) };
-    let completion = asked_about(completion, &asking);
     let mut verdicts = Vec::new();
     for (judge, loaded) in judges {
         let Some(said) = answers.remove(&judge.reward.name) else { continue };
@@ -207,5 +208,29 @@ fn verdict(name: &str, loaded: &LoadedReward, judged: Judged) -> Verdict {
         outcome: judged.outcome,
         value: None,
         fuel: judged.fuel,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::rollout::FinishReason;
+
+    #[test]
+    fn judged_rewards_read_the_rows_own_prompt() {
+        let rendered = Completion {
+            id: 0,
+            prompt: "User: 1 + 1? Assistant:".into(),
+            text: "2".into(),
+            reference: None,
+            tokens: 1,
+            finish: FinishReason::Stop,
+            meta: None,
+        };
+        let meta = |row: &Row| asked_about(std::slice::from_ref(&rendered), row).remove(0).meta;
+        let row = Row { prompt: Some("1 + 1?".into()), meta: Some(r#"{"level":3}"#.into()), ..Row::default() };
+        assert_eq!(meta(&row).as_deref(), Some(r#"{"level":3,"prompt":"1 + 1?"}"#));
+        assert_eq!(meta(&Row { meta: None, ..row }).as_deref(), Some(r#"{"prompt":"1 + 1?"}"#));
+        assert_eq!(meta(&Row::default()), None);
     }
 }

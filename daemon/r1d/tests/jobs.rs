@@ -460,6 +460,27 @@ fn kills_around_a_kept_data_set_change_nothing() {
 }
 
 #[test]
+fn a_step_without_any_reward_says_why() {
+    let mut house = House::new();
+    let rows = std::fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    let without = |line: &str| {
+        let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+        row["reference"] = serde_json::Value::Null;
+        format!("{row}\n")
+    };
+    std::fs::write(house.path("rows.jsonl"), rows.lines().map(without).collect::<String>()).unwrap();
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let status = house.wait_succeeded(&job);
+    let told: Vec<String> = house.log_lines(&job).into_iter().map(|line| line.message).collect();
+    let why = told.iter().filter(|line| line.contains("completions have no reward (of ") && line.contains("reward `accuracy`: "));
+    let steps = status.stages.iter().find(|stage| stage.name == "reasoning").unwrap().step;
+    // At steps 1, 2, 4, 8 …
+    assert_eq!(why.count() as u32, steps.ilog2() + 1, "{told:?}");
+    assert!(status.stages.iter().all(|stage| !stage.metrics.contains_key("reward")), "no mean of nothing");
+}
+
+#[test]
 fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
     let mut house = House::new();
     house.start();
