@@ -10,6 +10,7 @@ use r1d_proto::kept::KEPT_NUMBERS_MAX;
 use r1d_proto::recipe::ImportanceSamplingLevel;
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// What the daemon read of the job's files.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Seen {
     pub prompt_max: BTreeMap<String, u32>,
     /// Longest prompt of the evaluations, tokens, as each of [`Job::models`] reads them.
     pub eval_prompt_max: Vec<u32>,
+    /// Models that rewards name by their directory.
+    pub asked: BTreeMap<PathBuf, ModelFacts>,
 }
 
 impl Seen {
@@ -115,7 +118,7 @@ pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BT
                 (of.unwrap_or(facts), maker.is_some_and(|maker| maker.reward_model().is_some()))
             }
             Answering::Model(model) => all.get(*model).map_or((facts, true), |of| (of, of.scores)),
-            Answering::Directory(_) => (facts, true),
+            Answering::Directory(dir) => seen.asked.get(dir).map_or((facts, true), |of| (of, of.scores)),
         };
         // A judge that writes has a cache for as many tokens as the policy's.
         let cached = slots.filter(|_| !scores).map_or(0, |slots| u64::from(slots.count) * u64::from(slots.capacity));

@@ -166,7 +166,7 @@ impl Materials {
         let evals =
             job.evaluations().zip(models_of).map(|(eval, models)| shelf.eval(eval, models)).collect::<Result<Vec<_>, _>>()?;
         let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
-        let seen = seen(&job, &stages, &evals);
+        let seen = Seen { asked: respondents.facts.clone(), ..seen(&job, &stages, &evals) };
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));

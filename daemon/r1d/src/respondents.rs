@@ -11,6 +11,7 @@ use r1d_rewards::{Ask, LoadedReward, RewardError, golden};
 use r1d_runner::{Answers, Questions as Asked};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A model of the job, as far as the control plane knows it.
@@ -23,10 +24,7 @@ pub struct Model {
 impl Model {
     /// Errors name the file.
     pub fn open(weights: &Weights) -> Result<Model, MaterialsError> {
-        let path = weights.config();
-        let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
-        let facts = ModelFacts::from_config(&config)
-            .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+        let (facts, config) = facts(weights)?;
         let tokenizer = Tokenizer::open(weights.tokenizer())?;
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match weights {
@@ -38,6 +36,15 @@ impl Model {
         };
         Ok(Model { facts, tokenizer: Arc::new(tokenizer), base })
     }
+}
+
+/// With the text that they are from.
+fn facts(weights: &Weights) -> Result<(ModelFacts, String), MaterialsError> {
+    let path = weights.config();
+    let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
+    let facts = ModelFacts::from_config(&config)
+        .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
+    Ok((facts, config))
 }
 
 /// A model that is asked.
@@ -68,6 +75,8 @@ impl Respondent {
 #[derive(Default)]
 pub struct Respondents {
     known: BTreeMap<Answering, Respondent>,
+    /// Of those that rewards name by their directory.
+    pub facts: BTreeMap<PathBuf, ModelFacts>,
 }
 
 fn wants(ask: &Ask) -> Gives {
@@ -93,6 +102,10 @@ impl Respondents {
         })?;
         if let Entry::Vacant(place) = self.known.entry(whom.clone()) {
             place.insert(respondent(job, models, &whom)?);
+            if let Answering::Directory(dir) = whom {
+                let (facts, _) = facts(&Weights::Directory(dir.clone()))?;
+                self.facts.insert(dir, facts);
+            }
         }
         let misfit = self.misfit(job, reward, loaded);
         match misfit.map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })? {

@@ -127,4 +127,10 @@ fn memory_counts_judges_and_their_caches() {
     let bytes = |scores| memory(&job, &job.stages[2], &[facts(1000, false), facts(5, false), facts(3000, scores)], &seen);
     assert_eq!(bytes(false)["judges"], (1000 + 3000 + 2 * cache) * 4);
     assert_eq!((bytes(true)["judges"], bytes(true)["reward models"]), ((1000 + cache) * 4, 3000 * 4));
+    // Named by its directory: as large as it is, not as the policy.
+    let job = parse(&JOB.replace("model = \"wise\"", "model = \"./elsewhere\"")).unwrap();
+    let Some(Answering::Directory(dir)) = job.asked(&job.stages[2].rollouts().unwrap().rewards[1]) else { panic!("no directory") };
+    let seen = Seen { asked: [(dir, facts(7000, false))].into(), ..seen };
+    let bytes = memory(&job, &job.stages[2], &[facts(1000, false), facts(5, false), facts(3000, false)], &seen);
+    assert_eq!(bytes["judges"], (1000 + 7000 + 2 * cache) * 4);
 }

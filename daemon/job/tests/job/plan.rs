@@ -53,6 +53,7 @@ fn seen() -> Seen {
         ]),
         prompt_max: BTreeMap::from([("reasoning".into(), 100)]),
         eval_prompt_max: vec![120],
+        asked: BTreeMap::new(),
     }
 }
 
