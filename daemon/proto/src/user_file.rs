@@ -1,0 +1,91 @@
+//! Opens files that a user names: once, without blocking, regular files only, and never more of them than a limit.
+//!
+//! A path in a job is data from outside. A FIFO would block `open` for ever, a device has length 0 and no end, and a
+//! file of `/proc` may wait for an event. All of these are refused here, from the one handle that is then read.
+
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// `statfs` types of file systems whose files are no files: proc, sysfs, debugfs, tracefs, cgroup2.
+const PSEUDO_FILE_SYSTEMS: [u64; 5] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x6367_7270];
+
+/// Opens `path` for reading if it is a regular file, following links; never blocks on what is none.
+///
+/// Errors are the file system's own, or of kind `InvalidInput` with a text that says what the path is instead.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|refused| match refused {
+        // A socket, or a FIFO's or device's driver that does not answer.
+        rustix::io::Errno::NXIO => not_regular("a socket or a device"),
+        other => other.into(),
+    })?);
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(not_regular("a directory"));
+    }
+    if !kind.is_file() {
+        return Err(not_regular("a pipe, a socket or a device"));
+    }
+    if PSEUDO_FILE_SYSTEMS.contains(&(rustix::fs::fstatfs(&file)?.f_type as u64)) {
+        return Err(not_regular("a file of the kernel's, as in /proc"));
+    }
+    Ok(file)
+}
+
+/// Reads all of the regular file `path`, of at most `bytes_max` bytes.
+///
+/// Errors are those of [`open`], or of kind `FileTooLarge` with a text that names the limit.
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("the file is larger than the limit of {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// As [`read`], of a text in UTF-8; other bytes are an error of kind `InvalidData`.
+pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    String::from_utf8(read(path, bytes_max)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is not text in UTF-8"))
+}
+
+fn not_regular(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and only a regular file is read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(path: &Path) -> io::ErrorKind {
+        open(path).map(drop).map_err(|e| e.kind()).unwrap_err()
+    }
+
+    #[test]
+    fn a_device_a_pipe_a_directory_a_socket_and_a_file_of_the_kernels_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, link, socket) = (dir.path().join("fifo"), dir.path().join("x.jsonl"), dir.path().join("socket"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&fifo, &link, &socket, dir.path(), Path::new("/proc/self/status"), Path::new("/dev/null")] {
+            assert_eq!(kind(path), io::ErrorKind::InvalidInput, "{}", path.display());
+        }
+        assert_eq!(kind(&dir.path().join("none")), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_not_beyond() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&path, "four").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read_text(&link, 4).unwrap(), "four");
+        assert_eq!(read(&path, 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        std::fs::write(&path, [0xff]).unwrap();
+        assert_eq!(read_text(&path, 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}
