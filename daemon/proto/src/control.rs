@@ -128,6 +128,13 @@ pub struct ControlError {
     pub message: String,
 }
 
+impl ControlError {
+    /// The message may quote what users, models and plugins wrote: it is made one line of bounded length.
+    pub fn new(kind: ErrorKind, message: impl ToString) -> ControlError {
+        ControlError { kind, message: crate::shown::line(&message.to_string()) }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {

@@ -13,6 +13,7 @@
 //! | [`frame`] | the wire format that carries both |
 //! | [`world`] | clock and randomness, handed in so that a simulator can replace them |
 //! | [`storage`] | files as the journal needs them, handed in for the same reason |
+//! | [`shown`] | other people's text in errors and logs: cut, without escape sequences |
 //! | [`user_file`] | opening the files that a user names: regular ones only, never more than a limit |
 //! | [`invariant`](mod@invariant) | the named invariants and the macro that checks them |
 //!
@@ -26,6 +27,7 @@ pub mod kept;
 pub mod plugin;
 pub mod recipe;
 pub mod rollout;
+pub mod shown;
 pub mod storage;
 pub mod user_file;
 pub mod verdict;

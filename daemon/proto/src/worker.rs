@@ -128,6 +128,13 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// The message may quote names of files and tensors: it is made one line of bounded length.
+    pub fn new(kind: FailureKind, message: &str) -> Failure {
+        Failure { kind, message: crate::shown::line(message) }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The request or a file it names is bad: trying again cannot help.

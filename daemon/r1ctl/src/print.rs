@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use crate::error::Error;
 use crate::terminal::Look;
+use r1d_proto::shown;
 use serde::Serialize;
 use std::io::Write;
 
@@ -25,11 +26,11 @@ impl Printer {
     }
 
     pub fn warning(&self, text: &str) {
-        self.note(&format!("{} {text}", self.stderr.yellow("warning:")));
+        self.note(&format!("{} {}", self.stderr.yellow("warning:"), shown::lines(text)));
     }
 
     pub fn error(&self, text: &str) {
-        self.note(&format!("{} {text}", self.stderr.red("error:")));
+        self.note(&format!("{} {}", self.stderr.red("error:"), shown::lines(text)));
     }
 }
 

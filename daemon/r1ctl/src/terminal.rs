@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use owo_colors::{OwoColorize, Style};
 use r1d_proto::control::State;
+use r1d_proto::shown;
 use std::io::IsTerminal;
 use terminal_size::{Height, Width, terminal_size_of};
 
@@ -89,7 +90,7 @@ pub fn printable(text: &str) -> String {
         match c {
             '\n' => safe.push('\n'),
             '\t' => safe.push_str("    "),
-            c if c.is_control() => safe.extend(c.escape_default()),
+            c if shown::is_unsafe(c) => safe.extend(c.escape_default()),
             c => safe.push(c),
         }
     }

@@ -1,13 +1,11 @@
 //! A job's own log, `log.jsonl`: what `r1ctl logs` prints. A line that cannot be written goes to the daemon's log alone.
 
 use r1d_proto::control::LogLine;
+use r1d_proto::shown;
 use r1d_proto::world::SharedClock;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Longer lines are cut: a worker may say anything.
-const MESSAGE_MAX_BYTES: usize = 8 << 10;
 
 #[derive(Clone)]
 pub struct JobLog(Arc<Inner>);
@@ -24,34 +22,31 @@ impl JobLog {
     }
 
     pub fn info(&self, message: impl Into<String>) {
-        let message = message.into();
+        let message = shown::line(&message.into());
         tracing::info!(job = self.0.job, "{message}");
         self.write("info", message);
     }
 
     pub fn warn(&self, message: impl Into<String>) {
-        let message = message.into();
+        let message = shown::line(&message.into());
         tracing::warn!(job = self.0.job, "{message}");
         self.write("warn", message);
     }
 
     pub fn error(&self, message: impl Into<String>) {
-        let message = message.into();
+        let message = shown::line(&message.into());
         tracing::error!(job = self.0.job, "{message}");
         self.write("error", message);
     }
 
     /// A line of the worker's standard error.
     pub fn worker(&self, line: &str) {
+        let line = shown::line(line);
         tracing::debug!(job = self.0.job, "worker: {line}");
-        self.write("worker", line.into());
+        self.write("worker", line);
     }
 
-    fn write(&self, level: &str, mut message: String) {
-        if message.len() > MESSAGE_MAX_BYTES {
-            let end = (0..=MESSAGE_MAX_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-            message.truncate(end);
-        }
+    fn write(&self, level: &str, message: String) {
         let line = LogLine { at_ms: self.0.clock.unix().as_millis() as u64, level: level.into(), message };
         let Ok(mut text) = serde_json::to_string(&line) else { return };
         text.push('\n');

@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("r1d: {error}");
+            eprintln!("r1d: {}", r1d_proto::shown::lines(&error.to_string()));
             ExitCode::FAILURE
         }
     }

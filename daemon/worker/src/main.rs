@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("r1d-worker: {error}");
+            eprintln!("r1d-worker: {}", r1d_proto::shown::lines(&error.to_string()));
             ExitCode::FAILURE
         }
     }

@@ -1,0 +1,73 @@
+//! What a user, a model or a plugin wrote, on its way into an error or a log: cut to a limit, and nothing in it that moves a terminal's cursor.
+//!
+//! A key of a job file may have a megabyte, a plugin's message may hold an escape sequence, and both end up in an error's text. An error quotes
+//! with [`quote`]; where it leaves the process, [`line`] is the last word.
+
+/// Bytes of a quoted piece: a key, a value, a name.
+pub const QUOTE_MAX_BYTES: usize = 200;
+/// Bytes of a whole error or warning.
+pub const LINE_MAX_BYTES: usize = 4 << 10;
+
+/// A piece of somebody's text, as an error quotes it: one line of at most [`QUOTE_MAX_BYTES`].
+pub fn quote(text: &str) -> String {
+    shown(text, QUOTE_MAX_BYTES, false)
+}
+
+/// An error or a warning: one line of at most [`LINE_MAX_BYTES`].
+pub fn line(text: &str) -> String {
+    shown(text, LINE_MAX_BYTES, false)
+}
+
+/// As [`line`], for a text of our own that may have several lines.
+pub fn lines(text: &str) -> String {
+    shown(text, LINE_MAX_BYTES, true)
+}
+
+/// Whether a terminal would do something else with the character than show it: control characters, and those that turn the direction of text or
+/// end a line.
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// What is cut off is told by its size.
+fn shown(text: &str, bytes_max: usize, keeps_lines: bool) -> String {
+    let mut shown = String::new();
+    for (at, c) in text.char_indices() {
+        let before = shown.len();
+        match c {
+            '\n' if keeps_lines => shown.push('\n'),
+            '\t' => shown.push(' '),
+            c if is_unsafe(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+        if shown.len() > bytes_max {
+            shown.truncate(before);
+            shown.push_str(&format!("… ({} bytes more)", text.len() - at));
+            break;
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_move_a_cursor_is_an_escape() {
+        assert_eq!(line("a\x1b[2J\r\n\u{9b}b\u{202e}c\td"), "a\\u{1b}[2J\\r\\n\\u{9b}b\\u{202e}c d");
+        assert_eq!(lines("one\ntwo\x07"), "one\ntwo\\u{7}");
+        assert_eq!(quote("δ 三 ✓"), "δ 三 ✓");
+    }
+
+    #[test]
+    fn a_megabyte_is_cut_at_a_character_and_told_by_its_size() {
+        for text in ["三".repeat(1 << 20), "\x1b".repeat(1 << 20), "x".repeat(1 << 20)] {
+            let (quoted, whole) = (quote(&text), line(&text));
+            assert!(quoted.len() < QUOTE_MAX_BYTES + 40 && whole.len() < LINE_MAX_BYTES + 40, "{quoted}");
+            assert!(quoted.ends_with(" bytes more)"), "{quoted}");
+        }
+        let limit = "x".repeat(QUOTE_MAX_BYTES);
+        assert_eq!(quote(&limit), limit);
+    }
+}
