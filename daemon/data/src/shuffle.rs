@@ -12,7 +12,7 @@ pub fn rows_of_step(seed: u64, stage: u32, step: u64, rows_per_step: u64, len: u
         return Vec::new();
     }
     let first = step * rows_per_step;
-    let mut rows = Vec::with_capacity(rows_per_step as usize);
+    let mut rows = Vec::new();
     let mut epoch: Option<(u64, Vec<usize>)> = None;
     for position in first..first + rows_per_step {
         let (number, place) = (position / len, position % len);

@@ -2,33 +2,47 @@
 
 use crate::error::JobError;
 use crate::keys::{self, Default, Key, Kind, Table};
+use crate::limits::{NAMED_MAX, SCORE_MAX, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX};
+use r1d_proto::shown;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A parsed TOML text that still knows its lines.
 pub struct Document<'a> {
-    text: &'a str,
+    lines: Lines,
     root: DeTable<'a>,
 }
 
 impl<'a> Document<'a> {
     pub fn parse(text: &'a str) -> Result<Document<'a>, JobError> {
+        let lines = Lines::of(text);
         let root = DeTable::parse(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| line_of(text, span));
-            JobError::Syntax { line, message: e.message().trim().replace('\n', "; ") }
+            let line = e.span().map_or(1, |span| lines.at(span));
+            JobError::Syntax { line, message: shown::quote(&e.message().trim().replace('\n', "; ")) }
         })?;
-        Ok(Document { text, root: root.into_inner() })
+        Ok(Document { lines, root: root.into_inner() })
     }
 }
 
-fn line_of(text: &str, span: Range<usize>) -> usize {
-    text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1
+/// Where each line of a text ends, so that a place is found without reading the text again.
+#[derive(std::default::Default)]
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Lines {
+        Lines(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line, from 1, in which a span begins.
+    fn at(&self, span: Range<usize>) -> usize {
+        self.0.partition_point(|end| *end < span.start) + 1
+    }
 }
 
 /// The document with every default filled in, each value of the kind that its key says (an integer where a number is meant becomes a float).
 pub fn resolve(document: &Document<'_>, spec: &'static Table) -> Result<toml::Table, JobError> {
-    let checker = Checker { text: document.text };
+    let checker = Checker { lines: &document.lines };
     checker.table(&document.root, spec, &Place { line: 1, table: "the top level".into() })
 }
 
@@ -45,12 +59,12 @@ impl Place {
 }
 
 struct Checker<'a> {
-    text: &'a str,
+    lines: &'a Lines,
 }
 
 impl Checker<'_> {
     fn line(&self, span: Range<usize>) -> usize {
-        line_of(self.text, span)
+        self.lines.at(span)
     }
 
     fn table(&self, found: &DeTable<'_>, spec: &'static Table, place: &Place) -> Result<toml::Table, JobError> {
@@ -75,7 +89,7 @@ impl Checker<'_> {
                         message: format!("default of `{}`: {}", key.name, e.message()),
                     })?;
                     // Lines inside a default mean nothing: it takes its table's.
-                    let inner = Checker { text: "" };
+                    let inner = Checker { lines: &Lines::default() };
                     resolved.insert(
                         key.name.into(),
                         inner.value(&value, key, &Place { line: place.line, table: place.table.clone() })?,
@@ -101,7 +115,11 @@ impl Checker<'_> {
                 what: format!("`{}`", key.name),
                 fix: format!(": {instead}"),
             }),
-            Kind::Text | Kind::Path => Ok(text(value).filter(|t| !t.is_empty()).ok_or_else(wrong)?.into()),
+            Kind::Text | Kind::Path => {
+                let found = text(value).filter(|t| !t.is_empty()).ok_or_else(wrong)?;
+                at_most("bytes", found.len(), TEXT_MAX_BYTES, key, place)?;
+                Ok(found.into())
+            }
             Kind::Name => Ok(text(value).filter(|t| is_name(t)).ok_or_else(wrong)?.into()),
             Kind::Sha256 => {
                 let is_hash = |t: &&str| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit());
@@ -124,19 +142,32 @@ impl Checker<'_> {
                 )?;
                 Ok(number.into())
             }
-            Kind::Texts => texts(value).ok_or_else(wrong),
             Kind::AutoOrTexts if text(value) == Some("auto") => Ok("auto".into()),
-            Kind::AutoOrTexts => texts(value).ok_or_else(wrong),
+            Kind::Texts | Kind::AutoOrTexts => {
+                let found = texts(value).ok_or_else(wrong)?;
+                at_most("strings", found.len(), TEXTS_MAX, key, place)?;
+                at_most("bytes in one string", found.iter().map(|text| text.len()).max().unwrap_or(0), TEXT_MAX_BYTES, key, place)?;
+                Ok(toml::Value::Array(found.into_iter().map(toml::Value::from).collect()))
+            }
             Kind::WordOrScore(words) => word_or_score(value, words).ok_or_else(wrong),
             Kind::Json => value.as_table().and_then(json_table).ok_or_else(wrong),
             Kind::Table(spec) => {
                 let place = Place { line: place.line, table: format!("[{}]", spec.path) };
                 Ok(toml::Value::Table(self.table(value.as_table().ok_or_else(wrong)?, spec, &place)?))
             }
-            Kind::Named(spec) => self.named(value.as_table().ok_or_else(wrong)?, spec),
-            Kind::Tables(spec) => self.tables(value.as_array().ok_or_else(wrong)?, &wrong, |_, _| Ok(spec)),
-            Kind::Variants { tag, variants } => {
-                self.tables(value.as_array().ok_or_else(wrong)?, &wrong, |table, place| variant(table, tag, variants, place))
+            Kind::Named(spec) => {
+                let found = value.as_table().ok_or_else(wrong)?;
+                at_most("tables", found.len(), NAMED_MAX, key, place)?;
+                self.named(found, spec)
+            }
+            Kind::Tables(_) | Kind::Variants { .. } => {
+                let found = value.as_array().ok_or_else(wrong)?;
+                at_most("tables", found.len(), TABLES_MAX, key, place)?;
+                self.tables(found, &wrong, |table, place| match &key.kind {
+                    Kind::Variants { tag, variants } => variant(table, tag, variants, place),
+                    Kind::Tables(spec) => Ok(*spec),
+                    _ => Err(wrong()),
+                })
             }
         }
     }
@@ -158,16 +189,17 @@ impl Checker<'_> {
         let example = if prefix == "data." { "train" } else { "student" };
         let mut resolved = toml::Table::new();
         for (name, value) in found {
-            let place = Place { line: self.line(name.span()), table: format!("[{prefix}{}]", name.get_ref()) };
+            let called = shown::quote(name.get_ref());
+            let place = Place { line: self.line(name.span()), table: format!("[{prefix}{called}]") };
             let wrong = |expected: String, found: String| JobError::WrongType {
                 place: place.at(place.line),
-                key: name.get_ref().to_string(),
+                key: called.clone(),
                 expected,
                 found,
             };
             let table = value.get_ref().as_table().ok_or_else(|| {
                 wrong(
-                    format!("a table [{prefix}{}] (it has a name of its own, as in [{prefix}{example}])", name.get_ref()),
+                    format!("a table [{prefix}{called}] (it has a name of its own, as in [{prefix}{example}])"),
                     shown(value.get_ref()),
                 )
             })?;
@@ -201,9 +233,17 @@ impl Checker<'_> {
 fn called(table: &DeTable<'_>, path: &str, index: usize) -> String {
     let by = |key: &str| table.iter().find(|(name, _)| name.get_ref() == key).and_then(|(_, value)| text(value.get_ref()));
     match by("name").or_else(|| by("plugin")).or_else(|| by("data")) {
-        Some(name) => format!("[[{path}]] {name:?}"),
+        Some(name) => format!("[[{path}]] \"{}\"", shown::quote(name)),
         None => format!("[[{path}]] number {}", index + 1),
     }
+}
+
+fn at_most(what: &str, found: usize, limit: usize, key: &Key, place: &Place) -> Result<(), JobError> {
+    if found <= limit {
+        return Ok(());
+    }
+    let (place, value) = (place.at(place.line), format!("… ({found} {what})"));
+    Err(JobError::OutOfRange { place, key: key.name.into(), value, rule: format!("expected at most {limit} {what}") })
 }
 
 /// The table of the kind that the tag names.
@@ -239,12 +279,13 @@ fn unknown(name: &str, spec: &Table, place: String) -> JobError {
     } else if let Some(other) = elsewhere() {
         format!("; it belongs to {}", other.meaning.split(':').next().unwrap_or_default())
     } else {
-        match keys::nearest(name, spec.keys().map(|key| key.name)) {
+        // Likeness takes the product of both lengths, and no key is that long.
+        match keys::nearest(&shown::quote(name), spec.keys().map(|key| key.name)) {
             Some(near) => format!("; the nearest known key is `{near}`"),
             None => String::new(),
         }
     };
-    JobError::UnknownKey { place, key: name.into(), hint }
+    JobError::UnknownKey { place, key: shown::quote(name), hint }
 }
 
 /// Letters, digits, `-`, `_` and `.`, the first a letter or digit: safe as part of a file name.
@@ -272,9 +313,8 @@ fn float(value: &DeValue<'_>) -> Option<f64> {
     }
 }
 
-fn texts(value: &DeValue<'_>) -> Option<toml::Value> {
-    let items = value.as_array()?.iter().map(|item| text(item.get_ref()).map(|t| toml::Value::String(t.into())));
-    items.collect::<Option<Vec<_>>>().map(toml::Value::Array)
+fn texts<'a>(value: &'a DeValue<'_>) -> Option<Vec<&'a str>> {
+    value.as_array()?.iter().map(|item| text(item.get_ref())).collect()
 }
 
 fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
@@ -283,7 +323,7 @@ fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
     }
     let table = value.as_table()?;
     let (name, score) = table.iter().next().filter(|_| table.len() == 1)?;
-    let score = float(score.get_ref()).filter(|score| name.get_ref() == "score" && score.is_finite())?;
+    let score = float(score.get_ref()).filter(|score| name.get_ref() == "score" && score.abs() <= SCORE_MAX)?;
     Some(toml::Value::Table(toml::Table::from_iter([("score".to_string(), toml::Value::Float(score))])))
 }
 
@@ -311,8 +351,8 @@ fn json_value(value: &DeValue<'_>) -> Option<toml::Value> {
 fn shown(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the string {:?}", text.chars().take(60).collect::<String>()),
-        DeValue::Integer(number) => format!("the integer {}", number.as_str()),
-        DeValue::Float(number) => format!("the number {}", number.as_str()),
+        DeValue::Integer(number) => format!("the integer {}", shown::quote(number.as_str())),
+        DeValue::Float(number) => format!("the number {}", shown::quote(number.as_str())),
         DeValue::Boolean(yes) => format!("{yes}"),
         DeValue::Datetime(_) => "a date".into(),
         DeValue::Array(_) => "a list".into(),

@@ -3,6 +3,8 @@
 /// `place` is the file's line and table as a reader looks for them: `line 12, [[stage]] "reasoning"`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 pub enum JobError {
+    #[error("the job file has {bytes} bytes, at most {limit} are possible: long texts belong into files that it names")]
+    TooLong { bytes: usize, limit: usize },
     #[error("line {line}: not TOML: {message}")]
     Syntax { line: usize, message: String },
     #[error("{place}: unknown key `{key}`{hint}")]

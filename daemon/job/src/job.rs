@@ -3,9 +3,11 @@
 use crate::error::JobError;
 use crate::eval::Eval;
 use crate::fields::{Fields, absolute};
+use crate::limits::JOB_MAX_BYTES;
+use crate::plan::Seen;
 use crate::reward::{Answering, Respondent, Reward, plugin_stem};
 use crate::stage::{Origin, Stage};
-use crate::{check, keys, sound};
+use crate::{check, keys, size, sound};
 use r1d_proto::worker::{Dtype, Slots};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -131,10 +133,14 @@ pub struct Checkpoint {
 impl Job {
     /// Reads a job file. Relative paths resolve against `base_dir`, the job file's own directory.
     pub fn parse(text: &str, base_dir: &Path) -> Result<Job, JobError> {
+        if text.len() > JOB_MAX_BYTES {
+            return Err(JobError::TooLong { bytes: text.len(), limit: JOB_MAX_BYTES });
+        }
         let document = check::Document::parse(text)?;
         let table = check::resolve(&document, keys::JOB)?;
         let job = read(&Fields::new(&table, "the top level"), base_dir)?;
         sound::check(&job)?;
+        size::check(&job, &Seen::default())?;
         Ok(job)
     }
 
@@ -263,9 +269,12 @@ impl Job {
             return None;
         }
         let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
-            (prompt_max + rollouts.longest_completion(), rollouts.prompts_per_step.saturating_mul(rollouts.num_generations))
+            (
+                prompt_max.saturating_add(rollouts.longest_completion()),
+                rollouts.prompts_per_step.saturating_mul(rollouts.num_generations),
+            )
         });
-        let eval = evals().map(|e| eval_prompt_max + e.max_completion_length).max().unwrap_or(0);
+        let eval = evals().map(|e| eval_prompt_max.saturating_add(e.max_completion_length)).max().unwrap_or(0);
         let count = if self.sampler.slots > 0 {
             self.sampler.slots
         } else if own_count > 0 {

@@ -5,6 +5,7 @@
 //! | [`keys`] | every key of both files, once: type, default, unit, meaning. What follows is driven by it |
 //! | [`check`] | a document against the keys: unknown keys, wrong types, ranges; the defaults filled in |
 //! | [`job`], [`stage`], [`reward`], [`eval`] | the typed job |
+//! | [`limits`], [`size`] | what a job may ask for at most, alone and together |
 //! | [`sound`] | pairs of settings that cannot work together, each with its fix |
 //! | [`write`](mod@write) | a job as `job.toml` again, every default filled in |
 //! | [`key`] | what a stage's outcome depends on |
@@ -23,9 +24,11 @@ mod fields;
 pub mod job;
 pub mod key;
 pub mod keys;
+pub mod limits;
 pub mod plan;
 pub mod reference;
 pub mod reward;
+pub mod size;
 pub mod sound;
 pub mod stage;
 pub mod write;

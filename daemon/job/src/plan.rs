@@ -21,6 +21,8 @@ pub struct Seen {
     pub prompt_max: BTreeMap<String, u32>,
     /// Longest prompt of the evaluations, tokens, as each of [`Job::models`] reads them.
     pub eval_prompt_max: Vec<u32>,
+    /// Rows of the data set of each of [`Job::evaluations`].
+    pub eval_rows: Vec<u64>,
     /// Models that rewards name by their directory.
     pub asked: BTreeMap<PathBuf, ModelFacts>,
 }
@@ -192,8 +194,8 @@ fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
 fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found: &mut Vec<String>) {
     let place = format!("[[stage]] {:?}", stage.name);
     let (rows, per_step) = (seen.rows(stage), stage.rows_per_step());
-    if rows > 0 && stage.steps(rows) * per_step > EPOCHS_WARN * rows {
-        found.push(format!("{place} goes through its {rows} rows {} times", stage.steps(rows) * per_step / rows));
+    if rows > 0 && stage.steps(rows).saturating_mul(per_step) > EPOCHS_WARN.saturating_mul(rows) {
+        found.push(format!("{place} goes through its {rows} rows {} times", stage.steps(rows).saturating_mul(per_step) / rows));
     }
     if rows > 0 && per_step > rows {
         found.push(format!("{place} takes {per_step} rows a step and its data has {rows}: a step repeats rows"));

@@ -5,6 +5,7 @@ use crate::eval::Eval;
 use crate::facts::ModelFacts;
 use crate::job::{DataSource, Job, Weights};
 use crate::keys::nearest;
+use crate::limits::TEMPERATURE_MIN;
 use crate::reward::{Answering, Plugin, Respondent, Reward};
 use crate::stage::{Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, Rollouts, Select, Stage, StageKind};
 use r1d_proto::recipe::{Baseline, DpoLossType};
@@ -126,7 +127,7 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         && let Some(schedule) = &stage.schedule
         && schedule.warmup_steps > steps.saturating_mul(stage.updates_per_step())
     {
-        let (warmup, updates) = (schedule.warmup_steps, steps * stage.updates_per_step());
+        let (warmup, updates) = (schedule.warmup_steps, steps.saturating_mul(stage.updates_per_step()));
         return refuse(
             place,
             format!("warmup_steps = {warmup} is longer than the stage's {updates} updates"),
@@ -352,6 +353,7 @@ fn check_changes(stage: &Stage, rollouts: &Rollouts, place: &str) -> Result<(), 
             let problem = format!("[[stage.schedule]] after_step = {} changes nothing", change.after_step);
             return refuse(place, problem, "add `temperature` or `max_completion_length`");
         }
+        check_temperature(change.temperature.unwrap_or(1.0), place)?;
         before = change.after_step;
     }
     let late = rollouts.changes.iter().map(|change| ("[[stage.schedule]]", change.after_step));
@@ -364,6 +366,15 @@ fn check_changes(stage: &Stage, rollouts: &Rollouts, place: &str) -> Result<(), 
     }
     if rollouts.rewards.iter().all(|reward| reward.after_step > 0) && !rollouts.rewards.is_empty() {
         return refuse(place, "every reward has an `after_step`: nothing judges the first steps", "leave one without");
+    }
+    Ok(())
+}
+
+/// One that float32 knows.
+fn check_temperature(temperature: f64, place: &str) -> Result<(), JobError> {
+    if temperature > 0.0 && temperature < TEMPERATURE_MIN {
+        let problem = format!("temperature = {temperature} is too low to divide by");
+        return refuse(place, problem, format!("set it to {TEMPERATURE_MIN} or more, or to 0 for the likeliest token each time"));
     }
     Ok(())
 }
@@ -458,6 +469,7 @@ fn check_rejection_sampling(rejection: &RejectionSampling, data: &DataSource, pl
 
 /// What holds of whatever samples and judges.
 fn check_rollouts(rollouts: &Rollouts, data: &DataSource, place: &str) -> Result<(), JobError> {
+    check_temperature(rollouts.temperature, place)?;
     if rollouts.rewards.is_empty() {
         return refuse(place, "nothing judges the completions", "add a [[stage.reward]] with plugin = \"accuracy\"");
     }
@@ -520,6 +532,7 @@ fn check_evaluation(job: &Job, eval: &Eval, place: &str) -> Result<(), JobError>
         return refuse(place, problem, "name a table [data.NAME]");
     }
     let data = data_of(job, &eval.data, place)?;
+    check_temperature(eval.temperature, place)?;
     if eval.temperature == 0.0 && eval.num_generations > 1 {
         return refuse(
             place,

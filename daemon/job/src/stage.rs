@@ -312,7 +312,7 @@ impl Stage {
             learning_rate: s.learning_rate,
             lr_scheduler_type: s.lr_scheduler_type,
             warmup_steps: s.warmup_steps,
-            total_steps: steps * self.updates_per_step(),
+            total_steps: steps.saturating_mul(self.updates_per_step()),
             min_lr_ratio: s.min_lr_ratio,
             adam_beta1: s.adam_beta1,
             adam_beta2: s.adam_beta2,

@@ -167,6 +167,7 @@ impl Materials {
             job.evaluations().zip(models_of).map(|(eval, models)| shelf.eval(eval, models)).collect::<Result<Vec<_>, _>>()?;
         let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
         let seen = Seen { asked: respondents.facts.clone(), ..seen(&job, &stages, &evals) };
+        r1d_job::size::check(&job, &seen)?;
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
@@ -593,6 +594,7 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     }
     let longest = |model: usize| evals.iter().filter_map(|eval| Some(eval.prompts.get(&model)?.length_max())).max().unwrap_or(0);
     seen.eval_prompt_max = (0..job.models().count()).map(longest).collect();
+    seen.eval_rows = evals.iter().map(|eval| eval.data.len()).collect();
     seen
 }
 

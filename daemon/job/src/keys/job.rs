@@ -2,7 +2,11 @@
 
 use super::Default::{Required, Unset, Value};
 use super::Kind::{Bool, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, Tables, Text, Texts, Variants, WordOrScore};
-use super::{Key, Kind, Table, above, at_least, count, key, share};
+use super::{Key, Kind, Table, above, at_least, count, key, score, share, steps};
+use crate::limits::{
+    MICRO_BATCH_MAX_TOKENS, PROMPT_MAX_COMPLETIONS, SEQUENCE_MAX_TOKENS, STAGE_MAX_EPOCHS, STEP_MAX_PASSES, STEP_MAX_ROUNDS,
+    STEP_MAX_ROWS, TEMPERATURE_MAX,
+};
 
 pub static JOB: &Table = &Table {
     path: "",
@@ -235,14 +239,14 @@ const STAGE: &[Key] = &[
     ),
     key(
         "steps",
-        Integer { min: 1, max: 1 << 40 },
+        steps(1),
         Unset("`epochs` is there instead"),
         "steps",
         "How long the stage runs. A step of grpo is one batch of completions and the updates it makes; of rejection-sampling, one batch of completions; of sft and pretrain, one update.",
     ),
     key(
         "epochs",
-        above(0.0),
+        Kind::Float { min: 0.0, max: STAGE_MAX_EPOCHS, above: true },
         Unset("`steps` is there instead; 1 where a rejection-sampling stage has neither"),
         "epochs",
         "How long the stage runs, in passes over its data; the last step is rounded up.",
@@ -260,7 +264,7 @@ const SCHEDULE: &[Key] = &[
         "",
         "How the rate falls after the warm-up, from `learning_rate` to `min_lr_ratio` of it at the stage's end.",
     ),
-    key("warmup_steps", Integer { min: 0, max: 1 << 40 }, Value("0"), "updates", "Updates over which the rate rises from 0."),
+    key("warmup_steps", steps(0), Value("0"), "updates", "Updates over which the rate rises from 0."),
     key("min_lr_ratio", share(), Value("0.0"), "", "Where linear and cosine schedules end, as a share of `learning_rate`."),
     key(
         "adam_beta1",
@@ -287,7 +291,7 @@ const SCHEDULE: &[Key] = &[
     key("max_grad_norm", at_least(0.0), Value("1.0"), "", "Global norm that gradients are clipped to; 0: no clipping."),
     key(
         "max_tokens_per_device",
-        count(16),
+        count(16, MICRO_BATCH_MAX_TOKENS),
         Value("16384"),
         "tokens",
         "Micro-batches are packed to this many tokens: it bounds the memory of activations and changes no result beyond rounding.",
@@ -363,22 +367,32 @@ const MORE_DATA: Key = key(
 );
 
 const fn prompts_per_step(meaning: &'static str) -> Key {
-    key("prompts_per_step", count(1), Value("32"), "prompts", meaning)
+    key("prompts_per_step", count(1, STEP_MAX_ROWS), Value("32"), "prompts", meaning)
 }
 
 const fn num_generations(default: &'static str, meaning: &'static str) -> Key {
-    key("num_generations", count(1), Value(default), "completions", meaning)
+    key("num_generations", count(1, PROMPT_MAX_COMPLETIONS), Value(default), "completions", meaning)
 }
 
-const MAX_COMPLETION_LENGTH: Key =
-    key("max_completion_length", count(1), Value("512"), "tokens", "A completion that is this long is cut off.");
+const MAX_COMPLETION_LENGTH: Key = key(
+    "max_completion_length",
+    count(1, SEQUENCE_MAX_TOKENS),
+    Value("512"),
+    "tokens",
+    "A completion that is this long is cut off.",
+);
+
+/// Of sampling: 0 is greedy where it is allowed.
+const fn temperatures(above: bool) -> Kind {
+    Kind::Float { min: 0.0, max: TEMPERATURE_MAX, above }
+}
 
 const fn temperature(meaning: &'static str) -> Key {
-    key("temperature", at_least(0.0), Value("1.0"), "", meaning)
+    key("temperature", temperatures(false), Value("1.0"), "", meaning)
 }
 
 const TOP_P: Key = key("top_p", Kind::Float { min: 0.0, max: 1.0, above: true }, Value("1.0"), "", "Nucleus sampling; 1: off.");
-const TOP_K: Key = key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off.");
+const TOP_K: Key = key("top_k", count(0, u32::MAX), Value("0"), "", "Only the k likeliest ids; 0: off.");
 const KEEP_SAMPLING_MASK: Key = key(
     "keep_sampling_mask",
     Bool,
@@ -392,7 +406,7 @@ const fn rewards(meaning: &'static str) -> Key {
 }
 
 const fn max_length(meaning: &'static str) -> Key {
-    key("max_length", count(2), Value("1024"), "tokens", meaning)
+    key("max_length", count(2, SEQUENCE_MAX_TOKENS), Value("1024"), "tokens", meaning)
 }
 
 static PRETRAIN: &Table = &Table {
@@ -402,7 +416,7 @@ static PRETRAIN: &Table = &Table {
         STAGE,
         &[
             MORE_DATA,
-            key("batch_size", count(1), Value("8"), "sequences", "Packed sequences of one update."),
+            key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "sequences", "Packed sequences of one update."),
             max_length("Tokens of a packed sequence; documents run into each other with the end-of-sequence id between them."),
             learning_rate("3e-4"),
         ],
@@ -418,7 +432,7 @@ static SFT: &Table = &Table {
         STAGE,
         &[
             MORE_DATA,
-            key("batch_size", count(1), Value("8"), "rows", "Rows of one update."),
+            key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "rows", "Rows of one update."),
             max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
             learning_rate("2e-5"),
         ],
@@ -442,7 +456,7 @@ static DISTILL: &Table = &Table {
                 "",
                 "How prompts reach the student, whatever the data sets say: \"chat\" (the chat template beside its tokenizer), \"r1-zero\", \"plain\", or the path of a minijinja file.",
             ),
-            key("batch_size", count(1), Value("8"), "rows", "Rows of one update."),
+            key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "rows", "Rows of one update."),
             max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
             learning_rate("2e-5"),
         ],
@@ -470,9 +484,21 @@ static CHANGE: &Table = &Table {
     path: "stage.schedule",
     meaning: "Settings that hold from a step of the stage on, until a later table changes them again.",
     groups: &[&[
-        key("after_step", Integer { min: 1, max: 1 << 40 }, Required("say after which step"), "steps", "Steps before the change."),
-        key("temperature", above(0.0), Unset("as before"), "", "Of sampling, and of the log-probabilities in the objective."),
-        key("max_completion_length", count(1), Unset("as before"), "tokens", "A completion that is this long is cut off."),
+        key("after_step", steps(1), Required("say after which step"), "steps", "Steps before the change."),
+        key(
+            "temperature",
+            temperatures(true),
+            Unset("as before"),
+            "",
+            "Of sampling, and of the log-probabilities in the objective.",
+        ),
+        key(
+            "max_completion_length",
+            count(1, SEQUENCE_MAX_TOKENS),
+            Unset("as before"),
+            "tokens",
+            "A completion that is this long is cut off.",
+        ),
     ]],
 };
 
@@ -490,7 +516,7 @@ static REWARD_MODEL: &Table = &Table {
                 "",
                 "\"pairwise\": Bradley–Terry on `chosen` and `rejected` (R1's helpfulness); \"pointwise\": logistic on `completion` and `label` (R1's safety).",
             ),
-            key("batch_size", count(1), Value("8"), "rows", "Rows of one update. R1 used 256."),
+            key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "rows", "Rows of one update. R1 used 256."),
             max_length("Prompt and completion together; longer texts are cut there, and counted in the log. R1 used 8,192."),
             key(
                 "center_rewards_coefficient",
@@ -520,7 +546,7 @@ static DPO: &Table = &Table {
         STAGE,
         &[
             MORE_DATA,
-            key("batch_size", count(1), Value("8"), "pairs", "Pairs of one update."),
+            key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "pairs", "Pairs of one update."),
             max_length("Prompt and completion together; longer ones are cut there, and counted in the log."),
             key(
                 "loss_type",
@@ -556,8 +582,8 @@ static PPO: &Table = &Table {
             temperature("Of sampling; log-probabilities in the objective are of logits / temperature."),
             TOP_P,
             TOP_K,
-            key("num_ppo_epochs", count(1), Value("4"), "passes", "Passes over a step's completions."),
-            key("num_mini_batches", count(1), Value("1"), "updates", "Minibatches, and so updates, per pass."),
+            key("num_ppo_epochs", count(1, STEP_MAX_PASSES), Value("4"), "passes", "Passes over a step's completions."),
+            key("num_mini_batches", count(1, STEP_MAX_ROWS), Value("1"), "updates", "Minibatches, and so updates, per pass."),
             key("cliprange", above(0.0), Value("0.2"), "", "The policy's ratio is clipped to 1 ± this."),
             key("cliprange_value", above(0.0), Value("0.2"), "", "How far a value may move from the one before the step."),
             key("vf_coef", at_least(0.0), Value("0.1"), "", "Weight of the value loss."),
@@ -623,10 +649,16 @@ static GRPO: &Table = &Table {
             temperature("Of sampling; log-probabilities in the objective are of logits / temperature."),
             TOP_P,
             TOP_K,
-            key("num_iterations", count(1), Value("1"), "passes", "Passes over a step's completions (mu of GRPO)."),
+            key(
+                "num_iterations",
+                count(1, STEP_MAX_PASSES),
+                Value("1"),
+                "passes",
+                "Passes over a step's completions (mu of GRPO).",
+            ),
             key(
                 "steps_per_generation",
-                count(1),
+                count(1, STEP_MAX_ROWS),
                 Value("1"),
                 "updates",
                 "Minibatches, and so updates, per pass. R1 split 8,192 completions into 16.",
@@ -690,7 +722,7 @@ static GRPO: &Table = &Table {
             ),
             key(
                 "sync_ref_steps",
-                Integer { min: 0, max: 1 << 40 },
+                steps(0),
                 Value("0"),
                 "steps",
                 "Steps between refreshes of the reference from the policy; 0: never. R1 used 400 updates.",
@@ -711,7 +743,7 @@ static GRPO: &Table = &Table {
             ),
             key(
                 "max_resample_rounds",
-                count(1),
+                count(1, STEP_MAX_ROUNDS),
                 Value("4"),
                 "rounds",
                 "With `dynamic_sampling`: rounds of further prompts in a step; then the step trains on the groups it has.",
@@ -780,7 +812,7 @@ static REJECTION_SAMPLING: &Table = &Table {
             ),
             key(
                 "keep",
-                count(0),
+                count(0, PROMPT_MAX_COMPLETIONS),
                 Unset("1 with select = \"best-of-n\", else 0"),
                 "completions",
                 "Completions kept of each prompt and pass over the data: of the good ones the best by the reward, of equals the first sampled; 0: all of them.",
@@ -810,13 +842,7 @@ static REWARD: &Table = &Table {
             "A name in the plugin directories, or a path (with a slash, or ending in .wasm).",
         ),
         key("name", Name, Unset("the plugin's"), "", "What metrics and verdicts call it; unique in its stage."),
-        key(
-            "weight",
-            Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
-            Value("1.0"),
-            "",
-            "Its score is multiplied by this before scores are added.",
-        ),
+        key("weight", score(), Value("1.0"), "", "Its score is multiplied by this before scores are added."),
         key("config", Json, Value("{}"), "", "Handed to the plugin as JSON."),
         key("limits", Kind::Table(LIMITS), Value("{}"), "", "What one completion may cost."),
         key(
@@ -836,7 +862,7 @@ static REWARD: &Table = &Table {
         key("domains", Texts, Value("[]"), "", "Only rows of these domains; empty: all rows."),
         key(
             "after_step",
-            Integer { min: 0, max: 1 << 40 },
+            steps(0),
             Value("0"),
             "steps",
             "It judges from the step after so many on: R1 kept preference rewards for the last 400 of 1,700 steps. An evaluation uses it always.",
@@ -917,13 +943,7 @@ static CHECKPOINT: &Table = &Table {
     path: "checkpoint",
     meaning: "Checkpoints: a job that is killed goes on from the newest, replaying journaled steps after it, and ends with the same bits.",
     groups: &[&[
-        key(
-            "every_steps",
-            Integer { min: 0, max: 1 << 40 },
-            Value("50"),
-            "steps",
-            "Steps between checkpoints inside a stage; 0: only at its end.",
-        ),
+        key("every_steps", steps(0), Value("50"), "steps", "Steps between checkpoints inside a stage; 0: only at its end."),
         key("keep", Integer { min: 1, max: 1_000_000 }, Value("3"), "checkpoints", "The newest of each stage that are kept."),
         key(
             "to",
@@ -946,7 +966,7 @@ const EVAL_MOMENTS: &[Key] = &[
     key("data", Text, Required("name a table [data.NAME]"), "", "The data set."),
     key(
         "every_steps",
-        Integer { min: 0, max: 1 << 40 },
+        steps(0),
         Value("0"),
         "steps",
         "Steps between evaluations inside a stage; 0: only at the job's start and after each stage.",
@@ -957,8 +977,14 @@ const EVAL_MOMENTS: &[Key] = &[
 
 /// What an evaluation samples and reports.
 const EVALUATION: &[Key] = &[
-    key("num_generations", count(1), Value("1"), "completions", "Completions of each prompt."),
-    key("temperature", at_least(0.0), Value("0.6"), "", "Of sampling; 0: the likeliest token each time. R1 evaluated at 0.6."),
+    key("num_generations", count(1, PROMPT_MAX_COMPLETIONS), Value("1"), "completions", "Completions of each prompt."),
+    key(
+        "temperature",
+        temperatures(false),
+        Value("0.6"),
+        "",
+        "Of sampling; 0: the likeliest token each time. R1 evaluated at 0.6.",
+    ),
     key(
         "top_p",
         Kind::Float { min: 0.0, max: 1.0, above: true },
@@ -966,15 +992,15 @@ const EVALUATION: &[Key] = &[
         "",
         "Nucleus sampling; 1: off. R1 evaluated at 0.95.",
     ),
-    key("top_k", count(0), Value("0"), "", "Only the k likeliest ids; 0: off."),
+    key("top_k", count(0, u32::MAX), Value("0"), "", "Only the k likeliest ids; 0: off."),
     key(
         "max_completion_length",
-        count(1),
+        count(1, SEQUENCE_MAX_TOKENS),
         Unset("the longest of the stages' that sample, else 512"),
         "tokens",
         "A completion that is this long is cut off.",
     ),
-    key("max_rows", Integer { min: 0, max: 1 << 40 }, Value("0"), "rows", "Only the first rows of the data set; 0: all."),
+    key("max_rows", steps(0), Value("0"), "rows", "Only the first rows of the data set; 0: all."),
     key(
         "metrics",
         Texts,

@@ -4,6 +4,7 @@
 mod daemon;
 mod job;
 
+use crate::limits::{SCORE_MAX, STAGE_MAX_STEPS};
 pub use daemon::DAEMON;
 pub use job::JOB;
 
@@ -105,9 +106,9 @@ impl Kind {
             Kind::Float { min, max, above } => {
                 let from = if *above { "above" } else { "of at least" };
                 if max.is_infinite() {
-                    format!("a number {from} {min}")
+                    format!("a number {from} {}", short(*min))
                 } else {
-                    format!("a number {from} {min} and at most {max}")
+                    format!("a number {from} {} and at most {}", short(*min), short(*max))
                 }
             }
             Kind::OneOf(words) => format!("one of {}", quoted(words)),
@@ -132,6 +133,11 @@ impl Kind {
             _ => Vec::new(),
         }
     }
+}
+
+/// Without thirty zeros.
+fn short(number: f64) -> String {
+    if number.is_finite() && number.abs() >= 1e15 { format!("{number:e}") } else { number.to_string() }
 }
 
 fn quoted(words: &[&str]) -> String {
@@ -180,8 +186,18 @@ const fn key(name: &'static str, kind: Kind, default: Default, unit: &'static st
     Key { name, kind, default, unit, meaning }
 }
 
-const fn count(min: i64) -> Kind {
-    Kind::Integer { min, max: u32::MAX as i64 }
+/// A whole number up to one of [`crate::limits`].
+const fn count(min: i64, max: u32) -> Kind {
+    Kind::Integer { min, max: max as i64 }
+}
+
+const fn steps(min: i64) -> Kind {
+    Kind::Integer { min, max: STAGE_MAX_STEPS as i64 }
+}
+
+/// A score, or what one is multiplied by.
+const fn score() -> Kind {
+    Kind::Float { min: -SCORE_MAX, max: SCORE_MAX, above: false }
 }
 
 const fn at_least(min: f64) -> Kind {

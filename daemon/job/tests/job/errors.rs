@@ -37,7 +37,7 @@ fn a_key_of_another_stage_kind_says_which() {
 fn a_wrong_type_names_key_and_type() {
     assert_eq!(
         refusal("steps = 200", "steps = \"200\""),
-        "line 36, [[stage]] \"reasoning\": `steps` is the string \"200\", expected an integer from 1 to 1099511627776"
+        "line 36, [[stage]] \"reasoning\": `steps` is the string \"200\", expected an integer from 1 to 4294967296"
     );
     assert!(
         refusal("steps = 200", "steps = 200\ntemperature = true")

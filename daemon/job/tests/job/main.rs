@@ -4,6 +4,7 @@ mod daemon;
 mod errors;
 mod judges;
 mod keys;
+mod limits;
 mod models;
 mod plan;
 mod preferences;

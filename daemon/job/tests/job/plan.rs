@@ -29,7 +29,7 @@ fn a_config_that_cannot_be_counted_says_why() {
     assert!(error(r#"{"model_type": "qwen2", "num_hidden_layers": 2}"#).contains("`hidden_size` is null, expected a whole number"));
 }
 
-fn facts() -> ModelFacts {
+pub fn facts() -> ModelFacts {
     ModelFacts {
         scores: false,
         architecture: "Qwen2ForCausalLM".into(),
@@ -53,6 +53,7 @@ fn seen() -> Seen {
         ]),
         prompt_max: BTreeMap::from([("reasoning".into(), 100)]),
         eval_prompt_max: vec![120],
+        eval_rows: vec![7000],
         asked: BTreeMap::new(),
     }
 }
