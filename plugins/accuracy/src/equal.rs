@@ -1,12 +1,16 @@
 //! Whether two formulas are equal: exactly where that is possible, else by balls.
 
+use crate::atoms;
 use crate::ball::Ball;
 use crate::expression::{Expr, Function};
+use crate::laws::has_bare_logarithm;
+use crate::normal::{Normal, Sum};
 use crate::numeric::{Complex, Numeric};
 use crate::pieces;
 use crate::points::{Domain, Point, Signs, Stop};
 use crate::residues::Residues;
 use crate::separation::separation_bits;
+use crate::steps;
 use reward_sdk::rational::Rational;
 use std::cell::{Cell, OnceCell};
 use std::cmp::Ordering;
@@ -52,6 +56,8 @@ const POINTS_MAX: u32 = 8;
 const BUDGET: u64 = 10_000_000;
 /// An exact evaluation that cost more is not tried in finer parts.
 const COST_RETRIED_MAX: u64 = 500_000;
+/// What a step towards the normal form costs.
+const STEP_COST: u64 = 3_000;
 /// What a comparison costs besides.
 const COMPARISON_COST: u64 = 8_000;
 const SIZE_MAX: usize = 1_500;
@@ -94,10 +100,20 @@ impl Judge {
         if !self.spend(COMPARISON_COST) {
             return Verdict::Undecided;
         }
-        if pieces::jumps(a) || pieces::jumps(b) {
-            return if pieces::alike(self, a, b) { Verdict::Equal } else { pieces::jumping(self, a, b) };
+        let forms = self.forms(a, b);
+        if let Some((_, x, y)) = &forms {
+            if x == y && self.real_somewhere(a, b) {
+                return Verdict::Equal;
+            }
+            // Different polynomials.
+            if x != y && x.is_polynomial() && y.is_polynomial() {
+                return Verdict::Different;
+            }
         }
-        let verdict = match self.by_values(a, b) {
+        if steps::jumps(a) || steps::jumps(b) {
+            return if pieces::alike(self, a, b) { Verdict::Equal } else { steps::jumping(self, a, b) };
+        }
+        let verdict = match self.by_values(a, b, forms.as_ref()) {
             Verdict::Undecided => self.by_residues(a, b),
             decided => decided,
         };
@@ -126,7 +142,55 @@ impl Judge {
         random ^ (random >> 29)
     }
 
-    fn by_values(&self, a: &Expr, b: &Expr) -> Verdict {
+    /// The normal forms of two formulas; of numbers without letters, functions and roots there is no need of one.
+    fn forms(&self, a: &Expr, b: &Expr) -> Option<(Normal, Sum, Sum)> {
+        let parts =
+            |e: &Expr| matches!(e, Expr::Symbol(_) | Expr::Call(..) | Expr::Pi | Expr::Euler | Expr::Root(..) | Expr::Power(..));
+        (a.any(&parts) || b.any(&parts)).then_some(())?;
+        let normal = Normal::of(a, b);
+        let found = normal.sum(a).and_then(|x| Some((x, normal.sum(b)?)));
+        self.spend(u64::from(normal.steps()) * STEP_COST);
+        let (x, y) = found?;
+        Some((normal, x, y))
+    }
+
+    /// Whether both have a real value at one point: what logarithms of absolute values are not asked for.
+    fn real_somewhere(&self, a: &Expr, b: &Expr) -> bool {
+        if !has_bare_logarithm(a) && !has_bare_logarithm(b) {
+            return true;
+        }
+        let names = names(a, b);
+        let numeric = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget };
+        let real = |expr: &Expr| numeric.value(expr).is_some_and(|value| value.may_be_real());
+        (0..2 * POINTS_MAX).any(|round| {
+            let at = |name: &str| names.iter().position(|known| known == name).map(|at| self.sample(round, at as u64, false));
+            real(&a.substitute(&at)) && real(&b.substitute(&at))
+        })
+    }
+
+    /// With letters for the parts that have no exact value, and products of logarithms' arguments. What differs so may still be equal.
+    fn by_atoms(&self, normal: &Normal, x: &Sum, y: &Sum, (a, b): (&Expr, &Expr)) -> bool {
+        let before = normal.steps();
+        let same = |x: &Expr, y: &Expr| self.equal(x, y) == Verdict::Equal;
+        let lettered = atoms::lettered(normal, x, y, &same);
+        self.spend(u64::from(normal.steps() - before) * STEP_COST);
+        let equal = |x: &Expr, y: &Expr| [1, 2, 12].iter().find_map(|parts| self.exactly(x, y, *parts)) == Some(Verdict::Equal);
+        if lettered.is_some_and(|(x, y)| equal(&x, &y)) {
+            return self.real_somewhere(a, b);
+        }
+        let logs = x.add(&y.clone().negate()).and_then(|difference| atoms::of_logarithms(&difference));
+        logs.is_some_and(|(products, rest)| {
+            let one = Expr::integer(1);
+            let unit = |product: &Expr| {
+                let square = product.clone().raised_to(Expr::integer(2));
+                let Some((normal, x, y)) = self.forms(&square, &one) else { return false };
+                x == y || atoms::lettered(&normal, &x, &y, &same).is_some_and(|(x, y)| equal(&x, &y))
+            };
+            same(&rest, &Expr::integer(0)) && products.iter().all(unit) && self.real_somewhere(a, b)
+        })
+    }
+
+    fn by_values(&self, a: &Expr, b: &Expr, forms: Option<&(Normal, Sum, Sum)>) -> Verdict {
         // Whole multiples of angles first: halves and twelfths make for larger numbers.
         for parts in [1, 2, 12] {
             let before = self.budget.get();
@@ -137,6 +201,14 @@ impl Judge {
             if before - self.budget.get() > COST_RETRIED_MAX {
                 break;
             }
+        }
+        if self.differ_at_a_look(a, b) {
+            return Verdict::Different;
+        }
+        if let Some((normal, x, y)) = forms
+            && self.by_atoms(normal, x, y, (a, b))
+        {
+            return Verdict::Equal;
         }
         self.numerically(a, b)
     }
@@ -250,18 +322,23 @@ impl Judge {
         if agreed > 0 && !alternates && !surds { Some(Verdict::Equal) } else { None }
     }
 
+    /// Whether their values part at a point, which costs little.
+    fn differ_at_a_look(&self, a: &Expr, b: &Expr) -> bool {
+        let names = names(a, b);
+        let complex = a.any(&|e| *e == Expr::Imaginary) || b.any(&|e| *e == Expr::Imaginary);
+        let whole = counts(a) || counts(b);
+        (0..POINTS_MIN + 1).any(|round| {
+            let value_of = |name: &str| names.iter().position(|known| known == name).map(|at| self.sample(round, at as u64, whole));
+            !complex && self.part(&a.substitute(&value_of), &b.substitute(&value_of))
+        })
+    }
+
     fn numerically(&self, a: &Expr, b: &Expr) -> Verdict {
-        let mut names = a.symbols();
-        for name in b.symbols() {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
+        let names = names(a, b);
         if names.is_empty() {
             return self.constants(a, b, false).unwrap_or(Verdict::Undecided);
         }
         let complex = a.any(&|e| *e == Expr::Imaginary) || b.any(&|e| *e == Expr::Imaginary);
-        let counts = |expr: &Expr| expr.any(&|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, _)));
         let whole = counts(a) || counts(b);
         let mut agreed = 0;
         for round in 0..POINTS_MAX {
@@ -345,6 +422,22 @@ impl Judge {
         };
         a.is_scalar() && b.is_scalar() && within().unwrap_or(false)
     }
+}
+
+/// The letters of both, each once.
+fn names(a: &Expr, b: &Expr) -> Vec<String> {
+    let mut names = a.symbols();
+    for name in b.symbols() {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Whether its letters are whole numbers, of which there are factorials.
+fn counts(expr: &Expr) -> bool {
+    expr.any(&|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, _)))
 }
 
 /// `Some(true)` for ∞, `Some(false)` for −∞.

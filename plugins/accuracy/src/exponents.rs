@@ -32,7 +32,7 @@ impl Point {
                     atom => {
                         let times = whole(self.parts)?;
                         supported((times.abs() <= TURNS_MAX).then_some(()))?;
-                        supported(self.circle(atom)?.power(times))?
+                        self.circle(atom, times)?
                     }
                 };
                 product = supported(product.multiply(&factor))?;
@@ -41,13 +41,17 @@ impl Point {
         Ok(product)
     }
 
-    /// A point of the rational circle: (1 + ti)² / (1 + t²).
-    fn circle(&self, atom: &str) -> Result<Surd, Stop> {
+    /// A power of a point of the rational circle, (1 + ti)² / (1 + t²): in whole numbers up to one division, because fractions grow.
+    fn circle(&self, atom: &str, times: i64) -> Result<Surd, Stop> {
         let t = self.free(&format!("circle {atom}"));
+        let one = Rational::integer(1);
+        let norm = supported(t.multiply(&t).and_then(|square| square.add(&one)))?;
+        let t = if times < 0 { t.negate() } else { t };
         let turned = supported(Surd::imaginary().multiply(&Surd::rational(t)))?;
-        let above = supported(Surd::integer(1).add(&turned))?;
-        let below = supported(Surd::integer(1).add(&turned.negate()).and_then(|below| below.inverse()))?;
-        supported(above.multiply(&below))
+        let above = supported(Surd::integer(1).add(&turned).and_then(|above| above.power(2 * times.abs())))?;
+        let below = supported(norm.power(times.abs()).and_then(|below| one.divide(&below)))?;
+        self.charge(&above)?;
+        supported(above.multiply(&Surd::rational(below)))
     }
 
     /// The formula as a linear form over atoms.

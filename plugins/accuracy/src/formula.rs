@@ -154,6 +154,12 @@ impl<'a> Parser<'a> {
         if letters == 1 && word.is_ascii() {
             return false;
         }
+        // What is left of a run of letters: `Mm` of `GMm` is no length.
+        let whole_run =
+            self.tokens.get(self.at).and_then(|token| self.text.get(token.at..)).is_none_or(|text| text.starts_with(word));
+        if !whole_run && word.is_ascii() {
+            return false;
+        }
         // `5 min`, `30 sec`, but `2\sec x`.
         let applied = matches!(self.peek_at(1), Some(Kind::Open(Bracket::Round) | Kind::Command(_) | Kind::Word(_)));
         if units::is_known(&lower) && !(is_function(word) && applied) {

@@ -58,6 +58,7 @@
 //!
 //! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
+mod atoms;
 mod ball;
 mod cases;
 mod choice;
@@ -74,10 +75,12 @@ mod family;
 mod formula;
 mod functions;
 mod inverse;
+mod laws;
 mod lexer;
 mod math;
 mod matrix;
 mod names;
+mod normal;
 mod numerals;
 mod numeric;
 mod parse;
@@ -93,6 +96,7 @@ mod separation;
 mod series;
 mod solve;
 mod spelled;
+mod steps;
 mod surd;
 mod telescope;
 mod text;

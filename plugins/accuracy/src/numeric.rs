@@ -12,6 +12,8 @@ use std::cmp::Ordering;
 /// Whole exponents are multiplied out up to this.
 const EXPONENT_MAX: i64 = 1 << 20;
 const FACTORIAL_MAX: i64 = 2_000;
+/// Roots of a higher degree are powers.
+const DEGREE_MAX: i64 = 6;
 
 #[derive(Clone, Debug)]
 pub struct Complex {
@@ -177,8 +179,19 @@ impl Numeric<'_> {
     }
 
     fn power(&self, base: &Expr, exponent: &Expr) -> Option<Complex> {
+        let bits = self.bits;
         if let Some(exponent) = constant_rational(exponent) {
+            let whole = exponent.to_i64().is_some();
+            if *base == Expr::Euler && !whole {
+                return self.exponential(&Complex::real(Ball::rational(&exponent, bits)?));
+            }
             let base = self.value(base)?;
+            // A root of a high degree costs more than a logarithm.
+            if !whole && *exponent.denominator() > DEGREE_MAX.into() && base.is_real() && base.re.sign() == Some(Ordering::Greater)
+            {
+                let power = logarithm(&base.re, bits)?.multiply(&Ball::rational(&exponent, bits)?, bits)?;
+                return Some(Complex::real(exponential(&power, bits)?));
+            }
             if let Some(whole) = exponent.to_i64() {
                 if whole.abs() > EXPONENT_MAX {
                     return None;

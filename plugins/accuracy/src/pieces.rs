@@ -5,20 +5,13 @@ use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
 use crate::numeric::constant_rational;
 use crate::points::{Domain, Point, Signs, Stop};
+use crate::steps::jumps;
 use reward_sdk::rational::Rational;
 
 /// Numbers of the formulas between which points are taken.
 const NUMBERS_MAX: usize = 8;
-const POINTS_MAX: usize = 40;
 const PLACES_MAX: usize = 24;
 const POINTS_MIN: usize = 4;
-/// Letters that stand for whole numbers by custom.
-const WHOLE: [&str; 9] = ["n", "m", "k", "j", "l", "p", "q", "N", "M"];
-
-/// Whether a formula jumps at some values of its variables.
-pub fn jumps(expr: &Expr) -> bool {
-    expr.any(&|e| matches!(e, Expr::Call(Function::Floor | Function::Ceiling, arguments) if open(arguments)))
-}
 
 /// Whether it is made of pieces that meet.
 pub fn bends(expr: &Expr) -> bool {
@@ -43,34 +36,6 @@ pub fn alike(judge: &Judge, a: &Expr, b: &Expr) -> bool {
     let mut known = Vec::new();
     let (a, b) = (named(judge, a, &mut known), named(judge, b, &mut known));
     !known.is_empty() && [&a, &b].iter().all(|expr| !jumps(expr) && !bends(expr)) && judge.equal(&a, &b) == Verdict::Equal
-}
-
-/// Two formulas that jump: equal at many points.
-pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
-    let names = names(a, b);
-    for at in 0..POINTS_MAX {
-        let value = |position: usize, name: &str| {
-            let random = judge.random(at as u64, position as u64);
-            match (WHOLE.contains(&name), names.len()) {
-                // One after the other: no residue is left out.
-                (true, 1) => Rational::integer(at as i64 + 1),
-                (true, _) => Rational::integer(1 + (random % 60) as i64),
-                (false, _) => Rational::decimal(&(random % 100_000).to_string(), 4, 0).unwrap_or_else(|| Rational::integer(0)),
-            }
-        };
-        let place = |name: &str| names.iter().position(|known| known == name).map(|position| Expr::Number(value(position, name)));
-        match judge.equal(&folded(&a.substitute(&place)), &folded(&b.substitute(&place))) {
-            Verdict::Equal => {}
-            other => return other,
-        }
-    }
-    Verdict::Equal
-}
-
-/// With the parts that are rational worked out: what jumps at 2 needs to know that √4 is 2.
-fn folded(expr: &Expr) -> Expr {
-    let inner = expr.map(&mut folded);
-    constant_rational(&inner).map_or(inner, Expr::Number)
 }
 
 /// With a letter for each piece, for the same within the same letter.

@@ -124,7 +124,7 @@ impl Point {
         Ok(found)
     }
 
-    fn charge(&self, found: &Surd) -> Result<(), Stop> {
+    pub fn charge(&self, found: &Surd) -> Result<(), Stop> {
         // Products of numbers of n words take about n² steps. Reducing a fraction goes bit by bit.
         let words = found.bits() / 32;
         let fractions = if found.is_whole() { 0 } else { 30_000 + 6 * words * words };
@@ -288,9 +288,10 @@ impl Point {
             Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
                 let angle = supported(self.linear(&radians(argument)))?;
                 // z = e^{ix}; cos x = (z + 1/z)/2, sin x = (z − 1/z)/2i.
-                let turned = angle.into_iter().map(|(atom, (re, im))| (atom, (im.negate(), re))).collect();
-                let z = self.exponential(&turned)?;
-                let inverse = supported(z.inverse())?;
+                let turned: Linear = angle.into_iter().map(|(atom, (re, im))| (atom, (im.negate(), re))).collect();
+                let back =
+                    turned.iter().map(|(atom, (re, im))| (atom.clone(), (re.clone().negate(), im.clone().negate()))).collect();
+                let (z, inverse) = (self.exponential(&turned)?, self.exponential(&back)?);
                 let half = Surd::rational(supported(Rational::integer(5).scale(-1))?);
                 let cos = supported(z.add(&inverse).and_then(|sum| sum.multiply(&half)))?;
                 let sin =

@@ -1,0 +1,268 @@
+//! Functions in normal form: absolute values, logarithms and angles by their laws.
+//!
+//! Logarithms are of absolute values: ln u becomes ln|u|, which is ln u wherever that has a value, and there the laws of products and
+//! powers hold without conditions. Where that makes two formulas alike, [`crate::equal`] still asks for a point at which both are real.
+
+use crate::exponents::radians;
+use crate::expression::{Expr, Function};
+use crate::normal::{Factor, Normal, Sum, Term, fraction, number, order};
+use crate::surd::factors;
+use num_bigint::BigInt;
+use reward_sdk::rational::Rational;
+
+/// A call with its arguments in normal form.
+pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option<Sum> {
+    use Function::*;
+    let first = arguments.first()?;
+    let inverse = |sum: &Sum| normal.power(sum, &Sum::constant(Rational::integer(-1)));
+    let divided = |above: Sum, below: Sum| normal.product(vec![above, inverse(&below)?]);
+    match function {
+        Sin | Cos | Tan | Cot | Sec | Csc => {
+            let angle = normal.sum(&radians(first))?;
+            let (sine, cosine) = (|| turned(normal, true, angle.clone()), || turned(normal, false, angle.clone()));
+            match function {
+                Sin => sine(),
+                Cos => cosine(),
+                Tan => divided(sine()?, cosine()?),
+                Cot => divided(cosine()?, sine()?),
+                Sec => inverse(&cosine()?),
+                _ => inverse(&sine()?),
+            }
+        }
+        Sinh | Cosh | Tanh => {
+            let inside = normal.sum(first)?;
+            let grown = normal.power(&Sum::of(Expr::Euler), &inside)?;
+            let shrunk = normal.power(&Sum::of(Expr::Euler), &inside.negate())?;
+            let (difference, sum) = (grown.add(&shrunk.clone().negate())?, grown.add(&shrunk)?);
+            let half = Rational::integer(1).divide(&Rational::integer(2))?;
+            match function {
+                Sinh => difference.scale(&half),
+                Cosh => sum.scale(&half),
+                _ => divided(difference, sum),
+            }
+        }
+        Ln => logarithm(normal, &normal.sum(first)?),
+        Log => divided(logarithm(normal, &normal.sum(arguments.get(1)?)?)?, logarithm(normal, &normal.sum(first)?)?),
+        Absolute => absolute(normal, &normal.sum(first)?),
+        Arcsin | Arctan => {
+            let inside = normal.sum(first)?;
+            let negative = inside.is_negative();
+            let inside = if negative { inside.negate() } else { inside };
+            let found = if inside.0.is_empty() { inside } else { Sum::of(Expr::call(function, inside.expr())) };
+            Some(if negative { found.negate() } else { found })
+        }
+        Floor | Ceiling => {
+            let inside = normal.sum(first)?;
+            let inside = if function == Ceiling { inside.negate() } else { inside };
+            let (constant, rest) = parted(&inside)?;
+            let whole = Rational::big(constant.floor())?;
+            let left = rest.add(&Sum::constant(constant.subtract(&whole)?))?;
+            let floor = match left.to_rational() {
+                Some(value) => Sum::constant(Rational::big(value.floor())?),
+                None => Sum::of(Expr::call(Floor, left.expr())),
+            };
+            let found = floor.add(&Sum::constant(whole))?;
+            Some(if function == Ceiling { found.negate() } else { found })
+        }
+        Max | Min | Gcd | Lcm => {
+            let mut all = arguments.iter().map(|argument| Some(normal.sum(argument)?.expr())).collect::<Option<Vec<Expr>>>()?;
+            all.sort_by(order);
+            all.dedup();
+            Some(Sum::of(Expr::Call(function, all)))
+        }
+        Arccos | Factorial | Binomial | RealPart | ImaginaryPart => {
+            let all = arguments.iter().map(|argument| Some(normal.sum(argument)?.expr())).collect::<Option<Vec<Expr>>>()?;
+            Some(Sum::of(Expr::Call(function, all)))
+        }
+        Determinant => None,
+    }
+}
+
+/// The number in a sum, and the rest.
+pub fn parted(sum: &Sum) -> Option<(Rational, Sum)> {
+    let mut constant = Rational::integer(0);
+    let mut rest = Vec::new();
+    for term in &sum.0 {
+        if term.factors.is_empty() {
+            constant = constant.add(&term.times)?;
+        } else {
+            rest.push(term.clone());
+        }
+    }
+    Some((constant, Sum(rest)))
+}
+
+/// |x|ⁿ, without bars where they say nothing.
+pub fn absolute_power(normal: &Normal, base: &Expr, exponent: &Expr) -> Option<Vec<Factor>> {
+    if *exponent == number(0) {
+        return Some(Vec::new());
+    }
+    let bare = Factor { base: base.clone(), exponent: number(1) };
+    let even = matches!(exponent, Expr::Number(value) if value.to_i64().is_some_and(|value| value % 2 == 0));
+    if normal.is_never_negative(&bare) || (even && !normal.complex) {
+        return Some(vec![Factor { base: base.clone(), exponent: exponent.clone() }]);
+    }
+    Some(vec![Factor { base: Expr::call(Function::Absolute, base.clone()), exponent: exponent.clone() }])
+}
+
+/// The absolute value of a product is that of its factors.
+fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
+    if inside.0.is_empty() {
+        return Some(inside.clone());
+    }
+    let (content, found) = apart(normal, inside)?;
+    let mut all = Vec::new();
+    for factor in &found {
+        let rooted = matches!(&factor.exponent, Expr::Number(value) if fraction(value).is_some_and(|(_, below)| below % 2 == 0));
+        match &factor.base {
+            Expr::Imaginary => {}
+            Expr::Number(value) if value.is_negative() => {}
+            _ if rooted && !normal.complex => all.push(factor.clone()),
+            _ => all.extend(absolute_power(normal, &factor.base, &factor.exponent)?),
+        }
+    }
+    let product = all.into_iter().map(|factor| Sum(vec![Term { times: Rational::integer(1), factors: vec![factor] }]));
+    normal.product(product.chain([Sum::constant(content.absolute())]).collect())
+}
+
+/// A sum as a number times powers: what all its terms have in common, and the rest with its first term above zero.
+fn apart(normal: &Normal, inside: &Sum) -> Option<(Rational, Vec<Factor>)> {
+    let (content, rest) = inside.content()?;
+    if let [only] = rest.0.as_slice() {
+        return Some((content.multiply(&only.times)?, only.factors.clone()));
+    }
+    let (mut common, rest) = normal.common(rest)?;
+    let (content, rest) = if rest.is_negative() { (content.negate(), rest.negate()) } else { (content, rest) };
+    common.push(Factor { base: rest.expr(), exponent: number(1) });
+    Some((content, common))
+}
+
+/// ln|xⁿy| = n·ln|x| + ln|y|
+fn logarithm(normal: &Normal, inside: &Sum) -> Option<Sum> {
+    if inside.0.is_empty() {
+        return None;
+    }
+    if normal.complex {
+        return match inside.to_rational() {
+            Some(value) if !value.is_negative() => numeral(&value),
+            _ => Some(Sum::of(Expr::call(Function::Ln, inside.expr()))),
+        };
+    }
+    let (content, found) = apart(normal, inside)?;
+    let mut sum = numeral(&content.absolute())?;
+    for factor in found {
+        let log = match &factor.base {
+            Expr::Euler => Sum::constant(Rational::integer(1)),
+            Expr::Imaginary => return None,
+            Expr::Number(value) if value.is_negative() => continue,
+            Expr::Number(value) => numeral(value)?,
+            Expr::Call(Function::Absolute, inside) => Sum::of(Expr::Call(Function::Ln, inside.clone())),
+            other => Sum::of(Expr::call(Function::Ln, other.clone())),
+        };
+        sum = sum.add(&normal.product(vec![normal.sum(&factor.exponent)?, log])?)?;
+    }
+    Some(sum)
+}
+
+/// The logarithm of a positive number by its primes.
+fn numeral(value: &Rational) -> Option<Sum> {
+    let mut sum = Sum(Vec::new());
+    for (side, sign) in [(value.numerator(), 1), (value.denominator(), -1)] {
+        if *side == BigInt::from(1) {
+            continue;
+        }
+        match factors(side) {
+            Some(primes) => {
+                for (prime, times) in primes {
+                    let log = Sum::of(Expr::call(Function::Ln, number(i64::try_from(prime).ok()?)));
+                    sum = sum.add(&log.scale(&Rational::integer(sign * times))?)?;
+                }
+            }
+            None => {
+                let log = Sum::of(Expr::call(Function::Ln, Expr::Number(Rational::big(side.clone())?)));
+                sum = sum.add(&log.scale(&Rational::integer(sign))?)?;
+            }
+        }
+    }
+    Some(sum)
+}
+
+/// Sine or cosine of an angle, of which parts of a turn are taken off: sin(π − x) is sin x, cos nπ is (−1)ⁿ.
+fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
+    let (mut turns, mut rest, mut whole) = (Rational::integer(0), Sum(Vec::new()), Sum(Vec::new()));
+    for term in &angle.0 {
+        let pi = |factor: &Factor| factor.base == Expr::Pi && factor.exponent == number(1);
+        if !term.factors.iter().any(pi) {
+            rest = rest.add(&Sum(vec![term.clone()]))?;
+            continue;
+        }
+        let others = term.factors.iter().filter(|factor| !pi(factor)).cloned().collect();
+        let times = Sum(vec![Term { times: term.times.clone(), factors: others }]);
+        match times.to_rational() {
+            Some(value) => turns = turns.add(&value)?,
+            None if normal.is_whole(&times) => whole = whole.add(&times)?,
+            None => rest = rest.add(&Sum(vec![term.clone()]))?,
+        }
+    }
+    let mut negative = false;
+    if rest.is_negative() {
+        (rest, turns) = (rest.negate(), turns.negate());
+        negative = sine;
+    }
+    // Half turns change the sign, quarter turns the function.
+    let halves = Rational::big(turns.floor())?;
+    turns = turns.subtract(&halves)?;
+    negative ^= halves.numerator() % 2 != BigInt::ZERO;
+    let half = Rational::integer(1).divide(&Rational::integer(2))?;
+    let mut sine = sine;
+    if turns >= half {
+        turns = turns.subtract(&half)?;
+        // sin(x + π/2) is cos x, cos(x + π/2) is −sin x.
+        negative ^= !sine;
+        sine = !sine;
+    }
+    let mut found = if rest.0.is_empty() {
+        // The angle in the lower half of the right angle.
+        let quarter = half.multiply(&half)?;
+        if turns > quarter {
+            (turns, sine) = (half.subtract(&turns)?, !sine);
+        }
+        match known(normal, sine, &turns) {
+            Some(value) => value,
+            None => Sum::of(Expr::call(if sine { Function::Sin } else { Function::Cos }, Expr::Number(turns).times(Expr::Pi))),
+        }
+    } else {
+        let angle = rest.add(&normal.product(vec![Sum::constant(turns), Sum::of(Expr::Pi)])?)?;
+        Sum::of(Expr::call(if sine { Function::Sin } else { Function::Cos }, angle.expr()))
+    };
+    if !whole.0.is_empty() {
+        let sign = normal.power(&Sum::constant(Rational::integer(-1)), &whole)?;
+        found = normal.product(vec![found, sign])?;
+    }
+    Some(if negative { found.negate() } else { found })
+}
+
+/// At 0, 1/6 and 1/4 of half a turn.
+fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
+    let share = |below: i64| Rational::integer(1).divide(&Rational::integer(below));
+    let root = |value: i64| normal.power(&Sum::constant(Rational::integer(value)), &Sum::constant(share(2)?))?.scale(&share(2)?);
+    match fraction(turns)? {
+        (0, _) => Some(Sum::constant(Rational::integer(i64::from(!sine)))),
+        (1, 6) if sine => Some(Sum::constant(share(2)?)),
+        (1, 6) => root(3),
+        (1, 4) => root(2),
+        _ => None,
+    }
+}
+
+/// Whether a formula has logarithms of what may be below zero.
+pub fn has_bare_logarithm(expr: &Expr) -> bool {
+    expr.any(&|e| match e {
+        Expr::Call(Function::Ln | Function::Log, arguments) => arguments.last().is_some_and(|inside| match inside {
+            Expr::Call(Function::Absolute, _) | Expr::Symbol(_) => false,
+            Expr::Number(value) => value.is_negative(),
+            _ => true,
+        }),
+        _ => false,
+    })
+}
