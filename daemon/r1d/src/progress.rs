@@ -5,21 +5,38 @@ use r1d_job::plan::tokens_per_step;
 use r1d_proto::worker::Metrics;
 use r1d_runner::pace::{Work, pace, time_left};
 use r1d_runner::{Plan, Record};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Weight of the newest step in the moving average.
-const NEWEST: f64 = 0.2;
+/// Steps whose median is the pace: half of them may be as slow as they like, and a lasting change is seen after half of them.
+const RECENT_STEPS: usize = 15;
 
-/// Seconds per step of each stage: a moving average over the steps that this daemon saw.
+/// Seconds of the recent steps of each stage that this daemon saw.
 #[derive(Debug, Default)]
-pub struct Paces(BTreeMap<usize, f64>);
+pub struct Paces(BTreeMap<usize, VecDeque<f64>>);
+
+fn median(seconds: &VecDeque<f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = seconds.iter().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    let (low, high) = (sorted.get(sorted.len().saturating_sub(1) / 2)?, sorted.get(sorted.len() / 2)?);
+    Some((low + high) / 2.0)
+}
 
 impl Paces {
     pub fn step(&mut self, stage: usize, metrics: &Metrics) {
-        let Some(seconds) = metrics.get("step_time").copied() else { return };
-        let average = self.0.entry(stage).or_insert(seconds);
-        *average += NEWEST * (seconds - *average);
+        let Some(seconds) = metrics.get("step_time").copied().filter(|seconds| seconds.is_finite() && *seconds >= 0.0) else {
+            return;
+        };
+        let recent = self.0.entry(stage).or_default();
+        if recent.len() >= RECENT_STEPS {
+            recent.pop_front();
+        }
+        recent.push_back(seconds);
+    }
+
+    /// Seconds per step of a stage.
+    fn seconds(&self, stage: usize) -> Option<f64> {
+        median(self.0.get(&stage)?)
     }
 
     /// Seconds to the end of the last stage; `None` before the first step.
@@ -28,10 +45,10 @@ impl Paces {
             let stage = materials.job.stages.get(index)?;
             Some(tokens_per_step(stage, plan.stages.get(index)?.prompt_max))
         };
-        let paces: Vec<_> = (self.0.iter())
-            .filter_map(|(index, seconds)| {
+        let paces: Vec<_> = (self.0.keys())
+            .filter_map(|index| {
                 let kind = materials.job.stages.get(*index)?.kind_name().to_owned();
-                Some((kind, pace(Duration::from_secs_f64(*seconds), 1, tokens(*index)?)?))
+                Some((kind, pace(Duration::from_secs_f64(self.seconds(*index)?), 1, tokens(*index)?)?))
             })
             .collect();
         let first = record.stage_at_work(plan.job.stages.len())?;
@@ -43,5 +60,30 @@ impl Paces {
             })
             .collect();
         time_left(&left, &paces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(seconds: &[f64]) -> Option<f64> {
+        let mut paces = Paces::default();
+        seconds.iter().for_each(|seconds| paces.step(0, &Metrics::from([("step_time".into(), *seconds)])));
+        paces.seconds(0)
+    }
+
+    /// An ETA of 7 minutes does not become one of 2 hours because one step had to wait for the disk.
+    #[test]
+    fn one_slow_step_changes_no_pace() {
+        let steady = [2.0; 20];
+        assert_eq!(after(&steady), Some(2.0));
+        assert_eq!(after(&[&steady[..], &[600.0]].concat()), Some(2.0));
+        assert_eq!(after(&[&steady[..], &[600.0], &steady[..3], &[900.0, 2.5]].concat()), Some(2.0));
+        // What lasts is seen.
+        assert_eq!(after(&[&steady[..], &[4.0; 8]].concat()), Some(4.0));
+        assert_eq!(after(&[3.0]), Some(3.0));
+        assert_eq!(after(&[3.0, 5.0]), Some(4.0));
+        assert_eq!(after(&[f64::NAN, -1.0]), None, "a clock that jumped says nothing");
     }
 }
