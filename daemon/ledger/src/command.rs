@@ -6,6 +6,7 @@ use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A change to the record of jobs. `at` is in seconds since the Unix epoch and is only recorded, never compared.
@@ -14,8 +15,30 @@ use std::path::PathBuf;
 /// ([`Rejected::StaleEpoch`]), so two runners of one job can never both advance it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Put a job at the end of the queue of its priority. `job_toml` is the job file with every default filled in.
-    Submit { job: JobId, name: String, priority: i32, job_toml: String, at: u64 },
+    /// Put a job at the end of the queue of its priority, with all that was decided when it was accepted.
+    Submit {
+        job: JobId,
+        name: String,
+        priority: i32,
+        /// The job file with every default filled in.
+        job_toml: String,
+        /// The id that the client made for its submission: a second job under it is refused ([`Rejected::SubmittedBefore`]).
+        request: Option<String>,
+        /// The SHA-256 of each component that judges from the first step on, by plugin.
+        graders: BTreeMap<String, String>,
+        /// What each stage is the outcome of ([`crate::Reuse::keys`]).
+        keys: Vec<String>,
+        /// Finished stages of other jobs are taken over.
+        reuses: bool,
+        at: u64,
+    },
+    /// The daemon begins to work for the job: it reads its files, then starts it. From here until [`Command::PutDown`] an end of the daemon
+    /// without a word counts against the job.
+    TakeUp { job: JobId },
+    /// The daemon has stopped working for the job, for a reason that is not the job's fault.
+    PutDown { job: JobId },
+    /// The daemon before this one ended without a word while it worked for the job ([`crate::record::Strikes`]).
+    Strike { job: JobId },
     /// Take a queued job up, or a running one again after a crash: the answer carries the new epoch.
     Start { job: JobId, at: u64 },
     /// Begin stage `stage` (index in the job file), or take it up again when it is the one at work.
@@ -31,16 +54,23 @@ pub enum Command {
     Eval { job: JobId, epoch: u64, result: EvalResult },
     /// All steps of the stage are committed and nothing of it is left to do.
     FinishStage { job: JobId, epoch: u64, stage: u32, at: u64 },
-    /// The job is over. `model` is the final Hugging Face directory.
+    /// The job is over. `model` is the final Hugging Face directory. A job that was never started fails in epoch 0.
     Finish { job: JobId, epoch: u64, state: RunState, error: Option<String>, model: Option<PathBuf>, at: u64 },
     /// From step `step` (from 0) of stage `stage` on, the component with this hash judges where the job names `plugin`. A step that is at
     /// work already keeps its judge: all of a step's completions are judged alike, however often it is redone.
     SetGrader { job: JobId, plugin: String, sha256: String, stage: u32, step: u64, at: u64 },
-    /// What each stage of the job is the outcome of ([`crate::Reuse::keys`]), and whether finished stages of other jobs are taken over.
-    SetKeys { job: JobId, keys: Vec<String>, enabled: bool },
     /// The next stage is not done but taken over from job `of`, whose files were copied to where this job's would be. All of it in one
-    /// transaction: the finished stage, its metrics by step, its evaluations.
-    ReuseStage { job: JobId, of: JobId, stage: u32, record: Box<StageRecord>, metrics: Vec<(u64, Metrics)>, evals: Vec<EvalResult> },
+    /// transaction: the finished stage, its metrics by step, its evaluations. `epoch` is the newest that the job had when it was looked at, 0
+    /// where it was never started.
+    ReuseStage {
+        job: JobId,
+        epoch: u64,
+        of: JobId,
+        stage: u32,
+        record: Box<StageRecord>,
+        metrics: Vec<(u64, Metrics)>,
+        evals: Vec<EvalResult>,
+    },
     /// End a queued or running job now; its runner's later commands are refused with [`Rejected::Ended`].
     Cancel { job: JobId, at: u64 },
 }
@@ -49,6 +79,9 @@ impl Command {
     pub fn job(&self) -> &JobId {
         match self {
             Command::Submit { job, .. }
+            | Command::TakeUp { job }
+            | Command::PutDown { job }
+            | Command::Strike { job }
             | Command::Start { job, .. }
             | Command::BeginStage { job, .. }
             | Command::CommitStep { job, .. }
@@ -58,7 +91,6 @@ impl Command {
             | Command::FinishStage { job, .. }
             | Command::Finish { job, .. }
             | Command::SetGrader { job, .. }
-            | Command::SetKeys { job, .. }
             | Command::ReuseStage { job, .. }
             | Command::Cancel { job, .. } => job,
         }
@@ -69,6 +101,12 @@ impl Command {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Effect {
     Submitted,
+    TakenUp,
+    PutDown,
+    /// Times in a row that the daemon ended while it worked for the job.
+    Struck {
+        count: u32,
+    },
     /// `restarts` counts the times that the job was taken up again: 0 at its first start.
     Started {
         epoch: u64,
@@ -92,7 +130,6 @@ pub enum Effect {
     EvalRecorded,
     StageFinished,
     GraderSet,
-    KeysSet,
     StageReused,
     Finished {
         state: RunState,
@@ -110,6 +147,10 @@ pub enum Rejected {
     UnknownJob { job: JobId },
     #[error("job `{job}` is in the ledger already: choose another id")]
     DuplicateJob { job: JobId },
+    #[error("this submission is job `{job}` already")]
+    SubmittedBefore { job: JobId },
+    #[error("{found} {what} wait or run, the limit is {limit}: cancel some, or wait until some have ended")]
+    QueueFull { what: &'static str, found: u64, limit: u64 },
     #[error("job id `{job}` is not 1 to {max} lower-case letters and digits", max = crate::state::JOB_ID_MAX_BYTES)]
     InvalidJobId { job: JobId },
     #[error("{what} of job `{job}` is {found}, the limit is {limit}")]

@@ -8,13 +8,15 @@
 //! | `evals` | job, index | [`EvalResult`], postcard |
 //! | `graders` | job, index | [`GraderRecord`], postcard; a ledger of an earlier release has no such table |
 //! | `reuse` | job | [`Reuse`], postcard; likewise |
+//! | `requests` | job | text: the client's id of the submission; likewise |
+//! | `strikes` | job | [`Strikes`], postcard; likewise |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
 //! A command that cannot be made durable is not carried out: its error says so, readers go on seeing the state before it, and the next
 //! command opens the file again and believes what is there (a commit that failed half-way may have reached the disk or not).
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{GraderRecord, JobRecord, Progress, Reuse, Submission};
+use crate::record::{GraderRecord, JobRecord, Progress, Reuse, Strikes, Submission};
 use crate::state::{FindError, State};
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::JobId;
@@ -24,7 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::watch;
 
 pub const FORMAT_VERSION: u64 = 1;
 /// Memory for pages of the file; the whole state is in memory anyway.
@@ -36,6 +39,8 @@ const PROGRESS: TableDefinition<&str, &[u8]> = TableDefinition::new("progress");
 const EVALS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("evals");
 const GRADERS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("graders");
 const REUSE: TableDefinition<&str, &[u8]> = TableDefinition::new("reuse");
+const REQUESTS: TableDefinition<&str, &str> = TableDefinition::new("requests");
+const STRIKES: TableDefinition<&str, &[u8]> = TableDefinition::new("strikes");
 const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
 
 #[derive(Debug, thiserror::Error)]
@@ -58,17 +63,19 @@ pub enum LedgerError {
 /// Opens the database, new or not; called again after a failed write.
 pub type OpenDatabase = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
-/// The record of jobs. All methods block, and `apply` waits for the disk: call it from a thread that may wait.
+/// The record of jobs. Readers see the state after the last durable command and never wait for the disk; `apply`, `refresh` and the metrics
+/// do: call them from a thread that may wait.
 pub struct Ledger {
     path: PathBuf,
     open: OpenDatabase,
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    state: State,
-    /// Absent after a failed write.
-    database: Option<Arc<Database>>,
+    /// Held only to look at it or to put another in its place.
+    state: Mutex<Arc<State>>,
+    /// The file, held by whoever writes; absent after a failed write.
+    database: Mutex<Option<Arc<Database>>>,
+    /// Held by readers of the file, who have a share of the database: it is opened again only after they have let go of it.
+    reading: RwLock<()>,
+    /// Counts the commands after which another job may be the next to run.
+    queue_changes: watch::Sender<u64>,
 }
 
 impl Ledger {
@@ -103,8 +110,14 @@ impl Ledger {
 
     /// [`Ledger::open`] with a storage of the caller's; `path` is only for messages.
     pub fn open_with(path: &Path, open: OpenDatabase) -> Result<Ledger, LedgerError> {
-        let inner = Inner { state: State::default(), database: None };
-        let ledger = Ledger { path: path.to_path_buf(), open, inner: Mutex::new(inner) };
+        let ledger = Ledger {
+            path: path.to_path_buf(),
+            open,
+            state: Mutex::default(),
+            database: Mutex::default(),
+            reading: RwLock::default(),
+            queue_changes: watch::Sender::new(0),
+        };
         ledger.reopen(&mut ledger.lock())?;
         Ok(ledger)
     }
@@ -112,15 +125,20 @@ impl Ledger {
     /// Carries out one command; when it returns `Ok` the command survives a crash of the machine. After a storage error it may have
     /// reached the file or not: look at the job, once [`Ledger::refresh`] succeeds, before asking again.
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
-        let mut inner = self.lock();
-        let database = self.database(&mut inner)?;
-        let mut next = inner.state.clone();
+        let mut open = self.lock();
+        let database = self.database(&mut open)?;
+        let before = self.state();
+        let mut next = (*before).clone();
         let effect = next.apply(&command)?;
-        if let Err(error) = persist(&database, &next, &command) {
-            inner.database = None;
+        if let Err(error) = persist(&database, before.job(command.job()), &next, &command) {
+            *open = None;
             return Err(self.storage(error));
         }
-        inner.state = next;
+        let changes_queue = changes_queue(before.job(command.job()), next.job(command.job()));
+        self.set_state(next);
+        if changes_queue {
+            self.queue_changes.send_modify(|count| *count += 1);
+        }
         Ok(effect)
     }
 
@@ -129,23 +147,42 @@ impl Ledger {
         self.database(&mut self.lock()).map(drop)
     }
 
+    /// All jobs, as they were after the last durable command.
+    pub fn state(&self) -> Arc<State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_state(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+    }
+
+    /// Tells whenever another job may be the next to run: one was submitted, has ended, or is above suspicion again.
+    pub fn queue_changes(&self) -> watch::Receiver<u64> {
+        self.queue_changes.subscribe()
+    }
+
     /// In order of submission.
     pub fn jobs(&self) -> Vec<Arc<JobRecord>> {
-        self.lock().state.jobs()
+        self.state().jobs()
     }
 
     pub fn job(&self, job: &JobId) -> Option<Arc<JobRecord>> {
-        self.lock().state.job(job).cloned()
+        self.state().job(job).cloned()
     }
 
     /// The queued jobs in the order in which they are to run.
     pub fn queue(&self) -> Vec<Arc<JobRecord>> {
-        self.lock().state.queue()
+        self.state().queue()
     }
 
     /// The job that an id or an unambiguous prefix of one names.
     pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
-        self.lock().state.find(prefix)
+        self.state().find(prefix)
+    }
+
+    /// The job that a submission with this id of its client's became.
+    pub fn of_request(&self, request: &str) -> Option<Arc<JobRecord>> {
+        self.state().of_request(request).cloned()
     }
 
     /// All metrics of a stage, by step (from 0).
@@ -155,14 +192,17 @@ impl Ledger {
 
     /// Metrics of the steps in `steps`, by step.
     pub fn metrics_in(&self, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Metrics)>, LedgerError> {
-        let database = self.database(&mut self.lock())?;
+        let mut open = self.lock();
+        let database = self.database(&mut open)?;
+        let _reading = self.reading.read().unwrap_or_else(PoisonError::into_inner);
+        drop(open);
         let rows = read_metrics(&database, job, stage, steps).map_err(|error| self.storage(error))?;
+        drop(database);
         rows.into_iter().map(|(step, bytes)| Ok((step, self.decode("metrics", &bytes)?))).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic while the lock was held left either the old state or the new one: both are whole.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn storage(&self, error: redb::Error) -> LedgerError {
@@ -175,22 +215,24 @@ impl Ledger {
         postcard::from_bytes(bytes).map_err(damaged)
     }
 
-    fn database(&self, inner: &mut Inner) -> Result<Arc<Database>, LedgerError> {
-        match &inner.database {
+    fn database(&self, open: &mut Option<Arc<Database>>) -> Result<Arc<Database>, LedgerError> {
+        match open {
             Some(database) => Ok(database.clone()),
-            None => self.reopen(inner),
+            None => self.reopen(open),
         }
     }
 
     /// Opens the file and makes the state what it holds.
-    fn reopen(&self, inner: &mut Inner) -> Result<Arc<Database>, LedgerError> {
+    fn reopen(&self, open: &mut Option<Arc<Database>>) -> Result<Arc<Database>, LedgerError> {
+        // A file that a reader still has open cannot be opened again.
+        drop(self.reading.write().unwrap_or_else(PoisonError::into_inner));
         let database = (self.open)().map_err(|error| self.storage(error.into()))?;
         let found = format_version(&database).map_err(|error| self.storage(error))?;
         if found > FORMAT_VERSION {
             return Err(LedgerError::Newer { path: self.path.clone(), found });
         }
-        inner.state = self.load(&database)?;
-        Ok(inner.database.insert(Arc::new(database)).clone())
+        self.set_state(self.load(&database)?);
+        Ok(open.insert(Arc::new(database)).clone())
     }
 
     fn load(&self, database: &Database) -> Result<State, LedgerError> {
@@ -203,7 +245,8 @@ impl Ledger {
             let graders =
                 row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
             let reuse = row.reuse.as_ref().map_or(Ok(Reuse::default()), |bytes| self.decode("reuse", bytes))?;
-            records.push(JobRecord { submission, progress, evals, graders, reuse });
+            let strikes = row.strikes.as_ref().map_or(Ok(Strikes::default()), |bytes| self.decode("strikes", bytes))?;
+            records.push(JobRecord { submission, progress, evals, graders, reuse, request: row.request, strikes });
         }
         Ok(State::from_records(records))
     }
@@ -239,21 +282,35 @@ fn format_version(database: &Database) -> Result<u64, redb::Error> {
     Ok(FORMAT_VERSION)
 }
 
-/// Writes what `command` changed.
-fn persist(database: &Database, state: &State, command: &Command) -> Result<(), redb::Error> {
+/// Whether the queue or who goes first in it has changed.
+fn changes_queue(before: Option<&Arc<JobRecord>>, now: Option<&Arc<JobRecord>>) -> bool {
+    let place = |record: &Arc<JobRecord>| (record.state(), record.strikes.count);
+    before.map(place) != now.map(place)
+}
+
+/// Writes what `command` changed of a job that was `before`.
+fn persist(database: &Database, before: Option<&Arc<JobRecord>>, state: &State, command: &Command) -> Result<(), redb::Error> {
     let Some(record) = state.job(command.job()) else {
         return Ok(());
     };
     let write = database.begin_write()?;
     let job = record.job().0.as_str();
     match command {
-        Command::Submit { .. } => put(&write, SUBMISSIONS, job, &record.submission)?,
+        Command::Submit { .. } => {
+            put(&write, SUBMISSIONS, job, &record.submission)?;
+            put(&write, REUSE, job, &record.reuse)?;
+            for (index, grader) in record.graders.iter().enumerate() {
+                put(&write, GRADERS, (job, index as u64), grader)?;
+            }
+            if let Some(request) = &record.request {
+                write.open_table(REQUESTS)?.insert(job, request.as_str())?;
+            }
+        }
         Command::CommitStep { stage, step, metrics, .. } => {
             let known = write.open_table(METRICS)?.insert((job, *stage, *step), encode(metrics)?.as_slice())?.is_some();
             r1d_proto::invariant!("STEP-1", !known, "step {step} of stage {stage} of job {job} was committed before");
         }
         Command::Eval { result, .. } => put_eval(&write, record, result)?,
-        Command::SetKeys { .. } => put(&write, REUSE, job, &record.reuse)?,
         Command::ReuseStage { stage, metrics, evals, .. } => {
             put(&write, REUSE, job, &record.reuse)?;
             for (step, metrics) in metrics {
@@ -269,7 +326,18 @@ fn persist(database: &Database, state: &State, command: &Command) -> Result<(), 
         }
         _ => {}
     }
-    if !matches!(command, Command::Eval { .. } | Command::SetGrader { .. } | Command::SetKeys { .. }) {
+    if before.map(|before| before.strikes) != Some(record.strikes) {
+        put(&write, STRIKES, job, &record.strikes)?;
+    }
+    let keeps_progress = matches!(
+        command,
+        Command::Eval { .. }
+            | Command::SetGrader { .. }
+            | Command::TakeUp { .. }
+            | Command::PutDown { .. }
+            | Command::Strike { .. }
+    );
+    if !keeps_progress {
         put(&write, PROGRESS, job, &record.progress)?;
     }
     write.commit()?;
@@ -306,19 +374,15 @@ struct JobRows {
     evals: Vec<Vec<u8>>,
     graders: Vec<Vec<u8>>,
     reuse: Option<Vec<u8>>,
+    request: Option<String>,
+    strikes: Option<Vec<u8>>,
 }
 
 fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
     let read = database.begin_read()?;
     let (submissions, progress, evals) = (read.open_table(SUBMISSIONS)?, read.open_table(PROGRESS)?, read.open_table(EVALS)?);
-    let graders = match read.open_table(GRADERS) {
-        Err(redb::TableError::TableDoesNotExist(_)) => None,
-        graders => Some(graders?),
-    };
-    let reuse = match read.open_table(REUSE) {
-        Err(redb::TableError::TableDoesNotExist(_)) => None,
-        reuse => Some(reuse?),
-    };
+    let (graders, reuse) = (known(read.open_table(GRADERS))?, known(read.open_table(REUSE))?);
+    let (requests, strikes) = (known(read.open_table(REQUESTS))?, known(read.open_table(STRIKES))?);
     let mut jobs = Vec::new();
     for row in submissions.iter()? {
         let (job, submission) = row?;
@@ -328,9 +392,20 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
         let evals = read_list(&evals, job.value())?;
         let graders = graders.as_ref().map_or(Ok(Vec::new()), |graders| read_list(graders, job.value()))?;
         let reuse = reuse.as_ref().map_or(Ok(None), |reuse| reuse.get(job.value()))?.map(|bytes| bytes.value().to_vec());
-        jobs.push(JobRows { submission: submission.value().to_vec(), progress: progress.value().to_vec(), evals, graders, reuse });
+        let strikes = strikes.as_ref().map_or(Ok(None), |strikes| strikes.get(job.value()))?.map(|bytes| bytes.value().to_vec());
+        let request = requests.as_ref().map_or(Ok(None), |requests| requests.get(job.value()))?.map(|id| id.value().to_owned());
+        let (submission, progress) = (submission.value().to_vec(), progress.value().to_vec());
+        jobs.push(JobRows { submission, progress, evals, graders, reuse, request, strikes });
     }
     Ok(jobs)
+}
+
+/// A table that a ledger of an earlier release may lack.
+fn known<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
+    match table {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        table => table.map(Some),
+    }
 }
 
 /// The rows of a job in a table of lists, in their order.

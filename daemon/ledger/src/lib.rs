@@ -25,6 +25,6 @@ pub use command::{Command, Effect, Rejected};
 pub use disk::Disk;
 pub use journal::{Cut, Entry, Journal, JournalError, Refused};
 pub use ledger::{Ledger, LedgerError};
-pub use record::{CheckpointRecord, GraderRecord, JobRecord, Reuse, StageRecord};
+pub use record::{CheckpointRecord, GraderRecord, JobRecord, Reuse, StageRecord, Strikes};
 pub use state::{FindError, State};
 pub use step::StepRecord;

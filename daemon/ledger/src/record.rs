@@ -17,6 +17,19 @@ pub struct JobRecord {
     /// Who judges, from which step on; of each plugin in the order of steps.
     pub graders: Vec<GraderRecord>,
     pub reuse: Reuse,
+    /// The id that the client made for the submission; none in a job of an earlier release.
+    pub request: Option<String>,
+    pub strikes: Strikes,
+}
+
+/// Whether the daemon survives the job. A job that ends its daemon (by the memory that it takes, or by an abort) does so again at each start, so
+/// the count has to outlive the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strikes {
+    /// The daemon works for the job now, or ended while it did.
+    pub taken_up: bool,
+    /// Times in a row that the daemon ended without a word while it worked for the job, and nothing of it was committed in between.
+    pub count: u32,
 }
 
 /// What is known of a job's stages that makes one job's outcome another's.

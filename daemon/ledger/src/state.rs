@@ -11,7 +11,7 @@
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in order.
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{CheckpointRecord, GraderRecord, JobRecord, Progress, Reuse, StageRecord, Submission};
+use crate::record::{CheckpointRecord, GraderRecord, JobRecord, Progress, Reuse, StageRecord, Strikes, Submission};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -23,6 +23,12 @@ use std::sync::Arc;
 pub const JOB_ID_MAX_BYTES: usize = 64;
 pub const NAME_MAX_BYTES: usize = 1 << 10;
 pub const JOB_TOML_MAX_BYTES: usize = 1 << 20;
+/// The id that a client makes for a submission.
+pub const REQUEST_MAX_BYTES: usize = 64;
+/// Jobs that have not ended.
+pub const JOBS_LIVE_MAX: usize = 10_000;
+/// The job files of those, in all.
+pub const JOBS_LIVE_MAX_BYTES: usize = 256 << 20;
 /// Longer error texts are cut, not refused: a job must always be able to end.
 pub const ERROR_MAX_BYTES: usize = 16 << 10;
 /// Names in one step's metrics.
@@ -38,6 +44,8 @@ pub const GRADER_MAX_BYTES: usize = 4 << 10;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     jobs: BTreeMap<JobId, Arc<JobRecord>>,
+    /// The job that each submission with an id of its client's became.
+    requests: BTreeMap<String, JobId>,
     submitted: u64,
 }
 
@@ -61,37 +69,54 @@ impl State {
     pub fn from_records(records: impl IntoIterator<Item = JobRecord>) -> State {
         let jobs: BTreeMap<_, _> = records.into_iter().map(|record| (record.job().clone(), Arc::new(record))).collect();
         let submitted = jobs.values().map(|record| record.submission.sequence + 1).max().unwrap_or(0);
-        State { jobs, submitted }
+        let request = |record: &Arc<JobRecord>| Some((record.request.clone()?, record.job().clone()));
+        let requests = jobs.values().filter_map(request).collect();
+        State { jobs, requests, submitted }
     }
 
     /// Carries out one command. A refused one leaves the state as it was.
     pub fn apply(&mut self, command: &Command) -> Answer {
         match command {
-            Command::Submit { job, name, priority, job_toml, at } => self.submit(job, name, *priority, job_toml, *at),
+            Command::Submit { .. } => self.submit(command),
+            Command::TakeUp { job } => {
+                self.live(job)?.strikes.taken_up = true;
+                Ok(Effect::TakenUp)
+            }
+            Command::PutDown { job } => {
+                self.live(job)?.strikes.taken_up = false;
+                Ok(Effect::PutDown)
+            }
+            Command::Strike { job } => {
+                let strikes = &mut self.live(job)?.strikes;
+                // A second daemon that ends before it takes the job up is not the job's doing.
+                *strikes = Strikes { taken_up: false, count: strikes.count.saturating_add(strikes.taken_up as u32) };
+                Ok(Effect::Struck { count: strikes.count })
+            }
             Command::Start { job, at } => self.start(job, *at),
             Command::BeginStage { job, epoch, stage, name, kind, steps, at } => {
                 begin_stage(self.fenced(job, *epoch)?, *stage, name, kind, *steps, *at)
             }
             Command::CommitStep { job, epoch, stage, step, metrics } => {
-                commit_step(self.fenced(job, *epoch)?, *stage, *step, metrics)
+                forgiving(self.fenced(job, *epoch)?, |record| commit_step(record, *stage, *step, metrics))
             }
             Command::Checkpoint { job, epoch, stage, step, dir, manifest_sha256 } => {
                 let checkpoint = CheckpointRecord { step: *step, dir: dir.clone(), manifest_sha256: manifest_sha256.clone() };
-                add_checkpoint(self.fenced(job, *epoch)?, *stage, checkpoint)
+                forgiving(self.fenced(job, *epoch)?, |record| add_checkpoint(record, *stage, checkpoint))
             }
             Command::DropCheckpoint { job, epoch, stage, step } => drop_checkpoint(self.fenced(job, *epoch)?, *stage, *step),
-            Command::Eval { job, epoch, result } => add_eval(self.fenced(job, *epoch)?, result),
-            Command::FinishStage { job, epoch, stage, at } => finish_stage(self.fenced(job, *epoch)?, *stage, *at),
+            Command::Eval { job, epoch, result } => forgiving(self.fenced(job, *epoch)?, |record| add_eval(record, result)),
+            Command::FinishStage { job, epoch, stage, at } => {
+                forgiving(self.fenced(job, *epoch)?, |record| finish_stage(record, *stage, *at))
+            }
             Command::Finish { job, epoch, state, error, model, at } => {
-                finish(self.fenced(job, *epoch)?, *state, error.clone(), model.clone(), *at)
+                finish(self.of_epoch(job, *epoch)?, *state, error.clone(), model.clone(), *at)
             }
             Command::SetGrader { job, plugin, sha256, stage, step, at } => {
                 let grader = GraderRecord { plugin: plugin.clone(), sha256: sha256.clone(), stage: *stage, step: *step, at: *at };
                 set_grader(self.live(job)?, grader)
             }
-            Command::SetKeys { job, keys, enabled } => set_keys(self.live(job)?, keys, *enabled),
-            Command::ReuseStage { job, of, stage, record, metrics, evals } => {
-                reuse_stage(self.live(job)?, of, *stage, record, metrics.len(), evals)
+            Command::ReuseStage { job, epoch, of, stage, record, metrics, evals } => {
+                reuse_stage(self.of_epoch(job, *epoch)?, of, *stage, record, metrics.len(), evals)
             }
             Command::Cancel { job, at } => self.cancel(job, *at),
         }
@@ -99,6 +124,15 @@ impl State {
 
     pub fn job(&self, job: &JobId) -> Option<&Arc<JobRecord>> {
         self.jobs.get(job)
+    }
+
+    /// Jobs, whatever has become of them.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
     }
 
     /// In order of submission.
@@ -130,22 +164,37 @@ impl State {
         }
     }
 
-    fn submit(&mut self, job: &JobId, name: &str, priority: i32, job_toml: &str, at: u64) -> Answer {
+    /// The job that a submission with this id of its client's became.
+    pub fn of_request(&self, request: &str) -> Option<&Arc<JobRecord>> {
+        self.jobs.get(self.requests.get(request)?)
+    }
+
+    fn submit(&mut self, command: &Command) -> Answer {
+        let Command::Submit { job, name, priority, job_toml, request, graders, keys, reuses, at } = command else {
+            return Err(Rejected::UnknownJob { job: command.job().clone() });
+        };
         let well_formed = job.0.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !well_formed || job.0.is_empty() || job.0.len() > JOB_ID_MAX_BYTES {
             return Err(Rejected::InvalidJobId { job: job.clone() });
+        }
+        if let Some(known) = request.as_ref().and_then(|request| self.requests.get(request)) {
+            return Err(Rejected::SubmittedBefore { job: known.clone() });
         }
         if self.jobs.contains_key(job) {
             return Err(Rejected::DuplicateJob { job: job.clone() });
         }
         within(job, "the name's length in bytes", name.len(), NAME_MAX_BYTES)?;
         within(job, "the job file's length in bytes", job_toml.len(), JOB_TOML_MAX_BYTES)?;
+        within(job, "the submission id's length in bytes", request.as_ref().map_or(0, String::len), REQUEST_MAX_BYTES)?;
+        within(job, "the number of stages", keys.len(), STAGES_MAX)?;
+        keys.iter().try_for_each(|key| within(job, "a key's length", key.len(), 64))?;
+        self.has_room_for(job_toml.len())?;
         let submission = Submission {
             job: job.clone(),
-            name: name.to_string(),
-            priority,
-            job_toml: job_toml.to_string(),
-            submitted_at: at,
+            name: name.clone(),
+            priority: *priority,
+            job_toml: job_toml.clone(),
+            submitted_at: *at,
             sequence: self.submitted,
         };
         let progress = Progress {
@@ -157,12 +206,34 @@ impl State {
             error: None,
             model: None,
         };
-        self.jobs.insert(
-            job.clone(),
-            Arc::new(JobRecord { submission, progress, evals: Vec::new(), graders: Vec::new(), reuse: Reuse::default() }),
-        );
+        let reuse = Reuse { keys: keys.clone(), enabled: *reuses, taken: BTreeMap::new() };
+        let (evals, request) = (Vec::new(), request.clone());
+        let mut record =
+            JobRecord { submission, progress, evals, graders: Vec::new(), reuse, request, strikes: Strikes::default() };
+        for (plugin, sha256) in graders {
+            let grader = GraderRecord { plugin: plugin.clone(), sha256: sha256.clone(), stage: 0, step: 0, at: *at };
+            set_grader(&mut record, grader)?;
+        }
+        if let Some(request) = record.request.clone() {
+            self.requests.insert(request, job.clone());
+        }
+        self.jobs.insert(job.clone(), Arc::new(record));
         self.submitted += 1;
         Ok(Effect::Submitted)
+    }
+
+    fn has_room_for(&self, text_bytes: usize) -> Result<(), Rejected> {
+        let live = || self.jobs.values().filter(|record| !record.state().is_final());
+        let full = |what, found: usize, limit: usize| Rejected::QueueFull { what, found: found as u64, limit: limit as u64 };
+        let jobs = live().count();
+        if jobs >= JOBS_LIVE_MAX {
+            return Err(full("jobs", jobs, JOBS_LIVE_MAX));
+        }
+        let bytes: usize = live().map(|record| record.submission.job_toml.len()).sum();
+        if bytes + text_bytes > JOBS_LIVE_MAX_BYTES {
+            return Err(full("bytes of job files", bytes, JOBS_LIVE_MAX_BYTES));
+        }
+        Ok(())
     }
 
     fn start(&mut self, job: &JobId, at: u64) -> Answer {
@@ -192,16 +263,29 @@ impl State {
 
     /// A running job whose current epoch is `epoch`.
     fn fenced(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
-        let record = self.live(job)?;
-        if record.state() == RunState::Queued {
-            return Err(Rejected::NotStarted { job: job.clone() });
+        let record = self.of_epoch(job, epoch)?;
+        match record.state() {
+            RunState::Queued => Err(Rejected::NotStarted { job: job.clone() }),
+            _ => Ok(record),
         }
+    }
+
+    /// A job that has not ended and whose newest epoch is `epoch`: 0 while it is queued.
+    fn of_epoch(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
+        let record = self.live(job)?;
         let current = record.progress.epoch;
         if epoch != current {
             return Err(Rejected::StaleEpoch { job: job.clone(), found: epoch, current });
         }
         Ok(record)
     }
+}
+
+/// What is committed of a job is a sign that the daemon survives it.
+fn forgiving(record: &mut JobRecord, change: impl FnOnce(&mut JobRecord) -> Answer) -> Answer {
+    let effect = change(record)?;
+    record.strikes.count = 0;
+    Ok(effect)
 }
 
 fn within(job: &JobId, what: &str, found: usize, limit: usize) -> Result<(), Rejected> {
@@ -337,14 +421,6 @@ fn set_grader(record: &mut JobRecord, grader: GraderRecord) -> Answer {
     Ok(Effect::GraderSet)
 }
 
-fn set_keys(record: &mut JobRecord, keys: &[String], enabled: bool) -> Answer {
-    let job = record.job().clone();
-    within(&job, "the number of stages", keys.len(), STAGES_MAX)?;
-    keys.iter().try_for_each(|key| within(&job, "a key's length", key.len(), 64))?;
-    record.reuse = Reuse { keys: keys.to_vec(), enabled, taken: record.reuse.taken.clone() };
-    Ok(Effect::KeysSet)
-}
-
 /// Only the next stage, while none is at work: whoever runs the job goes on behind it.
 fn reuse_stage(
     record: &mut JobRecord,
@@ -387,6 +463,9 @@ fn finish(record: &mut JobRecord, state: RunState, error: Option<String>, model:
     let refuse = |why: String| Err(Rejected::CannotFinish { job: record.job().clone(), state, why });
     if !state.is_final() {
         return refuse("that is no end".to_string());
+    }
+    if (record.state(), state) == (RunState::Queued, RunState::Succeeded) {
+        return refuse("it was never started".to_string());
     }
     if let (RunState::Succeeded, Some((_, stage))) = (state, record.stage_at_work()) {
         return refuse(format!("stage `{}` is at work", stage.name));

@@ -31,8 +31,20 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
         example: None,
     };
     let mut commands = vec![
-        Command::Submit { job: id(job), name: job.into(), priority: 1, job_toml: toml, at: 10 },
-        Command::SetKeys { job: id(job), keys: vec!["ab".repeat(32)], enabled: true },
+        Command::Submit {
+            job: id(job),
+            name: job.into(),
+            priority: 1,
+            job_toml: toml,
+            request: Some(format!("request of {job}")),
+            graders: [("accuracy".into(), "aa".repeat(32)), ("format".into(), "ff".repeat(32))].into(),
+            keys: vec!["ab".repeat(32)],
+            reuses: true,
+            at: 10,
+        },
+        Command::TakeUp { job: id(job) },
+        Command::Strike { job: id(job) },
+        Command::TakeUp { job: id(job) },
         Command::Start { job: id(job), at: 11 },
         Command::BeginStage { job: id(job), epoch: 1, stage: 0, name: "rl".into(), kind: "grpo".into(), steps: 1000, at: 12 },
         Command::Eval { job: id(job), epoch: 1, result: eval(0) },
@@ -312,6 +324,7 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     };
     let take = Command::ReuseStage {
         job: id("b"),
+        epoch: 0,
         of: id("a"),
         stage: 0,
         record: Box::new(record.clone()),
@@ -319,7 +332,7 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
         evals: vec![eval(None), eval(Some("rl"))],
     };
     let ledger = Ledger::open(&path).unwrap();
-    apply_all(&ledger, vec![Command::Submit { job: id("b"), name: "b".into(), priority: 0, job_toml: "x".into(), at: 1 }, take]);
+    apply_all(&ledger, vec![life("b", 0).remove(0), take]);
     let before = ledger.job(&id("b")).unwrap();
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
@@ -327,4 +340,129 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     assert_eq!(after, before);
     assert_eq!((&after.progress.stages[..], after.evals.len(), after.reuse.taken.get(&0)), (&[record][..], 2, Some(&id("a"))));
     assert_eq!(ledger.metrics(&id("b"), 0).unwrap(), [(0, metrics(0)), (1, metrics(1))]);
+}
+
+/// An earlier release's ledger has neither `requests` nor `strikes`, nor `graders` and `reuse` in its first builds.
+#[test]
+fn a_ledger_of_an_earlier_release_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 2));
+    drop(ledger);
+    let database = Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    for table in ["strikes", "reuse"] {
+        assert!(write.delete_table(TableDefinition::<&str, &[u8]>::new(table)).unwrap());
+    }
+    assert!(write.delete_table(TableDefinition::<&str, &str>::new("requests")).unwrap());
+    assert!(write.delete_table(TableDefinition::<(&str, u64), &[u8]>::new("graders")).unwrap());
+    write.commit().unwrap();
+    drop(database);
+    let ledger = Ledger::open(&path).unwrap();
+    let record = ledger.job(&id("a")).unwrap();
+    assert_eq!((record.progress.stages[0].step, &record.request, record.strikes.count), (2, &None, 0));
+    // It goes on.
+    apply_all(&ledger, vec![commit("a", 2), Command::Strike { job: id("a") }, life("b", 0).remove(0)]);
+    assert_eq!(ledger.of_request("request of b").unwrap().job(), &id("b"));
+}
+
+/// Power is lost somewhere in a submission: the job is there with its judges, keys and its client's id, or not at all.
+#[test]
+fn a_submission_is_whole_or_absent_after_any_crash() {
+    let (mut whole, mut absent) = (0, 0);
+    for bytes in (0..60_000).step_by(1500) {
+        let disk = new_disk();
+        let ledger = open_on(&disk).unwrap();
+        disk.lose_power_after(bytes);
+        let acknowledged = ledger.apply(life("a", 0).remove(0)).is_ok();
+        std::mem::forget(ledger);
+        disk.crash(bytes);
+        match open_on(&disk).unwrap().of_request("request of a") {
+            None => {
+                assert!(!acknowledged, "{bytes}");
+                absent += 1;
+            }
+            Some(record) => {
+                assert_eq!((record.graders.len(), record.reuse.keys.len(), record.reuse.enabled), (2, 1, true), "{bytes}");
+                whole += 1;
+            }
+        }
+    }
+    assert!(whole > 0 && absent > 0, "{whole} whole, {absent} absent");
+}
+
+/// Whoever looks at the jobs does not wait for the disk.
+#[test]
+fn readers_do_not_wait_for_a_disk_that_stalls() {
+    use std::sync::{Arc, Condvar, Mutex};
+    /// A disk whose next sync waits until it is let go.
+    #[derive(Debug)]
+    struct Stalling(redb::backends::InMemoryBackend, Arc<(Mutex<bool>, Condvar)>);
+    impl StorageBackend for Stalling {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            let (stalled, change) = &*self.1;
+            drop(change.wait_while(stalled.lock().unwrap(), |stalled| *stalled).unwrap());
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+    let stall = Arc::new((Mutex::new(false), Condvar::new()));
+    let handle = stall.clone();
+    let open = move || Database::builder().create_with_backend(Stalling(redb::backends::InMemoryBackend::new(), handle.clone()));
+    let ledger = Arc::new(Ledger::open_with(Path::new("/s/ledger.redb"), Box::new(open)).unwrap());
+    apply_all(&ledger, life("a", 0));
+    *stall.0.lock().unwrap() = true;
+    let writer = std::thread::spawn({
+        let ledger = ledger.clone();
+        move || ledger.apply(commit("a", 0)).unwrap()
+    });
+    let (done, finished) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn({
+        let ledger = ledger.clone();
+        move || {
+            let seen = (ledger.jobs().len(), ledger.queue().len(), ledger.find("a").unwrap());
+            done.send((seen, ledger.job(&id("a")).unwrap().progress.stages[0].step)).unwrap();
+        }
+    });
+    let seen = finished.recv_timeout(std::time::Duration::from_secs(20));
+    *stall.0.lock().unwrap() = false;
+    stall.1.notify_all();
+    assert_eq!(seen.expect("a reader's answer while the disk stalls"), ((1, 0, id("a")), 0));
+    assert_eq!(writer.join().unwrap(), Effect::StepCommitted { step: 1 });
+    reader.join().unwrap();
+    assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
+}
+
+#[test]
+fn the_queue_hears_of_what_changes_it_and_of_nothing_else() {
+    let disk = new_disk();
+    let ledger = open_on(&disk).unwrap();
+    let mut changes = ledger.queue_changes();
+    let mut heard = |command: Command| {
+        ledger.apply(command).unwrap();
+        let changed = changes.has_changed().unwrap();
+        changes.mark_unchanged();
+        changed
+    };
+    let commands = life("a", 2);
+    let is_heard: Vec<bool> = commands.iter().cloned().map(&mut heard).collect();
+    let expected = |command: &Command| matches!(command, Command::Submit { .. } | Command::Strike { .. } | Command::Start { .. });
+    // The first evaluation clears the job of the strike that it has.
+    let first_eval = commands.iter().position(|command| matches!(command, Command::Eval { .. })).unwrap();
+    for (index, (command, is_heard)) in commands.iter().zip(is_heard).enumerate() {
+        assert_eq!(is_heard, expected(command) || index == first_eval, "{command:?}");
+    }
+    assert!(heard(Command::Cancel { job: id("a"), at: 1 }));
 }

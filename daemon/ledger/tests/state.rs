@@ -5,14 +5,39 @@ use r1d_ledger::{Command, Effect, FindError, Rejected, State};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn id(text: &str) -> JobId {
     JobId(text.to_string())
 }
 
 fn submit(job: &str, priority: i32) -> Command {
-    Command::Submit { job: id(job), name: format!("name of {job}"), priority, job_toml: "seed = 1".into(), at: 100 }
+    Command::Submit {
+        job: id(job),
+        name: format!("name of {job}"),
+        priority,
+        job_toml: "seed = 1".into(),
+        request: None,
+        graders: BTreeMap::new(),
+        keys: Vec::new(),
+        reuses: false,
+        at: 100,
+    }
+}
+
+/// A submission of a client that may ask again.
+fn submit_with(job: &str, request: Option<&str>, graders: &[(&str, &str)], keys: &[String]) -> Command {
+    Command::Submit {
+        job: id(job),
+        name: "n".into(),
+        priority: 0,
+        job_toml: "seed = 1".into(),
+        request: request.map(String::from),
+        graders: graders.iter().map(|(plugin, sha256)| (plugin.to_string(), sha256.to_string())).collect(),
+        keys: keys.to_vec(),
+        reuses: true,
+        at: 100,
+    }
 }
 
 fn start(job: &str) -> Command {
@@ -115,6 +140,26 @@ impl History {
         steps
     }
 
+    /// Ends of the daemon while it worked for the job, since something of it was committed.
+    fn strikes(&self, job: &JobId) -> u32 {
+        let (mut taken_up, mut count) = (false, 0);
+        for command in self.0.iter().filter(|command| command.job() == job) {
+            match command {
+                Command::TakeUp { .. } => taken_up = true,
+                Command::PutDown { .. } => taken_up = false,
+                Command::Strike { .. } => {
+                    count += u32::from(taken_up);
+                    taken_up = false;
+                }
+                Command::CommitStep { .. } | Command::Checkpoint { .. } | Command::Eval { .. } | Command::FinishStage { .. } => {
+                    count = 0
+                }
+                _ => {}
+            }
+        }
+        count
+    }
+
     fn accepts(&self, command: &Command) -> bool {
         let job = command.job();
         if let Command::Submit { .. } = command {
@@ -125,7 +170,8 @@ impl History {
         }
         let current = |epoch: &u64| *epoch > 0 && *epoch == self.epoch(job);
         match command {
-            Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } | Command::SetKeys { .. } => true,
+            Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } => true,
+            Command::TakeUp { .. } | Command::PutDown { .. } | Command::Strike { .. } => true,
             Command::ReuseStage { .. } => unreachable!("no history has it: it is tested alone"),
             Command::SetGrader { stage, step, .. } => {
                 let from = (*stage, *step);
@@ -161,7 +207,10 @@ impl History {
                 current(epoch) && self.at_work(job) == Some(*stage) && self.committed(job, *stage) == self.steps(job, *stage)
             }
             Command::Finish { epoch, state, .. } => {
-                current(epoch) && state.is_final() && !(*state == RunState::Succeeded && self.at_work(job).is_some())
+                // A job that was never started may fail.
+                let started = self.epoch(job) > 0;
+                let succeeds = *state == RunState::Succeeded;
+                *epoch == self.epoch(job) && state.is_final() && !(succeeds && (!started || self.at_work(job).is_some()))
             }
         }
     }
@@ -183,7 +232,7 @@ struct Intent {
 
 fn intent() -> impl Strategy<Value = Intent> {
     let offset = || prop_oneof![8 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
-    (0usize..18, 0..JOBS.len(), -1i32..2, offset(), offset(), offset(), 0u64..4)
+    (0usize..24, 0..JOBS.len(), -1i32..2, offset(), offset(), offset(), 0u64..4)
         .prop_map(|(kind, job, priority, epoch, stage, step, steps)| Intent { kind, job, priority, epoch, stage, step, steps })
 }
 
@@ -209,6 +258,9 @@ fn resolve(intent: &Intent, history: &History) -> Command {
         13 | 14 => Command::FinishStage { job, epoch, stage, at: 2 },
         16 => set_grader(JOBS[intent.job], "accuracy", stage, step + 1),
         17 => set_grader(JOBS[intent.job], "accuracy", stage + 1, 0),
+        18 | 19 => Command::TakeUp { job },
+        20 => Command::PutDown { job },
+        21..=23 => Command::Strike { job },
         _ if intent.priority == -1 => Command::Cancel { job, at: 3 },
         _ => finish(JOBS[intent.job], epoch, if intent.priority == 0 { RunState::Succeeded } else { RunState::Failed }),
     }
@@ -237,6 +289,7 @@ proptest! {
             for record in state.jobs() {
                 let job = record.job();
                 prop_assert_eq!(record.progress.epoch, history.epoch(job));
+                prop_assert_eq!(record.strikes.count, history.strikes(job));
                 prop_assert_eq!(record.state().is_final(), history.ended(job));
                 prop_assert_eq!(record.progress.stages.len() as u32, history.begun(job));
                 for (index, stage) in record.progress.stages.iter().enumerate() {
@@ -379,6 +432,7 @@ fn limits_are_named() {
 fn only_the_next_stage_is_taken_over_and_only_whole() {
     let take = |stage: u32, step: u64, metrics: u64| Command::ReuseStage {
         job: id("b"),
+        epoch: 0,
         of: id("a"),
         stage,
         record: Box::new(r1d_ledger::StageRecord {
@@ -405,9 +459,21 @@ fn only_the_next_stage_is_taken_over_and_only_whole() {
     assert!(matches!(state.apply(&take(0, 2, 2)), Err(Rejected::WrongStage { .. })), "it is there");
     // The job goes on behind it; while a stage is at work none is taken over.
     accept(&mut state, &[start("b"), begin("b", 1, 1, 3)]);
-    assert!(matches!(state.apply(&take(1, 2, 2)), Err(Rejected::WrongStage { .. })));
-    assert!(matches!(state.apply(&take(2, 2, 2)), Err(Rejected::WrongStage { .. })));
+    assert!(matches!(state.apply(&of_epoch(1, take(1, 2, 2))), Err(Rejected::WrongStage { .. })));
+    assert!(matches!(state.apply(&of_epoch(1, take(2, 2, 2))), Err(Rejected::WrongStage { .. })));
+    // Whoever looked at the job before another took it up has nothing to say.
+    let stale = Err(Rejected::StaleEpoch { job: id("b"), found: 0, current: 1 });
+    assert_eq!(state.apply(&take(1, 2, 2)), stale);
     assert_eq!(state.job(&id("b")).unwrap().evals.len(), 1);
+}
+
+fn of_epoch(now: u64, command: Command) -> Command {
+    match command {
+        Command::ReuseStage { job, of, stage, record, metrics, evals, .. } => {
+            Command::ReuseStage { job, epoch: now, of, stage, record, metrics, evals }
+        }
+        other => other,
+    }
 }
 
 /// What another plugin has judged is not what the key says: from its stage on there is none, in the job that was changed.
@@ -424,12 +490,95 @@ fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     };
     let after = |graders: Vec<Command>| {
         let mut state = State::default();
-        accept(&mut state, &[submit("j", 0), Command::SetKeys { job: id("j"), keys: keys.clone(), enabled: true }]);
-        accept(&mut state, &graders);
+        accept(&mut state, &[submit_with("j", None, &[("p", "first")], &keys)]);
+        graders.iter().for_each(|grader| drop(accept(&mut state, std::slice::from_ref(grader))));
         state.job(&id("j")).unwrap().reuse.keys.clone()
     };
-    assert_eq!(after(vec![grader("first", 0, 0)]), keys, "the one that it was submitted with");
-    assert_eq!(after(vec![grader("first", 0, 0), grader("first", 1, 0)]), keys, "the same again");
-    assert_eq!(after(vec![grader("first", 0, 0), grader("other", 1, 0)]), ["a", "", ""]);
-    assert_eq!(after(vec![grader("first", 0, 0), grader("other", 0, 0)]), ["", "", ""], "before its first step");
+    assert_eq!(after(vec![]), keys, "the one that it was submitted with");
+    assert_eq!(after(vec![grader("first", 1, 0)]), keys, "the same again");
+    assert_eq!(after(vec![grader("other", 1, 0)]), ["a", "", ""]);
+    assert_eq!(after(vec![grader("other", 0, 0)]), ["", "", ""], "before its first step");
+}
+
+/// A client that asks again under the id of its first try finds the job of the first try, whatever has become of it.
+#[test]
+fn a_submission_that_is_asked_for_again_makes_no_second_job() {
+    let mut state = State::default();
+    accept(&mut state, &[submit_with("a", Some("r-1"), &[], &[]), submit_with("b", Some("r-2"), &[], &[])]);
+    let before = state.clone();
+    let known = Err(Rejected::SubmittedBefore { job: id("a") });
+    assert_eq!(state.apply(&submit_with("c", Some("r-1"), &[], &[])), known);
+    assert_eq!(state, before);
+    accept(&mut state, &[Command::Cancel { job: id("a"), at: 1 }]);
+    assert_eq!(state.apply(&submit_with("c", Some("r-1"), &[], &[])), known, "an ended job is the submission's, too");
+    assert_eq!(state.of_request("r-2").unwrap().job(), &id("b"));
+    // Clients without such an id may submit the same job as often as they like.
+    accept(&mut state, &[submit("d", 0), submit("e", 0)]);
+    let long = "x".repeat(65);
+    assert!(matches!(state.apply(&submit_with("f", Some(&long), &[], &[])), Err(Rejected::OverLimit { found: 65, .. })));
+}
+
+/// The job is never in the queue without its judges and keys: a device that is free takes it up at once.
+#[test]
+fn a_queued_job_has_its_judges_and_keys_from_the_first_moment() {
+    let mut state = State::default();
+    let keys = vec!["ab".repeat(32)];
+    accept(&mut state, &[submit_with("a", None, &[("accuracy", "11"), ("format", "22")], &keys)]);
+    let record = state.queue().remove(0);
+    let judges: Vec<_> = record.graders.iter().map(|g| (g.plugin.as_str(), g.sha256.as_str(), g.stage, g.step)).collect();
+    assert_eq!(judges, [("accuracy", "11", 0, 0), ("format", "22", 0, 0)]);
+    assert_eq!((&record.reuse.keys, record.reuse.enabled), (&keys, true));
+}
+
+#[test]
+fn the_queue_has_a_limit_in_jobs_and_in_text() {
+    let mut state = State::default();
+    for job in 0..10_000 {
+        accept(&mut state, &[submit(&format!("{job:05}"), 0)]);
+    }
+    let refused = state.apply(&submit("x", 0)).unwrap_err();
+    assert_eq!(refused.to_string(), "10000 jobs wait or run, the limit is 10000: cancel some, or wait until some have ended");
+    accept(&mut state, &[Command::Cancel { job: id("00007"), at: 1 }, submit("x", 0)]);
+
+    let mut state = State::default();
+    let long = |job: &str| match submit(job, 0) {
+        Command::Submit { job, name, priority, request, graders, keys, reuses, at, .. } => {
+            let job_toml = "#".repeat(1 << 20);
+            Command::Submit { job, name, priority, job_toml, request, graders, keys, reuses, at }
+        }
+        other => other,
+    };
+    for job in 0..256 {
+        accept(&mut state, &[long(&format!("{job:03}"))]);
+    }
+    assert!(matches!(state.apply(&long("x")), Err(Rejected::QueueFull { what: "bytes of job files", .. })));
+}
+
+/// A job whose files are gone before its first attempt has ended, and is not tried again for ever.
+#[test]
+fn a_job_that_was_never_started_can_fail() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0)]);
+    assert!(matches!(state.apply(&finish("a", 0, RunState::Succeeded)), Err(Rejected::CannotFinish { .. })));
+    assert!(matches!(state.apply(&finish("a", 1, RunState::Failed)), Err(Rejected::StaleEpoch { .. })));
+    accept(&mut state, &[finish("a", 0, RunState::Failed)]);
+    assert!(state.queue().is_empty());
+}
+
+/// What is held against a job: each end of the daemon while it worked for it, until something of it is committed.
+#[test]
+fn a_job_is_struck_once_for_each_end_of_the_daemon_while_it_was_at_work() {
+    let mut state = State::default();
+    let (up, down, strike) =
+        (Command::TakeUp { job: id("a") }, Command::PutDown { job: id("a") }, Command::Strike { job: id("a") });
+    accept(&mut state, &[submit("a", 0)]);
+    assert_eq!(accept(&mut state, &[strike.clone()]), Effect::Struck { count: 0 }, "it waited in the queue");
+    assert_eq!(accept(&mut state, &[up.clone(), down, strike.clone()]), Effect::Struck { count: 0 }, "a clean stop");
+    assert_eq!(accept(&mut state, &[up.clone(), strike.clone()]), Effect::Struck { count: 1 }, "while its files were read");
+    assert_eq!(accept(&mut state, &[strike.clone()]), Effect::Struck { count: 1 }, "it was not taken up since");
+    assert_eq!(accept(&mut state, &[up.clone(), start("a"), strike.clone()]), Effect::Struck { count: 2 });
+    accept(&mut state, &[up.clone(), start("a"), begin("a", 2, 0, 3)]);
+    assert_eq!(state.job(&id("a")).unwrap().strikes.count, 2, "a start alone proves nothing");
+    accept(&mut state, &[commit("a", 2, 0, 0)]);
+    assert_eq!(accept(&mut state, &[strike]), Effect::Struck { count: 1 }, "a committed step wipes the slate");
 }

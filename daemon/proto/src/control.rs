@@ -1,13 +1,34 @@
 //! The protocol between `r1ctl` and `r1d` over the daemon's unix socket: JSON in [`crate::frame`]s.
 //!
-//! A client sends one [`Request`] per connection. The daemon answers with one [`Response`], or, for `Watch` and
-//! `Logs { follow: true }`, with a stream of them that ends with [`Response::End`]. The types are what `r1ctl -o json` prints.
+//! A client sends one [`Request`] per connection, in an [`Envelope`], and says nothing more. The daemon answers with one [`Response`], or, for
+//! `Watch` and `Logs { follow: true }`, with a stream of them that ends with [`Response::End`]. An answer that takes its time is announced by
+//! [`Response::Progress`] where the client asked for that, so a client's deadline is for silence and not for the work. The types are what
+//! `r1ctl -o json` prints.
+//!
+//! A request that changes something is carried out to its end, whether its client stays or not.
 
 use crate::ids::JobId;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Payload of a request's frame. A daemon that is sent more refuses it: the longest job file has half of this.
+pub const REQUEST_MAX_BYTES: u32 = 2 << 20;
+
+/// What a client sends: a request, and how it is to be answered. A bare [`Request`] is an envelope, too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Made by the client, for a request that it may have to send again: of all submissions with one id comes one job, and a submission whose
+    /// first sending is still being read is answered with that one's answer. At most 64 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Whether [`Response::Progress`] is wanted until the answer is there.
+    #[serde(default)]
+    pub progress: bool,
+    #[serde(flatten)]
+    pub request: Request,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -117,6 +138,8 @@ pub enum Response {
     Reviewed(MadeDataSet),
     Nodes(Vec<Node>),
     ShuttingDown,
+    /// The daemon is at it; the answer follows.
+    Progress(Activity),
     End,
     Error(ControlError),
 }
@@ -142,6 +165,8 @@ pub enum ErrorKind {
     /// A prefix that several ids share.
     Ambiguous,
     Invalid,
+    /// Too many ask for the same at once: it may be asked again.
+    Busy,
     Internal,
 }
 
@@ -225,7 +250,7 @@ pub struct StageStatus {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Activity {
-    /// `sampling`, `scoring`, `training`, `evaluating`, `checkpointing`, `replaying`, `loading`, `exporting`.
+    /// `sampling`, `scoring`, `training`, `evaluating`, `checkpointing`, `replaying`, `loading`, `exporting`, `writing the data set`.
     pub doing: String,
     pub done: u64,
     pub total: u64,
@@ -320,6 +345,7 @@ pub struct Wait {
     pub owner: String,
     pub waits_for: String,
     pub since_s: f64,
+    /// Seconds from the moment that `since_s` counts from.
     pub deadline_s: Option<f64>,
 }
 
@@ -391,6 +417,21 @@ fn metrics<'de, D: Deserializer<'de>>(source: D) -> Result<BTreeMap<String, f64>
 mod tests {
     use super::*;
     use crate::frame::{Format, encode, read_blocking};
+
+    /// Clients of an earlier release send the request alone.
+    #[test]
+    fn a_bare_request_is_an_envelope() {
+        for request in [Request::List, Request::Logs { job: "k3v".into(), follow: true }, Request::Plan { job: "x".into() }] {
+            let bare = encode(Format::Json, &request).unwrap();
+            let read: Envelope = read_blocking(&mut &bare[..], Format::Json).unwrap();
+            assert_eq!(read, Envelope { id: None, progress: false, request: request.clone() });
+            // An earlier daemon takes the request out of an envelope.
+            let envelope = Envelope { id: Some("r-1".into()), progress: true, request: request.clone() };
+            let sent = encode(Format::Json, &envelope).unwrap();
+            assert_eq!(read_blocking::<Request>(&mut &sent[..], Format::Json).unwrap(), request);
+            assert_eq!(read_blocking::<Envelope>(&mut &sent[..], Format::Json).unwrap(), envelope);
+        }
+    }
 
     #[test]
     fn a_metric_that_is_no_number_hides_no_status() {

@@ -92,11 +92,15 @@ fn header(bytes: &[u8; HEADER_BYTES], format: Format) -> Result<(u32, u32), Fram
     Ok((length, word(&bytes[12..16])))
 }
 
-fn payload<T: DeserializeOwned>(bytes: &[u8], crc: u32, format: Format) -> Result<T, FrameError> {
-    let found = crc32c::crc32c(bytes);
-    if found != crc {
-        return Err(FrameError::Checksum { expected: crc, found });
+fn check(bytes: &[u8], crc: u32) -> Result<(), FrameError> {
+    match crc32c::crc32c(bytes) {
+        found if found != crc => Err(FrameError::Checksum { expected: crc, found }),
+        _ => Ok(()),
     }
+}
+
+/// The message in a payload whose checksum is right.
+pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, FrameError> {
     match format {
         Format::Postcard => postcard::from_bytes(bytes).map_err(|e| FrameError::Decode(e.to_string())),
         Format::Json => serde_json::from_slice(bytes).map_err(|e| FrameError::Decode(e.to_string())),
@@ -122,6 +126,11 @@ pub async fn read_within<T: DeserializeOwned>(
     format: Format,
     limit: u32,
 ) -> Result<T, FrameError> {
+    decode(format, &read_payload(stream, format, limit).await?)
+}
+
+/// The payload of one frame, at most `limit` bytes, its checksum compared: for whoever decodes elsewhere ([`decode`]).
+pub async fn read_payload(stream: &mut (impl AsyncRead + Unpin), format: Format, limit: u32) -> Result<Vec<u8>, FrameError> {
     let mut head = [0u8; HEADER_BYTES];
     // An end of stream between frames is a close; one inside a frame is an error.
     if stream.read(&mut head[..1]).await? == 0 {
@@ -134,7 +143,8 @@ pub async fn read_within<T: DeserializeOwned>(
     }
     let mut bytes = vec![0u8; length as usize];
     stream.read_exact(&mut bytes).await?;
-    payload(&bytes, crc, format)
+    check(&bytes, crc)?;
+    Ok(bytes)
 }
 
 /// [`read`] for a thread without a runtime.
@@ -147,7 +157,8 @@ pub fn read_blocking<T: DeserializeOwned>(stream: &mut impl std::io::Read, forma
     let (length, crc) = header(&head, format)?;
     let mut bytes = vec![0u8; length as usize];
     stream.read_exact(&mut bytes)?;
-    payload(&bytes, crc, format)
+    check(&bytes, crc)?;
+    decode(format, &bytes)
 }
 
 /// [`write`] for a thread without a runtime.

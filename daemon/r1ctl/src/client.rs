@@ -1,11 +1,13 @@
-//! One question to the daemon, one answer or a stream of them. Every wait has a deadline.
+//! One question to the daemon, one answer or a stream of them. Every wait has a deadline, which is for silence: a daemon that says that it is at it
+//! may take as long as it takes.
 
 use crate::error::Error;
 use crate::socket::{Candidate, Tried, reason};
-use r1d_proto::control::{Request, Response};
+use r1d_proto::control::{Activity, Envelope, REQUEST_MAX_BYTES, Request, Response};
 use r1d_proto::frame::{self, Format, FrameError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -39,25 +41,38 @@ impl Client {
 
     /// Sends a request; its answers are read from what comes back.
     pub async fn open(&self, request: &Request) -> Result<Answers, Error> {
+        self.send(Envelope { id: None, progress: true, request: request.clone() }).await
+    }
+
+    async fn send(&self, envelope: Envelope) -> Result<Answers, Error> {
+        let bytes = frame::encode(Format::Json, &envelope).map_err(|source| self.stream_error(source))?;
+        let length = bytes.len() - frame::HEADER_BYTES;
+        if length > REQUEST_MAX_BYTES as usize {
+            let source = FrameError::OverLimit { length: u32::try_from(length).unwrap_or(u32::MAX), limit: REQUEST_MAX_BYTES };
+            return Err(self.stream_error(source));
+        }
         let sending = async {
-            let mut stream = UnixStream::connect(&self.socket).await.map_err(FrameError::Io)?;
-            frame::write(&mut stream, Format::Json, request).await?;
+            let mut stream = UnixStream::connect(&self.socket).await?;
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
             Ok(stream)
         };
         match timeout(self.deadline, sending).await {
             Ok(Ok(stream)) => Ok(Answers { client: self.clone(), stream }),
-            Ok(Err(source)) => Err(self.stream_error(source)),
+            Ok(Err(source)) => Err(self.stream_error(FrameError::Io(source))),
             Err(_) => Err(self.no_answer()),
         }
     }
 
     /// Asks what has one answer.
     pub async fn ask(&self, request: &Request) -> Result<Response, Error> {
-        let mut answers = self.open(request).await?;
-        match timeout(self.deadline, answers.read()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.no_answer()),
-        }
+        self.open(request).await?.last(|_| ()).await
+    }
+
+    /// Asks for something under an id, so that asking again is no second request; `progress` is told what the daemon is at meanwhile.
+    pub async fn ask_once(&self, id: String, request: &Request, progress: impl FnMut(&Activity)) -> Result<Response, Error> {
+        let envelope = Envelope { id: Some(id), progress: true, request: request.clone() };
+        self.send(envelope).await?.last(progress).await
     }
 
     /// The answer has a shape that the request does not ask for.
@@ -82,6 +97,18 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// The one answer, and what the daemon says until it is there.
+    async fn last(&mut self, mut progress: impl FnMut(&Activity)) -> Result<Response, Error> {
+        let deadline = self.client.deadline;
+        loop {
+            match timeout(deadline, self.read()).await {
+                Ok(Ok(Response::Progress(activity))) => progress(&activity),
+                Ok(answer) => return answer,
+                Err(_) => return Err(self.client.no_answer()),
+            }
+        }
+    }
+
     /// The next answer of a stream, or `None` at its end. A stream may rightly be silent for hours (a queued job), so silence is
     /// no error; but after each `deadline` of it the daemon must give a sign of life.
     pub async fn next(&mut self) -> Result<Option<Response>, Error> {
@@ -92,7 +119,7 @@ impl Answers {
             match timeout(client.deadline, &mut read).await {
                 Ok(Ok(Response::End)) => return Ok(None),
                 Ok(answer) => return answer.map(Some),
-                Err(_) => client.ask(&Request::List).await?,
+                Err(_) => client.ask(&Request::Nodes).await?,
             };
         }
     }

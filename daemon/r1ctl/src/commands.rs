@@ -6,12 +6,14 @@ use crate::error::{Ended, Error};
 use crate::lock::{Lock, Mode};
 use crate::print::{self, Printer};
 use crate::socket::candidates;
+use crate::terminal::one_line;
 use crate::watch::{Style, Watch};
 use crate::{dataset, explain, job_file, model, pages, plugin, report, show};
 use r1d_job::Job;
-use r1d_proto::control::{Request, Response, SampleSort};
+use r1d_proto::control::{Activity, Request, Response, SampleSort};
 use r1d_proto::world::SharedClock;
 use serde::Serialize;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -229,7 +231,17 @@ impl Session<'_> {
 
     async fn submit(&self, request: Request, mut lock: Lock, wait: Option<Patience>) -> Result<Ended, Error> {
         let client = self.find().await?;
-        let answer = client.ask(&request).await?;
+        // A person at a terminal sees that a large data set is being read; nobody else wants to.
+        let told = Cell::new(None);
+        let progress = |activity: &Activity| {
+            if self.printer.stderr.width.is_some() && told.replace(Some(activity.doing.clone())).as_ref() != Some(&activity.doing) {
+                self.printer.note(&one_line(&activity.doing));
+            }
+        };
+        let answer = client.ask_once(self.new_id(), &request, progress).await.map_err(|error| match error.is_away() {
+            true => Error::Unheard(Box::new(error)),
+            false => error,
+        })?;
         let Response::Submitted { job, warnings, plugins } = &answer else {
             return Err(client.unexpected(&request, &answer));
         };
@@ -253,6 +265,11 @@ impl Session<'_> {
                 Ok(Ended::Ok)
             }
         }
+    }
+
+    /// An id for a request that is carried out once.
+    fn new_id(&self) -> String {
+        format!("r1ctl-{:x}-{}", self.clock.unix().as_nanos(), std::process::id())
     }
 
     async fn watch(&self, client: &Client, job: &str, style: Style, patience: Patience) -> Result<Ended, Error> {

@@ -41,6 +41,8 @@ pub enum Error {
     NoDaemon(Vec<Tried>),
     #[error("{}: no answer within {seconds} s: the daemon is busy or stopped (its log tells); --timeout waits longer", .socket.display())]
     NoAnswer { socket: PathBuf, seconds: u64 },
+    #[error("{0}: the submission is carried out if it has arrived, and the same command again finds its job")]
+    Unheard(Box<Error>),
     #[error("{}: {source}", .socket.display())]
     Stream { socket: PathBuf, source: FrameError },
     #[error("{}", .0.message)]
@@ -91,6 +93,7 @@ impl Error {
     pub fn is_away(&self) -> bool {
         match self {
             Error::NoDaemon(_) | Error::NoAnswer { .. } => true,
+            Error::Unheard(error) => error.is_away(),
             Error::Stream { source, .. } => matches!(source, FrameError::Closed | FrameError::Io(_)),
             _ => false,
         }

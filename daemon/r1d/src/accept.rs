@@ -5,19 +5,21 @@ use crate::inputs;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError};
 use crate::outputs::{OutputError, Outputs};
+use crate::reading::Reading;
 use crate::reuse;
 use crate::state_dir::job_dir;
 use crate::status::Desk;
 use r1d_data::DataError;
 use r1d_data::storage::write_atomically;
 use r1d_job::{Job, JobError};
-use r1d_ledger::{Command, LedgerError, Rejected};
+use r1d_ledger::{Command, JobRecord, LedgerError, Rejected};
 use r1d_proto::control::Plan;
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::Rewards;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Letters of a job's id: 32^8 ids, read aloud without doubt (no i, l, o, u).
 const ID_LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -46,14 +48,14 @@ pub enum AcceptError {
 impl AcceptError {
     /// Whether the job is at fault, not the daemon.
     pub fn is_the_jobs(&self) -> bool {
-        matches!(self, AcceptError::Job(_) | AcceptError::Materials(_))
+        matches!(self, AcceptError::Job(_) | AcceptError::Materials(_) | AcceptError::Ledger(LedgerError::Rejected(_)))
     }
 }
 
-/// What the job would do. Blocks.
-pub fn plan(text: &str, rewards: &Rewards, desk: &Desk) -> Result<Plan, AcceptError> {
+/// What the job would do. Blocks, and gives up where nobody wants to know any more.
+pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Plan, AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
-    let materials = Materials::open(job, rewards, &Recorded::default())?;
+    let materials = Materials::read(job, rewards, &Recorded::default(), reading)?;
     let facts = materials.facts();
     let mut stages = r1d_job::plan::stages(&materials.job, &facts, &materials.seen);
     for (index, job) in reuse::plan(desk, &materials) {
@@ -80,20 +82,28 @@ pub struct Submitted {
     pub plugins: BTreeMap<String, String>,
 }
 
-/// Checks the job and queues it. `pins` are of plugins, by name or absolute path. A priority of the request wins over the job file's.
-/// With `reuses`, stages that earlier jobs have finished are taken over. Blocks.
-pub fn submit(
-    text: &str,
-    priority: Option<i32>,
-    pins: BTreeMap<String, String>,
-    reuses: bool,
-    rewards: &Rewards,
-    desk: &Desk,
-) -> Result<Submitted, AcceptError> {
-    let job = Job::parse(text, Path::new("/"))?;
+/// What a client hands in.
+pub struct Submission {
+    pub text: String,
+    /// Wins over the job file's.
+    pub priority: Option<i32>,
+    /// SHA-256 of plugins, by name or absolute path.
+    pub pins: BTreeMap<String, String>,
+    /// Stages that earlier jobs have finished are taken over.
+    pub reuses: bool,
+    /// The client's id of it.
+    pub id: String,
+}
+
+/// Checks the job and queues it, with all that was decided about it, in one transaction. Blocks.
+pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Submitted, AcceptError> {
+    let Submission { text, priority, pins, reuses, id: request } = submission;
+    let job = Job::parse(&text, Path::new("/"))?;
     let fingerprint = inputs::fingerprint(&job);
-    let materials = Materials::open(job, rewards, &Recorded::pinned(pins))?;
+    let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;
+    let parts = materials.parts();
+    reading.at("hashing what the job reads", parts - 1, parts).map_err(MaterialsError::from)?;
     // A file that is gone again is named when the job opens it.
     let keys = reuse::keys(&materials.job, &plugins, desk).unwrap_or_default();
     let job_toml = materials.job.to_toml();
@@ -112,20 +122,19 @@ pub fn submit(
             let _ = std::fs::remove_dir_all(&outputs.dir);
             return Err(error);
         }
-        let (name, at) = (materials.job.name.clone(), desk.clock.unix().as_secs());
-        match desk.ledger.apply(Command::Submit { job: id.clone(), name, priority, job_toml: job_toml.clone(), at }) {
+        let submit = Command::Submit {
+            job: id.clone(),
+            name: materials.job.name.clone(),
+            priority,
+            job_toml: job_toml.clone(),
+            request: Some(request.clone()),
+            graders: plugins.clone(),
+            keys: keys.clone(),
+            reuses,
+            at: desk.clock.unix().as_secs(),
+        };
+        match desk.ledger.apply(submit) {
             Ok(_) => {
-                let recorded = desk.ledger.apply(Command::SetKeys { job: id.clone(), keys: keys.clone(), enabled: reuses });
-                if let Err(error) = recorded {
-                    tracing::warn!("job {id} neither takes over finished stages nor leaves its own: {error}");
-                }
-                for (plugin, sha256) in &plugins {
-                    let (job, plugin, sha256) = (id.clone(), plugin.clone(), sha256.clone());
-                    // A job that runs already found the same files.
-                    if let Err(error) = desk.ledger.apply(Command::SetGrader { job, plugin, sha256, stage: 0, step: 0, at }) {
-                        tracing::warn!("who judges job {id} is not recorded: {error}");
-                    }
-                }
                 JobLog::new(outputs.log(), &id.0, desk.clock.clone()).info(format!("submitted as {id}"));
                 return Ok(Submitted { job: id, warnings: materials.warnings, plugins });
             }
@@ -140,10 +149,24 @@ pub fn submit(
     Err(AcceptError::NoId)
 }
 
+/// A job that an earlier submission with the same id became.
+pub fn submitted_before(record: &JobRecord) -> Submitted {
+    let first = record.graders.iter().filter(|grader| (grader.stage, grader.step) == (0, 0));
+    let plugins = first.map(|grader| (grader.plugin.clone(), grader.sha256.clone())).collect();
+    Submitted { job: record.job().clone(), warnings: Vec::new(), plugins }
+}
+
+/// An id for a submission whose client made none.
+pub fn new_request_id(desk: &Desk) -> String {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let made = MADE.fetch_add(1, Ordering::Relaxed);
+    format!("r1d-{:x}-{}-{made}", desk.clock.unix().as_nanos(), std::process::id())
+}
+
 /// From the clock, the process and the number of jobs: unique enough to try.
 fn new_id(desk: &Desk, attempt: u64) -> JobId {
     let nanos = desk.clock.unix().as_nanos() as u64;
-    let mut hash = counter_hash(&[nanos, std::process::id() as u64, desk.ledger.jobs().len() as u64, attempt]);
+    let mut hash = counter_hash(&[nanos, std::process::id() as u64, desk.ledger.state().len() as u64, attempt]);
     let letters = (0..ID_LENGTH).map(|_| {
         let letter = ID_LETTERS.get((hash % 32) as usize).copied().unwrap_or(b'0');
         hash /= 32;

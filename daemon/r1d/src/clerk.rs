@@ -12,22 +12,33 @@ use crate::tasks;
 use r1d_data::DataError;
 use r1d_data::rollouts::{self, RolloutRow};
 use r1d_ledger::{Command as LedgerCommand, Disk, Entry, Journal, JournalError, Ledger, LedgerError};
+use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
 use r1d_runner::{End, Event, Keep, Recalled, Source, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Tasks that may wait (`LIM-1`): the asker waits when the clerk is behind, so memory is bounded by the disk's pace.
 const QUEUE_MAX_TASKS: usize = 256;
+/// From the end of an attempt to the end of its clerk, which has one write in hand at most.
+pub const CLERK_END_MAX: Duration = Duration::from_secs(600);
 
 pub enum Task {
     Keep(Keep),
     Store(Store, oneshot::Sender<Event>),
+    /// What a stage kept becomes a data set; `progress` hears how far that is, as far as it has room.
+    MakeDataSet {
+        stage: usize,
+        progress: mpsc::Sender<Event>,
+        answer: oneshot::Sender<Event>,
+    },
     Recall {
         stage: usize,
         step: u64,
@@ -125,19 +136,76 @@ pub struct Clerk {
     pub failed: Option<End>,
 }
 
+/// The clerks that may still write, by job. A job has one at most: two would write over each other in the journal, which knows no epochs.
+#[derive(Clone, Default)]
+pub struct Clerks(Arc<Mutex<HashMap<JobId, Known>>>);
+
+#[derive(Clone)]
+struct Known {
+    stop: Arc<AtomicBool>,
+    /// Closed when the thread has ended, however it did.
+    gone: watch::Receiver<()>,
+}
+
+/// Held by a clerk's thread.
+struct Writing {
+    stop: Arc<AtomicBool>,
+    _alive: watch::Sender<()>,
+}
+
+impl Clerks {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, job: &JobId) -> Writing {
+        let (alive, gone) = watch::channel(());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut known = self.lock();
+        known.retain(|_, known| known.gone.has_changed().is_ok());
+        let before = known.insert(job.clone(), Known { stop: stop.clone(), gone });
+        r1d_proto::invariant!("STEP-1", before.is_none(), "job {job} has two clerks");
+        Writing { stop, _alive: alive }
+    }
+
+    /// The job's clerk ends after what it has in hand; what is queued behind that is as lost as in a crash. Returns when it has ended.
+    async fn end(&self, job: &JobId) {
+        let known = self.lock().get(job).cloned();
+        if let Some(Known { stop, mut gone }) = known {
+            stop.store(true, Ordering::Relaxed);
+            // Nothing is ever sent: an error is its end.
+            while gone.changed().await.is_ok() {}
+        }
+    }
+
+    /// Waits until nobody writes for the job. A thread that hangs in the disk cannot be ended but with its process, and no attempt may begin
+    /// beside it: then the daemon gives up, for systemd to start a fresh one.
+    pub async fn none(&self, job: &JobId) {
+        if tokio::time::timeout(CLERK_END_MAX, self.end(job)).await.is_err() {
+            let waited = CLERK_END_MAX.as_secs();
+            tracing::error!(%job, "the writer of the job's last attempt has not ended within {waited} s: the daemon gives up");
+            std::process::exit(70);
+        }
+    }
+}
+
 impl Clerk {
-    /// Starts the thread; it ends when the sender is dropped.
-    pub fn start(mut self) -> std::io::Result<mpsc::Sender<Task>> {
+    /// Starts the thread; it ends when the sender is dropped, or [`Clerks::none`] is waited for. No other clerk of the job may be there.
+    pub fn start(mut self, clerks: &Clerks) -> std::io::Result<mpsc::Sender<Task>> {
         let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
+        let writing = clerks.begin(&self.job);
         tasks::thread("clerk", move || {
-            while let Some(task) = tasks.blocking_recv() {
-                self.carry_out(task);
+            while let Some(task) = tasks.blocking_recv().filter(|_| !writing.stop.load(Ordering::Relaxed)) {
+                self.carry_out(task, &writing.stop);
             }
+            // Its files are closed before anybody is told.
+            drop(self);
+            drop(writing);
         })?;
         Ok(sender)
     }
 
-    fn carry_out(&mut self, task: Task) {
+    fn carry_out(&mut self, task: Task, stop: &AtomicBool) {
         let (answer, result) = match task {
             Task::Keep(keep) => {
                 if let Err(error) = self.keep(keep) {
@@ -152,6 +220,15 @@ impl Clerk {
                 return;
             }
             Task::Store(store, answer) => (answer, self.store(store).map(|()| Event::Stored)),
+            Task::MakeDataSet { stage, progress, answer } => {
+                let told = |done, total| {
+                    let doing = Activity { doing: "writing the data set".into(), done, total, unit: "steps".into() };
+                    // A word that finds no room is followed by others.
+                    let _ = progress.try_send(Event::Progress(doing));
+                    !stop.load(Ordering::Relaxed)
+                };
+                (answer, self.make_data_set(stage, &told).map(|()| Event::Stored))
+            }
             Task::Recall { stage, step, answer } => (answer, self.recall(stage, step)),
             Task::Forget { stage, step, answer } => (answer, self.forget(stage, step)),
             Task::Prompts { of, step, round, count, answer } => {
@@ -268,7 +345,6 @@ impl Clerk {
                 Ok(())
             }
             Store::FinishStage { stage } => {
-                self.make_data_set(stage)?;
                 self.apply(LedgerCommand::FinishStage { job, epoch, stage: stage as u32, at })?;
                 self.journal(stage)?.prune_before(u64::MAX)?;
                 self.desk.leave_status(&self.job, &self.outputs);
@@ -297,14 +373,14 @@ impl Clerk {
     }
 
     /// What a rejection-sampling stage kept becomes a data set once all its steps are committed.
-    fn make_data_set(&self, stage: usize) -> Result<(), ClerkError> {
+    fn make_data_set(&self, stage: usize, goes_on: &dyn Fn(u64, u64) -> bool) -> Result<(), ClerkError> {
         let settings = self.stage(stage)?;
         if settings.rejection_sampling().is_none() {
             return Ok(());
         }
         let record = self.ledger.job(&self.job);
         let steps = record.as_ref().and_then(|r| r.progress.stages.get(stage)).map_or(0, |s| s.step);
-        let made = datasets::make(&self.materials, &self.outputs, (stage, settings), steps)?;
+        let made = datasets::make(&self.materials, &self.outputs, (stage, settings), steps, goes_on)?;
         self.log.info(format!(
             "stage {} kept {} of {} completions (acceptance rate {:.4}), of {} of {} prompts: datasets/{}.jsonl, sha256 {}",
             settings.name,
@@ -357,5 +433,61 @@ fn remove(dir: &Path) -> Result<(), ClerkError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(ClerkError::Remove { path: dir.into(), source }),
         Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::sync::mpsc as threads;
+
+    fn job(name: &str) -> JobId {
+        JobId(name.into())
+    }
+
+    /// Nobody writes for the job when its next attempt begins: what is in hand is waited for, what is queued is not begun.
+    #[actix::test]
+    async fn the_next_attempt_waits_for_the_last_ones_writer() {
+        let clerks = Clerks::default();
+        assert!(clerks.none(&job("a")).now_or_never().is_some(), "nobody has written yet");
+        let writing = clerks.begin(&job("a"));
+        let (begun, has_begun) = threads::channel();
+        let (finish, may_finish) = threads::channel::<()>();
+        let (queue, tasks) = threads::channel::<u32>();
+        let (wrote, written) = threads::channel();
+        tasks::thread("clerk", move || {
+            while let Some(task) = tasks.recv().ok().filter(|_| !writing.stop.load(Ordering::Relaxed)) {
+                begun.send(()).unwrap();
+                let _ = may_finish.recv();
+                wrote.send(task).unwrap();
+            }
+            drop(writing);
+        })
+        .unwrap();
+        queue.send(1).unwrap();
+        queue.send(2).unwrap();
+        has_begun.recv().unwrap();
+        let a = job("a");
+        let mut next = Box::pin(clerks.none(&a));
+        assert!((&mut next).now_or_never().is_none(), "the first write is in hand");
+        assert!(clerks.none(&job("b")).now_or_never().is_some(), "another job's writer is nobody's business");
+        finish.send(()).unwrap();
+        next.await;
+        assert_eq!(written.iter().collect::<Vec<_>>(), [1]);
+        drop(clerks.begin(&job("a")));
+    }
+
+    #[actix::test]
+    async fn a_writer_that_panicked_is_gone() {
+        let clerks = Clerks::default();
+        let writing = clerks.begin(&job("a"));
+        tasks::thread("clerk", move || {
+            let _writing = writing;
+            panic!("planted");
+        })
+        .unwrap();
+        clerks.none(&job("a")).await;
+        drop(clerks.begin(&job("a")));
     }
 }

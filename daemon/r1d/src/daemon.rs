@@ -4,16 +4,19 @@ use crate::actors::control::{ControlSocket, Counter};
 use crate::actors::jobs::{Device, Jobs, StopAll};
 use crate::actors::run::Means;
 use crate::actors::supervise::{Supervised, supervise};
-use crate::actors::worker::{Recipe, Worker};
+use crate::actors::worker::{LastProcess, Recipe, Worker};
 use crate::board::Board;
+use crate::clerk::Clerks;
 use crate::cli::COMPILE;
 use crate::graders::OpenJobs;
 use crate::materials::worker_threads;
+use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::state_dir::{StateDir, StateError};
 use crate::status::Desk;
+use crate::submissions::Submissions;
 use crate::{devices, notify, tasks};
-use r1d_ledger::{Ledger, LedgerError};
+use r1d_ledger::{Command, Ledger, LedgerError};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
@@ -113,6 +116,7 @@ fn build(
     let trusted = settings.config.trusted_keys.iter().filter_map(|key| PublicKey::parse(key)).collect();
     let rewards = Arc::new(rewards.trusting(trusted).storing(state.plugins()));
     prune(&ledger, &rewards);
+    strike(&ledger);
     let names = devices::found(&settings.config.devices);
     let board = Board::new(&names);
     let desk = Desk {
@@ -121,9 +125,12 @@ fn build(
         clock: clock.clone(),
         state_dir: state.root().into(),
         open_jobs: OpenJobs::default(),
+        outlines: Default::default(),
         reviews: Default::default(),
     };
-    let means = names.iter().map(|name| means(settings, &state, &desk, &rewards, name)).collect::<Result<Vec<_>, _>>()?;
+    let clerks = Clerks::default();
+    let means = |name: &String| means(settings, &state, &desk, &rewards, &clerks, name);
+    let means = names.iter().map(means).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let patience = clock.now() + OLD_WORKERS_MAX;
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
@@ -145,6 +152,7 @@ fn build(
             panics: HashMap::new(),
             unrecorded: Vec::new(),
             stopping: false,
+            waits_for_workers: false,
             _alive: alive,
         }
     });
@@ -152,6 +160,8 @@ fn build(
         since: clock.now(),
         desk,
         rewards,
+        rooms: Rooms::default(),
+        submissions: Submissions::default(),
         jobs: jobs.clone(),
         node_name: settings.node_name.clone(),
         shutdown: settings.may_be_shut_down.then_some(shutdown),
@@ -169,8 +179,26 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
     }
 }
 
+/// Holds the end of the daemon before this one against the jobs that it worked for, where it ended without a word.
+fn strike(ledger: &Ledger) {
+    for record in ledger.jobs().iter().filter(|record| record.strikes.taken_up && !record.state().is_final()) {
+        let job = record.job();
+        match ledger.apply(Command::Strike { job: job.clone() }) {
+            Ok(_) => tracing::warn!(%job, "the daemon before this one ended without a word while it worked for the job"),
+            Err(error) => tracing::warn!(%job, "the end of the daemon before this one is not held against the job: {error}"),
+        }
+    }
+}
+
 /// A device, its worker's supervisor, and what a run on it needs.
-fn means(settings: &Settings, state: &StateDir, desk: &Desk, rewards: &Arc<Rewards>, device: &str) -> Result<Means, DaemonError> {
+fn means(
+    settings: &Settings,
+    state: &StateDir,
+    desk: &Desk,
+    rewards: &Arc<Rewards>,
+    clerks: &Clerks,
+    device: &str,
+) -> Result<Means, DaemonError> {
     let lock = state.workers_lock().map_err(|source| StateError::Io { path: state.root().into(), source })?;
     let recipe = Recipe {
         device: device.into(),
@@ -179,16 +207,19 @@ fn means(settings: &Settings, state: &StateDir, desk: &Desk, rewards: &Arc<Rewar
         mkl_intel_kernels: settings.config.mkl_intel_kernels,
         torch_lib: settings.config.torch_lib.clone(),
     };
-    let (lock, board) = (Arc::new(lock), desk.board.clone());
+    let (lock, board, last) = (Arc::new(lock), desk.board.clone(), LastProcess::default());
     let worker = supervise("worker", desk.clock.clone(), move |alive, _| Worker {
         recipe: recipe.clone(),
         lock: lock.clone(),
         board: board.clone(),
         process: None,
+        last: last.clone(),
+        launches: 0,
         _alive: alive,
     });
     let worker_silence = settings.worker_silence;
-    Ok(Means { desk: desk.clone(), rewards: rewards.clone(), worker, device: device.into(), worker_silence })
+    let (desk, rewards, clerks) = (desk.clone(), rewards.clone(), clerks.clone());
+    Ok(Means { desk, rewards, clerks, worker, device: device.into(), worker_silence })
 }
 
 /// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's, unless it is another directory's.

@@ -37,6 +37,8 @@ pub enum DataSetError {
          it sampled"
     )]
     NothingKept { stage: String, sampled: u64, rate: f64, illegible: String, unscored: String },
+    #[error("writing the data set of stage `{0}` was stopped")]
+    Stopped(String),
     #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the job again", path.display())]
     Changed { stage: String, path: PathBuf, problem: String },
 }
@@ -183,8 +185,15 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
     }
 }
 
-/// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks.
-pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &Stage), steps: u64) -> Result<Made, DataSetError> {
+/// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks, for hours where that is millions of completions:
+/// `goes_on` is told again and again how many of the steps are written, and says whether to write the rest.
+pub fn make(
+    materials: &Materials,
+    outputs: &Outputs,
+    (index, stage): (usize, &Stage),
+    steps: u64,
+    goes_on: &dyn Fn(u64, u64) -> bool,
+) -> Result<Made, DataSetError> {
     let dir = outputs.datasets();
     std::fs::create_dir_all(&dir).map_err(|source| DataSetError::Write { path: dir.clone(), source })?;
     let source = materials.job.source(&stage.data).ok_or_else(|| DataError::Source {
@@ -197,8 +206,9 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
         let mut file = Hashed { inner: file, hash: Sha256::new() };
         for step in 1..=steps {
             let rollouts = outputs.rollouts(&stage.name, step);
-            if let Err(error) = write_step(materials, &rollouts, (index, &source), &mut file, (&mut made, &mut kept, &mut unscored))
-            {
+            let goes_on = || goes_on(step - 1, steps);
+            let counts = (&mut made, &mut kept, &mut unscored);
+            if let Err(error) = write_step(materials, &rollouts, (index, &source), &mut file, counts, &goes_on) {
                 // The file is given up whatever the error; which one it was is reported below.
                 failed = Some(error);
                 return Err(std::io::Error::other("rollouts"));
@@ -214,6 +224,7 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
     match failed {
         Some(StepError::Write(source)) => return Err(DataSetError::Write { path: rows_of(&dir, &stage.name), source }),
         Some(StepError::Data(error)) => return Err(error.into()),
+        Some(StepError::Stopped) => return Err(DataSetError::Stopped(stage.name.clone())),
         None if made.rows == 0 => {
             let illegible = match made.illegible {
                 0 => String::new(),
@@ -235,6 +246,7 @@ pub fn make(materials: &Materials, outputs: &Outputs, (index, stage): (usize, &S
 }
 
 enum StepError {
+    Stopped,
     Data(DataError),
     Write(std::io::Error),
 }
@@ -245,9 +257,13 @@ fn write_step(
     (stage, source): (usize, &DataSource),
     file: &mut dyn std::io::Write,
     (made, kept, unscored): (&mut Made, &mut u64, &mut Unscored),
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<(), StepError> {
     let (mut prompts, mut prompts_with_rows) = (BTreeSet::new(), BTreeSet::new());
     for sampled in rollouts::read(rollouts).map_err(StepError::Data)? {
+        if !goes_on() {
+            return Err(StepError::Stopped);
+        }
         let ScoredRollout { rollout, reward, advantage, verdicts } = &sampled.scored;
         made.sampled += 1;
         unscored.add(*reward, verdicts);

@@ -6,8 +6,10 @@
 //! | [`daemon`] | its life: build, listen, run, drain |
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
-//! | [`accept`], [`materials`] | a job's files, read and checked |
+//! | [`accept`], [`materials`], [`reading`] | a job's files, read and checked |
+//! | [`rooms`], [`submissions`] | how many clients may have what at a time; what becomes of submissions whose client leaves |
 //! | [`clerk`], [`datasets`], [`scoring`], [`graders`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
+//! | [`turns`] | whose turn it is when a device is free |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
 //! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
 
@@ -28,16 +30,20 @@ mod notify;
 mod outputs;
 mod plugin;
 mod progress;
+mod reading;
 mod respondents;
 mod reuse;
 mod review;
+mod rooms;
 mod samples;
 mod scoring;
 mod settings;
 mod state_dir;
 mod status;
+mod submissions;
 mod tasks;
 mod tensorboard;
+mod turns;
 mod weights;
 
 use clap::Parser;

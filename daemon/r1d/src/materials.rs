@@ -4,8 +4,9 @@ use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
 use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
+use crate::reading::{Reading, Unwanted};
 use crate::respondents::{Model, Respondents};
-use r1d_data::preferences::Reading;
+use r1d_data::preferences;
 use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
 use r1d_job::plan::Seen;
@@ -62,6 +63,8 @@ pub enum MaterialsError {
     NoData { name: String },
     #[error("model {model} is not in the job")]
     NoModel { model: usize },
+    #[error(transparent)]
+    Unwanted(#[from] Unwanted),
 }
 
 /// A reward that is ready to judge.
@@ -140,11 +143,24 @@ impl Materials {
     /// Of a job that has not begun: what its stages are to make is checked as far as it can be. Blocks: reads, tokenises and compiles. Errors
     /// name the key, file or plugin. `recorded` says which components judge, of the plugins that it knows.
     pub fn open(job: Job, rewards: &Rewards, recorded: &Recorded) -> Result<Materials, MaterialsError> {
-        Materials::open_with(job, rewards, recorded, &DataSets::default())
+        Materials::read(job, rewards, recorded, &Reading::default())
+    }
+
+    /// [`Materials::open`] for a client, which is told how far it is.
+    pub fn read(job: Job, rewards: &Rewards, recorded: &Recorded, reading: &Reading) -> Result<Materials, MaterialsError> {
+        Materials::open_with(job, rewards, recorded, &DataSets::default(), reading)
     }
 
     /// Of a job of which some stages have made data sets.
-    pub fn open_with(job: Job, rewards: &Rewards, recorded: &Recorded, made: &DataSets) -> Result<Materials, MaterialsError> {
+    pub fn open_with(
+        job: Job,
+        rewards: &Rewards,
+        recorded: &Recorded,
+        made: &DataSets,
+        reading: &Reading,
+    ) -> Result<Materials, MaterialsError> {
+        let parts = parts(&job);
+        reading.at("reading the models' files", 0, parts)?;
         let models = job.models().map(Model::open).collect::<Result<Vec<_>, _>>()?;
         let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
         r1d_job::sound::check_models(&job, &facts)?;
@@ -159,12 +175,19 @@ impl Materials {
             prompts: BTreeMap::new(),
             respondents: Respondents::default(),
         };
-        let stages = (job.stages.iter().enumerate()).map(|(i, stage)| shelf.stage(i, stage)).collect::<Result<Vec<_>, _>>()?;
+        let read = |(i, stage): (usize, &Stage)| {
+            reading.at(&format!("reading the data of stage `{}`", stage.name), i + 1, parts)?;
+            shelf.stage(i, stage)
+        };
+        let stages = (job.stages.iter().enumerate()).map(read).collect::<Result<Vec<_>, _>>()?;
         let every: BTreeSet<usize> = job.stages.iter().map(|stage| job.model_of(stage)).collect();
         let own = job.stages.iter().filter(|stage| stage.evaluation().is_some()).map(|stage| BTreeSet::from([job.model_of(stage)]));
         let models_of = std::iter::repeat_n(every, job.evals.len()).chain(own);
-        let evals =
-            job.evaluations().zip(models_of).map(|(eval, models)| shelf.eval(eval, models)).collect::<Result<Vec<_>, _>>()?;
+        let read = |(i, (eval, models)): (usize, (&Eval, BTreeSet<usize>))| {
+            reading.at(&format!("reading the evaluation on `{}`", eval.data), job.stages.len() + i + 1, parts)?;
+            shelf.eval(eval, models)
+        };
+        let evals = job.evaluations().zip(models_of).enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
         let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
         let seen = Seen { asked: respondents.facts.clone(), ..seen(&job, &stages, &evals) };
         r1d_job::size::check(&job, &seen)?;
@@ -173,6 +196,11 @@ impl Materials {
             warnings.extend(material_warnings(stage, material));
         }
         Ok(Materials { seen, warnings, models, respondents, stages, evals, graders, job })
+    }
+
+    /// What there is to read of the job, in parts for a progress.
+    pub fn parts(&self) -> usize {
+        parts(&self.job)
     }
 
     /// Everything that judges, in stages and evaluations.
@@ -320,6 +348,11 @@ pub struct RowJudged<'a, Judges> {
     pub adds_special: bool,
 }
 
+/// The models' files, each stage's and evaluation's data, and the hashes of it all.
+fn parts(job: &Job) -> usize {
+    job.stages.len() + job.evaluations().count() + 2
+}
+
 fn batch(preferred: Preferred) -> Batch {
     match preferred {
         Preferred::Pairs(pairs) => Batch::Pairs(pairs),
@@ -455,12 +488,13 @@ impl Shelf<'_> {
                 StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer(model)?, sft, order)?)
             }
             StageKind::Dpo(dpo) => {
-                let reading = Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole: false };
+                let reading = preferences::Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole: false };
                 let names: Vec<&str> = stage.data_sets().collect();
                 StageMaterial::Preferred { rows: self.preferences(&names, model, reading, true, order)?, held_out: None }
             }
             StageKind::RewardModel(reward_model) => {
-                let reading = Reading { batch_size: reward_model.batch_size, max_length: reward_model.max_length, whole: true };
+                let reading =
+                    preferences::Reading { batch_size: reward_model.batch_size, max_length: reward_model.max_length, whole: true };
                 let pairs = reward_model.loss != RewardLoss::Pointwise;
                 let names: Vec<&str> = stage.data_sets().collect();
                 let rows = self.preferences(&names, model, reading, pairs, order)?;
@@ -479,7 +513,7 @@ impl Shelf<'_> {
         &mut self,
         names: &[&str],
         model: usize,
-        reading: Reading,
+        reading: preferences::Reading,
         pairs: bool,
         order: Order,
     ) -> Result<Preferences, MaterialsError> {

@@ -21,6 +21,7 @@ use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
+use r1d_proto::user_file;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,7 +157,7 @@ fn key(
 }
 
 fn file_hash(path: &Path) -> Result<String, ReuseError> {
-    let mut file = fs::File::open(path).map_err(io_error(path))?;
+    let mut file = user_file::open(path).map_err(io_error(path))?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         let read = file.read(&mut buffer).map_err(io_error(path))?;
@@ -268,7 +269,7 @@ pub fn take_over(desk: &Desk, record: &Arc<JobRecord>, outputs: &Outputs, job: &
             continue;
         }
         let of = found.job.job().clone();
-        match take(desk, id, outputs, job, index, found) {
+        match take(desk, record, outputs, job, index, found) {
             Ok(()) => {
                 let name = job.stages.get(index).map_or("", |stage| &stage.name);
                 log.info(format!(
@@ -284,14 +285,14 @@ pub fn take_over(desk: &Desk, record: &Arc<JobRecord>, outputs: &Outputs, job: &
     later
 }
 
-fn take(desk: &Desk, id: &JobId, outputs: &Outputs, job: &Job, index: usize, found: Found) -> Result<(), ReuseError> {
+fn take(desk: &Desk, own: &JobRecord, outputs: &Outputs, job: &Job, index: usize, found: Found) -> Result<(), ReuseError> {
     let Found { job: other, stage: mut record } = found;
     let theirs = Outputs::new(job_dir(&desk.state_dir, other.job()));
     let stage = index as u32;
     let newest = record.newest_checkpoint().cloned();
     record.checkpoints.clear();
     if let Some(checkpoint) = newest {
-        let dir = outputs.checkpoints(job, id).join(&record.name).join(format!("step-{}", checkpoint.step));
+        let dir = outputs.checkpoints(job, own.job()).join(&record.name).join(format!("step-{}", checkpoint.step));
         link_directory(&checkpoint.dir, &dir)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
         is_whole(&copied)?;
@@ -311,7 +312,8 @@ fn take(desk: &Desk, id: &JobId, outputs: &Outputs, job: &Job, index: usize, fou
     let first = job.first_of_own_model() == Some(index);
     let is_its = |of: &Option<String>| of.as_ref().map_or(first, |of| *of == record.name);
     let evals = other.evals.iter().filter(|eval| is_its(&eval.stage)).cloned().collect();
-    let command = Command::ReuseStage { job: id.clone(), of: other.job().clone(), stage, record: Box::new(record), metrics, evals };
+    let (job, of, record) = (own.job().clone(), other.job().clone(), Box::new(record));
+    let command = Command::ReuseStage { job, epoch: own.progress.epoch, of, stage, record, metrics, evals };
     desk.ledger.apply(command)?;
     Ok(())
 }

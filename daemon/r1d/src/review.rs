@@ -19,6 +19,7 @@ use r1d_job::{DataSource, Job, JobError, Stage};
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{MadeDataSet, Review, State};
 use r1d_proto::ids::JobId;
+use r1d_proto::user_file;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -224,8 +225,11 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         if rows == 0 {
             return Err(ReviewError::Empty(path.into()));
         }
-        // As later stages will read it; an error names the file that was given.
-        DataSet::open(&DataSource { path: path.into(), ..source.clone() })?;
+        // As later stages will read it. What arrived is looked at, since the file that was given may be another by now; an error names that one.
+        let opened = |path: &Path| DataSet::open(&DataSource { path: path.into(), ..source.clone() });
+        if let Err(error) = opened(&arrived) {
+            return Err(opened(path).err().unwrap_or(error).into());
+        }
         let sha256 = sha256_of(&arrived).map_err(|source| ReviewError::File { path: arrived.clone(), source })?;
         let place = dir.join(Made::imported_name(&source.name, &sha256));
         std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File { path: place, source })?;
@@ -241,7 +245,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
 /// Calls `f` with the number (from 1) and text of each line that is not blank.
 fn each_line(path: &Path, mut f: impl FnMut(u64, &str) -> Result<(), ReviewError>) -> Result<(), ReviewError> {
     let unread = |source| ReviewError::File { path: path.into(), source };
-    let mut reader = BufReader::new(std::fs::File::open(path).map_err(unread)?);
+    let mut reader = BufReader::new(user_file::open(path).map_err(unread)?);
     let mut bytes = Vec::new();
     for number in 1.. {
         let wrong = |problem: String| ReviewError::Line { path: path.into(), line: number, problem };

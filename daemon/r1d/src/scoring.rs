@@ -13,10 +13,13 @@ use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is bounded by what a step or an evaluation samples.
 const QUEUE_MAX_COMPLETIONS: usize = 256;
+/// How often a job that waits for verdicts is told that the pool is at work, for it or for others before it.
+const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
 pub enum Handed {
@@ -38,6 +41,7 @@ pub fn bridge(materials: Arc<Materials>, rewards: Arc<Rewards>) -> (mpsc::Sender
 async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc::Receiver<Handed>, events: mpsc::Sender<Event>) {
     let mut judging = FuturesUnordered::new();
     let mut done: VecDeque<Event> = VecDeque::new();
+    let mut ended = rewards.pool().load().ended;
     loop {
         tokio::select! {
             item = items.recv() => match item {
@@ -48,6 +52,12 @@ async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc
                 None => return,
             },
             Some(events) = judging.next() => done.extend(events),
+            () = tokio::time::sleep(SIGN_INTERVAL), if !judging.is_empty() && done.is_empty() => {
+                let now = rewards.pool().load().ended;
+                if std::mem::replace(&mut ended, now) != now {
+                    done.push_back(Event::Judging);
+                }
+            }
             room = events.reserve(), if !done.is_empty() => match (room, done.pop_front()) {
                 (Ok(room), Some(event)) => room.send(event),
                 _ => return,

@@ -11,8 +11,48 @@ use r1d_ledger::{JobRecord, Ledger};
 use r1d_proto::control::{Activity, JobStatus, JobSummary, StageStatus, State, Wait, Why};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Jobs whose outlines are kept (`LIM-1`).
+const OUTLINES_MAX: usize = 256;
+
+/// What a status shows of a job file: read once, since a watched job is shown ten times a second.
+#[derive(Clone, Default)]
+pub struct Outlines(Arc<Mutex<HashMap<JobId, Arc<Vec<StageOutline>>>>>);
+
+struct StageOutline {
+    name: String,
+    kind: &'static str,
+    model: Option<String>,
+    /// 0 where the data tell.
+    steps: u64,
+}
+
+impl Outlines {
+    /// The stages of a job, in their order; none of a job file that does not parse.
+    fn of(&self, record: &JobRecord) -> Arc<Vec<StageOutline>> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(record.job()) {
+            return known.clone();
+        }
+        let job = Job::parse(&record.submission.job_toml, Path::new("/"));
+        let outline = |stage: &Stage| StageOutline {
+            name: stage.name.clone(),
+            kind: stage.kind_name(),
+            model: stage.model.clone(),
+            steps: steps_of_file(stage),
+        };
+        let outlines: Arc<Vec<_>> = Arc::new(job.iter().flat_map(|job| &job.stages).map(outline).collect());
+        let mut known = lock();
+        if known.len() >= OUTLINES_MAX {
+            known.clear();
+        }
+        known.insert(record.job().clone(), outlines.clone());
+        outlines
+    }
+}
 
 /// All that a status is made of.
 #[derive(Clone)]
@@ -22,6 +62,7 @@ pub struct Desk {
     pub clock: SharedClock,
     pub state_dir: PathBuf,
     pub open_jobs: OpenJobs,
+    pub outlines: Outlines,
     /// Held while a reviewed data set takes its place, and while a stage begins to read one ([`crate::review`]).
     pub reviews: Arc<Mutex<()>>,
 }
@@ -59,15 +100,12 @@ impl Desk {
 
     /// Running jobs, then the queue in its order, then what has ended, newest first.
     pub fn summaries(&self) -> Vec<JobSummary> {
-        let queue = self.ledger.queue();
-        let place = |record: &JobRecord| match record.state() {
-            State::Running => (0, 0),
-            State::Queued => (1, queue.iter().position(|queued| queued.job() == record.job()).unwrap_or(queue.len()) as u64),
-            _ => (2, u64::MAX - record.progress.ended_at.unwrap_or(0)),
-        };
-        let mut jobs = self.ledger.jobs();
-        jobs.sort_by_key(|record| place(record));
-        jobs.iter().map(|record| self.summary(record)).collect()
+        let state = self.ledger.state();
+        let (mut running, mut ended) = (state.jobs(), state.jobs());
+        running.retain(|record| record.state() == State::Running);
+        ended.retain(|record| record.state().is_final());
+        ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
+        running.iter().chain(&state.queue()).chain(&ended).map(|record| self.summary(record)).collect()
     }
 
     pub fn status(&self, record: &JobRecord) -> JobStatus {
@@ -103,8 +141,8 @@ impl Desk {
     }
 
     fn stages(&self, record: &JobRecord, live: Option<&Live>) -> Vec<StageStatus> {
-        let job = Job::parse(&record.submission.job_toml, Path::new("/"));
-        let model = |name: &str| job.as_ref().ok().and_then(|job| job.stage(name)?.model.clone());
+        let outlines = self.outlines.of(record);
+        let model = |name: &str| outlines.iter().find(|stage| stage.name == name).and_then(|stage| stage.model.clone());
         let now = self.clock.unix().as_secs();
         let begun = record.progress.stages.iter().zip(0..).map(|(stage, index)| StageStatus {
             reused_from: record.reuse.taken.get(&index).cloned(),
@@ -120,12 +158,12 @@ impl Desk {
             seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
         });
         let steps =
-            |index: usize, stage: &Stage| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(steps_of_file(stage));
-        let to_come = job.iter().flat_map(|job| job.stages.iter().enumerate()).skip(record.progress.stages.len());
+            |index: usize, stage: &StageOutline| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(stage.steps);
+        let to_come = outlines.iter().enumerate().skip(record.progress.stages.len());
         let to_come = to_come.map(|(index, stage)| StageStatus {
             reused_from: None,
             name: stage.name.clone(),
-            kind: stage.kind_name().into(),
+            kind: stage.kind.into(),
             model: stage.model.clone(),
             // What never began did not fail.
             state: if record.state().is_final() { State::Cancelled } else { State::Queued },

@@ -3,9 +3,9 @@
 use std::future::Future;
 use tokio::task::{JoinError, JoinHandle};
 
-/// A task whose end is awaited or noticed by whoever holds its other end; cancelled by dropping that end.
+/// A task whose end is awaited or noticed by whoever holds its other end; cancelled by dropping that end. Dropping the handle cancels nothing.
 #[allow(clippy::disallowed_methods, reason = "the one owner of tasks")]
-pub fn spawn(name: &'static str, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+pub fn spawn<T: 'static>(name: &'static str, task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     tracing::trace!(task = name, "started");
     tokio::task::spawn_local(task)
 }

@@ -84,6 +84,8 @@ pub struct Load {
     pub queued: usize,
     pub running: usize,
     pub threads: usize,
+    /// Calls that have ended since the pool began, of whichever job: while it grows, whoever waits has its turn to come.
+    pub ended: u64,
 }
 
 /// Closes when dropped: completions still queued end with [`ScoreError::Closed`], running ones end by themselves.
@@ -101,6 +103,7 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Job>,
     running: usize,
+    ended: u64,
     closed: bool,
 }
 
@@ -112,7 +115,7 @@ struct Job {
 
 impl Pool {
     pub(crate) fn start(threads: usize) -> Result<Pool, RewardError> {
-        let queue = Mutex::new(Queue { jobs: VecDeque::new(), running: 0, closed: false });
+        let queue = Mutex::new(Queue { jobs: VecDeque::new(), running: 0, ended: 0, closed: false });
         let shared = Arc::new(Shared { queue, changed: Condvar::new() });
         let pool = Pool { shared: shared.clone(), room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads };
         for i in 0..threads {
@@ -181,7 +184,7 @@ impl Pool {
 
     pub fn load(&self) -> Load {
         let queue = self.shared.lock();
-        Load { queued: queue.jobs.len(), running: queue.running, threads: self.threads }
+        Load { queued: queue.jobs.len(), running: queue.running, threads: self.threads, ended: queue.ended }
     }
 
     fn push(&self, reward: LoadedReward, task: Task, room: OwnedSemaphorePermit) {
@@ -228,7 +231,8 @@ impl Shared {
             // Its place in the queue is free as soon as it has left it.
             drop(room);
             task.run(&reward);
-            self.lock().running -= 1;
+            let mut queue = self.lock();
+            (queue.running, queue.ended) = (queue.running - 1, queue.ended + 1);
         }
     }
 }

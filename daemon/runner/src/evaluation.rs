@@ -167,6 +167,10 @@ impl Evaluation {
         EvalResult { stage, step: self.step, data: eval.data.clone(), metrics, example }
     }
 
+    pub fn judging(&mut self, now: Duration) {
+        self.gather.judging(now);
+    }
+
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
         if !self.prompts_read {
             return vec![Wait::new(owner, "data: prompts", self.started).until(self.started + plan.limits.read)];

@@ -54,6 +54,9 @@ pub struct Gather {
     since: Duration,
     /// When the last answer came, of the worker or the rewards.
     heard: Duration,
+    /// When verdicts were last known to be on their way. Waiting in a queue is not judging (`RWD-2`): the time of other jobs' rewards is not
+    /// this one's.
+    judging: Duration,
     /// Sums over the requests: `timing_s/*` of the worker and of this side.
     pub timings: Metrics,
 }
@@ -79,6 +82,7 @@ impl Gather {
             asks: Asks::of(models),
             since: now,
             heard: now,
+            judging: now,
             timings: Metrics::new(),
         }
     }
@@ -300,22 +304,26 @@ impl Gather {
         })
     }
 
+    pub fn judging(&mut self, now: Duration) {
+        self.judging = now;
+    }
+
     /// `heard` is the worker's last word of any kind.
     pub fn waits(&self, owner: &str, worker: &str, rewards: &str, limits: &Limits, heard: Duration) -> Vec<Wait> {
         let (_, ended, all) = self.counts();
         let mut waits = Vec::new();
         if self.generating {
             let what = format!("{worker}: sampling, {ended} of {all} completions ended");
-            waits.push(Wait::new(owner, what, self.since).until(heard + limits.worker_silence));
+            waits.push(Wait::new(owner, what, self.since).silent(heard, limits.worker_silence));
         }
         if let Some((whom, reward, count)) = self.asks.in_flight() {
             let what = format!("{worker}: asking the {whom} of {reward} about {count} completions");
-            waits.push(Wait::new(owner, what, self.heard).until(heard + limits.worker_silence));
+            waits.push(Wait::new(owner, what, self.heard).silent(heard, limits.worker_silence));
         } else if let Some(first) = self.scoring.first() {
             let count = self.scoring.len();
             let what = format!("rewards {rewards}: {count} completions, first sample {} of prompt {}", first.sample, first.prompt);
             let wait = Wait::new(owner, what, self.heard);
-            waits.push(if self.generating { wait } else { wait.until(self.heard + limits.score) });
+            waits.push(if self.generating { wait } else { wait.silent(self.heard.max(self.judging), limits.score) });
         }
         waits
     }

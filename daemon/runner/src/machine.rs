@@ -87,6 +87,8 @@ enum State {
         stage: usize,
         recorded: (Option<String>, u64, String),
     },
+    /// What a stage has kept is written, by somebody who says how far it is.
+    MakingDataSet(usize),
     FinishingStage(usize),
     Exporting,
     Ended,
@@ -146,6 +148,21 @@ impl Machine {
             Event::Worker(Body::Event(worker::Event::Progress { doing, done, total, unit })) => {
                 self.heard = now;
                 self.progress = Some(Activity { doing, done, total, unit });
+                return Ok(Vec::new());
+            }
+            Event::Judging => {
+                match &mut self.state {
+                    State::Stepping { step, .. } => step.judging(now),
+                    State::Evaluating { evaluation, .. } => evaluation.judging(now),
+                    _ => {}
+                }
+                return Ok(Vec::new());
+            }
+            Event::Progress(progress) => {
+                // The last word may come behind the answer.
+                if matches!(self.state, State::MakingDataSet(_)) {
+                    (self.heard, self.progress) = (now, Some(progress));
+                }
                 return Ok(Vec::new());
             }
             Event::Worker(Body::Failed(failure)) if !matches!(self.state, State::Restoring { .. }) => {
@@ -240,6 +257,10 @@ impl Machine {
             (State::RecordingEval { stage, recorded }, Event::Stored) => {
                 self.record.evals.push(recorded);
                 self.boundary(stage, now)
+            }
+            (State::MakingDataSet(stage), Event::Stored) => {
+                self.progress = None;
+                Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]))
             }
             (State::FinishingStage(stage), Event::Stored) => {
                 if let Some(record) = self.record.stages.get_mut(stage) {
@@ -368,6 +389,10 @@ impl Machine {
             let (separation, commands) = Separation::begin(stage, step, now);
             return Ok((State::Comparing { stage, separation: Box::new(separation) }, commands));
         }
+        if step == facts.steps && settings.rejection_sampling().is_some() {
+            (self.heard, self.progress) = (now, None);
+            return Ok((State::MakingDataSet(stage), vec![Command::MakeDataSet { stage }]));
+        }
         if step == facts.steps {
             return Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]));
         }
@@ -438,7 +463,7 @@ impl Machine {
         let owner = describe(&self.state, plan, &self.record);
         let at_worker = |doing: &str| {
             let what = format!("{}: {doing}", plan.worker);
-            vec![Wait::new(&owner, what, self.since).until(self.heard + limits.worker_silence)]
+            vec![Wait::new(&owner, what, self.since).silent(self.heard, limits.worker_silence)]
         };
         let at_store = |what: &str| vec![Wait::new(&owner, what, self.since).until(self.since + limits.store)];
         let inner = match &self.state {
@@ -458,6 +483,11 @@ impl Machine {
             State::Evaluating { evaluation, .. } => evaluation.waits(plan, &owner, self.heard),
             State::Comparing { separation, .. } => separation.waits(plan, &owner, self.heard),
             State::Exporting => at_worker("exporting"),
+            // However long it takes, it is never silent for long.
+            State::MakingDataSet(_) => {
+                let far = self.progress.as_ref().map_or(String::new(), |at| format!(" ({} of {} {})", at.done, at.total, at.unit));
+                vec![Wait::new(&owner, format!("data set: being written{far}"), self.since).silent(self.heard, limits.store)]
+            }
             State::Committing { .. } => at_store("rollout file and ledger"),
             State::BeginningStage(_)
             | State::DroppingCheckpoint { .. }
@@ -482,6 +512,7 @@ impl Machine {
                     State::Saving { .. } | State::RecordingCheckpoint { .. } => "checkpointing",
                     State::Exporting => "exporting",
                     State::Committing { .. } | State::SyncingReference { .. } => "training",
+                    State::MakingDataSet(_) => "writing the data set",
                     State::FinishingStage(_) | State::RecordingEval { .. } => "recording",
                     _ => "loading",
                 };
@@ -562,6 +593,7 @@ fn describe(state: &State, plan: &Plan, record: &Record) -> String {
         | State::RecordingEval { stage: index, .. } => {
             format!("evaluation in stage `{}` after {} steps", stage(*index), record.committed(*index))
         }
+        State::MakingDataSet(index) => format!("making the data set of stage `{}`", stage(*index)),
         State::FinishingStage(index) => format!("finishing stage `{}`", stage(*index)),
         State::Exporting => "exporting the final model".into(),
         State::Ended => "ended".into(),

@@ -1,6 +1,6 @@
 //! What a job's state machine is told and what it asks for.
 
-use r1d_proto::control::EvalResult;
+use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::verdict::Verdict;
@@ -26,8 +26,12 @@ pub enum Event {
     Scored { key: SampleKey, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String },
     /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that had asked.
     Concluded { key: SampleKey, verdicts: Vec<Verdict> },
-    /// Answer to [`Command::Store`] and [`Command::Forget`].
+    /// Completions are being judged, of this job or of those that came before it: a verdict that is awaited has its turn to come.
+    Judging,
+    /// Answer to [`Command::Store`], [`Command::MakeDataSet`] and [`Command::Forget`].
     Stored,
+    /// How far [`Command::MakeDataSet`] is: sent again and again until its answer, and perhaps once after it.
+    Progress(Activity),
     /// A command could not be carried out.
     Fault(End),
     /// Time has passed.
@@ -70,6 +74,10 @@ pub enum Command {
     Score(Vec<ScoreItem>),
     /// Completions whose rewards have their answers.
     Conclude(Vec<Answered>),
+    /// Make a data set of what a rejection-sampling stage has kept in its committed steps, which may take hours: a function of those alone.
+    MakeDataSet {
+        stage: usize,
+    },
     /// A line for the job's log.
     Warn(String),
     /// Append to the journal. Not answered; a failure is a [`Event::Fault`].
@@ -243,7 +251,6 @@ pub enum Store {
         step: u64,
     },
     Eval(Box<EvalResult>),
-    /// The kept completions of a rejection-sampling stage become a data set first.
     FinishStage {
         stage: usize,
     },

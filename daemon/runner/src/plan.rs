@@ -77,7 +77,7 @@ pub struct Limits {
     pub read: Duration,
     /// One journal, ledger or file write.
     pub store: Duration,
-    /// Between two verdicts, once nothing else is awaited.
+    /// Between two verdicts, once nothing else is awaited; while other jobs' completions are judged first, between two of theirs.
     pub score: Duration,
 }
 

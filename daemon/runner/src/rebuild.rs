@@ -93,7 +93,7 @@ impl Rebuild {
             }
             Phase::Training | Phase::SyncingReference => {
                 let what = format!("{}: rebuilding step {step} of {}", plan.worker, self.committed);
-                Wait::new(owner, what, self.since).until(heard + limits.worker_silence)
+                Wait::new(owner, what, self.since).silent(heard, limits.worker_silence)
             }
         }]
     }

@@ -305,6 +305,10 @@ impl RolloutStep {
         Flow::Done { metrics, tokens: metrics::tokens_of_rollouts(&rollouts), rollouts }
     }
 
+    pub fn judging(&mut self, now: Duration) {
+        self.gather.judging(now);
+    }
+
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
         let limits = &plan.limits;
         let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
@@ -313,7 +317,7 @@ impl RolloutStep {
             Phase::Sealing => wait("journal: seal of the step").into_iter().map(|w| w.until(self.since + limits.store)).collect(),
             Phase::Training => {
                 let what = format!("{}: training", plan.worker);
-                wait(&what).into_iter().map(|w| w.until(heard + limits.worker_silence)).collect()
+                wait(&what).into_iter().map(|w| w.silent(heard, limits.worker_silence)).collect()
             }
             Phase::Gathering => {
                 let (rewards, _) = plan.rewards(Source::Stage(self.stage));

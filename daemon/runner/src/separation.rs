@@ -103,7 +103,7 @@ impl Separation {
             None => Wait::new(owner, "data: held-out rows", self.since).until(self.since + plan.limits.read),
             Some(_) => {
                 let what = format!("{}: scoring held-out rows", plan.worker);
-                Wait::new(owner, what, self.since).until(heard + plan.limits.worker_silence)
+                Wait::new(owner, what, self.since).silent(heard, plan.limits.worker_silence)
             }
         }]
     }

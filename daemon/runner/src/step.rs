@@ -9,7 +9,11 @@ use r1d_job::{RewardLoss, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::{Body, Metrics, Reply, Request, RewardBatch, Supervise, TrainDpo, TrainReward};
+use std::fmt::Write;
 use std::time::Duration;
+
+/// Of an event that has no place, as an error shows it.
+const EVENT_SHOWN_MAX_CHARS: usize = 120;
 
 /// Where an event has brought a step.
 #[derive(Debug)]
@@ -31,9 +35,21 @@ pub enum Step {
 
 /// An event that the state has no place for: the attempt is given up, the record decides how it goes on.
 pub fn unexpected(state: &str, event: &Event) -> End {
-    let event = format!("{event:?}");
-    let end = event.char_indices().nth(120).map_or(event.len(), |(at, _)| at);
-    End::Abandoned { cause: format!("an event that nobody waits for in state {state}: {}", &event[..end]) }
+    // Of its debug format, which may be gigabytes of completions, no more is made than is shown.
+    let mut beginning = Beginning(String::new());
+    let _ = write!(beginning, "{event:?}");
+    End::Abandoned { cause: format!("an event that nobody waits for in state {state}: {}", beginning.0) }
+}
+
+/// Takes the first characters of a text, and refuses the rest.
+struct Beginning(String);
+
+impl Write for Beginning {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = EVENT_SHOWN_MAX_CHARS - self.0.chars().count().min(EVENT_SHOWN_MAX_CHARS);
+        self.0.extend(text.chars().take(room));
+        if text.chars().nth(room).is_some() { Err(std::fmt::Error) } else { Ok(()) }
+    }
 }
 
 /// The update that a step on rows makes.
@@ -85,6 +101,13 @@ impl Step {
             (Step::Rollout(step), Some((rollouts, _))) => step.handle(plan, rollouts, event, now),
             (Step::Batch(step), None) => step.handle(plan, event, now),
             _ => Err(End::Failed { error: format!("stage {stage} is of another kind than its step") }),
+        }
+    }
+
+    /// Verdicts that are awaited have their turn to come.
+    pub fn judging(&mut self, now: Duration) {
+        if let Step::Rollout(step) = self {
+            step.judging(now);
         }
     }
 
@@ -160,7 +183,7 @@ impl BatchStep {
             None => Wait::new(owner, "data: batch", self.since).until(self.since + plan.limits.read),
             Some(_) => {
                 let what = format!("{}: training on {} rows", plan.worker, self.rows);
-                Wait::new(owner, what, self.since).until(heard + plan.limits.worker_silence)
+                Wait::new(owner, what, self.since).silent(heard, plan.limits.worker_silence)
             }
         }]
     }

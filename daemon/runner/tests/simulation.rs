@@ -3,7 +3,7 @@
 //! (`STEP-1`, `STEP-2`). A failing seed is in the panic's message.
 
 use r1d_job::{Job, Reward, StageKind};
-use r1d_proto::control::EvalResult;
+use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::Sampling;
@@ -291,6 +291,10 @@ struct World {
     damaged: Option<PathBuf>,
 }
 
+fn written(done: u64) -> Activity {
+    Activity { doing: "writing the data set".into(), done, total: 5, unit: "steps".into() }
+}
+
 struct Crash;
 
 impl World {
@@ -431,6 +435,17 @@ impl World {
                         self.store(store);
                         others.push_back(Event::Stored);
                     }
+                    Command::MakeDataSet { stage } => {
+                        assert_eq!(self.disk.record.stages[stage].checkpoints, [], "there are no weights to keep");
+                        let rollouts = self.disk.rollouts.range((stage, 0)..(stage + 1, 0)).flat_map(|(_, rollouts)| rollouts);
+                        let kept = rollouts
+                            .filter(|scored| scored.advantage == Some(1.0))
+                            .map(|scored| mix(&scored.rollout.completion_ids.iter().map(|id| *id as u64).collect::<Vec<_>>()));
+                        self.disk.kept.insert(stage, kept.collect());
+                        // Its words and its answer come by different ways.
+                        others.push_back(Event::Stored);
+                        verdicts.extend((0..3).map(|done| Event::Progress(written(done))));
+                    }
                     Command::Prune { stage, step, dir } => {
                         self.disk.record.stages[stage].checkpoints.retain(|(known, _)| *known != step);
                         self.disk.checkpoints.remove(&dir);
@@ -490,14 +505,8 @@ impl World {
                 self.disk.evals.push(*result);
             }
             Store::FinishStage { stage } => {
-                if self.plan.job.stages[stage].rejection_sampling().is_some() {
-                    assert_eq!(record.stages[stage].checkpoints, [], "there are no weights to keep");
-                    let rollouts = self.disk.rollouts.range((stage, 0)..(stage + 1, 0)).flat_map(|(_, rollouts)| rollouts);
-                    let kept = rollouts
-                        .filter(|scored| scored.advantage == Some(1.0))
-                        .map(|scored| mix(&scored.rollout.completion_ids.iter().map(|id| *id as u64).collect::<Vec<_>>()));
-                    self.disk.kept.insert(stage, kept.collect());
-                }
+                let keeps = self.plan.job.stages[stage].rejection_sampling().is_some();
+                assert_eq!(keeps, self.disk.kept.contains_key(&stage), "a stage that keeps completions has its data set first");
                 record.stages[stage].finished = true;
             }
         }
@@ -1148,4 +1157,113 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
             matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`"))
         );
     }
+}
+
+/// A machine whose stage has all its steps, and is now to make its data set; with when that began.
+fn about_to_keep() -> (Machine, Duration) {
+    let plan = plan_with_rejection(true);
+    let trained = |step: u64, name: &str| {
+        let checkpoints = vec![(step, PathBuf::from(format!("/job/checkpoints/{name}/step-{step}")))];
+        StageRecord { finished: true, step, checkpoints, num_tokens: 1.0 }
+    };
+    let kept = StageRecord { step: 5, ..StageRecord::default() };
+    let record = Record { stages: vec![trained(4, "reading"), trained(7, "reasoning"), kept], evals: Vec::new() };
+    let mut machine = Machine::new(Arc::new(plan), record, Duration::ZERO);
+    let sizes = Opened {
+        architecture: "fake".into(),
+        parameters: 1,
+        active_parameters: 1,
+        vocab_size: 9,
+        moe_layers: 0,
+        experts_per_token: 0,
+    };
+    let began = Duration::from_secs(3);
+    machine.handle(Event::WorkerStarted { pid: 1 }, Duration::ZERO);
+    machine.handle(Event::Worker(Body::Done(Reply::Opened(sizes))), Duration::ZERO);
+    let commands = machine.handle(Event::Stored, began).commands;
+    assert!(matches!(&commands[..], [Command::MakeDataSet { stage: 2 }]), "{commands:?}");
+    (machine, began)
+}
+
+/// A data set may take hours to write: whoever writes it says how far it is, and only silence ends the attempt.
+#[test]
+fn a_data_set_that_takes_long_to_write_is_waited_for() {
+    let (mut machine, began) = about_to_keep();
+    let limit = Limits::default().store;
+    let mut now = began;
+    for done in 0..50 {
+        now += limit - Duration::from_secs(1);
+        assert!(machine.handle(Event::Tick, now).commands.is_empty(), "after {now:?}");
+        machine.handle(Event::Progress(written(done)), now);
+        assert_eq!(machine.activity(), written(done));
+    }
+    let wait = machine.waits().pop().unwrap();
+    assert_eq!(wait.waits_for, "data set: being written (49 of 5 steps)");
+    let commands = machine.handle(Event::Stored, now).commands;
+    assert!(matches!(&commands[..], [Command::Store(Store::FinishStage { stage: 2 })]), "{commands:?}");
+    // A word that comes behind the answer is nobody's.
+    assert!(machine.handle(Event::Progress(written(4)), now).commands.is_empty());
+    assert!(
+        machine.handle(Event::Stored, now).commands.iter().all(|command| !matches!(command, Command::End(End::Abandoned { .. })))
+    );
+
+    let (mut silent, began) = about_to_keep();
+    assert!(silent.handle(Event::Tick, began + limit - Duration::from_secs(1)).commands.is_empty());
+    let commands = silent.handle(Event::Tick, began + limit).commands;
+    let [Command::End(End::Abandoned { cause })] = &commands[..] else { panic!("{commands:?}") };
+    assert!(cause.contains("making the data set of stage `keep`"), "{cause}");
+}
+
+/// An event that has no place is named in a few words, whatever it carries.
+#[test]
+fn an_unexpected_event_is_shown_by_its_beginning() {
+    let mut machine = Machine::new(Arc::new(plan(true)), Record::default(), Duration::ZERO);
+    let commands = machine.handle(Event::Prompts(prompts(Source::Stage(0), 0, 0, 10_000)), Duration::ZERO).commands;
+    let [Command::End(End::Abandoned { cause })] = &commands[..] else { panic!("{commands:?}") };
+    assert!(cause.contains("in state starting the worker: Prompts([Prompt {"), "{cause}");
+    assert!(cause.len() < 250, "{} bytes", cause.len());
+}
+
+/// A machine that has sampled its first evaluation, and has no verdict yet.
+fn waiting_for_verdicts() -> Machine {
+    let mut world = World::new(plan(true), 0, 0);
+    let mut machine = Machine::new(world.plan.clone(), Record::default(), Duration::ZERO);
+    let mut events = VecDeque::from([Event::WorkerStarted { pid: 1 }]);
+    let mut completions = 0;
+    while let Some(event) = events.pop_front() {
+        for command in machine.handle(event, Duration::ZERO).commands {
+            match command {
+                Command::Worker(request) => events.extend(world.work(*request)),
+                Command::ReadPrompts { of, step, round, count } => {
+                    events.push_back(Event::Prompts(prompts(of, step, round, count)))
+                }
+                Command::Store(store) => {
+                    world.store(store);
+                    events.push_back(Event::Stored);
+                }
+                Command::Score(items) => completions += items.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(completions, 6, "two of each of three rows");
+    machine
+}
+
+/// Rewards have one queue for all jobs: while other jobs' completions are judged, this one's are late for no fault of theirs.
+#[test]
+fn waiting_for_other_jobs_verdicts_is_no_fault() {
+    let limit = Limits::default().score;
+    let mut machine = waiting_for_verdicts();
+    let mut now = Duration::ZERO;
+    for _ in 0..20 {
+        now += limit - Duration::from_secs(1);
+        assert!(machine.handle(Event::Tick, now).commands.is_empty(), "after {now:?}");
+        assert!(machine.handle(Event::Judging, now).commands.is_empty());
+    }
+    let commands = machine.handle(Event::Tick, now + limit).commands;
+    assert!(
+        matches!(&commands[..], [Command::End(End::Abandoned { cause })] if cause.contains("rewards")),
+        "nobody judges: {commands:?}"
+    );
 }

@@ -45,5 +45,5 @@ fn a_quiet_job_is_followed_as_long_as_its_daemon_lives() {
         _ => vec![Act::Send(Response::Jobs(vec![]))],
     });
     assert_eq!(home.run(&["logs", "k3v", "-f", "--timeout", "1"]).expect(0).stdout.lines().count(), 4);
-    assert_eq!(daemon.requests().iter().filter(|request| **request == Request::List).count(), 2, "signs of life asked for");
+    assert_eq!(daemon.requests().iter().filter(|request| **request == Request::Nodes).count(), 2, "signs of life asked for");
 }

@@ -4,8 +4,9 @@ use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::{Home, golden};
 use crate::shape::shape;
-use r1d_proto::control::{JobStatus, Request, Response};
+use r1d_proto::control::{Activity, JobStatus, Request, Response};
 use serde_json::Value;
+use std::time::Duration;
 
 const JOB_FILE: &str = r#"
 name = "tiny"
@@ -194,4 +195,39 @@ fn a_locked_submission_needs_a_lock_that_is_whole() {
         let refused = home.run(&["submit", "jobs/job.toml"]).expect(1).stderr;
         assert!(refused.contains("r1.lock") && refused.contains(part), "{text}: {refused}");
     }
+}
+
+/// What takes the daemon long is waited for as long as it says that it is at it.
+#[test]
+fn a_daemon_that_is_at_it_may_take_longer_than_the_timeout() {
+    let home = Home::new();
+    home.write("job.toml", JOB_FILE);
+    let at = |done| Activity { doing: format!("reading part {done}"), done, total: 5, unit: "parts".into() };
+    let _daemon = FakeDaemon::start(&home.socket(), move |_, _| {
+        let words = (0..5).flat_map(|done| [Act::Pause(Duration::from_millis(500)), Act::Send(Response::Progress(at(done)))]);
+        words.chain([Act::Send(submitted())]).collect()
+    });
+    let run = home.run(&["submit", "job.toml", "--timeout", "1"]).expect(0);
+    assert_eq!(run.stdout, format!("{}\n", fix::JOB));
+    assert!(!run.stderr.contains("reading part"), "nobody watches: {}", run.stderr);
+}
+
+#[test]
+fn silence_is_an_error_that_says_what_becomes_of_the_submission() {
+    let home = Home::new();
+    home.write("job.toml", JOB_FILE);
+    let _daemon = FakeDaemon::start(&home.socket(), |_, _| vec![Act::Hang]);
+    let error = home.run(&["submit", "job.toml", "--timeout", "1"]).expect(1).stderr;
+    assert!(error.contains("no answer within 1 s") && error.contains("finds its job"), "{error}");
+}
+
+/// The longest job file that the daemon takes has 1 MiB.
+#[test]
+fn a_request_that_no_daemon_takes_is_not_sent() {
+    let home = Home::new();
+    let comment = "x".repeat(3 << 20);
+    home.write("job.toml", &JOB_FILE.replace("name = \"tiny\"", &format!("name = \"{comment}\"")));
+    let daemon = FakeDaemon::answering(&home.socket(), submitted());
+    let error = home.run(&["submit", "job.toml"]).expect(1).stderr;
+    assert!(daemon.requests().is_empty() && error.len() < 1000, "{} bytes: {}", error.len(), &error[..error.len().min(500)]);
 }

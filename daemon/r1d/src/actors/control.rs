@@ -1,20 +1,25 @@
-//! The control socket: one request per connection, answered in a task of its own, so that no client delays another.
+//! The control socket: one request per connection, answered in a task of its own. What a client may take of the daemon is bounded by kind
+//! ([`Rooms`]), and what changes something runs in a task that no connection can drop: it is carried out whether its client stays or not.
 
-use crate::accept::{self, AcceptError};
-use crate::actors::jobs::{Cancel, Dispatch, Jobs};
+use crate::accept::{self, AcceptError, Submission, Submitted};
+use crate::actors::jobs::{Cancel, Jobs};
 use crate::actors::supervise::{Alive, Supervised};
 use crate::graders;
 use crate::job_log;
 use crate::outputs::Outputs;
+use crate::reading::Reading;
 use crate::review::{self, ReviewError};
+use crate::rooms::{Room, Rooms};
 use crate::samples;
 use crate::state_dir::job_dir;
 use crate::status::Desk;
+use crate::submissions::{self, Answer, Submissions, Underway};
 use crate::tasks;
 use actix::{Actor, AsyncContext, Context, StreamHandler};
-use futures_util::stream;
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, stream};
 use r1d_ledger::{FindError, JobRecord, LedgerError};
-use r1d_proto::control::{ControlError, ErrorKind, JobStatus, Node, Request, Response, SampleSort};
+use r1d_proto::control::{ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response, SampleSort};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_rewards::Rewards;
@@ -22,17 +27,21 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-/// Clients that are answered at a time (`LIM-1`); others wait to be accepted.
-const CONNECTIONS_MAX: usize = 128;
 /// From the connection to the whole request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// For a client to take one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Requests of more bytes than this are decoded away from the actors' thread: a few milliseconds.
+const DECODED_HERE_MAX_BYTES: usize = 64 << 10;
+/// Between two words to a client that waits for its answer. The shortest patience that r1ctl can be given is twice that.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// After a failure to accept a client.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// A watched job is shown at most this often.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a followed log is looked at.
@@ -49,6 +58,8 @@ pub struct Counter {
     pub node_name: String,
     /// When the daemon started, by its clock.
     pub since: Duration,
+    pub rooms: Rooms,
+    pub submissions: Submissions,
     /// Obeys `shutdown`: `true` is sent; absent where systemd stops the service.
     pub shutdown: Option<Arc<watch::Sender<bool>>>,
 }
@@ -61,15 +72,13 @@ pub struct ControlSocket {
 impl ControlSocket {
     /// Serves `listener` from now on.
     pub fn new(counter: Counter, listener: Arc<UnixListener>, alive: Alive, context: &mut Context<Self>) -> ControlSocket {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let connections = stream::unfold((listener, room), |(listener, room)| async move {
-            let permit = room.clone().acquire_owned().await.ok()?;
+        let connections = stream::unfold(listener, |listener| async move {
             let accepted = listener.accept().await;
             if accepted.is_err() {
                 // Out of file descriptors, most likely: do not spin.
-                tokio::time::sleep(FOLLOW_INTERVAL).await;
+                tokio::time::sleep(ACCEPT_AGAIN).await;
             }
-            Some((accepted.map(|(stream, _)| (stream, permit)), (listener, room)))
+            Some((accepted.map(|(stream, _)| stream), listener))
         });
         context.add_stream(connections);
         ControlSocket { counter, _alive: alive }
@@ -80,16 +89,10 @@ impl Actor for ControlSocket {
     type Context = Context<Self>;
 }
 
-impl StreamHandler<std::io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)>> for ControlSocket {
-    fn handle(&mut self, accepted: std::io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)>, _: &mut Self::Context) {
+impl StreamHandler<std::io::Result<UnixStream>> for ControlSocket {
+    fn handle(&mut self, accepted: std::io::Result<UnixStream>, _: &mut Self::Context) {
         match accepted {
-            Ok((stream, permit)) => {
-                let counter = self.counter.clone();
-                tasks::spawn("client", async move {
-                    counter.serve(stream).await;
-                    drop(permit);
-                });
-            }
+            Ok(stream) => drop(tasks::spawn("client", self.counter.clone().serve(stream))),
             Err(error) => tracing::warn!("cannot accept a client: {error}"),
         }
     }
@@ -131,27 +134,36 @@ impl From<ControlError> for ControlErrorOf {
     }
 }
 
-impl From<AcceptError> for ControlErrorOf {
-    fn from(refused: AcceptError) -> Self {
-        let kind = if refused.is_the_jobs() { ErrorKind::Invalid } else { ErrorKind::Internal };
-        ControlErrorOf(error(kind, refused))
-    }
+fn refused(refused: AcceptError) -> ControlError {
+    let kind = if refused.is_the_jobs() { ErrorKind::Invalid } else { ErrorKind::Internal };
+    error(kind, refused)
+}
+
+fn submitted(Submitted { job, warnings, plugins }: Submitted) -> Response {
+    Response::Submitted { job, warnings, plugins }
+}
+
+/// What a client waits for, and how far it is.
+struct Pending {
+    reading: Reading,
+    answer: LocalBoxFuture<'static, Answer>,
 }
 
 impl Counter {
     async fn serve(self, stream: UnixStream) {
         let (mut reader, mut writer) = stream.into_split();
-        let request = match tokio::time::timeout(REQUEST_MAX, frame::read::<Request>(&mut reader, Format::Json)).await {
-            Ok(Ok(request)) => request,
-            // A client that only looked whether somebody is here.
-            Ok(Err(FrameError::Closed)) => return,
-            Ok(Err(FrameError::Io(error))) => return tracing::debug!("client: {error}"),
-            Ok(Err(wrong)) => return drop(send(&mut writer, &Response::Error(error(ErrorKind::Invalid, wrong))).await),
-            Err(_) => return drop(send(&mut writer, &Response::Error(error(ErrorKind::Invalid, "no request within 10 s"))).await),
+        let mut place = self.rooms.arriving.take();
+        let received = tokio::select! {
+            received = receive(&mut reader, &mut writer) => received,
+            () = place.cut() => return tracing::debug!("a client that had asked for nothing made room for a newer one"),
         };
+        drop(place);
+        let Some(envelope) = received else { return };
         let mut gone = [0u8; 1];
         tokio::select! {
-            answered = self.answer(request, &mut writer) => {
+            // What was asked for is begun, even where its client has left already.
+            biased;
+            answered = self.answer(envelope, &mut writer) => {
                 if let Err(error) = answered {
                     tracing::debug!("client: {error}");
                 }
@@ -161,62 +173,199 @@ impl Counter {
         }
     }
 
-    async fn answer(&self, request: Request, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+    async fn answer(&self, envelope: Envelope, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+        let Envelope { id, progress, request } = envelope;
         let answered = match request {
-            Request::Watch { job } => match self.find(&job) {
-                Ok(record) => return self.watch(record.job(), writer).await,
-                Err(error) => Err(error),
+            Request::Watch { job } => match self.stream_of(&job) {
+                Ok((record, _place)) => return self.watch(record.job(), writer).await,
+                Err(error) => Err(error.0),
             },
-            Request::Logs { job, follow } => match self.find(&job) {
-                Ok(record) => return self.logs(record.job(), follow, writer).await,
-                Err(error) => Err(error),
+            Request::Logs { job, follow } => match self.stream_of(&job) {
+                Ok((record, _place)) => return self.logs(record.job(), follow, writer).await,
+                Err(error) => Err(error.0),
             },
-            request => self.single(request).await,
+            request @ Request::Submit { .. } => {
+                let mut listener = self.listen(id, &request);
+                let pending = self.submit(listener.id.clone(), request);
+                let answered = until_answered(pending, progress, writer).await?;
+                let sent = self.send_answer(&answered, writer).await;
+                listener.heard = sent.is_ok();
+                return sent;
+            }
+            request => until_answered(self.pending(request), progress, writer).await?,
         };
-        send(writer, &answered.unwrap_or_else(|ControlErrorOf(error)| Response::Error(error))).await
+        self.send_answer(&answered, writer).await
     }
 
-    async fn single(&self, request: Request) -> Result<Response, ControlErrorOf> {
+    /// A client that does not take its answer makes room for newer ones.
+    async fn send_answer(&self, answer: &Answer, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+        let mut place = self.rooms.answers.take();
+        let error;
+        let response = match answer {
+            Ok(response) => response,
+            Err(refused) => {
+                error = Response::Error(refused.clone());
+                &error
+            }
+        };
+        tokio::select! {
+            sent = send(writer, response) => sent,
+            () = place.cut() => Err(FrameError::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// The job that a stream is of, and a place for the stream.
+    fn stream_of(&self, job: &str) -> Result<(Arc<JobRecord>, tokio::sync::OwnedSemaphorePermit), ControlErrorOf> {
+        Ok((self.find(job)?, self.rooms.stream()?))
+    }
+
+    fn pending(&self, request: Request) -> Pending {
+        let (counter, reading) = (self.clone(), Reading::default());
+        let at = reading.clone();
+        let answer = async move { counter.single(request, &at).await.map_err(|ControlErrorOf(error)| error) };
+        Pending { reading, answer: answer.boxed_local() }
+    }
+
+    /// The submission that is asked for: under the client's id, or an equal one that nobody has heard the answer of.
+    fn listen(&self, id: Option<String>, request: &Request) -> Listener {
+        let (contents, now) = (submissions::contents(request), self.desk.clock.now());
+        let is_known = |id: &str| self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some();
+        let goes_on = |id: &String| match self.desk.ledger.of_request(id) {
+            Some(record) => !record.state().is_final(),
+            None => self.submissions.underway(id).is_some(),
+        };
+        let id = match id {
+            Some(id) if is_known(&id) => id,
+            id => (self.submissions.find_unheard(&contents, now).filter(goes_on))
+                .or(id)
+                .unwrap_or_else(|| accept::new_request_id(&self.desk)),
+        };
+        Listener { submissions: self.submissions.clone(), contents, id, now, heard: false }
+    }
+
+    /// Begins to read a job, or finds who does. The reading goes on whatever becomes of the client.
+    fn submit(&self, id: String, request: Request) -> Pending {
+        if let Some(record) = self.desk.ledger.of_request(&id) {
+            let known = submitted(accept::submitted_before(&record));
+            return Pending { reading: Reading::default(), answer: std::future::ready(Ok(known)).boxed_local() };
+        }
+        let underway = self.submissions.underway(&id).map_or_else(|| self.begin(id, request), Ok);
+        match underway {
+            Ok(underway) => Pending {
+                reading: underway.reading.clone(),
+                answer: async move {
+                    let panicked = || internal("reading the job panicked: a bug, see the daemon's log");
+                    underway.answered().await.unwrap_or_else(|| Err(panicked()))
+                }
+                .boxed_local(),
+            },
+            Err(refused) => Pending { reading: Reading::default(), answer: std::future::ready(Err(refused)).boxed_local() },
+        }
+    }
+
+    fn begin(&self, id: String, request: Request) -> Result<Underway, ControlError> {
+        let Request::Submit { job: text, priority, pins, no_reuse } = request else {
+            return Err(internal("not a submission"));
+        };
+        let turn = self.rooms.submissions.enter()?;
+        let reading = Reading::default();
+        let (underway, begun) = self.submissions.begin(&id, reading.clone());
+        let submission = Submission { text, priority, pins, reuses: !no_reuse, id };
+        let (desk, rewards) = (self.desk.clone(), self.rewards.clone());
+        tasks::spawn("submission", async move {
+            let read = async {
+                let turn = turn.await?;
+                let submitting = tasks::blocking(move || {
+                    let _turn = turn;
+                    accept::submit(submission, &rewards, &desk, &reading)
+                });
+                submitting.await.map_err(internal)?.map_err(refused)
+            };
+            let read: Result<Submitted, ControlError> = read.await;
+            match &read {
+                Ok(Submitted { job, .. }) => tracing::debug!("job {job} is queued"),
+                Err(error) => tracing::info!("a submission is refused: {}", error.message),
+            }
+            begun.answer(read.map(submitted));
+        });
+        Ok(underway)
+    }
+
+    /// Reads files for a client in its turn; what was begun ends by itself where the client leaves.
+    async fn read<T: Send + 'static>(
+        &self,
+        room: &Room,
+        reading: &Reading,
+        work: impl FnOnce(&Counter, &Reading) -> T + Send + 'static,
+    ) -> Result<T, ControlErrorOf> {
+        let _wanted = reading.until_dropped();
+        let turn = room.enter()?.await?;
+        let (counter, reading) = (self.clone(), reading.clone());
+        let read = tasks::blocking(move || {
+            let _turn = turn;
+            work(&counter, &reading)
+        });
+        Ok(read.await.map_err(internal)?)
+    }
+
+    /// Carries out what changes something, in a task that goes on when its client leaves.
+    async fn change<F: Future<Output = Result<Response, ControlErrorOf>>>(
+        &self,
+        room: &Room,
+        work: impl FnOnce(Counter) -> F + 'static,
+    ) -> Result<Response, ControlErrorOf> {
+        let (counter, turn) = (self.clone(), room.enter()?);
+        let changing = tasks::spawn("change", async move {
+            let _turn = turn.await?;
+            work(counter).await
+        });
+        changing.await.map_err(internal)?
+    }
+
+    async fn single(&self, request: Request, reading: &Reading) -> Result<Response, ControlErrorOf> {
         let desk = self.desk.clone();
         Ok(match request {
-            Request::Submit { job, priority, pins, no_reuse } => {
-                let rewards = self.rewards.clone();
-                let submitted = tasks::blocking(move || accept::submit(&job, priority, pins, !no_reuse, &rewards, &desk))
-                    .await
-                    .map_err(internal)?;
-                let accept::Submitted { job, warnings, plugins } = submitted?;
-                self.desk.board.touch();
-                self.jobs.ask("the queue", Dispatch).await.map_err(internal)?;
-                Response::Submitted { job, warnings, plugins }
-            }
             Request::Plan { job } => {
-                let rewards = self.rewards.clone();
-                let plan = tasks::blocking(move || accept::plan(&job, &rewards, &desk)).await.map_err(internal)?;
-                Response::Plan(Box::new(plan?))
+                let plan = self
+                    .read(&self.rooms.plans, reading, move |counter, reading| {
+                        accept::plan(&job, &counter.rewards, &counter.desk, reading)
+                    })
+                    .await?;
+                Response::Plan(Box::new(plan.map_err(refused)?))
             }
             Request::Reload { job, plugin, file } => {
-                let reload = graders::reload(self.find(&job)?, plugin, file, self.rewards.clone(), desk);
-                let reloaded = reload.await.map_err(|refused| {
-                    let kind = if refused.is_the_daemons() { ErrorKind::Internal } else { ErrorKind::Invalid };
-                    error(kind, refused)
-                })?;
-                self.desk.board.touch();
-                reloaded
+                let record = self.find(&job)?;
+                self.change(&self.rooms.submissions, move |counter| async move {
+                    let reload = graders::reload(record, plugin, file, counter.rewards, counter.desk.clone());
+                    let reloaded = reload.await.map_err(|refused| {
+                        let kind = if refused.is_the_daemons() { ErrorKind::Internal } else { ErrorKind::Invalid };
+                        error(kind, refused)
+                    })?;
+                    counter.desk.board.touch();
+                    Ok(reloaded)
+                })
+                .await?
             }
             Request::List => Response::Jobs(desk.summaries()),
             Request::Status { job } => Response::Status(Box::new(desk.status(&*self.find(&job)?))),
-            Request::Cancel { job } => self.cancel(&job).await?,
-            Request::Samples { job, stage, step, sort, limit } => self.samples(&job, stage, step, sort, limit).await?,
+            Request::Cancel { job } => {
+                let job = self.find(&job)?.job().clone();
+                self.change(&self.rooms.cancels, move |counter| async move { counter.cancel(job).await }).await?
+            }
+            Request::Samples { job, stage, step, sort, limit } => self.samples(&job, stage, step, sort, limit, reading).await?,
             Request::Why { job } => Response::Why(desk.why(&*self.find(&job)?)),
             Request::DataSets { job } => {
                 let record = self.find(&job)?;
-                let listed = tasks::blocking(move || review::list(&desk, &record)).await.map_err(internal)?;
-                Response::DataSets(listed.map_err(reviewing)?)
+                let listed = self.read(&self.rooms.looks, reading, move |counter, _| review::list(&counter.desk, &record));
+                Response::DataSets(listed.await?.map_err(reviewing)?)
             }
             Request::Review { job, stage, file } => {
                 let record = self.find(&job)?;
-                let review = tasks::blocking(move || review::review(&desk, &record, &stage, file.as_deref()));
-                Response::Reviewed(review.await.map_err(internal)?.map_err(reviewing)?)
+                self.change(&self.rooms.submissions, move |counter| async move {
+                    let review = tasks::blocking(move || review::review(&counter.desk, &record, &stage, file.as_deref()));
+                    Ok(Response::Reviewed(review.await.map_err(internal)?.map_err(reviewing)?))
+                })
+                .await?
             }
             Request::Nodes => Response::Nodes(vec![self.node()]),
             Request::Shutdown => match &self.shutdown {
@@ -226,7 +375,9 @@ impl Counter {
                 }
                 None => return Err(error(ErrorKind::Invalid, "this daemon is a service: stop it with `systemctl stop r1d`").into()),
             },
-            Request::Watch { .. } | Request::Logs { .. } => return Err(internal("a stream is not a single answer").into()),
+            Request::Submit { .. } | Request::Watch { .. } | Request::Logs { .. } => {
+                return Err(internal("such a request has a way of its own").into());
+            }
         })
     }
 
@@ -235,9 +386,7 @@ impl Counter {
         self.desk.ledger.job(&id).ok_or_else(|| internal(format!("job `{id}` has no record")).into())
     }
 
-    async fn cancel(&self, prefix: &str) -> Result<Response, ControlErrorOf> {
-        let record = self.find(prefix)?;
-        let job = record.job().clone();
+    async fn cancel(&self, job: JobId) -> Result<Response, ControlErrorOf> {
         match self.jobs.ask("the queue", Cancel(job.clone())).await.map_err(internal)? {
             Ok(()) => {
                 self.desk.board.touch();
@@ -255,11 +404,12 @@ impl Counter {
         step: Option<u64>,
         sort: SampleSort,
         limit: u32,
+        reading: &Reading,
     ) -> Result<Response, ControlErrorOf> {
         let record = self.find(job)?;
         let outputs = Outputs::new(job_dir(&self.desk.state_dir, record.job()));
-        let read = tasks::blocking(move || samples::read(&record, &outputs, stage, step, sort, limit)).await.map_err(internal)?;
-        match read {
+        let read = move |_: &Counter, _: &Reading| samples::read(&record, &outputs, stage, step, sort, limit);
+        match self.read(&self.rooms.looks, reading, read).await? {
             Ok(samples) => Ok(Response::Samples(samples)),
             Err(unknown @ (samples::SamplesError::NoStage { .. } | samples::SamplesError::NoStep { .. })) => {
                 Err(error(ErrorKind::NotFound, unknown).into())
@@ -337,7 +487,107 @@ async fn read_from(path: PathBuf, offset: u64) -> Vec<u8> {
     read.await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
+/// A client of a submission, until it has its answer.
+struct Listener {
+    submissions: Submissions,
+    contents: String,
+    id: String,
+    /// When it asked.
+    now: Duration,
+    heard: bool,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if !self.heard {
+            let (contents, id) = (std::mem::take(&mut self.contents), std::mem::take(&mut self.id));
+            self.submissions.left_unheard(contents, id, self.now);
+        }
+    }
+}
+
+/// The client's request; `None` where there is nothing to answer any more.
+async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Option<Envelope> {
+    let payload = frame::read_payload(reader, Format::Json, REQUEST_MAX_BYTES);
+    let decoded = match tokio::time::timeout(REQUEST_MAX, payload).await {
+        Ok(Ok(bytes)) if bytes.len() <= DECODED_HERE_MAX_BYTES => frame::decode(Format::Json, &bytes),
+        Ok(Ok(bytes)) => match tasks::blocking(move || frame::decode(Format::Json, &bytes)).await {
+            Ok(decoded) => decoded,
+            Err(panic) => Err(FrameError::Decode(panic.to_string())),
+        },
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            let late = error(ErrorKind::Invalid, format!("no request within {} s", REQUEST_MAX.as_secs()));
+            let _ = send(writer, &Response::Error(late)).await;
+            return None;
+        }
+    };
+    match decoded {
+        Ok(envelope) => Some(envelope),
+        // A client that only looked whether somebody is here.
+        Err(FrameError::Closed) => None,
+        Err(FrameError::Io(error)) => {
+            tracing::debug!("client: {error}");
+            None
+        }
+        Err(wrong) => {
+            let too_long = matches!(wrong, FrameError::OverLimit { .. } | FrameError::TooLong(_));
+            let _ = send(writer, &Response::Error(error(ErrorKind::Invalid, wrong))).await;
+            if too_long {
+                // A socket that is closed with bytes to read in it takes the answer with it: let the client finish, and read it.
+                let mut nowhere = tokio::io::sink();
+                let _ = tokio::time::timeout(REQUEST_MAX, tokio::io::copy(reader, &mut nowhere)).await;
+            }
+            None
+        }
+    }
+}
+
+/// Waits for an answer; where the client wants to hear of it, says how far it is.
+async fn until_answered(pending: Pending, progress: bool, writer: &mut OwnedWriteHalf) -> Result<Answer, FrameError> {
+    let Pending { reading, mut answer } = pending;
+    loop {
+        tokio::select! {
+            answered = &mut answer => return Ok(answered),
+            () = tokio::time::sleep(PROGRESS_INTERVAL), if progress => send(writer, &Response::Progress(reading.now())).await?,
+        }
+    }
+}
+
+/// Sends one message. In place of one that fits no frame goes an error that says so.
 async fn send(writer: &mut OwnedWriteHalf, response: &Response) -> Result<(), FrameError> {
-    let sent = tokio::time::timeout(ANSWER_MAX, frame::write(writer, Format::Json, response)).await;
+    let bytes = match frame::encode(Format::Json, response) {
+        Err(FrameError::TooLong(length)) => {
+            let problem = format!(
+                "the answer has {length} bytes, and one message at most {}: ask for less at a time (--limit, --stage, --step)",
+                frame::LENGTH_MAX_BYTES
+            );
+            frame::encode(Format::Json, &Response::Error(error(ErrorKind::Invalid, problem)))?
+        }
+        encoded => encoded?,
+    };
+    let sending = async {
+        writer.write_all(&bytes).await?;
+        Ok(writer.flush().await?)
+    };
+    let sent = tokio::time::timeout(ANSWER_MAX, sending).await;
     sent.unwrap_or_else(|_| Err(FrameError::Io(std::io::ErrorKind::TimedOut.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_proto::control::LogLine;
+
+    /// `samples --limit 4000000000` of a large step: the client hears what to ask instead.
+    #[actix::test]
+    async fn an_answer_that_fits_no_message_is_an_error_in_words() {
+        let message = "x".repeat(frame::LENGTH_MAX_BYTES as usize);
+        let answer = Response::Log(LogLine { at_ms: 0, level: "info".into(), message });
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        send(&mut ours.into_split().1, &answer).await.unwrap();
+        let Response::Error(error) = frame::read(&mut theirs, Format::Json).await.unwrap() else { panic!("an error") };
+        assert_eq!(error.kind, ErrorKind::Invalid);
+        assert!(error.message.contains("--limit"), "{}", error.message);
+    }
 }

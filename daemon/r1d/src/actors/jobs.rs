@@ -1,19 +1,21 @@
-//! The queue: gives every free device the next job, FIFO within priority, one job per device. A job that waits for people has no device until they
-//! have answered; then it is the first to get one.
+//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job that waits for people has no device until they
+//! have answered; then it is the first to get one. Whoever puts a job into the ledger has done enough: the queue listens to the ledger.
 
 use crate::actors::run::{Means, Outcome, Run, Started, Stop};
 use crate::actors::supervise::Alive;
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
-use crate::tasks;
+use crate::{tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
+use futures_util::stream;
 use r1d_ledger::{Command as LedgerCommand, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Panics of one job's runner after which the job is given up.
 const RUN_PANICS_MAX: u32 = 3;
@@ -21,11 +23,11 @@ const RUN_PANICS_MAX: u32 = 3;
 const RECORD_AGAIN: Duration = Duration::from_secs(5);
 /// Between looks at the state directory, while workers of a daemon before this one still run.
 const WORKERS_GONE_LOOK: Duration = Duration::from_millis(200);
+/// Free devices are looked at so often, whatever was heard of the ledger: a suspect's trial ends by time.
+const DISPATCH_AGAIN: Duration = Duration::from_secs(10);
 
-/// Something was queued, or a device became free.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Dispatch;
+/// The ledger says that another job may be the next.
+struct QueueChanged;
 
 /// End a job for good.
 #[derive(Message)]
@@ -41,7 +43,15 @@ pub struct StopAll {
 
 pub struct Device {
     pub means: Means,
-    pub running: Option<(JobId, Addr<Run>)>,
+    pub running: Option<Running>,
+}
+
+/// The job that has a device.
+pub struct Running {
+    job: JobId,
+    run: Addr<Run>,
+    halt: Arc<watch::Sender<bool>>,
+    since: Duration,
 }
 
 pub struct Jobs {
@@ -56,14 +66,23 @@ pub struct Jobs {
     /// Ends that the ledger could not take.
     pub unrecorded: Vec<LedgerCommand>,
     pub stopping: bool,
+    /// The dispatch that waits for those workers is on its way.
+    pub waits_for_workers: bool,
     pub _alive: Alive,
 }
 
 impl Jobs {
     fn dispatch(&mut self, context: &mut Context<Self>) {
+        if self.waits_for_workers {
+            return;
+        }
         if !(self.workers_are_gone)() {
             tracing::warn!("workers of the daemon before this one still run: waiting for them");
-            context.run_later(WORKERS_GONE_LOOK, |jobs, context| jobs.dispatch(context));
+            self.waits_for_workers = true;
+            context.run_later(WORKERS_GONE_LOOK, |jobs, context| {
+                jobs.waits_for_workers = false;
+                jobs.dispatch(context);
+            });
             return;
         }
         for index in 0..self.devices.len() {
@@ -76,23 +95,28 @@ impl Jobs {
         }
     }
 
-    /// A job that was running when the daemon ended goes first, then the queue.
     fn next(&self) -> Option<JobId> {
-        let taken: HashSet<&JobId> = (self.devices.iter().filter_map(|device| device.running.as_ref().map(|(job, _)| job)))
+        let on_devices = || self.devices.iter().filter_map(|device| device.running.as_ref());
+        let taken: HashSet<&JobId> = on_devices()
+            .map(|running| &running.job)
             .chain(self.away.keys())
             .chain(self.unrecorded.iter().map(|command| command.job()))
             .collect();
-        let ledger = &self.devices.first()?.means.desk.ledger;
-        let running = ledger.jobs().into_iter().filter(|record| record.state() == State::Running);
-        running.chain(ledger.queue()).map(|record| record.job().clone()).find(|job| !taken.contains(job))
+        let desk = &self.devices.first()?.means.desk;
+        let (state, now) = (desk.ledger.state(), desk.clock.now());
+        let is_on_trial = |running: &Running| {
+            let is_suspected = state.job(&running.job).is_some_and(|record| record.strikes.count > 0);
+            is_suspected && now.saturating_sub(running.since) < turns::TRIAL_MAX
+        };
+        turns::next(&state, &taken, on_devices().any(is_on_trial))
     }
 
     fn start(&mut self, index: usize, job: JobId, context: &mut Context<Self>) {
         let Some(device) = self.devices.get_mut(index) else { return };
         let means = device.means.clone();
         let outputs = Outputs::new(job_dir(&means.desk.state_dir, &job));
-        let Started { run, left, ended } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
-        device.running = Some((job.clone(), run.clone()));
+        let Started { run, halt, left, ended } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
+        device.running = Some(Running { job: job.clone(), run: run.clone(), halt, since: device.means.desk.clock.now() });
         context.spawn(wrap_future(left).map(move |left, jobs: &mut Self, context: &mut Context<Self>| {
             if left.is_ok() {
                 jobs.left(index, &run, context);
@@ -106,7 +130,7 @@ impl Jobs {
     /// The run waits for people, and needs no device meanwhile.
     fn left(&mut self, index: usize, leaver: &Addr<Run>, context: &mut Context<Self>) {
         let Some(device) = self.devices.get_mut(index) else { return };
-        if let Some((job, run)) = device.running.take_if(|(_, run)| run == leaver) {
+        if let Some(Running { job, run, .. }) = device.running.take_if(|running| running.run == *leaver) {
             self.away.insert(job, run);
             self.dispatch(context);
         }
@@ -121,7 +145,7 @@ impl Jobs {
     ) {
         self.away.remove(&job);
         if let Some(device) = self.devices.get_mut(index) {
-            device.running.take_if(|(running, _)| *running == job);
+            device.running.take_if(|running| running.job == job);
         }
         match outcome {
             Ok(Outcome::Over) => drop(self.panics.remove(&job)),
@@ -167,8 +191,17 @@ impl Jobs {
     }
 
     fn runs(&self) -> impl Iterator<Item = (&JobId, &Addr<Run>)> {
-        let on_devices = self.devices.iter().filter_map(|device| device.running.as_ref().map(|(job, run)| (job, run)));
+        let on_devices = self.devices.iter().filter_map(|device| device.running.as_ref());
+        let on_devices = on_devices.map(|Running { job, run, .. }| (job, run));
         on_devices.chain(&self.away)
+    }
+
+    /// What a run is handing over when it is to end at once is not waited for. One without a device hands nothing over.
+    fn halt(&self, is_meant: impl Fn(&JobId) -> bool) {
+        let running = self.devices.iter().filter_map(|device| device.running.as_ref());
+        for running in running.filter(|running| is_meant(&running.job)) {
+            running.halt.send_replace(true);
+        }
     }
 
     fn run_of(&self, job: &JobId) -> Option<Addr<Run>> {
@@ -181,16 +214,28 @@ impl Actor for Jobs {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.run_interval(RECORD_AGAIN, |jobs, context| jobs.record(context));
+        context.run_interval(DISPATCH_AGAIN, |jobs, context| jobs.dispatch(context));
+        if let Some(device) = self.devices.first() {
+            let changes = device.means.desk.ledger.queue_changes();
+            context.add_stream(stream::unfold(changes, |mut changes| async move {
+                changes.changed().await.ok()?;
+                Some((QueueChanged, changes))
+            }));
+        }
         self.dispatch(context);
     }
 }
 
-impl Handler<Dispatch> for Jobs {
-    type Result = ();
-
-    fn handle(&mut self, _: Dispatch, context: &mut Self::Context) {
+impl StreamHandler<QueueChanged> for Jobs {
+    fn handle(&mut self, _: QueueChanged, context: &mut Self::Context) {
+        if let Some(device) = self.devices.first() {
+            device.means.desk.board.touch();
+        }
         self.dispatch(context);
     }
+
+    /// The ledger lives as long as the daemon.
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Handler<Cancel> for Jobs {
@@ -211,6 +256,9 @@ impl Handler<Cancel> for Jobs {
         Box::pin(wrap_future(cancelled).then(move |effect, jobs: &mut Self, _: &mut Context<Self>| {
             // A run may have the job in hand although the ledger still says that it is queued.
             let run = jobs.run_of(&job);
+            if effect.is_ok() {
+                jobs.halt(|running| *running == job);
+            }
             wrap_future(async move {
                 effect?;
                 if let Some(run) = run {
@@ -227,6 +275,9 @@ impl Handler<StopAll> for Jobs {
 
     fn handle(&mut self, StopAll { after_step }: StopAll, _: &mut Self::Context) -> Self::Result {
         self.stopping = true;
+        if !after_step {
+            self.halt(|_| true);
+        }
         let runs: Vec<Addr<Run>> = self.runs().map(|(_, run)| run.clone()).collect();
         Box::pin(wrap_future(async move {
             for run in runs {

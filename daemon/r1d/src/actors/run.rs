@@ -5,19 +5,20 @@
 
 mod begin;
 
-use self::begin::{Opened, known, open, start};
+use self::begin::{Begun, OpenError, Opened, known, open, start};
 use crate::actors::MAILBOX_MAX_MESSAGES;
 use crate::actors::supervise::Supervised;
 use crate::actors::worker::{self, Said, Worker};
 use crate::board::Live;
-use crate::clerk::{Clerk, Task};
+use crate::clerk::{CLERK_END_MAX, Clerk, Clerks, Task};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::Outputs;
 use crate::progress::Paces;
+use crate::reading::Reading;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{datasets, review, tasks};
+use crate::{datasets, review, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -34,16 +35,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How often deadlines are looked at and the board is brought up to date.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages of a worker that may wait (`LIM-1`): a full channel holds the worker back.
 const SAID_MAX: usize = 64;
-/// Reading and tokenising all of a job's data.
-const OPEN_MAX: Duration = Duration::from_secs(3600);
+/// Telling the ledger and the worker of a new attempt.
+const START_MAX: Duration = Duration::from_secs(3600);
 /// Between two looks at a file system that was full.
 const ROOM_PAUSE: Duration = Duration::from_secs(10);
+/// A pause is over when the daemon has time for it.
+const PAUSE_LATE_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at the record of a data set that waits for its review.
 const REVIEW_LOOK: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,7 @@ const WAITING_FOR_REVIEW: &str = "waiting for review";
 pub struct Means {
     pub desk: Desk,
     pub rewards: Arc<Rewards>,
+    pub clerks: Clerks,
     pub worker: Supervised<Worker>,
     pub device: String,
     pub worker_silence: Duration,
@@ -80,7 +84,7 @@ pub struct Stop {
 
 enum Phase {
     /// Data, tokenizer and plugins are being opened.
-    Reading,
+    Reading(Reading),
     /// The ledger and the worker are being told of the attempt.
     Starting,
     Working(Box<Attempt>),
@@ -88,6 +92,10 @@ enum Phase {
     Reviewing {
         stage: String,
         rows: u64,
+    },
+    /// The worker and the writer of the attempt before are being ended.
+    Closing {
+        cause: String,
     },
     /// Until the next attempt.
     Pausing {
@@ -119,8 +127,12 @@ pub struct Run {
     made: Arc<BTreeMap<String, String>>,
     /// Warnings of the materials, each logged once however often those are opened.
     warned: BTreeSet<String>,
-    /// Counts attempts: what an earlier one still says is not heard.
+    /// Counts all that the run has begun: what an earlier attempt or reading still says is not heard.
     number: u64,
+    /// Counts attempts, as people read it.
+    attempt: u64,
+    /// The newest epoch that the run knows of: its attempt's, or the one that it found. What it says of the job's end is said in it.
+    epoch: u64,
     /// Where the last attempt ended without anything going wrong: the next one goes on in its epoch.
     resumed: Option<u64>,
     attempts: Attempts,
@@ -130,11 +142,14 @@ pub struct Run {
     outcome: Option<oneshot::Sender<Outcome>>,
     /// Told once the device is the job's no more, because it waits for people.
     leaving: Option<oneshot::Sender<()>>,
+    halted: watch::Receiver<bool>,
 }
 
 /// A run as the queue holds it. A receiver ends without a word when the actor panics.
 pub struct Started {
     pub run: Addr<Run>,
+    /// `true` ends whatever the run is handing over, so that it hears what it is sent next.
+    pub halt: Arc<watch::Sender<bool>>,
     /// The device is free: the run goes on without one, until its outcome.
     pub left: oneshot::Receiver<()>,
     pub ended: oneshot::Receiver<Outcome>,
@@ -156,6 +171,8 @@ impl Run {
     pub fn start(id: JobId, means: Means, outputs: Outputs, resumed: Option<u64>) -> Started {
         let (outcome, ended) = oneshot::channel();
         let (leaving, left) = oneshot::channel();
+        let halt = Arc::new(watch::Sender::new(false));
+        let halted = halt.subscribe();
         let run = Run::create(|context| {
             context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
             let log = JobLog::new(outputs.log(), &id.0, means.desk.clock.clone());
@@ -170,6 +187,8 @@ impl Run {
                 made: Arc::default(),
                 warned: BTreeSet::new(),
                 number: 0,
+                attempt: 0,
+                epoch: 0,
                 resumed,
                 attempts: Attempts::default(),
                 paces: Paces::default(),
@@ -177,9 +196,10 @@ impl Run {
                 stopping: None,
                 outcome: Some(outcome),
                 leaving: Some(leaving),
+                halted,
             }
         });
-        Started { run, left, ended }
+        Started { run, halt, left, ended }
     }
 
     fn now(&self) -> Duration {
@@ -196,10 +216,33 @@ impl Run {
         let Some(record) = self.means.desk.ledger.job(&self.id) else {
             return self.finish(End::Failed { error: "the ledger does not know the job".into() }, context);
         };
-        self.enter(Phase::Reading);
+        self.epoch = self.epoch.max(record.progress.epoch);
+        if let Some(error) = turns::given_up(&record) {
+            return self.finish(End::Failed { error }, context);
+        }
+        let reading = Reading::default();
+        self.enter(Phase::Reading(reading.clone()));
+        self.number += 1;
+        let number = self.number;
         let (means, outputs, log) = (self.means.clone(), self.outputs.clone(), self.log.clone());
-        let opening = tasks::blocking(move || open(record, &means, &outputs, &log));
-        context.spawn(wrap_future(opening).map(|opened, run: &mut Self, context: &mut Context<Self>| match opened {
+        let opening = async move {
+            // A run of this job before may have panicked, and left its writer.
+            means.clerks.none(record.job()).await;
+            let _wanted = reading.until_dropped();
+            let reading = reading.clone();
+            tasks::blocking(move || open(record, &means, &outputs, &log, &reading)).await
+        };
+        context.spawn(wrap_future(opening).map(move |opened, run: &mut Self, context: &mut Context<Self>| {
+            if run.number != number || !matches!(run.phase, Phase::Reading(_)) {
+                return;
+            }
+            run.opened(opened, context);
+        }));
+    }
+
+    fn opened(&mut self, opened: Result<Result<Opened, OpenError>, tokio::task::JoinError>, context: &mut Context<Self>) {
+        let run = self;
+        match opened {
             Ok(Ok(Opened::Review(stage, rows))) => run.review(stage, rows, context),
             Ok(Ok(Opened::Ready { materials, made, to_take_over })) => {
                 run.made = Arc::new(made);
@@ -217,9 +260,9 @@ impl Run {
                 run.materials = Some((materials, Arc::new(plan)));
                 run.attempt(context);
             }
-            Ok(Err(error)) => run.finish(End::Failed { error: error.to_string() }, context),
+            Ok(Err(error)) => run.end(error.end(), context),
             Err(panic) => run.finish(End::Failed { error: format!("reading the job's files: {panic}") }, context),
-        }));
+        }
     }
 
     /// Begins an attempt: a new epoch in the ledger, a fresh worker, a machine that starts from the record.
@@ -228,6 +271,7 @@ impl Run {
             return self.open(context);
         };
         self.number += 1;
+        self.attempt += 1;
         self.enter(Phase::Starting);
         let number = self.number;
         let (said, heard) = mpsc::channel(SAID_MAX);
@@ -240,12 +284,15 @@ impl Run {
             self.log.clone(),
             self.resumed.take(),
         );
-        context.spawn(wrap_future(starting).map(move |started, run: &mut Self, context: &mut Context<Self>| {
+        context.spawn(wrap_future(starting).map(move |begun, run: &mut Self, context: &mut Context<Self>| {
+            let Begun { epoch, record } = begun;
+            // Whatever has become of the attempt: what the run says of the job's end is said in the newest epoch that it was given.
+            run.epoch = run.epoch.max(epoch.unwrap_or(0));
             if !matches!(run.phase, Phase::Starting) || run.number != number {
                 return;
             }
-            match started {
-                Ok((epoch, record)) => run.work(epoch, &record, materials, plan, heard, context),
+            match record {
+                Ok(record) => run.work(run.epoch, &record, materials, plan, heard, context),
                 Err(end) => run.end(end, context),
             }
         }));
@@ -268,6 +315,8 @@ impl Run {
         self.leave_device();
         self.number += 1;
         self.show();
+        let putting_down = put_down(self.means.desk.ledger.clone(), self.id.clone());
+        context.spawn(wrap_future(putting_down));
         let number = self.number;
         let waiting = async move {
             loop {
@@ -306,13 +355,15 @@ impl Run {
         Some(leaving)
     }
 
-    /// The worker's end, where it is still this job's.
-    fn end_worker(&self) -> impl Future<Output = ()> + use<> {
+    /// The end of the attempt's worker, where it is still this job's, and of its writer: nobody does anything for the job after it.
+    fn close(&self) -> impl Future<Output = ()> + use<> {
         let worker = self.leaving.as_ref().map(|_| self.means.worker.clone());
+        let (clerks, job) = (self.means.clerks.clone(), self.id.clone());
         async move {
             if let Some(worker) = worker {
                 let _ = worker.ask("worker", worker::End).await;
             }
+            clerks.none(&job).await;
         }
     }
 
@@ -338,7 +389,7 @@ impl Run {
             journals: BTreeMap::new(),
             failed: None,
         };
-        let clerk = match clerk.start() {
+        let clerk = match clerk.start(&self.means.clerks) {
             Ok(clerk) => clerk,
             Err(error) => return self.end(End::Abandoned { cause: format!("cannot start a thread: {error}") }, context),
         };
@@ -402,6 +453,11 @@ impl Run {
                 let commits = matches!(store, Store::Commit { .. });
                 Task::Store(store, self.answer(commits, context))
             }
+            Command::MakeDataSet { stage } => {
+                let (progress, heard) = mpsc::channel(1);
+                context.add_stream(tagged(self.number, heard));
+                Task::MakeDataSet { stage, progress, answer: self.answer(false, context) }
+            }
             Command::Recall { stage, step } => Task::Recall { stage, step, answer: self.answer(false, context) },
             Command::Forget { stage, step } => Task::Forget { stage, step, answer: self.answer(false, context) },
             Command::ReadPrompts { of, step, round, count } => {
@@ -431,17 +487,23 @@ impl Run {
         answer
     }
 
-    /// Nothing else is handled until all of it is handed over.
+    /// Nothing else is handled until all of it is handed over, unless the run is to end.
     fn send(&mut self, outgoing: Vec<Outgoing>, context: &mut Context<Self>) {
         let Phase::Working(attempt) = &self.phase else { return };
         let (clerk, items, worker) = (attempt.clerk.clone(), attempt.items.clone(), self.means.worker.clone());
-        context.wait(wrap_future(hand_over(outgoing, clerk, items, worker)).map(
-            |sent, run: &mut Self, context: &mut Context<Self>| {
-                if let Err(end) = sent {
-                    run.end(end, context);
-                }
-            },
-        ));
+        let mut halted = self.halted.clone();
+        let handing_over = async move {
+            tokio::select! {
+                sent = hand_over(outgoing, clerk, items, worker) => sent,
+                // A disk or a worker that takes nothing any more keeps nobody from cancelling the job.
+                _ = halted.wait_for(|halted| *halted) => Ok(()),
+            }
+        };
+        context.wait(wrap_future(handing_over).map(|sent, run: &mut Self, context: &mut Context<Self>| {
+            if let Err(end) = sent {
+                run.end(end, context);
+            }
+        }));
     }
 
     /// An attempt has ended.
@@ -453,12 +515,12 @@ impl Run {
             End::Abandoned { cause } => cause,
             End::Reread => return self.reread(context),
             End::NoRoom { cause } => {
-                self.log.warn(format!("attempt {} waits for room: {cause}", self.number));
+                self.log.warn(format!("attempt {} waits for room: {cause}", self.attempt));
                 return self.pause(ROOM_PAUSE, format!("{cause}; make room, or cancel the job"), context);
             }
             End::Succeeded { .. } | End::Failed { .. } => return self.finish(end, context),
         };
-        self.log.warn(format!("attempt {} is abandoned: {cause}", self.number));
+        self.log.warn(format!("attempt {} is abandoned: {cause}", self.attempt));
         let record = self.means.desk.ledger.job(&self.id);
         if record.as_ref().is_some_and(|record| record.state().is_final()) {
             return self.stop(context);
@@ -475,37 +537,37 @@ impl Run {
             self.resumed = Some(attempt.epoch);
         }
         self.materials = None;
-        self.enter(Phase::Reading);
+        self.enter(Phase::Closing { cause: "a stage has made data that is to be read".into() });
         self.number += 1;
         self.show();
-        let (number, worker) = (self.number, self.means.worker.clone());
-        let ended = async move {
-            let _ = worker.ask("worker", worker::End).await;
-        };
-        context.spawn(wrap_future(ended).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-            if run.number == number && matches!(run.phase, Phase::Reading) {
+        let number = self.number;
+        context.spawn(wrap_future(self.close()).map(move |(), run: &mut Self, context: &mut Context<Self>| {
+            if run.number == number && matches!(run.phase, Phase::Closing { .. }) {
                 run.open(context);
             }
         }));
     }
 
+    /// Ends what is left of the attempt, waits for a while, and begins the next one.
     fn pause(&mut self, after: Duration, cause: String, context: &mut Context<Self>) {
         self.log.info(format!("the job is taken up again in {:.1} s", after.as_secs_f64()));
         // The attempt's parties are dropped here, and with them all that they would still say.
-        self.enter(Phase::Pausing { until: self.now() + after, cause });
+        self.enter(Phase::Closing { cause });
         self.number += 1;
         let number = self.number;
         self.means.desk.board.device(&self.means.device, |device| device.worker_restarts += 1);
         self.show();
-        let worker = self.means.worker.clone();
-        let ended = async move {
-            let _ = worker.ask("worker", worker::End).await;
-            tokio::time::sleep(after).await;
-        };
-        context.spawn(wrap_future(ended).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-            if run.number == number && matches!(run.phase, Phase::Pausing { .. }) {
-                run.attempt(context);
+        context.spawn(wrap_future(self.close()).then(move |(), run: &mut Self, _: &mut Context<Self>| {
+            if let (true, Phase::Closing { cause }) = (run.number == number, &run.phase) {
+                let cause = cause.clone();
+                run.enter(Phase::Pausing { until: run.now() + after + PAUSE_LATE_MAX, cause });
+                run.show();
             }
+            wrap_future(tokio::time::sleep(after)).map(move |(), run: &mut Self, context: &mut Context<Self>| {
+                if run.number == number && matches!(run.phase, Phase::Pausing { .. }) {
+                    run.attempt(context);
+                }
+            })
         }));
     }
 
@@ -526,10 +588,9 @@ impl Run {
         self.number += 1;
         let (ledger, board) = (self.means.desk.ledger.clone(), self.means.desk.board.clone());
         let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
-        let (job, worker_ended, at) = (self.id.clone(), self.end_worker(), self.means.desk.clock.unix().as_secs());
+        let (job, epoch, closed, at) = (self.id.clone(), self.epoch, self.close(), self.means.desk.clock.unix().as_secs());
         let ending = async move {
-            worker_ended.await;
-            let epoch = ledger.job(&job).map_or(0, |record| record.progress.epoch);
+            closed.await;
             let command = LedgerCommand::Finish { job: job.clone(), epoch, state, error: error.clone(), model, at };
             match record_end(ledger, command.clone()).await {
                 Ok(()) => {
@@ -548,14 +609,16 @@ impl Run {
         context.spawn(wrap_future(ending).map(|outcome, run: &mut Self, context: &mut Context<Self>| run.over(outcome, context)));
     }
 
-    /// Ends without a word to the ledger.
+    /// Ends without an end in the ledger: the job was cancelled, or another daemon goes on with it.
     fn stop(&mut self, context: &mut Context<Self>) {
         self.enter(Phase::Ending);
         self.number += 1;
-        let (board, job, worker_ended) = (self.means.desk.board.clone(), self.id.clone(), self.end_worker());
+        let (board, job, closed) = (self.means.desk.board.clone(), self.id.clone(), self.close());
         let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
         let ending = async move {
-            worker_ended.await;
+            // First of all: the daemon may have little time left.
+            put_down(desk.ledger.clone(), job.clone()).await;
+            closed.await;
             leave_status(desk, job.clone(), outputs).await;
             board.clear(&job);
         };
@@ -578,14 +641,21 @@ impl Run {
         let wait = |what: &str| Wait::new("job", what, self.since);
         let mut live = Live { steps: self.steps(), ..Live::default() };
         match &self.phase {
-            Phase::Reading => {
-                live.activity = Some(idle("loading"));
-                live.waits = vec![wait("data, tokenizer and plugins: being read").until(self.since + OPEN_MAX)];
+            // How long that takes is a matter of how much there is.
+            Phase::Reading(reading) => {
+                let Activity { doing, done, total, unit } = reading.now();
+                live.waits = vec![wait(&format!("data, tokenizer and plugins: {doing} ({done} of {total} parts)"))];
+                live.activity = Some(Activity { doing: "loading".into(), done, total, unit });
             }
             Phase::Starting => {
                 live.activity = Some(idle("loading"));
                 live.waits =
-                    vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + OPEN_MAX)];
+                    vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + START_MAX)];
+            }
+            Phase::Closing { cause } => {
+                live.activity = Some(idle("restarting"));
+                let what = format!("the end of worker {} and of the attempt's writer, after: {cause}", self.means.device);
+                live.waits = vec![wait(&what).until(self.since + CLERK_END_MAX)];
             }
             Phase::Reviewing { stage, rows } => {
                 live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: 0, unit: "rows".into() });
@@ -620,8 +690,9 @@ impl Run {
             // The queue that started this run is gone; the one after it starts its own.
             return self.stop(context);
         }
-        if matches!(self.phase, Phase::Reading | Phase::Starting) && self.now() > self.since + OPEN_MAX {
-            return self.finish(End::Failed { error: format!("its files were not read within {} s", OPEN_MAX.as_secs()) }, context);
+        if matches!(self.phase, Phase::Starting) && self.now() > self.since + START_MAX {
+            let cause = format!("neither ledger nor worker has taken the attempt up within {} s", START_MAX.as_secs());
+            return self.end(End::Abandoned { cause }, context);
         }
         self.happened(Event::Tick, context);
         self.show();
@@ -732,6 +803,16 @@ async fn hand_over(
         }
     }
     Ok(())
+}
+
+/// The daemon has stopped working for the job: what becomes of the daemon from here on is not the job's doing.
+async fn put_down(ledger: Arc<r1d_ledger::Ledger>, job: JobId) {
+    let id = job.clone();
+    match tasks::blocking(move || ledger.apply(LedgerCommand::PutDown { job: id })).await {
+        Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {}
+        Ok(Err(error)) => tracing::warn!(%job, "the ledger does not hear that the job was put down: {error}"),
+        Err(panic) => tracing::error!(%job, "putting the job down: {panic}"),
+    }
 }
 
 async fn leave_status(desk: Desk, job: JobId, outputs: Outputs) {

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
@@ -33,6 +33,8 @@ const REQUESTS_MAX: usize = 4;
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// Lines of standard error that a cause of death may quote.
 const LAST_WORDS_MAX: usize = 1;
+/// Of a line of standard error: longer ones are cut.
+const LINE_MAX_BYTES: usize = 8 << 10;
 const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
 
 /// What an attempt hears of its worker.
@@ -66,6 +68,8 @@ pub enum WorkerError {
     Start { executable: PathBuf, source: std::io::Error },
     #[error("no worker runs on {0}")]
     NotRunning(String),
+    #[error("the worker on {0} was asked for anew, or to end, before it was started")]
+    Superseded(String),
 }
 
 /// Start a process for a job, after the one before has ended.
@@ -93,31 +97,24 @@ pub struct Worker {
     pub lock: Arc<File>,
     pub board: Board,
     pub process: Option<Process>,
+    pub last: LastProcess,
+    /// Counts what was asked of the process as a whole: a launch that had to wait does not come behind a later word.
+    pub launches: u64,
     pub _alive: Alive,
 }
+
+/// Whether the process that was started last is gone. It outlives the actor: two processes never share a device.
+pub type LastProcess = Arc<Mutex<Option<watch::Receiver<bool>>>>;
 
 /// Dropping it kills the process.
 pub struct Process {
     requests: mpsc::Sender<ToWorker>,
     kill: Arc<watch::Sender<bool>>,
-    gone: watch::Receiver<bool>,
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill.send_replace(true);
-    }
-}
-
-impl Process {
-    /// Kills it; the future ends when it is gone.
-    fn end(&self) -> impl Future<Output = ()> + use<> {
-        self.kill.send_replace(true);
-        let mut gone = self.gone.clone();
-        async move {
-            // An error means that the task which watched the process is gone, and the process with it.
-            let _ = gone.wait_for(|gone| *gone).await;
-        }
     }
 }
 
@@ -129,13 +126,12 @@ impl Handler<Launch> for Worker {
     type Result = actix::ResponseActFuture<Self, Result<(), WorkerError>>;
 
     fn handle(&mut self, launch: Launch, _: &mut Self::Context) -> Self::Result {
-        let before = self.process.take().map(|process| process.end());
-        let ended = async move {
-            if let Some(before) = before {
-                before.await;
-            }
-        };
+        let ended = self.end();
+        let number = self.launches;
         Box::pin(actix::fut::wrap_future(ended).map(move |(), actor: &mut Self, _: &mut Self::Context| {
+            if actor.launches != number {
+                return Err(WorkerError::Superseded(actor.recipe.device.clone()));
+            }
             let job = launch.job.clone();
             actor.process = Some(actor.launch(launch)?);
             actor.board.device(&actor.recipe.device, |device| {
@@ -163,14 +159,25 @@ impl Handler<End> for Worker {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: End, _: &mut Self::Context) -> Self::Result {
-        match self.process.take() {
-            Some(process) => Box::pin(process.end()),
-            None => Box::pin(async {}),
-        }
+        Box::pin(self.end())
     }
 }
 
 impl Worker {
+    /// Kills the process; the future ends when no process is left.
+    fn end(&mut self) -> impl Future<Output = ()> + use<> {
+        self.launches += 1;
+        // Its drop is the order to kill it.
+        drop(self.process.take());
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        async move {
+            if let Some(mut gone) = last {
+                // An error means that the task which watched the process is gone, and the process with it.
+                let _ = gone.wait_for(|gone| *gone).await;
+            }
+        }
+    }
+
     fn launch(&self, launch: Launch) -> Result<Process, WorkerError> {
         let (mut child, stream) =
             self.spawn().map_err(|source| WorkerError::Start { executable: self.recipe.executable.clone(), source })?;
@@ -199,7 +206,8 @@ impl Worker {
             // Nobody listens any more to a worker that was killed on purpose.
             let _ = launch.said.send(Said::Lost { cause }).await;
         });
-        Ok(Process { requests, kill, gone })
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
+        Ok(Process { requests, kill })
     }
 
     fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
@@ -298,13 +306,31 @@ async fn leave(child: &mut Child, mut killed: watch::Receiver<bool>) -> std::io:
 
 /// Lines of standard error go to the job's log; the last of them are kept for the cause of death.
 async fn listen(stderr: impl AsyncRead + Unpin, log: JobLog, last_words: Arc<Mutex<Vec<String>>>) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut stderr = BufReader::new(stderr);
+    while let Ok(Some(line)) = next_line(&mut stderr).await {
         log.worker(&line);
         let mut last = last_words.lock().unwrap_or_else(PoisonError::into_inner);
         last.push(line);
         let surplus = last.len().saturating_sub(LAST_WORDS_MAX);
         last.drain(..surplus);
+    }
+}
+
+/// The next line, cut where it is too long. Bytes that are no text are replaced: a pipe that nobody reads any more would stop the worker.
+async fn next_line(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let mut begun = false;
+    loop {
+        let bytes = stream.fill_buf().await?;
+        begun |= !bytes.is_empty();
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let of_line = end.unwrap_or(bytes.len());
+        line.extend(bytes.iter().take(of_line.min(LINE_MAX_BYTES - line.len())));
+        let is_last = end.is_some() || bytes.is_empty();
+        stream.consume(of_line + usize::from(end.is_some()));
+        if is_last {
+            return Ok(begun.then(|| String::from_utf8_lossy(&line).into_owned()));
+        }
     }
 }
 
@@ -390,5 +416,18 @@ mod tests {
         }
         let next: ToWorker = frame::read(&mut theirs.into_split().0, Format::Postcard).await.unwrap();
         assert_eq!(next, ToWorker { id: 8, request: Request::Close });
+    }
+
+    /// A worker may say anything: a line without an end takes no memory, bytes that are no text end nothing.
+    #[actix::test]
+    async fn lines_of_any_length_and_content_are_read() {
+        let text = [&b"first\n"[..], &[0xff, 0xfe, b'\n'], &vec![b'x'; 100_000], b"\n\nlast"].concat();
+        let mut stream = BufReader::with_capacity(1000, &text[..]);
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut stream).await.unwrap() {
+            lines.push(line);
+        }
+        let shown: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_eq!(shown, ["first", "\u{fffd}\u{fffd}", &"x".repeat(LINE_MAX_BYTES), "", "last"]);
     }
 }

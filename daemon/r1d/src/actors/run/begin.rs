@@ -8,6 +8,7 @@ use crate::graders::Recorded;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError};
 use crate::outputs::Outputs;
+use crate::reading::Reading;
 use crate::{inputs, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError};
@@ -21,6 +22,8 @@ use tokio::sync::mpsc;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Materials(#[from] MaterialsError),
     #[error("job.toml of an earlier release: {0}")]
@@ -56,8 +59,27 @@ pub(super) fn known(record: &JobRecord) -> Record {
     }
 }
 
-/// The job's materials, after its next stages are taken over where an earlier job has finished them.
-pub(super) fn open(record: Arc<JobRecord>, means: &Means, outputs: &Outputs, log: &JobLog) -> Result<Opened, OpenError> {
+impl OpenError {
+    /// What the ledger had no room for is waited for.
+    pub(super) fn end(self) -> End {
+        match self {
+            OpenError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
+            OpenError::Ledger(error) => unkept(&error),
+            error => End::Failed { error: error.to_string() },
+        }
+    }
+}
+
+/// The job's materials, after its next stages are taken over where an earlier job has finished them. From here on the daemon's end without a word
+/// counts against the job.
+pub(super) fn open(
+    record: Arc<JobRecord>,
+    means: &Means,
+    outputs: &Outputs,
+    log: &JobLog,
+    reading: &Reading,
+) -> Result<Opened, OpenError> {
+    means.desk.ledger.apply(LedgerCommand::TakeUp { job: record.job().clone() })?;
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
     let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
@@ -72,8 +94,15 @@ pub(super) fn open(record: Arc<JobRecord>, means: &Means, outputs: &Outputs, log
     let made = review::hashes(&record, &job, &dir).map_err(MaterialsError::from)?;
     let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
     let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
-    let materials = Materials::open_with(job, &means.rewards, &Recorded::of(&record), &DataSets { dir, finished })?;
+    let materials = Materials::open_with(job, &means.rewards, &Recorded::of(&record), &DataSets { dir, finished }, reading)?;
     Ok(Opened::Ready { materials: Box::new(materials), made, to_take_over })
+}
+
+/// A new attempt, as far as it came.
+pub(super) struct Begun {
+    /// Its epoch, which the ledger may have given although the attempt then came to nothing.
+    pub epoch: Option<u64>,
+    pub record: Result<Arc<JobRecord>, End>,
 }
 
 /// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.
@@ -85,7 +114,8 @@ pub(super) async fn start(
     said: mpsc::Sender<Said>,
     log: JobLog,
     resumed: Option<u64>,
-) -> Result<(u64, Arc<JobRecord>), End> {
+) -> Begun {
+    means.clerks.none(&job).await;
     let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
     let recorded = tasks::blocking(move || {
         let failed = |error: &str| End::Failed { error: error.to_owned() };
@@ -99,18 +129,25 @@ pub(super) async fn start(
                 _ => Err(failed("the ledger did not start the job")),
             }
         };
-        let epoch = resumed.map_or_else(start, Ok)?;
-        outputs.create().map_err(|error| unkept(&error))?;
-        let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
-        outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| unkept(&error))?;
-        let record = ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"))?;
-        Ok((epoch, record))
+        let epoch = match resumed.map_or_else(start, Ok) {
+            Ok(epoch) => epoch,
+            Err(end) => return Begun { epoch: None, record: Err(end) },
+        };
+        let prepare = || {
+            outputs.create().map_err(|error| unkept(&error))?;
+            let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
+            outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| unkept(&error))?;
+            ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"))
+        };
+        Begun { epoch: Some(epoch), record: prepare() }
     });
-    let recorded = recorded.await.unwrap_or_else(|panic| Err(End::Failed { error: format!("starting the job: {panic}") }))?;
-    let launched = means.worker.ask("worker", worker::Launch { job, said, log }).await;
-    match launched {
-        Ok(Ok(())) => Ok(recorded),
+    let panicked = |panic| Begun { epoch: None, record: Err(End::Failed { error: format!("starting the job: {panic}") }) };
+    let Begun { epoch, record } = recorded.await.unwrap_or_else(panicked);
+    let Ok(record) = record else { return Begun { epoch, record } };
+    let record = match means.worker.ask("worker", worker::Launch { job, said, log }).await {
+        Ok(Ok(())) => Ok(record),
         Ok(Err(error)) => Err(End::Abandoned { cause: error.to_string() }),
         Err(restarting) => Err(End::Abandoned { cause: restarting.to_string() }),
-    }
+    };
+    Begun { epoch, record }
 }

@@ -1,0 +1,185 @@
+//! How many clients may have what at a time (`LIM-1`), so that those who say nothing, those who watch, and those for whom much has to be read
+//! do not take each other's places, nor the place of who only wants to cancel a job.
+//!
+//! | kind | at a time | one more |
+//! |---|---|---|
+//! | connected, and nothing asked yet | [`ARRIVING_MAX`] | takes the place of the oldest |
+//! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
+//! | watches, logs | [`STREAMS_MAX`] | is refused |
+//! | plans, submissions, looks into files | a few at work ([`Room`]) | waits; behind [`WAITING_MAX`] it is refused |
+
+use r1d_proto::control::{ControlError, ErrorKind};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+const ARRIVING_MAX: usize = 128;
+const ANSWERS_MAX: usize = 128;
+const STREAMS_MAX: usize = 128;
+/// Clients of one room, at work or waiting for that.
+const WAITING_MAX: usize = 64;
+/// Jobs that are read at a time to be planned.
+const PLANS_MAX: usize = 2;
+/// Jobs that are read at a time to be queued, or plugins to be reloaded.
+const SUBMISSIONS_MAX: usize = 4;
+/// Samples and data sets that are read at a time.
+const LOOKS_MAX: usize = 8;
+/// Jobs that are cancelled at a time.
+const CANCELS_MAX: usize = 64;
+
+#[derive(Clone)]
+pub struct Rooms {
+    pub arriving: Places,
+    pub answers: Places,
+    pub plans: Room,
+    pub submissions: Room,
+    pub looks: Room,
+    pub cancels: Room,
+    streams: Arc<Semaphore>,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Rooms {
+            arriving: Places::new(ARRIVING_MAX),
+            answers: Places::new(ANSWERS_MAX),
+            plans: Room::new("plans", PLANS_MAX),
+            submissions: Room::new("submissions and reloads", SUBMISSIONS_MAX),
+            looks: Room::new("looks into a job's files", LOOKS_MAX),
+            cancels: Room::new("cancellations", CANCELS_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        }
+    }
+}
+
+impl Rooms {
+    /// A place for a stream, for as long as what is returned is held.
+    pub fn stream(&self) -> Result<OwnedSemaphorePermit, ControlError> {
+        self.streams.clone().try_acquire_owned().map_err(|_| busy(STREAMS_MAX, "watches and logs"))
+    }
+}
+
+fn busy(count: usize, what: &str) -> ControlError {
+    ControlError { kind: ErrorKind::Busy, message: format!("the daemon is at {count} {what} already: try again in a moment") }
+}
+
+/// Work of one kind: so much of it is done at a time, and so much waits.
+#[derive(Clone)]
+pub struct Room {
+    what: &'static str,
+    inside: Arc<Semaphore>,
+    at_work: Arc<Semaphore>,
+}
+
+/// A turn at the work, until it is dropped: whoever works takes it along, since what was begun goes on when the client leaves.
+pub struct Turn {
+    _inside: OwnedSemaphorePermit,
+    _at_work: OwnedSemaphorePermit,
+}
+
+impl Room {
+    fn new(what: &'static str, at_work: usize) -> Room {
+        Room { what, inside: Arc::new(Semaphore::new(WAITING_MAX)), at_work: Arc::new(Semaphore::new(at_work)) }
+    }
+
+    /// The wait for a turn, or a refusal at once where too many wait. Dropping the wait gives the place up.
+    pub fn enter(&self) -> Result<impl Future<Output = Result<Turn, ControlError>> + use<>, ControlError> {
+        let refused = busy(WAITING_MAX, self.what);
+        let inside = self.inside.clone().try_acquire_owned().map_err(|_| refused.clone())?;
+        let at_work = self.at_work.clone();
+        Ok(async move {
+            let at_work = at_work.acquire_owned().await.map_err(|_| refused)?;
+            Ok(Turn { _inside: inside, _at_work: at_work })
+        })
+    }
+}
+
+/// Places of which the newest client always gets one: the oldest is cut where all are taken.
+#[derive(Clone)]
+pub struct Places(Arc<Mutex<Taken>>);
+
+struct Taken {
+    limit: usize,
+    count: u64,
+    /// In the order in which they were taken.
+    by_age: BTreeMap<u64, oneshot::Sender<()>>,
+}
+
+pub struct Place {
+    number: u64,
+    places: Places,
+    cut: oneshot::Receiver<()>,
+}
+
+impl Places {
+    fn new(limit: usize) -> Places {
+        Places(Arc::new(Mutex::new(Taken { limit, count: 0, by_age: BTreeMap::new() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take(&self) -> Place {
+        let mut taken = self.lock();
+        if taken.by_age.len() >= taken.limit {
+            // Dropped, it tells its client's task to end.
+            taken.by_age.pop_first();
+        }
+        let (keep, cut) = oneshot::channel();
+        taken.count += 1;
+        let number = taken.count;
+        taken.by_age.insert(number, keep);
+        Place { number, places: self.clone(), cut }
+    }
+}
+
+impl Place {
+    /// Ends when a newer client has taken the place.
+    pub async fn cut(&mut self) {
+        let _ = (&mut self.cut).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().by_age.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn the_newest_takes_the_place_of_the_oldest() {
+        let places = Places::new(2);
+        let (mut first, mut second) = (places.take(), places.take());
+        assert!(first.cut().now_or_never().is_none());
+        let mut third = places.take();
+        assert!(first.cut().now_or_never().is_some());
+        drop(first);
+        assert!(second.cut().now_or_never().is_none() && third.cut().now_or_never().is_none());
+        drop(second);
+        let _fourth = places.take();
+        assert!(third.cut().now_or_never().is_none(), "a place that was given up is free");
+    }
+
+    #[test]
+    fn so_many_work_so_many_wait_and_the_rest_is_refused() {
+        let room = Room::new("plans", 1);
+        let first = room.enter().unwrap().now_or_never().unwrap().unwrap();
+        let mut waiting: Vec<_> = (1..WAITING_MAX).map(|_| Box::pin(room.enter().unwrap())).collect();
+        assert!(waiting[0].as_mut().now_or_never().is_none());
+        let refused = room.enter().err().unwrap();
+        assert_eq!(refused.kind, ErrorKind::Busy);
+        assert!(refused.message.contains("64 plans"), "{}", refused.message);
+        // Who waits no longer has no place.
+        waiting.pop();
+        assert!(room.enter().is_ok());
+        drop(first);
+        assert!(waiting[0].as_mut().now_or_never().is_some());
+    }
+}

@@ -1,0 +1,208 @@
+//! Clients that leave, say nothing, ask for too much, or ask again: the daemon loses no submission by it, makes no second job of one, and goes on
+//! answering everybody else.
+
+#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
+
+mod house;
+
+use house::House;
+use r1d_proto::control::{Envelope, ErrorKind, JobSummary, Request, Response, State};
+use r1d_proto::frame::{Format, read_blocking, write_blocking};
+use std::fs;
+use std::io::{ErrorKind as IoErrorKind, Read};
+use std::os::unix::net::UnixStream;
+
+fn submission(job: String) -> Request {
+    Request::Submit { job, priority: None, pins: Default::default(), no_reuse: true }
+}
+
+fn under(id: &str, request: &Request) -> Envelope {
+    Envelope { id: Some(id.into()), progress: false, request: request.clone() }
+}
+
+fn say(house: &House, envelope: &Envelope) -> UnixStream {
+    let mut stream = house.connect().expect("a daemon");
+    write_blocking(&mut stream, Format::Json, envelope).expect("a request");
+    stream
+}
+
+fn submitted(answer: Response) -> String {
+    match answer {
+        Response::Submitted { job, .. } => job.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hear(mut stream: UnixStream) -> String {
+    submitted(read_blocking(&mut stream, Format::Json).expect("an answer"))
+}
+
+fn jobs(house: &House) -> Vec<JobSummary> {
+    match house.ask(Request::List) {
+        Response::Jobs(jobs) => jobs,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A job that is over soon once it runs, and takes `rows` rows to read.
+fn job(house: &House, rows: usize) -> String {
+    let text: String = (0..rows).map(|i| format!("{{\"text\": \"{} {} {}\"}}\n", i % 7, i % 5, i % 3)).collect();
+    fs::write(house.path(&format!("text-{rows}.jsonl")), text).expect("rows");
+    let whole = house.job(&[("rows.jsonl\"\n[data.train]", &format!("text-{rows}.jsonl\"\n[data.train]"))]);
+    let end = whole.find("[[stage]]\nname = \"cold-start\"").expect("the second stage");
+    whole[..end].to_owned()
+}
+
+/// What `r1ctl submit --timeout 1` does with a large data set, or Ctrl-C: nobody else submits anything, and the job runs all the same.
+#[test]
+fn a_submission_whose_client_left_is_queued_and_runs() {
+    let mut house = House::new();
+    house.start();
+    drop(say(&house, &Envelope { id: None, progress: false, request: submission(job(&house, 20_000)) }));
+    let ended = house
+        .wait("the job of a client that left", |house| jobs(house).first().filter(|job| job.state.is_final()).map(|job| job.state));
+    assert_eq!(ended, State::Succeeded);
+}
+
+#[test]
+fn a_submission_that_is_sent_again_makes_one_job() {
+    let mut house = House::new();
+    house.start();
+    let request = submission(job(&house, 20_000));
+    // The first client leaves while its job is read, two others are there at once, and one comes later.
+    drop(say(&house, &under("mine-1", &request)));
+    let (second, third) = (say(&house, &under("mine-1", &request)), say(&house, &under("mine-1", &request)));
+    let id = hear(second);
+    assert_eq!(hear(third), id);
+    assert_eq!(hear(say(&house, &under("mine-1", &request))), id);
+    house.wait_succeeded(&id);
+    // The ledger knows it after the daemon that read it is gone.
+    house.kill();
+    house.start();
+    assert_eq!(hear(say(&house, &under("mine-1", &request))), id);
+    assert_eq!(jobs(&house).len(), 1);
+    // The same job under another id is another job.
+    assert_ne!(hear(say(&house, &under("mine-2", &request))), id);
+    assert_eq!(jobs(&house).len(), 2);
+}
+
+/// A person who types the command again has another id, and means the same job as long as nobody told of the first.
+#[test]
+fn the_same_command_again_finds_the_job_that_nobody_heard_of() {
+    let mut house = House::new();
+    house.plant("start-1", "hang");
+    house.start();
+    let request = submission(job(&house, 20_000));
+    drop(say(&house, &under("one", &request)));
+    let found = house.wait("the first job", |house| jobs(house).first().map(|job| job.job.0.clone()));
+    assert_eq!(hear(say(&house, &under("two", &request))), found);
+    assert_eq!(jobs(&house).len(), 1);
+    assert_ne!(hear(say(&house, &under("three", &request))), found, "whoever has heard of it means another one");
+    assert_eq!(jobs(&house).len(), 2);
+}
+
+#[test]
+fn a_long_submission_says_how_far_it_is() {
+    let mut house = House::new();
+    house.start();
+    let request = submission(job(&house, 600_000));
+    let mut stream = say(&house, &Envelope { id: None, progress: true, request });
+    let mut words = Vec::new();
+    loop {
+        match read_blocking(&mut stream, Format::Json).expect("an answer") {
+            Response::Progress(activity) => words.push(activity),
+            answer => {
+                submitted(answer);
+                break;
+            }
+        }
+    }
+    assert!(words.iter().any(|word| word.doing == "reading the data of stage `reading`" && word.total == 3), "{words:?}");
+    house.signal("TERM");
+    house.ended();
+}
+
+/// Connections that say nothing hold nobody up: the oldest of them make room.
+#[test]
+fn idle_connections_keep_nobody_from_being_answered() {
+    let mut house = House::new();
+    house.plant("train-1", "hang");
+    house.start();
+    let id = house.submit(house.job(&[]));
+    let mut idle: Vec<UnixStream> = (0..300).map(|_| house.connect().expect("a connection")).collect();
+    assert!(matches!(house.ask(Request::Cancel { job: id }), Response::Cancelled { .. }));
+    // The newest is still waited for: the answer did not come of its being given up.
+    let newest = idle.last_mut().unwrap();
+    newest.set_nonblocking(true).unwrap();
+    assert_eq!(newest.read(&mut [0]).unwrap_err().kind(), IoErrorKind::WouldBlock);
+    // Who connected before so many others is told to try again by the connection's end.
+    let oldest = &mut idle[0];
+    assert_eq!(oldest.read(&mut [0]).unwrap_or(0), 0);
+}
+
+#[test]
+fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
+    let mut house = House::new();
+    house.plant("train-1", "hang");
+    house.start();
+    let id = house.submit(house.job(&[]));
+    let watch = Envelope { id: None, progress: false, request: Request::Watch { job: id.clone() } };
+    let mut watching = Vec::new();
+    let refused = loop {
+        let mut stream = say(&house, &watch);
+        match read_blocking(&mut stream, Format::Json).expect("an answer") {
+            Response::Status(_) => watching.push(stream),
+            Response::Error(error) => break error,
+            other => panic!("{other:?}"),
+        }
+        assert!(watching.len() <= 128, "{} watch", watching.len());
+    };
+    assert_eq!((watching.len(), refused.kind), (128, ErrorKind::Busy));
+    assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)));
+    assert!(matches!(house.ask(Request::Cancel { job: id }), Response::Cancelled { .. }));
+    // All of them hear of it, and then there is room again.
+    for mut stream in watching {
+        while !matches!(read_blocking(&mut stream, Format::Json).expect("an answer"), Response::End) {}
+    }
+    let again = house.submit(house.job(&[("seed = 11", "seed = 12")]));
+    let watched = house.stream(Request::Watch { job: again });
+    assert!(matches!(watched.last(), Some(Response::Status(status)) if status.state.is_final()));
+}
+
+fn threads(house: &House) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", house.pid())).expect("the daemon's status");
+    let line = status.lines().find(|line| line.starts_with("Threads:")).expect("its threads");
+    line.split_whitespace().nth(1).unwrap().parse().expect("a number")
+}
+
+/// `while true; do r1ctl plan big.toml & kill $!; done`: what nobody waits for is not begun, or ends soon, and takes few threads meanwhile.
+#[test]
+fn abandoned_plans_wedge_nobody() {
+    let mut house = House::new();
+    house.plant("train-1", "hang");
+    house.start();
+    let running = house.submit(house.job(&[]));
+    let before = threads(&house);
+    let plan = Envelope { id: None, progress: false, request: Request::Plan { job: job(&house, 100_000) } };
+    let mut most = 0;
+    for _ in 0..200 {
+        drop(say(&house, &plan));
+        most = most.max(threads(&house));
+    }
+    assert!(matches!(house.ask(Request::Cancel { job: running }), Response::Cancelled { .. }));
+    most = most.max(threads(&house));
+    assert!(most < before + 40, "{before} threads before, {most} with 200 plans that nobody waits for");
+    let next = house.submit(house.job(&[("seed = 11", "seed = 12")]));
+    house.wait_succeeded(&next);
+}
+
+#[test]
+fn a_request_that_is_too_long_is_refused_in_words() {
+    let mut house = House::new();
+    house.start();
+    let long = Request::Plan { job: "#".repeat(3 << 20) };
+    let Some(Response::Error(error)) = house.try_ask(long) else { panic!("no answer") };
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert!(error.message.contains("the limit of this stream is 2097152"), "{}", error.message);
+    assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)));
+}
