@@ -76,7 +76,7 @@ mod tests {
 
     /// The daemon ends without a word, and the next one begins.
     fn crash(state: &mut State) {
-        for record in state.jobs().iter().filter(|record| record.strikes.taken_up) {
+        for record in state.jobs().iter().filter(|record| record.strikes.taken_up && !record.state().is_final()) {
             apply(state, Command::Strike { job: record.job().clone() });
         }
     }
