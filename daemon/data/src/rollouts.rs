@@ -45,22 +45,63 @@ pub struct RolloutRow {
 
 /// Writes the rows of a step; the file appears whole or not at all.
 pub fn write(path: &Path, rows: &[RolloutRow]) -> Result<(), DataError> {
+    write_groups(path, rows, ROW_GROUP_MAX_VALUES)
+}
+
+fn write_groups(path: &Path, rows: &[RolloutRow], values_max: usize) -> Result<(), DataError> {
     let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
-    let batch = batch(rows).map_err(|e| broken(e.to_string()))?;
+    let mut groups = row_groups(rows, values_max);
+    let first = batch(groups.next().unwrap_or_default()).map_err(|e| broken(e.to_string()))?;
     let compression = Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| broken(e.to_string()))?);
     let properties = WriterProperties::builder().set_compression(compression).build();
     let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).map_err(|e| broken(e.to_string()))?;
-    writer.write(&batch).map_err(|e| broken(e.to_string()))?;
+    let mut writer = ArrowWriter::try_new(&mut bytes, first.schema(), Some(properties)).map_err(|e| broken(e.to_string()))?;
+    writer.write(&first).map_err(|e| broken(e.to_string()))?;
+    drop(first);
+    for group in groups {
+        writer.flush().map_err(|e| broken(e.to_string()))?;
+        let batch = batch(group).map_err(|e| broken(e.to_string()))?;
+        writer.write(&batch).map_err(|e| broken(e.to_string()))?;
+    }
     writer.close().map_err(|e| broken(e.to_string()))?;
     write_atomically(path, |file| file.write_all(&bytes))
 }
 
+/// Values of a list column, and bytes of a text column, in one row group: far below the 2³¹ that an offset can count, and what
+/// stands in memory beside the rows.
+const ROW_GROUP_MAX_VALUES: usize = 1 << 28;
+
+/// Neighbouring rows whose longest column has at most `values_max` values together; a row alone may have more.
+fn row_groups(rows: &[RolloutRow], values_max: usize) -> impl Iterator<Item = &[RolloutRow]> {
+    let longest = |row: &RolloutRow| {
+        let rollout = &row.scored.rollout;
+        let ids = rollout.prompt_ids.len().max(rollout.completion_ids.len());
+        let texts = row.prompt.len().max(row.completion.len()).max(row.reference.as_ref().map_or(0, String::len));
+        ids.max(rollout.experts.len()).max(rollout.kept_ids.numbers().len()).max(texts)
+    };
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |row: &&RolloutRow| {
+            sum += longest(row);
+            sum <= values_max
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (group, later) = rest.split_at(count);
+        rest = later;
+        (count > 0).then_some(group)
+    })
+}
+
+/// Rows that are decoded at a time: their lists share the offsets of 32 bits, too.
+const READ_ROWS: usize = 16;
+
 pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
     let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
     let file = std::fs::File::open(path).map_err(|e| DataError::read(path, e))?;
-    let reader =
-        ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build()).map_err(|e| broken(e.to_string()))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(|builder| builder.with_batch_size(READ_ROWS).build())
+        .map_err(|e| broken(e.to_string()))?;
     let mut rows = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|e| broken(e.to_string()))?;
@@ -285,5 +326,47 @@ impl Columns {
     fn list<T: ArrowPrimitiveType>(&self, name: &str, index: usize) -> Option<Vec<T::Native>> {
         let column = self.batch.column_by_name(name)?.as_list_opt::<i32>()?;
         Some(column.value(index).as_primitive_opt::<T>()?.values().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(sample: u32, experts: usize) -> RolloutRow {
+        let rollout = Rollout {
+            key: SampleKey { stage: 0, step: 0, prompt: 0, sample },
+            row: 0,
+            prompt_ids: vec![1],
+            completion_ids: vec![2],
+            behaviour_logprobs: vec![-0.5],
+            experts: vec![sample as u16; experts],
+            kept_ids: KeptIds::default(),
+            policy_version: 0,
+            finish: FinishReason::Stop,
+        };
+        let scored = ScoredRollout { rollout, verdicts: Vec::new(), reward: Some(1.0), advantage: None };
+        RolloutRow { scored, prompt: "a".into(), completion: "b".into(), reference: None }
+    }
+
+    /// An offset has 32 bits: a step of a mixture of experts has more of them than that counts.
+    #[test]
+    fn a_long_column_is_cut_into_row_groups() {
+        let rows: Vec<RolloutRow> =
+            [5, 5, 20, 1, 9, 0].into_iter().zip(0..).map(|(experts, sample)| row(sample, experts)).collect();
+        let sizes = |limit| row_groups(&rows, limit).map(<[RolloutRow]>::len).collect::<Vec<_>>();
+        assert_eq!(sizes(10), [2, 1, 2, 1]);
+        assert_eq!((sizes(1000), sizes(1)), (vec![6], vec![1; 6]));
+        let dir = tempfile::tempdir().unwrap();
+        for limit in [1, 10, 1000] {
+            let path = dir.path().join(format!("{limit}.parquet"));
+            write_groups(&path, &rows, limit).unwrap();
+            assert!(read(&path).unwrap() == rows, "{limit}");
+            let groups = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).unwrap();
+            assert_eq!(groups.metadata().num_row_groups(), sizes(limit).len());
+        }
+        let none = dir.path().join("none.parquet");
+        write(&none, &[]).unwrap();
+        assert!(read(&none).unwrap().is_empty());
     }
 }

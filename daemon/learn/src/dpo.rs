@@ -9,6 +9,7 @@ use r1d_model::{AuxLoss, CausalLm};
 use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::{DpoLossType, DpoObjective};
 use r1d_proto::worker::{Metrics, Pair, TrainDpo, TrainSequence};
+use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
 impl Trainer {
@@ -56,6 +57,7 @@ impl Trainer {
             Head::new(model, 1.0, self.invariant).backward(&hidden, &micro.targets, aux, true, &mut loss, &mut observe)?;
             sums.tokens(&seen)?;
             self.optimiser.accumulate()?;
+            work::moved(group.len() as u64);
         }
         let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;

@@ -1,6 +1,6 @@
 //! What can go wrong while learning.
 
-use r1d_model::ModelError;
+use r1d_model::{Fault, ModelError};
 use r1d_torch::TorchError;
 
 #[derive(Debug, thiserror::Error)]
@@ -15,8 +15,6 @@ pub enum LearnError {
         "step {step}, update {update}: the {what} is {value}, so the update was not applied: lower learning_rate or max_grad_norm, or look at the step's advantages"
     )]
     NonFinite { step: u64, update: u64, what: &'static str, value: f64 },
-    #[error("optimiser state `{name}`: {problem}")]
-    State { name: String, problem: String },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -28,12 +26,15 @@ pub enum LearnError {
 impl LearnError {
     /// Whether the request, not this worker, is at fault.
     pub fn is_invalid_request(&self) -> bool {
-        matches!(self, LearnError::Sequence { .. } | LearnError::Request(_) | LearnError::State { .. })
+        self.fault() == Fault::Given
     }
 
-    /// Whether the device's memory ran out; a smaller `max_tokens_per_device` may succeed.
-    pub fn is_out_of_memory(&self) -> bool {
-        let text = self.to_string();
-        ["out of memory", "not enough memory", "can't allocate memory"].iter().any(|words| text.contains(words))
+    /// A number that is not finite comes of what was given: the same weights and sequences give it again.
+    pub fn fault(&self) -> Fault {
+        match self {
+            LearnError::Sequence { .. } | LearnError::Request(_) | LearnError::NonFinite { .. } => Fault::Given,
+            LearnError::Model(error) => error.fault(),
+            LearnError::Torch(_) | LearnError::Tensor(_) => Fault::Machine,
+        }
     }
 }

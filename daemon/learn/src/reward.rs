@@ -6,6 +6,7 @@ use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, batch, packing};
 use r1d_model::{Forward, Scorer};
 use r1d_proto::worker::{Labelled, Metrics, Pair, RewardBatch, TrainReward};
+use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
 /// A pair's two texts, chosen first, or a labelled one: what a loss ties together.
@@ -37,10 +38,12 @@ impl Trainer {
             let loss = loss(&batch.batch, &group, &values, model.device())?;
             losses.push(loss.f_detach()?.f_to_kind(Kind::Double)?);
             scores.push(values.f_detach()?.f_to_kind(Kind::Double)?);
+            let units = group.len() as u64;
             order.extend(group);
             let whole = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
             r1d_torch::runtime::backward(&whole)?;
             self.optimiser.accumulate()?;
+            work::moved(units);
         }
         let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;

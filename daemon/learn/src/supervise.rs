@@ -6,6 +6,7 @@ use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, packing};
 use r1d_model::{CausalLm, Forward};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
+use r1d_torch::work;
 use tch::{Kind, Tensor};
 
 impl Trainer {
@@ -48,6 +49,7 @@ impl Trainer {
             drop(output);
             sums = sums.f_add(&predict(model, self.invariant, &micro, &hidden, aux, tokens)?)?;
             self.optimiser.accumulate()?;
+            work::moved(sequences.iter().map(|sequence| sequence.ids.len() as u64).sum());
         }
         let loss = sums.f_double_value(&[0])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;

@@ -3,10 +3,11 @@
 use crate::batch::MicroBatch;
 use crate::optimiser::Optimiser;
 use crate::{LearnError, router, schedule};
-use r1d_model::{AuxLoss, CausalLm, Forward, Output};
+use r1d_model::{AuxLoss, CausalLm, Forward, Output, checkpoint};
 use r1d_proto::recipe::{self, RouterTraining};
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
+use std::path::Path;
 use std::time::Duration;
 use tch::{Kind, Tensor};
 
@@ -74,14 +75,15 @@ impl Trainer {
         state
     }
 
-    /// Call after the model's weights are back in place.
-    pub fn restore(&mut self, state: &[(String, Tensor)]) -> Result<(), LearnError> {
-        self.optimiser.restore(state)?;
-        let name = "num_tokens";
-        let missing = || LearnError::State { name: name.to_owned(), problem: "missing from the checkpoint".to_owned() };
-        let (_, tokens) = state.iter().find(|(found, _)| found == name).ok_or_else(missing)?;
-        self.tokens_seen = tokens.f_int64_value(&[0])?;
-        Ok(())
+    /// Puts a [`state`](Self::state) back, bit for bit, that [`checkpoint::save_tensors`] wrote to `file`: tensor by tensor
+    /// into live memory. Call it after the model's weights are back in place.
+    pub fn restore(&mut self, file: &Path) -> Result<(), LearnError> {
+        let state = self.state();
+        checkpoint::restore_tensors(file, &state)?;
+        if let Some((_, tokens)) = state.last() {
+            self.tokens_seen = tokens.f_int64_value(&[0])?;
+        }
+        self.optimiser.restored()
     }
 
     /// One packed forward pass: hidden states `[N, D]` of the rows that predict targets, and the rest of the output.

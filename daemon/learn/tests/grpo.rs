@@ -179,7 +179,7 @@ fn a_resumed_run_has_the_same_bits() {
         let expected: Vec<Metrics> =
             batches[2..].iter().map(|batch| train(&mut learner, &straight, Some(&reference), batch)).collect();
         let mut continued = new(&resumed);
-        continued.restore(&state).unwrap();
+        restore(&mut continued, &state);
         let got: Vec<Metrics> = batches[2..].iter().map(|batch| train(&mut continued, &resumed, Some(&reference), batch)).collect();
         assert_eq!(got, expected);
         assert_same_bits(&snapshot(&resumed), &snapshot(&straight));

@@ -207,8 +207,8 @@ fn a_resumed_run_has_the_same_bits() {
         }
         let (resumed, of_policy, of_value) = halfway.unwrap();
         let mut continued = Trainers::new(&resumed, &optimiser(1e-3), NO_ROUTER_TRAINING, 40);
-        continued.policy.restore(&of_policy).unwrap();
-        continued.value.restore(&of_value).unwrap();
+        restore(&mut continued.policy, &of_policy);
+        restore(&mut continued.value, &of_value);
         for step in 1..3 {
             assert_eq!(continued.train(&resumed, &batches[step]).unwrap(), expected[step]);
         }

@@ -21,9 +21,8 @@ pub const MAGIC: [u8; 4] = *b"R1DJ";
 pub const VERSION: u16 = 2;
 pub const HEADER_BYTES: usize = 96;
 pub const RECORD_HEADER_BYTES: usize = 8;
-/// Largest record: a completion of 64 Ki tokens with the experts of 58 layers × 8 takes about 90 MB, its kept ids at most 42 MB
-/// ([`r1d_proto::kept::KEPT_NUMBERS_MAX`]).
-pub const RECORD_MAX_BYTES: usize = 128 << 20;
+/// Largest record.
+pub use r1d_proto::rollout::RECORD_MAX_BYTES;
 
 /// Whose rollouts a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

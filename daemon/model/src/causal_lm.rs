@@ -3,7 +3,7 @@
 use crate::attention::PackedView;
 use crate::cache::{Cache, Cached, Places};
 use crate::checkpoint;
-use crate::config::{Config, Summary};
+use crate::checkpoint::shards::Shards;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::init::{Random, Shared, Unfilled};
@@ -17,6 +17,7 @@ use crate::rope::Rope;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{self, Builder, Initial, Source, Weight};
+use r1d_shape::{Config, EMBEDDING, HEAD, SCORE, Summary};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -40,11 +41,6 @@ pub struct CausalLm {
     /// Linear layers multiply in FP8 ([`CausalLm::set_fp8`]).
     fp8: bool,
 }
-
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(crate) const HEAD: &str = "lm_head.weight";
-/// `[1, hidden_size]`, in the head's place of models that [`Config::scores`].
-pub(crate) const SCORE: &str = "score.weight";
 
 /// The model's parts, from the builder's tensors.
 struct Parts {
@@ -77,22 +73,6 @@ pub(crate) fn weights_of(config: &Config) -> Result<Vec<Weight>> {
     let mut weights = Builder::counting();
     build_parts(config, &mut weights)?;
     Ok(weights.weights)
-}
-
-pub(crate) fn summary_of(config: &Config, weights: &[Weight]) -> Summary {
-    let trained = || weights.iter().filter(|w| w.trained);
-    let idle = |w: &Weight| match w.of_routed_experts() {
-        true => w.count() / config.experts * (config.experts - config.experts_per_token),
-        false => 0,
-    };
-    Summary {
-        architecture: config.architecture.clone(),
-        parameters: trained().map(|w| w.count() as u64).sum(),
-        active_parameters: trained().map(|w| (w.count() - idle(w)) as u64).sum(),
-        vocab_size: config.vocab_size as u32,
-        moe_layers: config.moe_layers as u32,
-        experts_per_token: config.experts_per_token as u32,
-    }
 }
 
 /// A batch with enough rows behind it for the batch-invariant mode.
@@ -184,6 +164,17 @@ impl CausalLm {
         }
     }
 
+    /// Weights and buffers of a directory that [`Self::save`] wrote of a model of this shape, into this model's own storage:
+    /// a tensor at a time, so that no second model stands in memory. Names, shapes and dtypes are looked at before anything
+    /// is written; after an error that comes later the weights are neither the old nor the new ones.
+    pub fn restore(&self, dir: &Path) -> Result<()> {
+        let mut shards = Shards::open(dir, self.config.fp8_block)?;
+        let pieces = || self.weights.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+        pieces().try_for_each(|(_, piece)| shards.find(piece))?;
+        shards.refuse_leftovers(|name| self.config.ignores(name))?;
+        tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -202,7 +193,7 @@ impl CausalLm {
     }
 
     pub fn summary(&self) -> Summary {
-        summary_of(&self.config, &self.weights)
+        self.config.summary()
     }
 
     /// What is trained, in a fixed order, as it lies in memory: projections of one input fused, experts stacked; [`Self::save`] takes it apart
@@ -376,6 +367,7 @@ impl CausalLm {
         let mut hidden = self.embed(ids)?;
         for layer in 0..self.config.num_hidden_layers as usize {
             hidden = self.decoder.block(layer, hidden, &mut pass)?;
+            r1d_torch::work::moved(0);
         }
         let routing = &mut pass.routing;
         Ok(Output {

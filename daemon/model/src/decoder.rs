@@ -1,7 +1,5 @@
 //! The blocks between the embedding and the final norm.
 
-use crate::architecture::{AttentionSizes, FeedForwardSizes};
-use crate::config::Config;
 use crate::error::Result;
 use crate::gqa::Gqa;
 use crate::mla::Mla;
@@ -10,6 +8,8 @@ use crate::pass::Pass;
 use crate::rms_norm::RmsNorm;
 use crate::swiglu::SwiGlu;
 use crate::weights::Builder;
+use r1d_shape::Config;
+use r1d_shape::{AttentionSizes, FeedForwardSizes};
 use tch::Tensor;
 
 pub(crate) struct Decoder {

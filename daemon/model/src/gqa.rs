@@ -1,63 +1,12 @@
 //! Grouped-query attention (Ainslie et al. 2023): several query heads share one head of keys and values.
 
 use crate::attention;
-use crate::config::{Fields, contradiction};
 use crate::error::Result;
 use crate::pass::{Pass, View};
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial, Rows};
+use r1d_shape::GqaSizes;
 use tch::Tensor;
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GqaSizes {
-    pub hidden: i64,
-    pub heads: i64,
-    pub key_value_heads: i64,
-    pub head_dim: i64,
-    /// Biases on queries, keys and values.
-    pub bias: bool,
-    pub output_bias: bool,
-    /// Queries and keys are normed head by head, with this ε.
-    pub norm_epsilon: Option<f64>,
-}
-
-/// What fields mean that config.json does not have; where this says nothing, as many key heads as heads, and heads that divide `hidden_size`.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Absent {
-    pub key_value_heads: Option<i64>,
-    pub head_dim: Option<i64>,
-}
-
-impl GqaSizes {
-    /// Without biases or norms.
-    pub fn parse(fields: &Fields, absent: Absent) -> Result<GqaSizes> {
-        let given = |key: &str, absent: Option<i64>| -> Result<Option<i64>> {
-            Ok(if fields.is_absent(key) { absent } else { fields.optional_size(key)? })
-        };
-        let hidden = fields.size("hidden_size")?;
-        let heads = fields.size("num_attention_heads")?;
-        let key_value_heads = given("num_key_value_heads", absent.key_value_heads)?.unwrap_or(heads);
-        if heads % key_value_heads != 0 {
-            return Err(contradiction(format!(
-                "`num_key_value_heads` {key_value_heads} does not divide `num_attention_heads` {heads}"
-            )));
-        }
-        let head_dim = match given("head_dim", absent.head_dim)? {
-            Some(given) => given,
-            None if hidden % heads == 0 => hidden / heads,
-            None => return Err(contradiction(format!("`num_attention_heads` {heads} does not divide `hidden_size` {hidden}"))),
-        };
-        if head_dim % 2 != 0 {
-            return Err(contradiction(format!("the head size is {head_dim}, expected an even number")));
-        }
-        Ok(GqaSizes { hidden, heads, key_value_heads, head_dim, bias: false, output_bias: false, norm_epsilon: None })
-    }
-
-    /// (heads, width) of the keys and of the values that are cached per token.
-    pub fn cached_rows(&self) -> Vec<(i64, i64)> {
-        vec![(self.key_value_heads, self.head_dim); 2]
-    }
-}
 
 pub(crate) struct Gqa {
     sizes: GqaSizes,

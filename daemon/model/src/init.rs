@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::weights::{Initial, Piece, Source, Weight};
+use r1d_torch::work;
 use std::f64::consts::TAU;
 use tch::Tensor;
 
@@ -66,12 +67,18 @@ fn uniforms(stream: u64, count: usize, bound: f64) -> Vec<f32> {
     (0..count as u64).map(|counter| (bound * (2.0 * uniform(counter) - 1.0)) as f32).collect()
 }
 
+/// Pairs of numbers after which whoever waits hears of them.
+const REPORT_PAIRS: u64 = 1 << 18;
+
 /// Box–Muller over a counter.
 fn normals(stream: u64, count: usize, standard_deviation: f64) -> Vec<f32> {
     // 53 bits, in (0, 1]: the logarithm stays finite.
     let uniform = |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
     let mut values = Vec::with_capacity(count + 1);
     for pair in 0..count.div_ceil(2) as u64 {
+        if pair > 0 && pair % REPORT_PAIRS == 0 {
+            work::moved(2 * REPORT_PAIRS * size_of::<f32>() as u64);
+        }
         let radius = standard_deviation * (-2.0 * uniform(2 * pair).ln()).sqrt();
         let (sin, cos) = (TAU * uniform(2 * pair + 1)).sin_cos();
         values.extend([(radius * cos) as f32, (radius * sin) as f32]);

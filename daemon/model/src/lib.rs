@@ -1,7 +1,7 @@
 //! Model architectures, their Hugging Face checkpoints in and out, and parity with transformers.
 //!
-//! An architecture is one file that reads like its paper ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`], made of pieces that
-//! carry the field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`], [`swiglu`]). [`CausalLm`] puts embedding and head
+//! What an architecture is made of says [`r1d_shape`]; here it is made, of pieces that carry the field's names ([`mla`], [`gqa`], [`router`], [`moe`],
+//! [`rope`], [`rms_norm`], [`swiglu`]). [`CausalLm`] puts embedding and head
 //! around the blocks and runs them in three ways:
 //!
 //! | pass | tokens | attention |
@@ -14,32 +14,23 @@
 //!
 //! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone, and the three ways give the same ones.
 
-mod architecture;
 mod attention;
 mod cache;
 mod causal_lm;
 pub mod checkpoint;
-mod config;
 mod decoder;
-mod deepseek_v2;
-mod deepseek_v3;
 mod error;
 mod gqa;
 mod init;
 mod invariance;
-mod llama;
 mod logprobs;
 mod lora;
-mod mistral;
 mod mla;
 mod moe;
 mod packed;
 mod pass;
 mod prediction;
 mod products;
-mod qwen2;
-mod qwen3;
-mod qwen3_moe;
 mod rms_norm;
 mod rope;
 mod router;
@@ -50,10 +41,10 @@ mod weights;
 
 pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
-pub use config::{Config, Summary};
-pub use error::{ModelError, Result};
+pub use error::{Fault, ModelError, Result};
 pub use logprobs::{kept_logprobs, token_logprobs};
 pub use lora::{ADAPTER_CONFIG_FILE, LoraSpec};
 pub use packed::{AuxLoss, Forward, Output, Packed};
 pub use products::PackedWeights;
+pub use r1d_shape::{Config, Summary};
 pub use scorer::Scorer;

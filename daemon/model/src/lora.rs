@@ -242,10 +242,14 @@ impl CausalLm {
         Ok(())
     }
 
-    /// As [`Self::load_adapter`], into the storage of adapters of the same shape.
+    /// As [`Self::load_adapter`], into the storage of adapters of the same shape, a tensor at a time.
     pub fn restore_adapter(&self, dir: &Path) -> Result<()> {
+        let mut shards = Shards::open_file(dir, ADAPTER_FILE)?;
         let own = self.lora().map(Lora::weights).unwrap_or_default();
-        crate::weights::copy(own, self.read_adapter(dir)?.weights())
+        let pieces = || own.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+        pieces().try_for_each(|(_, piece)| shards.find(piece))?;
+        shards.refuse_leftovers(|name| name.ends_with(".base_layer.weight"))?;
+        tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
     }
 
     fn read_adapter(&self, dir: &Path) -> Result<Lora> {

@@ -10,46 +10,11 @@ use crate::products::{Products, plus};
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
 use crate::weights::{Builder, Initial, Rows};
+use r1d_shape::MlaSizes;
 use tch::Tensor;
 
 /// ε of the two latent norms, whatever `rms_norm_eps` is.
 const LATENT_NORM_EPSILON: f64 = 1e-6;
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct MlaSizes {
-    pub hidden: i64,
-    pub heads: i64,
-    /// Absent: queries come straight from the hidden states.
-    pub q_lora_rank: Option<i64>,
-    pub kv_lora_rank: i64,
-    pub qk_nope_head_dim: i64,
-    pub qk_rope_head_dim: i64,
-    pub v_head_dim: i64,
-    pub bias: bool,
-    /// The checkpoint stores rotary dimensions as pairs.
-    pub rope_interleave: bool,
-    /// What YaRN multiplies the softmax scale by.
-    pub scale_factor: f64,
-}
-
-impl MlaSizes {
-    fn query_head_dim(&self) -> i64 {
-        self.qk_nope_head_dim + self.qk_rope_head_dim
-    }
-
-    /// (heads, width) of what is cached per token: latent and rotary key, or whole keys and values.
-    pub fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)> {
-        match naive {
-            true => vec![(self.heads, self.query_head_dim()), (self.heads, self.v_head_dim)],
-            false => vec![(1, self.kv_lora_rank + self.qk_rope_head_dim)],
-        }
-    }
-
-    /// Of (dn + dr)^-½, even where the absorbed form multiplies in r + dr dimensions.
-    fn softmax_scale(&self) -> f64 {
-        (self.query_head_dim() as f64).powf(-0.5) * self.scale_factor
-    }
-}
 
 pub(crate) struct Mla {
     sizes: MlaSizes,

@@ -1,14 +1,14 @@
 //! Mixture of experts (DeepSeekMoE, Dai et al. 2024): routed experts beside shared ones that every token uses.
 
-use crate::architecture::ExpertSizes;
 use crate::attention::gather_rows;
 use crate::error::Result;
 use crate::pass::Pass;
 use crate::products::Products;
-use crate::router::Router;
+use crate::router::{Choosing, Router};
 use crate::swiglu::{SwiGlu, activate};
 use crate::tile::{TILE_ROWS, joined, whole_tiles};
 use crate::weights::{Builder, Rows};
+use r1d_shape::ExpertSizes;
 use tch::{Kind, Tensor};
 
 /// y = Σ_{k ∈ chosen} gate_k · E_k(x) + Shared(x).

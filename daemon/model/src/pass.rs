@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::packed::AuxLoss;
 use crate::products::Products;
 use crate::rope::Rotation;
-use crate::router::RouterRule;
+use crate::router::Choosing;
+use r1d_shape::RouterRule;
 use tch::{Kind, Tensor};
 
 pub(crate) struct Pass<'a> {

@@ -1,15 +1,15 @@
 //! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a block of its own behind the last, which predicts the token after the next one.
 
-use crate::architecture::FeedForwardSizes;
 use crate::cache::{Cache, Places};
 use crate::causal_lm::CausalLm;
-use crate::config::Config;
 use crate::decoder::Block;
 use crate::error::{ModelError, Result};
 use crate::packed::{Forward, Output, Packed};
 use crate::pass::Pass;
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial};
+use r1d_shape::Config;
+use r1d_shape::FeedForwardSizes;
 use tch::Tensor;
 
 /// h'ᵢ = Block(M [RMSNorm(Emb(tᵢ₊₁)); RMSNorm(hᵢ)]), (21)–(22); embedding and output head are the model's own.

@@ -1,10 +1,10 @@
 //! Routers, and the ways their load is balanced.
 
-use crate::config::contradiction;
 use crate::error::Result;
 use crate::packed::AuxLoss;
 use crate::products::Products;
 use crate::weights::{Builder, Initial};
+use r1d_shape::{RouterRule, Scoring};
 use tch::{Kind, Tensor};
 
 /// Scores experts, chooses the best by score plus a correction bias within the best groups, weighs by the score alone (DeepSeek-V3 (12)–(16),
@@ -15,33 +15,6 @@ pub(crate) struct Router {
     /// float32 `[E]`; for the choice only.
     pub correction_bias: Option<Tensor>,
     pub rule: RouterRule,
-}
-
-/// How a router chooses and weighs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct RouterRule {
-    pub experts: i64,
-    pub experts_per_token: i64,
-    pub scoring: Scoring,
-    /// It has a correction bias.
-    pub correction_bias: bool,
-    /// The experts stand in this many groups of equal size …
-    pub groups: i64,
-    /// … of which a token uses this many.
-    pub groups_per_token: i64,
-    /// A group is as good as this many of its best experts together.
-    pub best_of_group: i64,
-    /// Gates of a token sum to 1 before scaling.
-    pub normalise: bool,
-    pub scaling_factor: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Scoring {
-    /// Of logits in float32 at least.
-    Sigmoid,
-    /// Computed in float32 at least, of logits that are so too where `wide`, of logits in the model's dtype otherwise.
-    Softmax { wide: bool },
 }
 
 /// Keeps the sum of a token's scores away from 0.
@@ -78,30 +51,16 @@ impl Router {
     }
 }
 
-impl RouterRule {
-    /// Refuses what cannot choose, with the names that config.json has for experts, groups and groups per token.
-    pub fn check(&self, experts_key: &str, groups_key: &str, groups_per_token_key: &str) -> Result<()> {
-        let RouterRule { experts, experts_per_token, groups, groups_per_token, best_of_group, .. } = *self;
-        if experts % groups != 0 {
-            return Err(contradiction(format!("`{groups_key}` {groups} does not divide `{experts_key}` {experts}")));
-        }
-        if groups_per_token > groups {
-            return Err(contradiction(format!("`{groups_per_token_key}` {groups_per_token} is above `{groups_key}` {groups}")));
-        }
-        if groups_per_token < groups && experts / groups < best_of_group {
-            let message = format!("`{groups_key}` {groups} leaves groups of one expert: a group is scored by its best two");
-            return Err(contradiction(message));
-        }
-        let reachable = groups_per_token * (experts / groups);
-        if experts_per_token > reachable {
-            let of = if groups > 1 { format!(" of `{groups_per_token_key}` {groups_per_token} groups") } else { String::new() };
-            return Err(contradiction(format!("`num_experts_per_tok` {experts_per_token} is above the {reachable} experts{of}")));
-        }
-        Ok(())
-    }
+/// What the rule does to tensors.
+pub(crate) trait Choosing {
+    fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor>;
+    fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor>;
+    fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &[i64], weights: AuxLoss) -> Result<Tensor>;
+}
 
+impl Choosing for RouterRule {
     /// The K experts of highest score + bias among the best groups.
-    pub fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor> {
+    fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor> {
         let mut choice = match correction_bias {
             Some(bias) => scores.f_add(bias)?,
             None => scores.shallow_clone(),
@@ -119,22 +78,20 @@ impl RouterRule {
     }
 
     /// Gate weights of the chosen experts from their scores without bias: `[T, E]`, `[T, K]` → `[T, K]`.
-    pub fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor> {
+    fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor> {
         let mut gates = scores.f_gather(1, experts, false)?;
         if self.normalise {
             gates = gates.f_div(&gates.f_sum_dim_intlist(-1, true, None)?.f_add_scalar(NORMALISATION_EPSILON)?)?;
         }
         Ok(gates.f_mul_scalar(self.scaling_factor)?)
     }
-}
 
-impl RouterRule {
     /// Balance losses of the sequences of `lengths`, mean over them: `scores` `[T, E]`, `chosen` int64 `[T, K]`.
     ///
     /// fᵢ = E/(K·T) · tokens that have expert i among their K, Pᵢ = mean over tokens of sᵢ / Σⱼ sⱼ. DeepSeek-V3 (17)–(20) means the K highest
     /// scores, without bias and groups; DeepSeek-V2 (23)–(25) those that were chosen. The expert-level loss is Σᵢ fᵢ Pᵢ; the device-level one,
     /// V2 (26)–(28), Σ over the groups of the mean of their f times the sum of their P.
-    pub fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &[i64], weights: AuxLoss) -> Result<Tensor> {
+    fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &[i64], weights: AuxLoss) -> Result<Tensor> {
         let lengths = Tensor::f_from_slice(lengths)?.f_to_device(scores.device())?;
         let mean = |rows: &Tensor| Tensor::f_segment_reduce(rows, "mean", Some(&lengths), None, None, 0, false, 0.0);
         let frequency = tch::no_grad(|| -> Result<Tensor> {

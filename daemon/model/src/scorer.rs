@@ -1,14 +1,15 @@
 //! A model that gives numbers instead of text: the trunk of any architecture under a scalar head, transformers' `…ForSequenceClassification` with one
 //! label. As a reward model it scores a sequence by its last token, as PPO's value model every token.
 
-use crate::causal_lm::{CausalLm, SCORE};
+use crate::causal_lm::CausalLm;
 use crate::checkpoint;
 use crate::checkpoint::shards::Shards;
-use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::init::Random;
 use crate::packed::{Forward, Packed};
 use crate::weights::{Piece, Source};
+use r1d_shape::{Config, SCORE, ShapeError};
+use r1d_torch::work;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -31,8 +32,8 @@ impl Scorer {
                 "`architectures` is \"{}\", which gives no score: name the directory of a reward model",
                 config.architecture
             );
-            let problem = Box::new(ModelError::Config(message));
-            return Err(ModelError::InDirectory { dir: dir.to_owned(), problem });
+            let problem = Box::new(ShapeError::Config(message));
+            return Err(ShapeError::InDirectory { dir: dir.to_owned(), problem }.into());
         }
         Scorer::read(config, &mut shards, None, device, kind)
     }
@@ -139,6 +140,7 @@ impl Scorer {
             let found = tch::no_grad(|| self.pass(pass))?;
             pass.iter().zip(found).for_each(|((index, _), score)| scores[*index] = score);
             rest = later;
+            work::moved(pass.iter().map(|(_, ids)| ids.len() as u64).sum());
         }
         Ok(scores)
     }

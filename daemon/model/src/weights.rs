@@ -5,6 +5,7 @@
 //! architecture's `build` makes.
 
 use crate::error::{ModelError, Result};
+use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
 /// What a fresh model starts from.
@@ -30,6 +31,9 @@ pub(crate) struct Piece {
     order: Option<Vec<i64>>,
 }
 
+/// Bytes on disk that are copied at a time.
+const PART_BYTES: i64 = 64 << 20;
+
 pub(crate) struct Weight {
     /// The disk's name where there is one piece; a name of the same pattern otherwise.
     pub name: String,
@@ -51,14 +55,6 @@ impl Weight {
             pieces: self.pieces.clone(),
             trained: self.trained,
         })
-    }
-
-    pub fn count(&self) -> i64 {
-        self.shape.iter().product()
-    }
-
-    pub fn of_routed_experts(&self) -> bool {
-        self.pieces.iter().any(|piece| piece.expert.is_some())
     }
 }
 
@@ -82,14 +78,32 @@ impl Piece {
         Ok(rows.f_narrow(0, self.start, self.shape[0])?)
     }
 
-    /// Writes `disk` (any float dtype, any device) to its place in `memory`.
+    /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time: what is mapped is read as
+    /// it is copied, and reading may take long.
     pub fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
-        let mut place = self.place(memory)?;
-        match &self.order {
-            Some(order) => place.f_copy_(&disk.f_index_select(0, &Tensor::f_from_slice(order)?)?)?,
-            None => place.f_copy_(disk)?,
+        let (place, rows) = (self.place(memory)?, self.shape[0]);
+        let row_bytes = (disk.numel() * disk.kind().elt_size_in_bytes()) as i64 / rows.max(1);
+        let step = (PART_BYTES / row_bytes.max(1)).max(1);
+        for start in (0..rows).step_by(step as usize) {
+            let count = step.min(rows - start);
+            let part = match &self.order {
+                Some(order) => {
+                    let order = &order[start as usize..(start + count) as usize];
+                    disk.f_index_select(0, &Tensor::f_from_slice(order)?.f_to_device(disk.device())?)?
+                }
+                None => disk.f_narrow(0, start, count)?,
+            };
+            place.f_narrow(0, start, count)?.f_copy_(&part)?;
+            work::moved((count * row_bytes) as u64);
         }
         Ok(())
+    }
+
+    /// Whether all values of this piece of `memory` are finite.
+    pub fn is_finite(&self, memory: &Tensor) -> Result<bool> {
+        // A sum is not finite where a term is not, and weights do not add up to infinity.
+        let place = self.place(memory)?;
+        Ok(f64::try_from(place.f_sum(place.kind())?)?.is_finite())
     }
 
     /// This piece as it lies on disk.

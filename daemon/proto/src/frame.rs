@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const MAGIC: [u8; 4] = *b"R1D\0";
 pub const VERSION: u8 = 1;
 pub const HEADER_BYTES: usize = 16;
-/// Largest payload. A rollout batch of 8,192 × 4,096 tokens is sent as many frames, not one.
+/// Largest payload. A worker's request that is longer is sent as many frames ([`crate::parts`]).
 pub const LENGTH_MAX_BYTES: u32 = 256 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

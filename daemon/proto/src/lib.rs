@@ -8,6 +8,7 @@
 //! | [`verdict`] | what a reward said about a completion |
 //! | [`recipe`] | sampling, objective and optimiser settings, as they travel to a worker |
 //! | [`worker`] | the protocol between `r1d` and an `r1d-worker` |
+//! | [`parts`] | its requests that are longer than a frame |
 //! | [`control`] | the protocol between `r1ctl` and `r1d` |
 //! | [`plugin`] | what `r1d plugin` prints and `r1ctl plugin` shows |
 //! | [`frame`] | the wire format that carries both |
@@ -24,6 +25,8 @@ pub mod frame;
 pub mod ids;
 pub mod invariant;
 pub mod kept;
+mod narrow;
+pub mod parts;
 pub mod plugin;
 pub mod recipe;
 pub mod rollout;

@@ -5,6 +5,10 @@ use crate::kept::KeptIds;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
+/// Largest record of a completion in the journal, in postcard: one of 64 Ki tokens with the experts of 58 layers × 8 takes about
+/// 90 MB, its kept ids at most 42 MB ([`crate::kept::KEPT_NUMBERS_MAX`]).
+pub const RECORD_MAX_BYTES: usize = 128 << 20;
+
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,10 +1,11 @@
 //! The protocol between `r1d` and an `r1d-worker`, one worker per device, over the worker's standard input's socket.
 //!
 //! `r1d` sends [`ToWorker`], the worker answers with [`FromWorker`]; both travel in [`crate::frame`]s. A request is
-//! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. Requests are carried out in
-//! order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
+//! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. A request whose list is longer than
+//! a frame is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
 
 use crate::kept::KeptIds;
+use crate::parts::Part;
 use crate::recipe::{DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling};
 use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,8 @@ pub enum Request {
     },
     /// What a language model writes, greedily, behind each of these prompts. It is loaded beside what is open, and stays until another model is opened.
     Answer(Answer),
+    /// Items of the list of the request that follows with this id ([`crate::parts`]); it is not answered.
+    More(Part),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,7 +85,10 @@ pub enum Event {
         pid: u32,
     },
     Completed(Rollout),
-    /// Sent at least every 2 s while a request runs: what it does, how far it is, for `r1ctl why` and progress bars.
+    /// What a request does and how far it is, for the watchdog, `r1ctl why` and progress bars. It is sent when something has moved: a
+    /// part of a file was read, hashed or written, a layer, a micro-batch or a token computed. So it comes at least every 2 s, except
+    /// from single operations that cannot be looked into: the backward pass of one micro-batch, an optimiser's update, the syncing
+    /// of the last 64 MiB of a file. Those must take less time than the watchdog has patience.
     Progress {
         doing: String,
         done: u64,
@@ -271,7 +277,8 @@ pub struct TrainSequence {
     pub prompt_ids: Vec<u32>,
     pub completion_ids: Vec<u32>,
     pub behaviour_logprobs: Vec<f32>,
-    /// As in [`Rollout::experts`].
+    /// As in [`Rollout::experts`]; empty where routing is not replayed.
+    #[serde(with = "crate::narrow")]
     pub experts: Vec<u16>,
     /// As in [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these, too.
     pub kept_ids: KeptIds,

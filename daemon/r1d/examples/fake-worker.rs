@@ -18,6 +18,7 @@
 use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::kept::KeptIds;
+use r1d_proto::parts::Assembly;
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
@@ -53,9 +54,11 @@ fn main() {
     watch_for_the_end();
     let _ = worker.moment("start");
     worker.say(0, Body::Event(Event::Started { version: "fake".into(), device: "cpu".into(), pid: std::process::id() }));
+    let mut assembly = Assembly::default();
     loop {
         match read_blocking::<ToWorker>(&mut worker.stream, Format::Postcard) {
-            Ok(ToWorker { id, request }) => {
+            Ok(message) => {
+                let Some(ToWorker { id, request }) = assembly.add(message).expect("parts of one kind") else { continue };
                 let body = match worker.carry_out(id, request) {
                     Ok(reply) => Body::Done(reply),
                     Err(failure) => Body::Failed(failure),
@@ -183,6 +186,7 @@ impl Worker {
                 Ok(Reply::Exported)
             }
             Request::Close => Ok(Reply::Closed),
+            Request::More(_) => Err(invalid("parts without their request")),
             Request::TrainReward(batch) => {
                 self.moment("reward")?;
                 match (batch.batch, self.open.as_ref().is_some_and(|open| open.scores)) {

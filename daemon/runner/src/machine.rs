@@ -172,7 +172,8 @@ impl Machine {
                     _ => None,
                 };
                 let doing = self.describe() + &asked.map(|whom| format!(": {whom}")).unwrap_or_default();
-                return Err(failed(&doing, failure));
+                let returns = matches!(self.state, State::Opening(_) | State::Rebuilding { .. });
+                return Err(if returns { not_returned(&doing, failure) } else { failed(&doing, failure) });
             }
             Event::Worker(_) | Event::WorkerStarted { .. } => self.heard = now,
             _ => {}
@@ -346,10 +347,13 @@ impl Machine {
 
     /// A damaged checkpoint costs the way from the one before it; other failures are the attempt's.
     fn not_restored(&mut self, stage: usize, step: u64, failure: Failure) -> Next {
+        let doing = format!("restoring the checkpoint of step {step}");
         if failure.kind != FailureKind::Invalid {
-            return Err(failed(&format!("restoring the checkpoint of step {step}"), failure));
+            return Err(not_returned(&doing, failure));
         }
-        Ok((State::DroppingCheckpoint { stage }, vec![Command::Store(Store::DropCheckpoint { stage, step })]))
+        let warning = format!("{doing}: {}; the one before it is taken", failure.message);
+        let drop = Store::DropCheckpoint { stage, step };
+        Ok((State::DroppingCheckpoint { stage }, vec![Command::Warn(warning), Command::Store(drop)]))
     }
 
     /// From weights that hold `step` steps to those that hold all committed ones.
@@ -546,6 +550,15 @@ impl Machine {
 
 fn nobody(reward: &str) -> End {
     End::Failed { error: format!("reward `{reward}` asks a model that is not in the job") }
+}
+
+/// What it means that the weights of a job could not be brought back to where they were: there was room for them, so memory that
+/// is missing now is for a fresh worker to find.
+fn not_returned(doing: &str, failure: Failure) -> End {
+    match failed(doing, failure.clone()) {
+        End::Failed { error: cause } if failure.kind == FailureKind::OutOfMemory => End::Abandoned { cause },
+        end => end,
+    }
 }
 
 /// What a failed request means for the attempt.

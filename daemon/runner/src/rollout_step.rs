@@ -53,6 +53,11 @@ enum Phase {
 /// The update that a sealed step makes; `None` when no completion of it trains. Replay sends the same request again.
 pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRollout]) -> Option<Request> {
     let (settings, _) = plan.stage(stage)?;
+    let replays = match &settings.kind {
+        StageKind::Grpo(grpo) => grpo.routing_replay,
+        StageKind::Ppo(ppo) => ppo.routing_replay,
+        _ => false,
+    };
     let sequences: Vec<_> = (records.iter())
         .filter_map(|record| {
             Some(TrainSequence {
@@ -60,7 +65,7 @@ pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRoll
                 prompt_ids: record.rollout.prompt_ids.clone(),
                 completion_ids: record.rollout.completion_ids.clone(),
                 behaviour_logprobs: record.rollout.behaviour_logprobs.clone(),
-                experts: record.rollout.experts.clone(),
+                experts: if replays { record.rollout.experts.clone() } else { Vec::new() },
                 kept_ids: record.rollout.kept_ids.clone(),
                 truncated: record.rollout.finish == FinishReason::Length,
             })

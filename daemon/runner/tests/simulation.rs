@@ -287,8 +287,8 @@ struct World {
     warnings: Vec<String>,
     /// Questions that a judge was asked.
     answers: usize,
-    /// Checkpoints that the next restore finds damaged.
-    damaged: Option<PathBuf>,
+    /// A checkpoint whose next restore fails, and how.
+    refused: Option<(PathBuf, FailureKind)>,
 }
 
 fn written(done: u64) -> Activity {
@@ -296,6 +296,9 @@ fn written(done: u64) -> Activity {
 }
 
 struct Crash;
+
+/// What a worker says of a checkpoint that it cannot restore.
+const REFUSED: &str = "the checkpoint cannot be restored";
 
 impl World {
     fn new(plan: Plan, seed: u64, crash_per_mille: u64) -> World {
@@ -314,7 +317,7 @@ impl World {
             opened: None,
             warnings: Vec::new(),
             answers: 0,
-            damaged: None,
+            refused: None,
         };
         world.read();
         world
@@ -450,6 +453,7 @@ impl World {
                         self.disk.record.stages[stage].checkpoints.retain(|(known, _)| *known != step);
                         self.disk.checkpoints.remove(&dir);
                     }
+                    Command::End(End::Abandoned { cause }) if cause.contains(REFUSED) => return Err(Crash),
                     Command::End(End::Abandoned { cause }) => panic!("abandoned: {cause}"),
                     Command::End(end) => {
                         assert_eq!(machine.record(), &self.disk.record, "the machine's record is the ledger's");
@@ -651,10 +655,11 @@ impl World {
                 self.disk.checkpoints.insert(dir, self.worker);
                 vec![done(Reply::Saved { manifest_sha256: "hash".into() })]
             }
-            Request::Restore { dir } if self.damaged.take_if(|damaged| *damaged == dir).is_some() => {
-                let failure = Failure { kind: FailureKind::Invalid, message: "manifest differs".into() };
-                vec![Event::Worker(Body::Failed(failure))]
+            Request::Restore { dir } if self.refused.as_ref().is_some_and(|(refused, _)| *refused == dir) => {
+                let kind = self.refused.take().unwrap().1;
+                vec![Event::Worker(Body::Failed(Failure { kind, message: REFUSED.into() }))]
             }
+            Request::More(_) => panic!("a request is cut where it is written"),
             Request::Restore { dir } => {
                 self.worker = self.disk.checkpoints[&dir];
                 vec![done(Reply::Restored)]
@@ -1113,9 +1118,24 @@ fn a_damaged_checkpoint_costs_time_and_nothing_else() {
     let expected = undisturbed(true);
     let mut world = World::new(plan(true), 3, 6);
     // Every checkpoint of the second stage is bad when it is first restored.
-    world.damaged = Some("/job/checkpoints/reasoning/step-3".into());
+    world.refused = Some(("/job/checkpoints/reasoning/step-3".into(), FailureKind::Invalid));
     world.run();
     assert!(outcome(&world) == expected);
+    assert!(world.warnings.iter().any(|warning| warning.contains(REFUSED)), "{:?}", world.warnings);
+}
+
+/// A disk, a device or memory that fails while a checkpoint is restored says nothing of the checkpoint: a fresh worker takes the same one.
+#[test]
+fn a_checkpoint_that_could_not_be_read_is_kept() {
+    let expected = undisturbed(true);
+    let checkpoint = PathBuf::from("/job/checkpoints/reasoning/step-3");
+    for kind in [FailureKind::Internal, FailureKind::OutOfMemory] {
+        let mut world = World::new(plan(true), 3, 6);
+        world.refused = Some((checkpoint.clone(), kind));
+        world.run();
+        assert!(world.refused.is_none() && outcome(&world) == expected);
+        assert!(!world.warnings.iter().any(|warning| warning.contains(REFUSED)), "{:?}", world.warnings);
+    }
 }
 
 /// The machine, told nothing, gives up at the deadline and says who waited for what.
@@ -1152,11 +1172,14 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
     };
     assert!(matches!(of(FailureKind::Storage), End::NoRoom { cause } if cause.contains("the words of the worker")));
     assert!(matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains("the words of the worker")));
-    for kind in [FailureKind::Invalid, FailureKind::OutOfMemory] {
-        assert!(
-            matches!(of(kind), End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`"))
-        );
-    }
+    let invalid = of(FailureKind::Invalid);
+    assert!(
+        matches!(&invalid, End::Failed { error } if error.contains("the words of the worker") && error.contains("stage `reading`")),
+        "{invalid:?}"
+    );
+    // There was room for the model when the job began, or will be when another process has ended: bounded tries.
+    let full = of(FailureKind::OutOfMemory);
+    assert!(matches!(&full, End::Abandoned { cause } if cause.contains("the device ran out of memory")), "{full:?}");
 }
 
 /// A machine whose stage has all its steps, and is now to make its data set; with when that began.

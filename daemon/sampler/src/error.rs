@@ -1,6 +1,6 @@
 //! What can be wrong with a request, or go wrong while it runs.
 
-use r1d_model::ModelError;
+use r1d_model::{Fault, ModelError};
 use r1d_proto::ids::SampleKey;
 
 pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
@@ -51,8 +51,12 @@ pub enum SamplerError {
 }
 
 impl SamplerError {
-    /// Whether the settings are at fault, so that another try cannot help.
-    pub fn is_invalid_request(&self) -> bool {
-        matches!(self, SamplerError::KeptIds { .. })
+    /// Whether another try can help: what was asked for is wrong, or the weights are, or the machine failed.
+    pub fn fault(&self) -> Fault {
+        match self {
+            SamplerError::Model(error) => error.fault(),
+            SamplerError::Torch(_) | SamplerError::Shim(_) => Fault::Machine,
+            _ => Fault::Given,
+        }
     }
 }

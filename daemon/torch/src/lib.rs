@@ -1,5 +1,5 @@
 //! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`product`], [`fp8`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at
-//! run time ([`device`]), MKL's choice of kernels ([`mkl`]). Knows nothing of models.
+//! run time ([`device`]), MKL's choice of kernels ([`mkl`]), and who hears that long work moves ([`work`]). Knows nothing of models.
 //!
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and hands its folder to dependents as
 //! `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
@@ -14,6 +14,7 @@ pub mod mkl;
 pub mod product;
 pub mod runtime;
 mod shim;
+pub mod work;
 
 pub use device::open_cuda;
 pub use shim::{KernelError, TorchError};

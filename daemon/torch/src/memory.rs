@@ -26,6 +26,15 @@ pub fn release_kept() {
     unsafe { r1d_release_kept_memory(BYTES_MAX.load(Ordering::Relaxed)) }
 }
 
+/// Whether an error's text says that memory ran out, on a device or here: in libtorch's words, CUDA's, cuBLAS's, the
+/// system's, or those of this crate's own allocator.
+pub fn ran_out(text: &str) -> bool {
+    RAN_OUT.iter().any(|words| text.contains(words))
+}
+
+const RAN_OUT: &[&str] =
+    &["out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "OUT_OF_MEMORY", "Cannot allocate memory"];
+
 /// Bytes kept at this moment.
 pub fn kept() -> usize {
     // SAFETY: as above.

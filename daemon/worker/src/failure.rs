@@ -1,30 +1,92 @@
 //! Errors of the libraries, as `r1d` is told of them: is it worth another try, and what should a person do?
 
+use r1d_learn::LearnError;
+use r1d_model::{Fault, ModelError};
 use r1d_proto::worker::{Failure, FailureKind};
+use r1d_sampler::SamplerError;
+use std::error::Error;
+use std::io::ErrorKind;
 
 pub fn invalid(message: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::Invalid, message: message.into() }
 }
 
-/// Tells a full disk and an exhausted device from other causes by the whole chain of sources.
-pub fn classify(otherwise: FailureKind, error: &(dyn std::error::Error + 'static)) -> Failure {
+/// Errors of a model, of a directory that a user named, or of a checkpoint.
+pub fn of_model(error: ModelError) -> Failure {
+    of(error.fault(), &error)
+}
+
+pub fn of_learning(error: LearnError) -> Failure {
+    of(error.fault(), &error)
+}
+
+pub fn of_sampling(error: SamplerError) -> Failure {
+    of(error.fault(), &error)
+}
+
+/// Errors of libtorch itself.
+pub fn of_the_machine(error: impl Error + 'static) -> Failure {
+    of(Fault::Machine, &error)
+}
+
+/// What is the machine's fault is told apart: a full disk, exhausted memory, anything else.
+fn of(fault: Fault, error: &(dyn Error + 'static)) -> Failure {
     let mut message = error.to_string();
-    let mut kind = otherwise;
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        let full = |e: &std::io::Error| matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        if error.downcast_ref::<std::io::Error>().is_some_and(full) {
-            kind = FailureKind::Storage;
-        }
-        if text.contains("out of memory") || text.contains("can't allocate memory") {
-            kind = FailureKind::OutOfMemory;
-        }
+    let mut root = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+        let text = root.to_string();
         if !message.contains(&text) {
             message.push_str(": ");
             message.push_str(&text);
         }
-        cause = error.source();
     }
+    let kind = match fault {
+        Fault::Given => FailureKind::Invalid,
+        Fault::Machine => of_the_root(root),
+    };
     Failure { kind, message }
+}
+
+/// By the innermost cause: those around it have names of files in them.
+fn of_the_root(error: &(dyn Error + 'static)) -> FailureKind {
+    match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => FailureKind::Storage,
+        Some(ErrorKind::OutOfMemory) => FailureKind::OutOfMemory,
+        None if r1d_torch::memory::ran_out(&error.to_string()) => FailureKind::OutOfMemory,
+        _ => FailureKind::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Error as IoError;
+    use tch::TchError;
+
+    #[test]
+    fn a_failure_says_whether_another_try_can_help() {
+        let io =
+            |number| of_model(ModelError::Io { path: "out of memory".into(), source: IoError::from_raw_os_error(number) }).kind;
+        // EIO, EMFILE, EACCES, ESTALE; ENOSPC, EDQUOT; ENOMEM.
+        assert_eq!([5, 24, 13, 116].map(io), [FailureKind::Internal; 4]);
+        assert_eq!([28, 122].map(io), [FailureKind::Storage; 2]);
+        assert_eq!(io(12), FailureKind::OutOfMemory);
+        let torch = |words: &str| of_learning(LearnError::Tensor(TchError::Torch(words.into()))).kind;
+        for words in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+            "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+            "not enough memory: 1073741888 bytes cannot be had",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ] {
+            assert_eq!(torch(words), FailureKind::OutOfMemory, "{words}");
+        }
+        for words in ["CUDA error: an illegal memory access was encountered", "CUDA error: uncorrectable ECC error encountered"] {
+            assert_eq!(torch(words), FailureKind::Internal, "{words}");
+        }
+        let bad = ModelError::BadFile { path: "out of memory".into(), message: "the file is shorter than its header says".into() };
+        assert_eq!(of_model(bad).kind, FailureKind::Invalid);
+        let diverged = LearnError::NonFinite { step: 0, update: 0, what: "loss", value: f64::NAN };
+        assert_eq!(of_learning(diverged).kind, FailureKind::Invalid);
+    }
 }

@@ -70,7 +70,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 
 fn report(arguments: &Arguments) -> Result<Report, ModelError> {
     let (config, contents) = checkpoint::inspect(&arguments.dir, arguments.check)?;
-    let summary = config.summary()?;
+    let summary = config.summary();
     let length = arguments.length.unwrap_or(config.max_position_embeddings as u64);
     let Contents { shards, bytes, dtypes, left_out } = contents;
     let memory = |value_bytes: u64, master_bytes: u64| {

@@ -3,25 +3,26 @@
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Body, Event, FromWorker};
 use r1d_proto::world::SharedClock;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Messages that may wait to be written (`LIM-1`). A full outbox holds the device back, so `r1d`'s pace bounds memory.
 pub const OUTBOX_MAX_MESSAGES: usize = 256;
-/// Progress is sent at most this often.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
-
 /// Speaks for one request.
 #[derive(Clone)]
 pub struct Outbox {
     id: u64,
     messages: mpsc::Sender<FromWorker>,
     clock: SharedClock,
+    /// Progress is sent at most this often.
+    interval: Duration,
 }
 
 impl Outbox {
-    pub fn new(id: u64, messages: mpsc::Sender<FromWorker>, clock: SharedClock) -> Outbox {
-        Outbox { id, messages, clock }
+    pub fn new(id: u64, messages: mpsc::Sender<FromWorker>, clock: SharedClock, interval: Duration) -> Outbox {
+        Outbox { id, messages, clock, interval }
     }
 
     /// From the device's thread: waits while the outbox is full. When the writer is gone the process is about to end, and so is the message.
@@ -33,16 +34,59 @@ impl Outbox {
         self.send(Event::Completed(rollout));
     }
 
-    /// A reporter of progress in `unit`s; the first report is sent at once, later ones at most every [`PROGRESS_INTERVAL`].
-    pub fn progress(&self, doing: &'static str, unit: &'static str) -> impl FnMut(u64, u64) + use<> {
-        let outbox = self.clone();
-        let mut sent: Option<Duration> = None;
-        move |done, total| {
-            let now = outbox.clock.now();
-            if sent.is_none_or(|at| now.saturating_sub(at) >= PROGRESS_INTERVAL) {
-                sent = Some(now);
-                outbox.send(Event::Progress { doing: doing.into(), done, total, unit: unit.into() });
-            }
+    /// Runs a request's work on this thread, and says how far it is: at once, then whenever something moves in it
+    /// ([`r1d_torch::work`]) or it says so itself ([`Report::at`]), at most once an interval. `total` counts
+    /// `unit`s; 0 where nobody knows it before.
+    pub fn during<T>(&self, doing: &'static str, unit: &'static str, total: u64, work: impl FnOnce(&Report) -> T) -> T {
+        let far = Far { done: 0, total, counted: true, said: None };
+        let report = Report { outbox: self.clone(), doing, unit, far: Rc::new(Cell::new(far)) };
+        report.say();
+        let heard = report.clone();
+        r1d_torch::work::heard_by(move |units| heard.moved(units), || work(&report))
+    }
+}
+
+/// How far a request's work is.
+#[derive(Clone)]
+pub struct Report {
+    outbox: Outbox,
+    doing: &'static str,
+    unit: &'static str,
+    far: Rc<Cell<Far>>,
+}
+
+#[derive(Clone, Copy)]
+struct Far {
+    done: u64,
+    total: u64,
+    /// `done` is the sum of what moved; the work does not say it itself.
+    counted: bool,
+    said: Option<Duration>,
+}
+
+impl Report {
+    pub fn at(&self, done: u64, total: u64) {
+        self.far.set(Far { done, total, counted: false, ..self.far.get() });
+        self.say();
+    }
+
+    fn moved(&self, units: u64) {
+        let mut far = self.far.get();
+        if far.counted {
+            far.done += units;
+            // More than was expected.
+            far.total = if far.total == 0 { 0 } else { far.total.max(far.done) };
+        }
+        self.far.set(far);
+        self.say();
+    }
+
+    fn say(&self) {
+        let (far, now) = (self.far.get(), self.outbox.clock.now());
+        if far.said.is_none_or(|at| now.saturating_sub(at) >= self.outbox.interval) {
+            self.far.set(Far { said: Some(now), ..far });
+            let (doing, unit) = (self.doing.into(), self.unit.into());
+            self.outbox.send(Event::Progress { doing, done: far.done, total: far.total, unit });
         }
     }
 }

@@ -10,10 +10,12 @@ use actix::Message;
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler};
 use r1d_proto::frame::{self, Format, FrameError};
+use r1d_proto::parts::Assembly;
 use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Reply, Request, ToWorker};
-use r1d_proto::world::{SharedClock, SystemClock};
+use r1d_proto::world::SystemClock;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -32,6 +34,9 @@ pub struct Arguments {
     /// MKL's Intel kernels on processors of other makers.
     #[arg(long)]
     mkl_intel_kernels: bool,
+    /// Progress is reported at most this often.
+    #[arg(long, value_name = "MS", default_value_t = 250, hide = true)]
+    progress_interval_ms: u64,
 }
 
 /// Freed tensor memory on the CPU that is kept for the next operation (`LIM-1`).
@@ -66,7 +71,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
             Event::Started { version: env!("CARGO_PKG_VERSION").into(), device: arguments.device, pid: std::process::id() };
         // A closed channel means that the writer saw the socket close and the process is ending.
         let _ = messages.send(FromWorker { id: 0, body: Body::Event(started) }).await;
-        carry_out(actors, incoming, messages, clock).await;
+        let interval = Duration::from_millis(arguments.progress_interval_ms);
+        carry_out(actors, incoming, messages, |id, messages| Outbox::new(id, messages, clock.clone(), interval)).await;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -115,9 +121,27 @@ async fn write(mut stream: OwnedWriteHalf, mut messages: mpsc::Receiver<FromWork
     }
 }
 
-async fn carry_out(actors: Actors, mut requests: mpsc::Receiver<ToWorker>, messages: mpsc::Sender<FromWorker>, clock: SharedClock) {
-    while let Some(ToWorker { id, request }) = requests.recv().await {
-        let outbox = Outbox::new(id, messages.clone(), clock.clone());
+async fn carry_out(
+    actors: Actors,
+    mut requests: mpsc::Receiver<ToWorker>,
+    messages: mpsc::Sender<FromWorker>,
+    outbox: impl Fn(u64, mpsc::Sender<FromWorker>) -> Outbox,
+) {
+    let mut assembly = Assembly::default();
+    while let Some(message) = requests.recv().await {
+        let of = message.id;
+        let ToWorker { id, request } = match assembly.add(message) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => continue,
+            Err(other) => {
+                let failure = Failure { kind: FailureKind::Invalid, message: other.to_string() };
+                if messages.send(FromWorker { id: of, body: Body::Failed(failure) }).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let outbox = outbox(id, messages.clone());
         let body = match answer(&actors, request, outbox).await {
             Ok(reply) => Body::Done(reply),
             Err(failure) => {
@@ -163,6 +187,8 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
             ask(&actors.policy, policy::Close).await?;
             Reply::Closed
         }
+        // The assembly keeps them for their request.
+        Request::More(_) => return Err(Failure { kind: FailureKind::Internal, message: "parts without their request".into() }),
     })
 }
 

@@ -76,6 +76,24 @@ fn a_restored_worker_goes_on_with_the_same_bits() {
     assert!(last.1["kl"] > 0.0, "the reference is one step behind: {:?}", last.1);
 }
 
+/// The experts of a step may be many times what a frame holds.
+#[test]
+fn a_step_is_the_same_in_however_many_messages_it_comes() {
+    let trained = |part_bytes: usize| {
+        let mut worker = Worker::start();
+        worker.ask(open(true));
+        worker.ask(generate(0));
+        let rollouts = worker.rollouts();
+        assert!(rollouts.iter().all(|rollout| !rollout.experts.is_empty()), "a mixture of experts");
+        let Ok(Reply::Trained { mut metrics }) = worker.try_ask_in_parts(train(0, &rollouts), part_bytes) else {
+            panic!("not trained")
+        };
+        metrics.retain(|name, _| !name.starts_with("timing_s/") && !name.starts_with("perf/"));
+        metrics
+    };
+    assert_eq!(trained(1), trained(usize::MAX));
+}
+
 #[test]
 fn a_request_that_cannot_be_met_is_answered_and_the_worker_serves_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -86,7 +104,7 @@ fn a_request_that_cannot_be_met_is_answered_and_the_worker_serves_on() {
     let Request::Open(mut request) = open(false) else { unreachable!() };
     request.model = ModelSource::Directory(dir.path().join("missing"));
     let failure = worker.try_ask(Request::Open(request)).unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Invalid, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Internal, "what is not there may come back: {failure:?}");
     assert!(failure.message.contains("missing"), "{failure:?}");
 
     worker.ask(open(false));

@@ -241,3 +241,11 @@ pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
 pub fn invariant_logprobs(model: &CausalLm, sequence: &TrainSequence) -> Vec<f32> {
     single(model, sequence, 1.0, true)
 }
+
+/// Through a file, as a worker does it.
+pub fn restore(trainer: &mut Trainer, state: &[(String, Tensor)]) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trainer.safetensors");
+    r1d_model::checkpoint::save_tensors(&file, state).unwrap();
+    trainer.restore(&file).unwrap();
+}

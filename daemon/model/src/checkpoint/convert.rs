@@ -2,9 +2,10 @@
 
 use super::export;
 use super::shards::Shards;
-use crate::config::Config;
+use crate::causal_lm::weights_of;
 use crate::error::{ModelError, Result};
 use crate::weights::{Weight, own};
+use r1d_shape::{Config, EMBEDDING, HEAD};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -24,7 +25,7 @@ pub struct Contents {
 /// `values` all weights are read too and must be finite.
 pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
     let (config, mut shards) = open(dir)?;
-    for weight in config.weights()? {
+    for weight in weights_of(&config)? {
         for piece in &weight.pieces {
             match values {
                 true => {
@@ -44,7 +45,7 @@ pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
 pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction: bool) -> Result<()> {
     let (config, mut shards) = open(from)?;
     let config = if prediction { config.with_prediction()? } else { config };
-    let weights = config.weights()?;
+    let weights = weights_of(&config)?;
     let shards_ref = std::cell::RefCell::new(&mut shards);
     export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {
         let kind = if weight.trained { kind } else { Kind::Float };
@@ -61,11 +62,13 @@ pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction:
 pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
     let mut config = Config::read(dir)?;
     let shards = Shards::open(dir, config.fp8_block)?;
-    config.untie_unless_equal(&shards)?;
+    if config.tie_word_embeddings && shards.differ(HEAD, EMBEDDING)? {
+        config.untie();
+    }
     Ok((config, shards))
 }
 
-fn finite(dir: &Path, name: &str, tensor: &Tensor) -> Result<()> {
+pub(super) fn finite(dir: &Path, name: &str, tensor: &Tensor) -> Result<()> {
     let wrong = tensor.numel() as i64 - i64::try_from(tensor.f_isfinite()?.f_count_nonzero(None::<i64>)?)?;
     if wrong > 0 {
         return Err(ModelError::NotFinite { dir: dir.to_owned(), name: name.to_owned(), count: wrong });

@@ -7,8 +7,10 @@
 //! { "format": 1, "files": [ { "path": "config.json", "bytes": 812, "sha256": "9f2c…" }, … ] }      paths relative, sorted, '/'
 //! ```
 
+use super::is_there;
 use crate::error::{ModelError, Result};
 use crate::lora::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
+use r1d_torch::work;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -61,11 +63,11 @@ struct ManifestFile {
 pub fn write_directory_atomically(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Manifest> {
     let exists =
         || std::io::Error::new(std::io::ErrorKind::AlreadyExists, "the directory exists already: choose another or remove it");
-    if dir.exists() {
+    if is_there(dir)? {
         return Err(ModelError::Io { path: dir.to_owned(), source: exists() });
     }
     let partial = partial_name(dir)?;
-    if partial.exists() {
+    if is_there(&partial)? {
         std::fs::remove_dir_all(&partial).map_err(ModelError::io(&partial))?;
     }
     std::fs::create_dir_all(&partial).map_err(ModelError::io(&partial))?;
@@ -107,7 +109,7 @@ fn seal(dir: &Path) -> Result<Manifest> {
 /// Every file that the manifest lists is there with its hash, and there is no other.
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST_FILE);
-    let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
+    let text = std::fs::read(&path).map_err(|source| lost(dir, &path, source))?;
     let damaged = |path: &Path, message: String| ModelError::Manifest { path: path.to_owned(), message };
     let ManifestFile { format, files } =
         serde_json::from_slice(&text).map_err(|e| damaged(&path, format!("not a manifest ({e})")))?;
@@ -134,6 +136,30 @@ pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     Ok(Manifest { sha256: hex(&Sha256::digest(&text)), files })
 }
 
+/// A file that is not there is missing from its directory where that can be looked at, or from the folder that holds it;
+/// where that folder is away too, so is the disk.
+fn lost(dir: &Path, path: &Path, source: std::io::Error) -> ModelError {
+    let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if source.kind() == std::io::ErrorKind::NotFound && is_there(folder).is_ok_and(|there| there) {
+        return ModelError::Manifest { path: path.to_owned(), message: "it is not there".into() };
+    }
+    ModelError::Io { path: path.to_owned(), source }
+}
+
+/// Whether a directory is one of those that [`write_directory_atomically`] writes.
+pub fn has_manifest(dir: &Path) -> Result<bool> {
+    is_there(&dir.join(MANIFEST_FILE))
+}
+
+/// Size of all files of a directory, for whoever says how far reading it is.
+pub fn bytes_below(dir: &Path) -> Result<u64> {
+    let size = |path: String| {
+        let path = dir.join(path);
+        Ok(std::fs::metadata(&path).map_err(ModelError::io(&path))?.len())
+    };
+    files_below(dir)?.into_iter().map(size).sum()
+}
+
 /// Copies tokenizer, templates and generation settings that `from` has.
 pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
     carry(CARRIED_FILES, from, to)
@@ -147,7 +173,7 @@ pub fn carry_adapter(from: &Path, to: &Path) -> Result<()> {
 fn carry(names: &[&str], from: &Path, to: &Path) -> Result<()> {
     for name in names {
         let source = from.join(name);
-        if source.is_file() {
+        if is_there(&source)? {
             std::fs::copy(&source, to.join(name)).map_err(ModelError::io(&source))?;
         }
     }
@@ -199,6 +225,7 @@ fn entry(dir: &Path, path: String) -> Result<ManifestEntry> {
             read => {
                 hasher.update(&buffer[..read]);
                 bytes += read as u64;
+                work::moved(read as u64);
             }
         }
     }

@@ -2,49 +2,25 @@
 //! it is what one multiplies by to get back).
 
 use crate::error::Result;
+use r1d_shape::fp8::BlockSize;
 use tch::{Kind, Tensor};
 
-/// The scale of tensor `name`.
-pub(crate) fn scale_name(name: &str) -> String {
-    format!("{name}_scale_inv")
-}
-
-/// Rows and columns of a block that shares a scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockSize {
-    pub rows: i64,
-    pub columns: i64,
-}
-
-/// What released checkpoints have, and what is assumed where config.json does not say.
-pub(crate) const BLOCK_SIZE: BlockSize = BlockSize { rows: 128, columns: 128 };
-
-impl BlockSize {
-    /// Scales of a matrix of this shape; blocks at its edges may be smaller.
-    pub fn scales(self, shape: &[i64]) -> Vec<i64> {
-        let blocks = |size: i64, block: i64| (size + block - 1) / block;
-        match shape {
-            [rows, columns] => vec![blocks(*rows, self.rows), blocks(*columns, self.columns)],
-            _ => Vec::new(),
-        }
-    }
-
-    /// float32 `[R, C]` from e4m3 `[R, C]` and [`Self::scales`].
-    pub fn dequantise(self, quantised: &Tensor, scales: &Tensor) -> Result<Tensor> {
-        let (rows, columns) = quantised.size2()?;
-        let spread = scales
-            .f_to_kind(Kind::Float)?
-            .f_repeat_interleave_self_int(self.rows, 0, None)?
-            .f_narrow(0, 0, rows)?
-            .f_repeat_interleave_self_int(self.columns, 1, None)?
-            .f_narrow(1, 0, columns)?;
-        Ok(quantised.f_to_kind(Kind::Float)?.f_mul(&spread)?)
-    }
+/// float32 `[R, C]` from e4m3 `[R, C]` and [`Self::scales`].
+pub(crate) fn dequantise(block: BlockSize, quantised: &Tensor, scales: &Tensor) -> Result<Tensor> {
+    let (rows, columns) = quantised.size2()?;
+    let spread = scales
+        .f_to_kind(Kind::Float)?
+        .f_repeat_interleave_self_int(block.rows, 0, None)?
+        .f_narrow(0, 0, rows)?
+        .f_repeat_interleave_self_int(block.columns, 1, None)?
+        .f_narrow(1, 0, columns)?;
+    Ok(quantised.f_to_kind(Kind::Float)?.f_mul(&spread)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r1d_shape::fp8::BLOCK_SIZE;
 
     /// Published golden: nine values from -3 to 3, one block.
     #[test]
@@ -52,7 +28,7 @@ mod tests {
         let scale = 0.0066964286379516125f64;
         let quantised = [-448f32, -320., -224., -112., 0., 112., 224., 320., 448.];
         let quantised = Tensor::from_slice(&quantised).to_kind(Kind::Float8e4m3fn).view([1, 9]);
-        let back = BLOCK_SIZE.dequantise(&quantised, &Tensor::from_slice(&[scale as f32]).view([1, 1])).unwrap();
+        let back = dequantise(BLOCK_SIZE, &quantised, &Tensor::from_slice(&[scale as f32]).view([1, 1])).unwrap();
         let expected = [-3.0f64, -2.142857074737549, -1.5, -0.75, 0.0, 0.75, 1.5, 2.142857074737549, 3.0];
         for (found, expected) in Vec::<f32>::try_from(back.view([-1])).unwrap().iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
@@ -65,7 +41,7 @@ mod tests {
         assert_eq!(block.scales(&[5, 7]), [3, 3]);
         let scales = Tensor::arange(9, (Kind::Float, tch::Device::Cpu)).view([3, 3]) + 1.0;
         let ones = Tensor::ones([5, 7], (Kind::Float, tch::Device::Cpu)).to_kind(Kind::Float8e4m3fn);
-        let back = block.dequantise(&ones, &scales).unwrap();
+        let back = dequantise(block, &ones, &scales).unwrap();
         for (row, column, expected) in [(0, 0, 1.0), (1, 2, 1.0), (1, 3, 2.0), (2, 0, 4.0), (4, 6, 9.0), (3, 5, 5.0)] {
             assert_eq!(back.double_value(&[row, column]), expected);
         }

@@ -9,11 +9,18 @@ pub(crate) mod shards;
 mod tensors;
 
 pub use convert::{Contents, convert, inspect};
-pub use directory::{Manifest, ManifestEntry, carry_adapter, carry_files, verify_manifest, write_directory_atomically};
-pub use tensors::{load_tensors, save_tensors};
+pub use directory::{
+    Manifest, ManifestEntry, bytes_below, carry_adapter, carry_files, has_manifest, verify_manifest, write_directory_atomically,
+};
+pub use tensors::{load_tensors, restore_tensors, save_tensors};
 
 use crate::error::ModelError;
 use std::path::Path;
+
+/// Whether there is something of this name. That it cannot be looked at is an error, and not the same as that it is not there.
+fn is_there(path: &Path) -> crate::error::Result<bool> {
+    path.try_exists().map_err(ModelError::io(path))
+}
 
 /// For callers who put more files into the directory.
 pub fn io_error(path: &Path, source: std::io::Error) -> ModelError {

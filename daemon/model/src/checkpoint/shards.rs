@@ -1,10 +1,12 @@
 //! Weights of a Hugging Face directory: one model.safetensors, or shards under model.safetensors.index.json.
 
-use super::convert::Contents;
-use super::fp8::{BLOCK_SIZE, BlockSize, scale_name};
+use super::convert::{Contents, finite};
+use super::fp8::dequantise;
+use super::is_there;
 use super::tensors::{MappedFile, kind_of};
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Source};
+use r1d_shape::fp8::{BLOCK_SIZE, BlockSize, scale_name};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -33,7 +35,7 @@ impl Shards {
     pub fn open(dir: &Path, block: BlockSize) -> Result<Shards> {
         let index = dir.join(INDEX_FILE);
         // A whole file beside an index wins, as in transformers.
-        let indexed = index.exists() && !dir.join(SINGLE_FILE).exists();
+        let indexed = is_there(&index)? && !is_there(&dir.join(SINGLE_FILE))?;
         let files = if indexed { open_indexed(dir, &index)? } else { vec![open_single(dir)?] };
         let mut places = HashMap::new();
         for (at, file) in files.iter().enumerate() {
@@ -70,7 +72,7 @@ impl Shards {
                 return use_it(disk);
             }
             let scale = scale_name(name);
-            let dequantised = self.place(&scale)?.1.with(&scale, |scales| self.block.dequantise(disk, scales))?;
+            let dequantised = self.place(&scale)?.1.with(&scale, |scales| dequantise(self.block, disk, scales))?;
             use_it(&dequantised)
         })
     }
@@ -155,7 +157,7 @@ impl Shards {
 
 fn open_single(dir: &Path) -> Result<MappedFile> {
     let path = dir.join(SINGLE_FILE);
-    if !path.exists() {
+    if !is_there(&path)? {
         let message =
             format!("no {SINGLE_FILE} and no {INDEX_FILE} here: not a Hugging Face model directory with safetensors weights");
         return Err(ModelError::BadFile { path: dir.to_owned(), message });
@@ -172,7 +174,7 @@ fn open_indexed(dir: &Path, index: &Path) -> Result<Vec<MappedFile>> {
     for name in names {
         // A shard stands beside its index; a path that leads elsewhere is not followed.
         let path = dir.join(name);
-        if Path::new(name).components().count() != 1 || !path.exists() {
+        if Path::new(name).components().count() != 1 || !is_there(&path)? {
             return Err(ModelError::MissingShard { dir: dir.to_owned(), shard: name.clone() });
         }
         files.push(MappedFile::open(&path)?);
@@ -186,6 +188,12 @@ fn open_indexed(dir: &Path, index: &Path) -> Result<Vec<MappedFile>> {
 
 impl Source for Shards {
     fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()> {
-        self.read(piece, |disk| piece.write(memory, disk))
+        self.read(piece, |disk| piece.write(memory, disk))?;
+        if piece.is_finite(memory)? {
+            return Ok(());
+        }
+        // Were the values finite on disk and not in memory, the dtype would be too narrow for them.
+        let dir = self.dir.clone();
+        self.read(piece, |disk| finite(&dir, &piece.name, &disk.f_to_kind(memory.kind())?))
     }
 }

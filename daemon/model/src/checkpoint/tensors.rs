@@ -3,10 +3,11 @@
 use crate::error::{ModelError, Result};
 use crate::weights::own;
 use memmap2::{Mmap, UncheckedAdvice};
-use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
-use std::borrow::Cow;
+use r1d_torch::work;
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -123,56 +124,56 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
         .find(|&dtype| kind_of(dtype) == Some(kind))
 }
 
-/// A tensor whose bytes are fetched only when their turn comes, so that a file never stands in memory twice.
-struct Streamed {
-    tensor: Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
+/// Bytes that are handed to the file system at a time, and those after which it is made to write them: a sync of a whole
+/// large file would say nothing until it is done.
+const WRITE_BYTES: usize = 8 << 20;
+const SYNC_BYTES: usize = 64 << 20;
+
+/// What the header says of a tensor that begins at `start`.
+fn header_of(name: &str, tensor: &Tensor, start: usize) -> Result<TensorInfo> {
+    let dtype = dtype_of(tensor.kind())
+        .ok_or_else(|| ModelError::Input(format!("tensor `{name}` of {:?} cannot be saved", tensor.kind())))?;
+    let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    let shape = tensor.size().iter().map(|&n| n as usize).collect();
+    Ok(TensorInfo { dtype, shape, data_offsets: (start, start + bytes) })
 }
 
-impl Streamed {
-    fn new(name: &str, tensor: &Tensor) -> Result<Streamed> {
-        let dtype = dtype_of(tensor.kind())
-            .ok_or_else(|| ModelError::Input(format!("tensor `{name}` of {:?} cannot be saved", tensor.kind())))?;
-        Ok(Streamed { tensor: tensor.f_detach()?, dtype, shape: tensor.size().iter().map(|&n| n as usize).collect() })
-    }
-
-    fn bytes(&self) -> Result<Vec<u8>> {
-        let host = self.tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-        let mut bytes = vec![0; self.data_len()];
-        host.f_copy_data_u8(&mut bytes, host.numel())?;
-        Ok(bytes)
-    }
-}
-
-impl View for Streamed {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        // The trait has no way to fail, and a checkpoint must not be written with holes.
-        self.bytes().unwrap_or_else(|error| panic!("cannot fetch a tensor from its device: {error}")).into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.tensor.kind().elt_size_in_bytes()
-    }
-}
-
-/// Writes one safetensors file. `format` is transformers' mark for weights in torch's layout.
+/// Writes one safetensors file, a tensor on the host at a time, so that none stands in memory twice. `format` is
+/// transformers' mark for weights in torch's layout.
 pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let views =
-        tensors.iter().map(|(name, tensor)| Ok((name.as_str(), Streamed::new(name, tensor)?))).collect::<Result<Vec<_>>>()?;
+    // The widest first, so that each is aligned; then by name.
+    let mut tensors: Vec<&(String, Tensor)> = tensors.iter().collect();
+    tensors.sort_by_cached_key(|(name, tensor)| (std::cmp::Reverse(dtype_of(tensor.kind())), name.clone()));
+    let (mut infos, mut end) = (Vec::with_capacity(tensors.len()), 0);
+    for (name, tensor) in &tensors {
+        let info = header_of(name, tensor, end)?;
+        end = info.data_offsets.1;
+        infos.push((name.clone(), info));
+    }
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::tensor::serialize_to_file(views, Some(format), path).map_err(|error| match error {
-        SafeTensorError::IoError(source) => ModelError::Io { path: path.to_owned(), source },
-        other => bad(path, &other),
-    })
+    let metadata = Metadata::new(Some(format), infos).map_err(|e| bad(path, &e))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| ModelError::Input(format!("{}: {e}", path.display())))?;
+    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+    let mut file = File::create(path).map_err(ModelError::io(path))?;
+    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(ModelError::io(path));
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    let mut unsynced = 0;
+    for (_, tensor) in tensors {
+        let host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        let mut bytes = vec![0; host.numel() * host.kind().elt_size_in_bytes()];
+        host.f_copy_data_u8(&mut bytes, host.numel())?;
+        for part in bytes.chunks(WRITE_BYTES) {
+            file.write_all(part).map_err(ModelError::io(path))?;
+            unsynced += part.len();
+            if unsynced >= SYNC_BYTES {
+                file.sync_data().map_err(ModelError::io(path))?;
+                unsynced = 0;
+            }
+            work::moved(part.len() as u64);
+        }
+    }
+    Ok(())
 }
 
 /// Writes named tensors of any dtype as one safetensors file.
@@ -186,6 +187,46 @@ pub fn load_tensors(file: &Path, device: Device) -> Result<Vec<(String, Tensor)>
     let copy = |tensor: &Tensor| own(tensor, tensor.kind(), device);
     mapped.names().into_iter().map(|name| mapped.with(&name, copy).map(|tensor| (name, tensor))).collect()
 }
+
+/// Reads named tensors into live memory, each into the tensor that stands beside its name, one after the other: no more
+/// than a part of the file is in memory. All of `live` must be in the file with the same shape and dtype, which is seen
+/// before anything is written; what else the file holds is left alone.
+pub fn restore_tensors(file: &Path, live: &[(String, Tensor)]) -> Result<()> {
+    let mapped = MappedFile::open(file)?;
+    for (name, tensor) in live {
+        let wanted = format!("{:?} {:?}", tensor.kind(), tensor.size());
+        let found = match mapped.info(name) {
+            None => "not there".to_owned(),
+            Some(info) if kind_of(info.dtype) != Some(tensor.kind()) || !same(&info.shape, &tensor.size()) => {
+                format!("{:?} {:?}", info.dtype, info.shape)
+            }
+            Some(_) => continue,
+        };
+        let message = format!("tensor `{name}` is {found}, and {wanted} is to be restored");
+        return Err(ModelError::BadFile { path: file.to_owned(), message });
+    }
+    for (name, tensor) in live {
+        mapped.with(name, |disk| {
+            let (to, from) = (tensor.f_detach()?.f_view([-1])?, disk.f_view([-1])?);
+            let width = tensor.kind().elt_size_in_bytes();
+            for start in (0..tensor.numel()).step_by(RESTORE_BYTES / width) {
+                let count = (tensor.numel() - start).min(RESTORE_BYTES / width);
+                let part = from.f_narrow(0, start as i64, count as i64)?;
+                to.f_narrow(0, start as i64, count as i64)?.f_copy_(&part)?;
+                work::moved((count * width) as u64);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn same(on_disk: &[usize], live: &[i64]) -> bool {
+    on_disk.len() == live.len() && on_disk.iter().zip(live).all(|(&a, &b)| a as i64 == b)
+}
+
+/// Bytes that [`restore_tensors`] copies at a time.
+const RESTORE_BYTES: usize = 64 << 20;
 
 /// Size in a file.
 pub(crate) fn byte_count(shape: &[i64], kind: Kind) -> u64 {

@@ -11,6 +11,7 @@ use actix::fut::ActorFutureExt;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
+use r1d_proto::parts::{PART_MAX_BYTES, Part};
 use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Request, ToWorker};
 use std::fs::File;
 use std::future::Future;
@@ -263,25 +264,29 @@ async fn read(mut stream: OwnedReadHalf, said: &mpsc::Sender<Said>, mut killed: 
 /// Ends when the process or its requests do: dropping the writing half would not close the socket, the process's end does.
 async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>, said: mpsc::Sender<Said>) {
     while let Some(request) = requests.recv().await {
-        match frame::write(&mut stream, Format::Postcard, &request).await {
-            Ok(()) => {}
-            // Nothing of it was written: the worker will never answer, so that is done here.
-            Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
-                let _ = said.send(Said::Message(refusal(&request, &error))).await;
-            }
-            Err(error) => {
-                tracing::debug!("request to a worker is lost: {error}");
-                return;
+        for message in request.messages(PART_MAX_BYTES) {
+            match frame::write(&mut stream, Format::Postcard, &message).await {
+                Ok(()) => {}
+                // The worker will never get the whole, and never answer, so that is done here; it lets go of the parts before.
+                Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
+                    let _ = said.send(Said::Message(refusal(&message, &error))).await;
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!("request to a worker is lost: {error}");
+                    return;
+                }
             }
         }
     }
 }
 
-/// The answer to a request that fits no frame; trying again cannot help.
-fn refusal(request: &ToWorker, error: &FrameError) -> FromWorker {
-    let sequences = match &request.request {
+/// The answer to a request of which one item fits no frame; trying again cannot help.
+fn refusal(message: &ToWorker, error: &FrameError) -> FromWorker {
+    let sequences = match &message.request {
         Request::Train(train) => &train.sequences[..],
         Request::TrainPpo(train) => &train.sequences,
+        Request::More(Part::Rollouts(sequences)) => sequences,
         _ => &[],
     };
     let kept = if sequences.iter().any(|sequence| !sequence.kept_ids.is_empty()) {
@@ -289,8 +294,8 @@ fn refusal(request: &ToWorker, error: &FrameError) -> FromWorker {
     } else {
         ""
     };
-    let message = format!("the request does not fit one message ({error}): {kept}take less into a step");
-    FromWorker { id: request.id, body: Body::Failed(Failure { kind: FailureKind::Invalid, message }) }
+    let what = format!("one text of the request fits no message ({error}): {kept}shorten texts or completions");
+    FromWorker { id: message.id, body: Body::Failed(Failure { kind: FailureKind::Invalid, message: what }) }
 }
 
 /// Waits for the process's end; kills it when that is asked for, or when it does not leave after its socket closed.

@@ -1,14 +1,14 @@
 //! The judge actor: has a language model write answers to questions of rewards, beside the policy.
 
-use super::policy::{Placement, check_contents, internal, kind, of_the_model};
+use super::policy::{Placement, check_contents, kind, reading_bytes};
 use crate::device::{DeviceThread, Opened};
-use crate::failure::{classify, invalid};
+use crate::failure::{invalid, of_model, of_sampling};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_model::CausalLm;
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::Rollout;
-use r1d_proto::worker::{Answer, Failure, FailureKind, Generate, Group, ModelSource, Question, Slots};
+use r1d_proto::worker::{Answer, Failure, Generate, Group, ModelSource, Question, Slots};
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -43,7 +43,6 @@ impl Handler<Write> for JudgeActor {
 
 /// In the order of the questions. Those that are the same are asked once.
 fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox: &Outbox) -> Result<Vec<Vec<u32>>, Failure> {
-    outbox.progress("judging", "answers")(0, request.questions.len() as u64);
     let mut places: BTreeMap<&Question, Vec<usize>> = BTreeMap::new();
     for (place, question) in request.questions.iter().enumerate() {
         places.entry(question).or_default().push(place);
@@ -56,7 +55,7 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
         by_length.entry(bucket).or_default().push((question, places));
     }
     let (invariant, held) = (opened.request.batch_invariant, opened.request.sampler);
-    let model = judge(opened, &request.model, placement)?;
+    let model = judge(opened, &request.model, placement, outbox)?;
     let mut answers = vec![Vec::new(); request.questions.len()];
     let (mut tokens_before, mut tokens_after) =
         (0, by_length.values().map(|asked| u64::from(longest_answer(asked)) * asked.len() as u64).sum::<u64>());
@@ -81,7 +80,7 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
         };
         let groups = asked.iter().enumerate().map(group).collect();
         let generate = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
-        let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(internal)?;
+        let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(of_sampling)?;
         let mut completed = |rollout: Rollout| {
             let Some((question, places)) = asked.get(rollout.key.prompt as usize) else { return };
             let own = rollout.completion_ids.get(..question.max_tokens as usize).unwrap_or(&rollout.completion_ids);
@@ -93,13 +92,15 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
         };
         tokens_after -= u64::from(max_tokens) * asked.len() as u64;
         let mut reached = 0;
-        let mut report = outbox.progress("judging", "tokens");
-        let mut progress = |done: u64, most: u64| {
-            reached = done;
-            report(tokens_before + done, tokens_before + most + tokens_after);
-        };
-        // A question is refused for its own faults alone, which the control plane looks for; another try cannot help.
-        sampler.generate(model, &generate, &mut completed, &mut progress).map_err(|e| classify(FailureKind::Internal, &e))?;
+        let total = tokens_before + u64::from(max_tokens) * asked.len() as u64 + tokens_after;
+        let written = outbox.during("judging", "tokens", total, |report| {
+            let mut progress = |done: u64, most: u64| {
+                reached = done;
+                report.at(tokens_before + done, tokens_before + most + tokens_after);
+            };
+            sampler.generate(model, &generate, &mut completed, &mut progress)
+        });
+        written.map_err(of_sampling)?;
         tokens_before += reached;
     }
     Ok(answers)
@@ -117,18 +118,27 @@ fn slots(held: Option<Slots>, capacity: u32, questions: u32) -> Slots {
 }
 
 /// A judge beside what is open, loaded when it is asked first.
-fn judge<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement) -> Result<&'a CausalLm, Failure> {
+fn judge<'a>(
+    opened: &'a mut Opened,
+    source: &ModelSource,
+    placement: &Placement,
+    outbox: &Outbox,
+) -> Result<&'a CausalLm, Failure> {
     let ModelSource::Directory(dir) = source else {
         return Err(invalid("a judge has weights: name its directory"));
     };
     match opened.judges.entry(source.clone()) {
         Entry::Occupied(loaded) => Ok(loaded.into_mut()),
         Entry::Vacant(place) => {
-            check_contents(source)?;
-            let model = CausalLm::load(dir, placement.device, kind(opened.request.dtype)).map_err(of_the_model)?;
-            if opened.request.batch_invariant {
-                model.check_invariance().map_err(of_the_model)?;
-            }
+            let (dtype, invariant) = (kind(opened.request.dtype), opened.request.batch_invariant);
+            let model = outbox.during("loading", "bytes", reading_bytes(source), |_| {
+                check_contents(source)?;
+                let model = CausalLm::load(dir, placement.device, dtype).map_err(of_model)?;
+                if invariant {
+                    model.check_invariance().map_err(of_model)?;
+                }
+                Ok(model)
+            })?;
             Ok(place.insert(model))
         }
     }

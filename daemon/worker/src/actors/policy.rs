@@ -6,12 +6,12 @@
 
 use crate::actors::scorer;
 use crate::device::{Bench, DeviceThread, Model, Opened};
-use crate::failure::{classify, invalid};
+use crate::failure::{invalid, of_learning, of_model, of_sampling, of_the_machine};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
 use r1d_model::{CausalLm, LoraSpec, ModelError, checkpoint};
-use r1d_proto::worker::{self, Dtype, Failure, FailureKind, ModelSource};
+use r1d_proto::worker::{self, Dtype, Failure, ModelSource};
 use r1d_proto::world::SharedClock;
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
@@ -76,15 +76,6 @@ impl Actor for Policy {
     type Context = Context<Self>;
 }
 
-pub(super) fn internal(error: impl std::error::Error + 'static) -> Failure {
-    classify(FailureKind::Internal, &error)
-}
-
-/// Errors of a model or a directory that a user named: another try cannot help, unless the disk was at fault.
-pub(super) fn of_the_model(error: impl std::error::Error + 'static) -> Failure {
-    classify(FailureKind::Invalid, &error)
-}
-
 /// Whether the model has its multi-token prediction module in memory.
 fn opens_prediction(request: &worker::Open) -> bool {
     request.mtp_loss_weight > 0.0 || request.speculative_decoding
@@ -92,10 +83,10 @@ fn opens_prediction(request: &worker::Open) -> bool {
 
 /// An FP8 product, to see whether the device has any.
 fn check_fp8(device: Device) -> Result<(), Failure> {
-    let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(internal)?;
+    let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(of_the_machine)?;
     let product = r1d_torch::fp8::linear(&ones, &ones)
         .map_err(|e| invalid(format!("fp8 = true, and the device cannot: {e}: set it to false")))?;
-    match f64::try_from(product.f_sum(Kind::Float).map_err(internal)?) {
+    match f64::try_from(product.f_sum(Kind::Float).map_err(of_the_machine)?) {
         Ok(4096.0) => Ok(()),
         _ => Err(invalid("fp8 = true, and the device's FP8 product of ones is wrong: set it to false")),
     }
@@ -105,8 +96,8 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     let kind = kind(request.dtype);
     // With more than one thread the split of an operation, and so its rounding, depends on the number of rows.
     let threads = if request.batch_invariant { 1 } else { placement.threads };
-    r1d_torch::runtime::set_threads(threads).map_err(internal)?;
-    r1d_torch::runtime::set_deterministic(true).map_err(internal)?;
+    r1d_torch::runtime::set_threads(threads).map_err(of_the_machine)?;
+    r1d_torch::runtime::set_deterministic(true).map_err(of_the_machine)?;
     if request.scores {
         return scorer::build(request, kind, placement);
     }
@@ -120,7 +111,7 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         }
         ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
     }
-    .map_err(of_the_model)?;
+    .map_err(of_model)?;
     if request.fp8 {
         check_fp8(placement.device)?;
         policy.set_fp8(true);
@@ -130,25 +121,25 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     }
     if let Some(lora) = &request.lora {
         let spec = LoraSpec { r: lora.r.into(), lora_alpha: lora.lora_alpha, target_modules: lora.target_modules.clone() };
-        policy.adapt(&spec, request.seed).map_err(of_the_model)?;
+        policy.adapt(&spec, request.seed).map_err(of_model)?;
     }
     let reference = match request.reference {
-        true => Some(policy.deep_copy().map_err(internal)?),
+        true => Some(policy.deep_copy().map_err(of_model)?),
         false => None,
     };
     let trainer = match &request.optimiser {
         Some(optimiser) => {
             let trainer = Trainer::new(&policy, optimiser, request.router, request.max_tokens_per_device, request.batch_invariant)
-                .map_err(internal)?;
+                .map_err(of_learning)?;
             Some(trainer.with_prediction(request.mtp_loss_weight).with_clock(placement.clock.clone()))
         }
         None => None,
     };
     let critic = scorer::critic(&request, &policy, kind, placement)?;
     let sampler = request.sampler.map(|slots| Sampler::new(&policy, slots, request.batch_invariant, placement.clock.clone()));
-    let sampler = sampler.transpose().map_err(internal)?.map(|sampler| sampler.with_speculation(request.speculative_decoding));
+    let sampler = sampler.transpose().map_err(of_sampling)?.map(|sampler| sampler.with_speculation(request.speculative_decoding));
     if request.batch_invariant {
-        policy.check_invariance().map_err(of_the_model)?;
+        policy.check_invariance().map_err(of_model)?;
     }
     let sizes = sizes(&policy);
     Ok((
@@ -169,8 +160,8 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
 /// What another stage has written is read as it was written; a directory from elsewhere has no manifest.
 pub(super) fn check_contents(model: &ModelSource) -> Result<(), Failure> {
     match model {
-        ModelSource::Directory(dir) if dir.join("manifest.json").is_file() => {
-            checkpoint::verify_manifest(dir).map(drop).map_err(of_the_model)
+        ModelSource::Directory(dir) if checkpoint::has_manifest(dir).map_err(of_model)? => {
+            checkpoint::verify_manifest(dir).map(drop).map_err(of_model)
         }
         _ => Ok(()),
     }
@@ -257,42 +248,55 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
         }
         scorer::save_critic(opened, into)
     })
-    .map_err(internal)?;
+    .map_err(of_model)?;
     Ok(manifest.sha256)
 }
 
-fn restore(bench: &mut Bench, dir: &Path, placement: &Placement) -> Result<(), Failure> {
+/// Writes a checkpoint's tensors into those that are open, one after the other, so that restoring needs no more memory than
+/// training does.
+fn restore(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
     let opened = bench.opened()?;
-    checkpoint::verify_manifest(dir).map_err(of_the_model)?;
-    let predicts = opens_prediction(&opened.request);
-    let kind = opened.model.weights().kind();
-    let load = |dir: &Path| {
-        let load = if predicts { CausalLm::load_with_prediction } else { CausalLm::load };
-        load(dir, placement.device, kind).map_err(of_the_model)
-    };
-    match &mut opened.model {
-        Model::Reward(scorer) => scorer::restore(scorer, dir)?,
-        Model::Policy(policy) => match policy.adapter() {
-            // What they adapt is as the stage found it, and is there already.
-            Some(_) => policy.restore_adapter(&dir.join(ADAPTER_DIRECTORY)).map_err(of_the_model)?,
-            None => policy.copy_from(&load(dir)?).map_err(internal)?,
-        },
+    checkpoint::verify_manifest(dir).map_err(of_model)?;
+    let weights = opened.model.weights();
+    match weights.adapter() {
+        // What they adapt is as the stage found it, and is there already.
+        Some(_) => weights.restore_adapter(&dir.join(ADAPTER_DIRECTORY)),
+        None => weights.restore(dir),
     }
+    .map_err(of_model)?;
     if let Some(critic) = opened.critic.as_mut() {
         scorer::restore_critic(critic, dir)?;
     }
-    if let Some(reference) = opened.reference.as_mut() {
+    if let Some(reference) = &opened.reference {
         let dir = dir.join(REFERENCE_DIRECTORY);
         match reference.adapter() {
-            Some(_) => reference.restore_adapter(&dir).map_err(of_the_model)?,
-            None => reference.copy_from(&load(&dir)?).map_err(internal)?,
+            Some(_) => reference.restore_adapter(&dir),
+            None => reference.restore(&dir),
         }
+        .map_err(of_model)?;
     }
-    if let Some(trainer) = opened.trainer.as_mut() {
-        let state = checkpoint::load_tensors(&dir.join(TRAINER_FILE), placement.device).map_err(of_the_model)?;
-        trainer.restore(&state).map_err(internal)?;
+    match opened.trainer.as_mut() {
+        Some(trainer) => trainer.restore(&dir.join(TRAINER_FILE)).map_err(of_learning),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Bytes of all that a checkpoint holds.
+fn checkpoint_bytes(opened: &Opened) -> u64 {
+    let critic = opened.critic.as_ref();
+    let models = [Some(opened.model.weights()), opened.reference.as_ref(), critic.map(|critic| critic.model.model())];
+    let trainers = [opened.trainer.as_ref(), critic.map(|critic| &critic.trainer)];
+    let tensors = models.into_iter().flatten().flat_map(CausalLm::parameters);
+    let tensors = tensors.chain(trainers.into_iter().flatten().flat_map(Trainer::state));
+    tensors.map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+}
+
+/// Bytes that are read to open a model, where it has a directory; its files are hashed first where they have a manifest.
+pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
+    let ModelSource::Directory(dir) = model else { return 0 };
+    // Whatever is wrong with the directory is told by who opens it.
+    let passes = if checkpoint::has_manifest(dir).unwrap_or(false) { 2 } else { 1 };
+    passes * checkpoint::bytes_below(dir).unwrap_or(0)
 }
 
 fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
@@ -302,7 +306,7 @@ fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
         save_model(opened, into)?;
         carry_adapter(&opened.request, into)
     })
-    .map_err(internal)?;
+    .map_err(of_model)?;
     Ok(())
 }
 
@@ -319,9 +323,9 @@ impl Handler<Open> for Policy {
             }
             device
                 .run(move |bench| {
-                    outbox.progress("loading", "models")(0, 1);
                     bench.open = None; // free the old model before the new one takes memory
-                    let (opened, summary) = build(*request, &placement)?;
+                    let bytes = reading_bytes(&request.model);
+                    let (opened, summary) = outbox.during("loading", "bytes", bytes, |_| build(*request, &placement))?;
                     bench.open = Some(opened);
                     Ok(summary)
                 })
@@ -338,8 +342,9 @@ impl Handler<Save> for Policy {
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    outbox.progress("checkpointing", "checkpoints")(0, 1);
-                    save(bench, &dir)
+                    // They are written, and read again to be hashed.
+                    let bytes = 2 * checkpoint_bytes(bench.opened()?);
+                    outbox.during("checkpointing", "bytes", bytes, |_| save(bench, &dir))
                 })
                 .await
         })
@@ -350,12 +355,12 @@ impl Handler<Restore> for Policy {
     type Result = ResponseFuture<Result<(), Failure>>;
 
     fn handle(&mut self, Restore { dir, outbox }: Restore, _: &mut Self::Context) -> Self::Result {
-        let (device, placement) = (self.device.clone(), self.placement.clone());
+        let device = self.device.clone();
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    outbox.progress("restoring", "checkpoints")(0, 1);
-                    restore(bench, &dir, &placement)
+                    let bytes = reading_bytes(&ModelSource::Directory(dir.clone()));
+                    outbox.during("restoring", "bytes", bytes, |_| restore(bench, &dir))
                 })
                 .await
         })
@@ -367,14 +372,7 @@ impl Handler<Export> for Policy {
 
     fn handle(&mut self, Export { dir, outbox }: Export, _: &mut Self::Context) -> Self::Result {
         let device = self.device.clone();
-        Box::pin(async move {
-            device
-                .run(move |bench| {
-                    outbox.progress("exporting", "models")(0, 1);
-                    export(bench, &dir)
-                })
-                .await
-        })
+        Box::pin(async move { device.run(move |bench| outbox.during("exporting", "bytes", 0, |_| export(bench, &dir))).await })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The reference actor: the frozen policy that the KL term is measured against.
 
 use crate::device::DeviceThread;
-use crate::failure::{classify, invalid};
+use crate::failure::{invalid, of_model};
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use r1d_proto::worker::{Failure, FailureKind};
+use r1d_proto::worker::Failure;
 
 /// Make the reference equal to the policy.
 #[derive(Message)]
@@ -29,7 +29,7 @@ impl Handler<Sync> for Reference {
                     let opened = bench.opened()?;
                     let reference =
                         opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
-                    reference.copy_from(opened.model.policy()?).map_err(|e| classify(FailureKind::Internal, &e))
+                    reference.copy_from(opened.model.policy()?).map_err(of_model)
                 })
                 .await
         })

@@ -1,10 +1,10 @@
 //! The sampler actor: draws completions from the policy.
 
 use crate::device::DeviceThread;
-use crate::failure::{classify, invalid};
+use crate::failure::{invalid, of_sampling};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use r1d_proto::worker::{Failure, FailureKind, Generate, Metrics};
+use r1d_proto::worker::{Failure, Generate, Metrics};
 
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
@@ -30,14 +30,14 @@ impl Handler<Draw> for SamplerActor {
             device
                 .run(move |bench| {
                     let opened = bench.opened()?;
-                    let mut progress = outbox.progress("sampling", "tokens");
                     let mut completed = |rollout| outbox.completed(rollout);
                     let sampler =
                         opened.sampler.as_mut().ok_or_else(|| invalid("the stage was opened without slots: it cannot sample"))?;
-                    sampler.generate(opened.model.policy()?, &request, &mut completed, &mut progress).map_err(|e| {
-                        let kind = if e.is_invalid_request() { FailureKind::Invalid } else { FailureKind::Internal };
-                        classify(kind, &e)
-                    })
+                    let policy = opened.model.policy()?;
+                    let drawn = outbox.during("sampling", "tokens", 0, |report| {
+                        sampler.generate(policy, &request, &mut completed, &mut |done, total| report.at(done, total))
+                    });
+                    drawn.map_err(of_sampling)
                 })
                 .await
         })

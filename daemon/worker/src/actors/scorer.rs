@@ -1,14 +1,14 @@
 //! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head are opened, saved and restored.
 
-use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, internal, kind, of_the_model, sizes};
+use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, kind, reading_bytes, sizes};
 use crate::device::{Critic, DeviceThread, Model, Opened};
-use crate::failure::{classify, invalid};
+use crate::failure::{invalid, of_learning, of_model};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
 use r1d_model::{CausalLm, ModelError, Scorer, checkpoint};
 use r1d_proto::recipe::Optimiser;
-use r1d_proto::worker::{self, Failure, FailureKind, ModelSource, Open, ValueModel};
+use r1d_proto::worker::{self, Failure, ModelSource, Open, ValueModel};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
@@ -42,12 +42,12 @@ impl Handler<Score> for ScorerActor {
             device
                 .run(move |bench| {
                     let opened = bench.opened()?;
-                    outbox.progress("scoring", "texts")(0, sequences.len() as u64);
                     let scorer = match &model {
                         None => opened.model.scorer()?,
-                        Some(source) => asked(opened, source, &placement)?,
+                        Some(source) => asked(opened, source, &placement, &outbox)?,
                     };
-                    scorer.score(&sequences).map_err(|e| classify(FailureKind::Internal, &e))
+                    let tokens = sequences.iter().map(|ids| ids.len() as u64).sum();
+                    outbox.during("scoring", "tokens", tokens, |_| scorer.score(&sequences)).map_err(of_model)
                 })
                 .await
         })
@@ -55,16 +55,19 @@ impl Handler<Score> for ScorerActor {
 }
 
 /// A reward model beside what is open, loaded when it is asked first.
-fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement) -> Result<&'a Scorer, Failure> {
+fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement, outbox: &Outbox) -> Result<&'a Scorer, Failure> {
     let ModelSource::Directory(dir) = source else {
         return Err(invalid("a reward model that is asked has weights: name its directory"));
     };
     match opened.reward_models.entry(source.clone()) {
         Entry::Occupied(loaded) => Ok(loaded.into_mut()),
         Entry::Vacant(place) => {
-            check_contents(source)?;
-            let scorer = Scorer::open(dir, placement.device, kind(opened.request.dtype)).map_err(of_the_model)?;
-            Ok(place.insert(finish(scorer, &opened.request)?))
+            let request = &opened.request;
+            let scorer = outbox.during("loading", "bytes", reading_bytes(source), |_| {
+                check_contents(source)?;
+                finish(Scorer::open(dir, placement.device, kind(request.dtype)).map_err(of_model)?, request)
+            })?;
+            Ok(place.insert(scorer))
         }
     }
 }
@@ -95,7 +98,7 @@ pub fn critic(request: &Open, policy: &CausalLm, kind: Kind, placement: &Placeme
     let Some(ValueModel { model, optimiser }) = &request.value_model else { return Ok(None) };
     let model = match model {
         Some(source) => open(source, request, kind, placement)?,
-        None => finish(Scorer::over(policy, request.seed).map_err(internal)?, request)?,
+        None => finish(Scorer::over(policy, request.seed).map_err(of_model)?, request)?,
     };
     if model.model().config.vocab_size < policy.config.vocab_size {
         let sizes = (model.model().config.vocab_size, policy.config.vocab_size);
@@ -111,34 +114,27 @@ fn open(source: &ModelSource, request: &Open, kind: Kind, placement: &Placement)
         ModelSource::Directory(dir) => Scorer::start(dir, request.seed, placement.device, kind),
         ModelSource::Init { config, .. } => Scorer::init(config, request.seed, placement.device, kind),
     };
-    finish(scorer.map_err(of_the_model)?, request)
+    finish(scorer.map_err(of_model)?, request)
 }
 
 fn finish(mut scorer: Scorer, request: &Open) -> Result<Scorer, Failure> {
     scorer.invariant = request.batch_invariant;
     if request.batch_invariant {
-        scorer.model().check_invariance().map_err(of_the_model)?;
+        scorer.model().check_invariance().map_err(of_model)?;
     }
     Ok(scorer)
 }
 
 fn trainer(scorer: &Scorer, optimiser: &Optimiser, request: &Open, placement: &Placement) -> Result<Trainer, Failure> {
     let trainer = Trainer::new(scorer.model(), optimiser, request.router, request.max_tokens_per_device, request.batch_invariant);
-    Ok(trainer.map_err(internal)?.with_clock(placement.clock.clone()))
+    Ok(trainer.map_err(of_learning)?.with_clock(placement.clock.clone()))
 }
 
-/// The weights that a checkpoint has of a scorer.
-pub fn restore(scorer: &Scorer, dir: &Path) -> Result<(), Failure> {
-    let model = scorer.model();
-    let saved = Scorer::open(dir, model.device(), model.kind()).map_err(of_the_model)?;
-    scorer.copy_from(&saved).map_err(internal)
-}
-
+/// The value model's part of a checkpoint.
 pub fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
     let dir = dir.join(VALUE_DIRECTORY);
-    restore(&critic.model, &dir)?;
-    let state = checkpoint::load_tensors(&dir.join(TRAINER_FILE), critic.model.model().device()).map_err(of_the_model)?;
-    critic.trainer.restore(&state).map_err(internal)
+    critic.model.model().restore(&dir).map_err(of_model)?;
+    critic.trainer.restore(&dir.join(TRAINER_FILE)).map_err(of_learning)
 }
 
 pub fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {

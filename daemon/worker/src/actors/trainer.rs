@@ -1,11 +1,11 @@
 //! The trainer actor: turns sequences into updates of the policy, or of a reward model.
 
 use crate::device::{DeviceThread, Opened};
-use crate::failure::{classify, invalid};
+use crate::failure::{invalid, of_learning};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
-use r1d_proto::worker::{Failure, FailureKind, Metrics, RewardBatch, Supervise, Train, TrainDpo, TrainPpo, TrainReward};
+use r1d_proto::worker::{Failure, Metrics, RewardBatch, Supervise, Train, TrainDpo, TrainPpo, TrainReward};
 
 /// A policy-gradient batch.
 #[derive(Message)]
@@ -68,10 +68,11 @@ impl Handler<Reinforce> for TrainerActor {
             device
                 .run(move |bench| {
                     let Opened { model, reference, trainer: optional, .. } = bench.opened()?;
-                    let mut progress = outbox.progress("training", "tokens");
-                    trainer(optional)?
-                        .train(model.policy()?, reference.as_ref(), &batch, &mut progress)
-                        .map_err(|e| classify(FailureKind::Internal, &e))
+                    let (trainer, policy) = (trainer(optional)?, model.policy()?);
+                    let trained = outbox.during("training", "tokens", 0, |report| {
+                        trainer.train(policy, reference.as_ref(), &batch, &mut |done, total| report.at(done, total))
+                    });
+                    trained.map_err(of_learning)
                 })
                 .await
         })
@@ -87,8 +88,9 @@ impl Handler<Imitate> for TrainerActor {
             device
                 .run(move |bench| {
                     let Opened { model, trainer: optional, .. } = bench.opened()?;
-                    outbox.progress("training", "sequences")(0, batch.sequences.len() as u64);
-                    trainer(optional)?.supervise(model.policy()?, &batch).map_err(|e| classify(FailureKind::Internal, &e))
+                    let (trainer, policy) = (trainer(optional)?, model.policy()?);
+                    let tokens = batch.sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
+                    outbox.during("training", "tokens", tokens, |_| trainer.supervise(policy, &batch)).map_err(of_learning)
                 })
                 .await
         })
@@ -107,10 +109,12 @@ impl Handler<ReinforceWithValues> for TrainerActor {
                     let critic =
                         critic.as_mut().ok_or_else(|| invalid("the stage was opened without a value model, which PPO needs"))?;
                     let mut critic = r1d_learn::Critic { model: &critic.model, trainer: &mut critic.trainer };
-                    let mut progress = outbox.progress("training", "tokens");
-                    trainer(optional)?
-                        .train_ppo(model.policy()?, &mut critic, reference.as_ref(), &batch, &mut progress)
-                        .map_err(|e| classify(FailureKind::Internal, &e))
+                    let (trainer, policy) = (trainer(optional)?, model.policy()?);
+                    let trained = outbox.during("training", "tokens", 0, |report| {
+                        let mut progress = |done, total| report.at(done, total);
+                        trainer.train_ppo(policy, &mut critic, reference.as_ref(), &batch, &mut progress)
+                    });
+                    trained.map_err(of_learning)
                 })
                 .await
         })
@@ -128,10 +132,9 @@ impl Handler<Prefer> for TrainerActor {
                     let Opened { model, reference, trainer: optional, .. } = bench.opened()?;
                     let reference =
                         reference.as_ref().ok_or_else(|| invalid("the stage was opened without a reference, which DPO needs"))?;
-                    outbox.progress("training", "pairs")(0, batch.pairs.len() as u64);
-                    trainer(optional)?
-                        .train_dpo(model.policy()?, reference, &batch)
-                        .map_err(|e| classify(FailureKind::Internal, &e))
+                    let (trainer, policy, pairs) = (trainer(optional)?, model.policy()?, batch.pairs.len() as u64);
+                    let trained = outbox.during("training", "pairs", pairs, |_| trainer.train_dpo(policy, reference, &batch));
+                    trained.map_err(of_learning)
                 })
                 .await
         })
@@ -151,8 +154,9 @@ impl Handler<Judge> for TrainerActor {
                         RewardBatch::Pairs { pairs, .. } => (pairs.len(), "pairs"),
                         RewardBatch::Labelled(items) => (items.len(), "texts"),
                     };
-                    outbox.progress("training", unit)(0, items as u64);
-                    trainer(optional)?.train_reward(model.scorer()?, &batch).map_err(|e| classify(FailureKind::Internal, &e))
+                    let (trainer, scorer) = (trainer(optional)?, model.scorer()?);
+                    let trained = outbox.during("training", unit, items as u64, |_| trainer.train_reward(scorer, &batch));
+                    trained.map_err(of_learning)
                 })
                 .await
         })

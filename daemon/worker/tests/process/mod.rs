@@ -29,9 +29,19 @@ impl Drop for Worker {
 
 impl Worker {
     pub fn start() -> Worker {
+        Worker::start_with(&[])
+    }
+
+    /// Says whatever moves.
+    pub fn start_talkative() -> Worker {
+        Worker::start_with(&["--progress-interval-ms", "0"])
+    }
+
+    fn start_with(arguments: &[&str]) -> Worker {
         let (socket, theirs) = UnixStream::pair().unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_r1d-worker"))
             .args(["serve", "--device", "cpu"])
+            .args(arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
@@ -42,9 +52,15 @@ impl Worker {
     }
 
     pub fn try_ask(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.try_ask_in_parts(request, usize::MAX)
+    }
+
+    pub fn try_ask_in_parts(&mut self, request: Request, part_bytes: usize) -> Result<Reply, Failure> {
         self.id += 1;
         self.events.clear();
-        write_blocking(&mut self.socket, Format::Postcard, &ToWorker { id: self.id, request }).unwrap();
+        for message in (ToWorker { id: self.id, request }).messages(part_bytes) {
+            write_blocking(&mut self.socket, Format::Postcard, &message).unwrap();
+        }
         loop {
             let message: FromWorker = read_blocking(&mut self.socket, Format::Postcard).unwrap();
             assert_eq!(message.id, self.id);
@@ -58,6 +74,17 @@ impl Worker {
 
     pub fn ask(&mut self, request: Request) -> Reply {
         self.try_ask(request).unwrap_or_else(|failure| panic!("{failure:?}"))
+    }
+
+    /// What it was said to be doing, and how far it was, of how much.
+    pub fn progress(&self) -> Vec<(&str, u64, u64)> {
+        let mut told = Vec::new();
+        for event in &self.events {
+            if let Event::Progress { doing, done, total, .. } = event {
+                told.push((doing.as_str(), *done, *total));
+            }
+        }
+        told
     }
 
     pub fn rollouts(&self) -> Vec<Rollout> {

@@ -1,12 +1,11 @@
 //! config.json: the fields that every architecture shares, checked, and the typed access that the architectures read theirs with.
 
-use crate::architecture::{self, Blueprint};
-use crate::causal_lm::{EMBEDDING, HEAD, summary_of, weights_of};
-use crate::checkpoint::fp8::{BLOCK_SIZE, BlockSize, scale_name};
-use crate::checkpoint::shards::Shards;
-use crate::error::{ModelError, Result};
+use crate::architecture::{self, Blueprint, FeedForwardSizes};
+use crate::error::{Result, ShapeError};
+use crate::fp8::{BLOCK_SIZE, BlockSize, scale_name};
 use crate::rope::RopeSpec;
-use crate::weights::Weight;
+use crate::tensors::{HEAD, TensorShape, tensors};
+use r1d_proto::user_file;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -35,14 +34,14 @@ pub struct Config {
     pub experts: i64,
     /// Routed experts that each token goes to (K); 0 in dense models.
     pub experts_per_token: i64,
-    pub(crate) rope: RopeSpec,
-    pub(crate) blueprint: Blueprint,
+    pub rope: RopeSpec,
+    pub blueprint: Blueprint,
     /// Layers from here on, in a checkpoint, are multi-token prediction modules.
-    pub(crate) prediction_modules: bool,
+    pub prediction_modules: bool,
     /// The first of them is part of the model.
-    pub(crate) runs_prediction_module: bool,
+    pub runs_prediction_module: bool,
     /// Of weights that are stored in FP8.
-    pub(crate) fp8_block: BlockSize,
+    pub fp8_block: BlockSize,
     /// The file's own fields: those that this release does not read are written back as they came.
     fields: Map<String, Value>,
 }
@@ -63,16 +62,16 @@ impl Config {
     /// Reads `dir/config.json`.
     pub fn read(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
-        Config::parse(&text).map_err(|problem| ModelError::InDirectory { dir: dir.to_owned(), problem: Box::new(problem) })
+        let text = user_file::read_text(&path, CONFIG_MAX_BYTES).map_err(|source| ShapeError::Io { path: path.clone(), source })?;
+        Config::parse(&text).map_err(|problem| ShapeError::InDirectory { dir: dir.to_owned(), problem: Box::new(problem) })
     }
 
     /// Checks the text of a config.json. Errors name the field.
     pub fn parse(json: &str) -> Result<Config> {
         let fields = match serde_json::from_str(json) {
             Ok(Value::Object(fields)) => fields,
-            Ok(_) => return Err(ModelError::Config("the file is not a JSON object".into())),
-            Err(error) => return Err(ModelError::Config(format!("not JSON: {error}"))),
+            Ok(_) => return Err(ShapeError::Config("the file is not a JSON object".into())),
+            Err(error) => return Err(ShapeError::Config(format!("not JSON: {error}"))),
         };
         let read = Fields(&fields);
         let (registered, scores) = architecture::find(&read)?;
@@ -93,6 +92,14 @@ impl Config {
             }
         }
         let blueprint = (registered.parse)(&read)?;
+        let in_a_layer = |sizes: &FeedForwardSizes| match sizes {
+            FeedForwardSizes::Experts(sizes) => BLOCK_TENSORS + 3 * sizes.rule.experts,
+            FeedForwardSizes::Dense { .. } => BLOCK_TENSORS,
+        };
+        let tensors: i64 = blueprint.feed_forwards.iter().map(in_a_layer).sum();
+        if tensors > TENSORS_MAX {
+            return Err(contradiction(format!("the layers have {tensors} tensors, expected at most {TENSORS_MAX}")));
+        }
         let moe_layers = blueprint.expert_layers().count() as i64;
         let (experts, experts_per_token) =
             blueprint.expert_layers().next().map_or((0, 0), |sizes| (sizes.rule.experts, sizes.rule.experts_per_token));
@@ -119,28 +126,26 @@ impl Config {
         })
     }
 
-    /// As transformers does: a head of its own beats what config.json says.
-    pub(crate) fn untie_unless_equal(&mut self, shards: &Shards) -> Result<()> {
-        if self.tie_word_embeddings && shards.differ(HEAD, EMBEDDING)? {
-            self.tie_word_embeddings = false;
-            self.fields.insert("tie_word_embeddings".into(), false.into());
-        }
-        Ok(())
+    /// The same model with an output head of its own. As in transformers, a head that is there beats what config.json says.
+    pub fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+        self.fields.insert("tie_word_embeddings".into(), false.into());
     }
 
     /// A tensor on disk that the model has no use for.
-    pub(crate) fn ignores(&self, tensor: &str) -> bool {
+    pub fn ignores(&self, tensor: &str) -> bool {
         let no_head = self.tie_word_embeddings || self.scores;
         let unused_head = no_head && (tensor == HEAD || tensor == scale_name(HEAD));
         unused_head || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
     }
 
-    pub(crate) fn weights(&self) -> Result<Vec<Weight>> {
-        weights_of(self)
+    /// Every tensor of the model, as it lies on disk.
+    pub fn tensors(&self) -> Vec<TensorShape> {
+        tensors(self)
     }
 
     /// The same model with a scalar head in the output head's place.
-    pub(crate) fn with_score(mut self) -> Config {
+    pub fn with_score(mut self) -> Config {
         if !self.scores {
             self.scores = true;
             self.architecture = architecture::scoring(&self.architecture);
@@ -157,7 +162,7 @@ impl Config {
     }
 
     /// An error for models that give scores where one that gives logits is wanted.
-    pub(crate) fn refuse_scores(&self) -> Result<()> {
+    pub fn refuse_scores(&self) -> Result<()> {
         match self.scores {
             true => {
                 Err(contradiction(format!("`architectures` is \"{}\", a reward model, which generates nothing", self.architecture)))
@@ -167,7 +172,7 @@ impl Config {
     }
 
     /// The same model with the multi-token prediction module that config.json announces.
-    pub(crate) fn with_prediction(mut self) -> Result<Config> {
+    pub fn with_prediction(mut self) -> Result<Config> {
         self.refuse_scores()?;
         let announced = Fields(&self.fields).count_or("num_nextn_predict_layers", 0)?;
         if !self.prediction_modules || announced < 1 {
@@ -188,7 +193,7 @@ impl Config {
         (self.prediction_modules && behind).then_some(name)
     }
 
-    pub(crate) fn of_prediction(&self, tensor: &str) -> bool {
+    pub fn of_prediction(&self, tensor: &str) -> bool {
         self.within_prediction(tensor).is_some()
     }
 
@@ -201,8 +206,23 @@ impl Config {
     }
 
     /// Parameter counts, from the shapes alone: no tensor is allocated.
-    pub fn summary(&self) -> Result<Summary> {
-        Ok(summary_of(self, &self.weights()?))
+    pub fn summary(&self) -> Summary {
+        let tensors = self.tensors();
+        let trained = || tensors.iter().filter(|tensor| tensor.trained);
+        let routed: u64 = trained().filter(|tensor| tensor.routed).map(TensorShape::count).sum();
+        let parameters = trained().map(TensorShape::count).sum();
+        let idle = match self.experts {
+            0 => 0,
+            experts => routed / experts as u64 * (experts - self.experts_per_token) as u64,
+        };
+        Summary {
+            architecture: self.architecture.clone(),
+            parameters,
+            active_parameters: parameters - idle,
+            vocab_size: self.vocab_size as u32,
+            moe_layers: self.moe_layers as u32,
+            experts_per_token: self.experts_per_token as u32,
+        }
     }
 
     /// Numbers that the cache keeps of a token, in all layers together.
@@ -212,13 +232,13 @@ impl Config {
     }
 
     /// Layers that a cache has: the multi-token prediction module's, where that is run, behind the others.
-    pub(crate) fn cached_layers(&self) -> i64 {
+    pub fn cached_layers(&self) -> i64 {
         self.num_hidden_layers + i64::from(self.runs_prediction_module)
     }
 
     /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the rope fields in the spellings of
     /// transformers 4 and 5.
-    pub(crate) fn to_json(&self, dtype: &str) -> String {
+    pub fn to_json(&self, dtype: &str) -> String {
         let mut fields = self.fields.clone();
         fields.insert("architectures".into(), Value::from(vec![self.architecture.as_str()]));
         for key in ["dtype", "torch_dtype"] {
@@ -236,13 +256,20 @@ impl Config {
     }
 }
 
+/// Largest config.json that is read.
+const CONFIG_MAX_BYTES: u64 = 16 << 20;
 /// Above every size of a model; products of a few of them stay within 64 bits.
 const SIZE_MAX: i64 = 1 << 31;
 /// Layers, and experts of one: lists of that length are made before any weight is looked for.
 const COUNT_MAX: i64 = 1 << 16;
 
+/// Tensors of all layers, whose names are listed to look for them; DeepSeek-V3 has 45,000.
+const TENSORS_MAX: i64 = 1 << 18;
+/// Those of a layer, its routed experts aside, at most.
+const BLOCK_TENSORS: i64 = 20;
+
 /// Typed access to a JSON object. A field that is absent and one that is `null` are the same.
-pub(crate) struct Fields<'a>(pub &'a Map<String, Value>);
+pub struct Fields<'a>(pub &'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
     pub fn get(&self, key: &str) -> Option<&'a Value> {
@@ -265,8 +292,8 @@ impl<'a> Fields<'a> {
         self.typed("pad_token_id", &wanted, |v| v.as_i64().and_then(inside))
     }
 
-    fn wrong(key: &str, value: &Value, wanted: &str) -> ModelError {
-        ModelError::Config(format!("`{key}` is {value}, expected {wanted}"))
+    fn wrong(key: &str, value: &Value, wanted: &str) -> ShapeError {
+        ShapeError::Config(format!("`{key}` is {value}, expected {wanted}"))
     }
 
     fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
@@ -274,7 +301,7 @@ impl<'a> Fields<'a> {
     }
 
     fn required<T>(key: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| ModelError::Config(format!("`{key}` is missing")))
+        value.ok_or_else(|| ShapeError::Config(format!("`{key}` is missing")))
     }
 
     /// A whole number of at least 1.
@@ -360,10 +387,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub(crate) fn unsupported(field: &str, found: impl std::fmt::Display, supported: impl Into<String>) -> ModelError {
-    ModelError::Unsupported { field: field.into(), found: found.to_string(), supported: supported.into() }
+pub fn unsupported(field: &str, found: impl std::fmt::Display, supported: impl Into<String>) -> ShapeError {
+    ShapeError::Unsupported { field: field.into(), found: found.to_string(), supported: supported.into() }
 }
 
-pub(crate) fn contradiction(message: impl Into<String>) -> ModelError {
-    ModelError::Config(message.into())
+pub fn contradiction(message: impl Into<String>) -> ShapeError {
+    ShapeError::Config(message.into())
 }

@@ -12,27 +12,27 @@ use crate::{deepseek_v2, deepseek_v3, llama, mistral, qwen2, qwen3, qwen3_moe};
 ///
 /// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
 #[derive(Clone, Debug)]
-pub(crate) struct Blueprint {
+pub struct Blueprint {
     pub attention: AttentionSizes,
     /// Of each layer.
     pub feed_forwards: Vec<FeedForwardSizes>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum AttentionSizes {
+pub enum AttentionSizes {
     Grouped(GqaSizes),
     Latent(MlaSizes),
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum FeedForwardSizes {
+pub enum FeedForwardSizes {
     Dense { intermediate: i64 },
     Experts(ExpertSizes),
 }
 
 /// Mixture-of-experts sizes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ExpertSizes {
+pub struct ExpertSizes {
     /// Of one routed expert.
     pub intermediate: i64,
     /// Of all shared experts together; 0: there are none.
@@ -84,7 +84,7 @@ impl Blueprint {
     }
 }
 
-pub(crate) struct Registered {
+pub struct Registered {
     /// As in `architectures`.
     pub name: &'static str,
     pub model_type: &'static str,
@@ -122,12 +122,12 @@ const GENERATES: &str = "ForCausalLM";
 const SCORES: &str = "ForSequenceClassification";
 
 /// The class with a scalar head, of one with an output head.
-pub(crate) fn scoring(name: &str) -> String {
+pub fn scoring(name: &str) -> String {
     name.replace(GENERATES, SCORES)
 }
 
 /// By `architectures[0]`, or by `model_type` where that is absent; and whether it is the class with a scalar head.
-pub(crate) fn find(fields: &Fields) -> Result<(&'static Registered, bool)> {
+pub fn find(fields: &Fields) -> Result<(&'static Registered, bool)> {
     let named = fields.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let model_type = fields.text("model_type")?;
     let scores = named.is_some_and(|name| name.ends_with(SCORES));

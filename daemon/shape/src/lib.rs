@@ -1,0 +1,33 @@
+//! Whether and how a model can be run, from its config.json alone: the one place that decides it, without a tensor.
+//!
+//! config.json → [`Config`], checked as a whole → its [`Blueprint`] → names and shapes of all tensors ([`Config::tensors`]) and counts
+//! ([`Config::summary`]); and whether a directory's files have these tensors ([`check_weights`]). An architecture is one file that reads its fields ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`]. The control
+//! plane refuses with this what the worker would refuse with it, in the same words.
+
+pub mod architecture;
+mod config;
+mod deepseek_v2;
+mod deepseek_v3;
+mod error;
+pub mod fp8;
+mod gqa;
+mod llama;
+mod mistral;
+mod mla;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod rope;
+mod router;
+mod tensors;
+mod weights;
+
+pub use architecture::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
+pub use config::{Config, Summary, contradiction};
+pub use error::ShapeError;
+pub use gqa::GqaSizes;
+pub use mla::MlaSizes;
+pub use rope::RopeSpec;
+pub use router::{RouterRule, Scoring};
+pub use tensors::{EMBEDDING, HEAD, SCORE, TensorShape};
+pub use weights::{WeightsError, check_weights};

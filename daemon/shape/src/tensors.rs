@@ -1,0 +1,143 @@
+//! The tensors of a model as they lie on disk, under Hugging Face's names.
+
+use crate::architecture::{AttentionSizes, ExpertSizes, FeedForwardSizes};
+use crate::config::Config;
+use crate::gqa::GqaSizes;
+use crate::mla::MlaSizes;
+
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+pub const HEAD: &str = "lm_head.weight";
+/// `[1, hidden_size]`, in the head's place of models that [`Config::scores`].
+pub const SCORE: &str = "score.weight";
+
+/// One tensor on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorShape {
+    pub name: String,
+    pub shape: Vec<i64>,
+    /// A parameter; buffers are not.
+    pub trained: bool,
+    /// A token meets it only where its router chooses it.
+    pub routed: bool,
+}
+
+impl TensorShape {
+    /// Numbers that it holds.
+    pub fn count(&self) -> u64 {
+        self.shape.iter().map(|&size| size as u64).product()
+    }
+}
+
+/// All of them, in the order of the model.
+pub(crate) fn tensors(config: &Config) -> Vec<TensorShape> {
+    let mut list = List::default();
+    list.add(EMBEDDING, &[config.vocab_size, config.hidden_size]);
+    for (layer, feed_forward) in (0..).zip(&config.blueprint.feed_forwards) {
+        list.block(config, layer, feed_forward);
+    }
+    list.add("model.norm.weight", &[config.hidden_size]);
+    match config.tie_word_embeddings {
+        _ if config.scores => list.add(SCORE, &[1, config.hidden_size]),
+        true => {}
+        false => list.add(HEAD, &[config.vocab_size, config.hidden_size]),
+    }
+    if config.runs_prediction_module {
+        list.prediction_module(config);
+    }
+    list.0
+}
+
+#[derive(Default)]
+struct List(Vec<TensorShape>);
+
+impl List {
+    fn add(&mut self, name: &str, shape: &[i64]) {
+        self.0.push(TensorShape { name: name.to_owned(), shape: shape.to_vec(), trained: true, routed: false });
+    }
+
+    /// A matrix, and its bias where there is one.
+    fn linear(&mut self, name: &str, rows: i64, columns: i64, bias: bool) {
+        self.add(&format!("{name}.weight"), &[rows, columns]);
+        if bias {
+            self.add(&format!("{name}.bias"), &[rows]);
+        }
+    }
+
+    fn block(&mut self, config: &Config, layer: i64, feed_forward: &FeedForwardSizes) {
+        let (prefix, hidden) = (format!("model.layers.{layer}"), config.hidden_size);
+        self.add(&format!("{prefix}.input_layernorm.weight"), &[hidden]);
+        match &config.blueprint.attention {
+            AttentionSizes::Grouped(sizes) => self.grouped(&format!("{prefix}.self_attn"), sizes),
+            AttentionSizes::Latent(sizes) => self.latent(&format!("{prefix}.self_attn"), sizes),
+        }
+        self.add(&format!("{prefix}.post_attention_layernorm.weight"), &[hidden]);
+        match feed_forward {
+            FeedForwardSizes::Dense { intermediate } => self.gated(&format!("{prefix}.mlp"), hidden, *intermediate),
+            FeedForwardSizes::Experts(sizes) => self.experts(&format!("{prefix}.mlp"), hidden, sizes),
+        }
+    }
+
+    fn grouped(&mut self, prefix: &str, sizes: &GqaSizes) {
+        let GqaSizes { hidden, heads, key_value_heads, head_dim, bias, output_bias, norm_epsilon } = *sizes;
+        for (name, heads) in [("q_proj", heads), ("k_proj", key_value_heads), ("v_proj", key_value_heads)] {
+            self.linear(&format!("{prefix}.{name}"), heads * head_dim, hidden, bias);
+        }
+        if norm_epsilon.is_some() {
+            self.add(&format!("{prefix}.q_norm.weight"), &[head_dim]);
+            self.add(&format!("{prefix}.k_norm.weight"), &[head_dim]);
+        }
+        self.linear(&format!("{prefix}.o_proj"), hidden, heads * head_dim, output_bias);
+    }
+
+    fn latent(&mut self, prefix: &str, sizes: &MlaSizes) {
+        let MlaSizes { hidden, heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, bias, .. } = *sizes;
+        let queries = heads * sizes.query_head_dim();
+        match sizes.q_lora_rank {
+            Some(rank) => {
+                self.linear(&format!("{prefix}.q_a_proj"), rank, hidden, bias);
+                self.add(&format!("{prefix}.q_a_layernorm.weight"), &[rank]);
+                self.linear(&format!("{prefix}.q_b_proj"), queries, rank, false);
+            }
+            None => self.linear(&format!("{prefix}.q_proj"), queries, hidden, false),
+        }
+        self.linear(&format!("{prefix}.kv_a_proj_with_mqa"), kv_lora_rank + qk_rope_head_dim, hidden, bias);
+        self.add(&format!("{prefix}.kv_a_layernorm.weight"), &[kv_lora_rank]);
+        self.linear(&format!("{prefix}.kv_b_proj"), heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank, false);
+        self.linear(&format!("{prefix}.o_proj"), hidden, heads * v_head_dim, bias);
+    }
+
+    fn gated(&mut self, prefix: &str, hidden: i64, intermediate: i64) {
+        self.linear(&format!("{prefix}.gate_proj"), intermediate, hidden, false);
+        self.linear(&format!("{prefix}.up_proj"), intermediate, hidden, false);
+        self.linear(&format!("{prefix}.down_proj"), hidden, intermediate, false);
+    }
+
+    fn experts(&mut self, prefix: &str, hidden: i64, sizes: &ExpertSizes) {
+        let ExpertSizes { intermediate, shared_intermediate, rule } = *sizes;
+        self.linear(&format!("{prefix}.gate"), rule.experts, hidden, false);
+        if rule.correction_bias {
+            let name = format!("{prefix}.gate.e_score_correction_bias");
+            self.0.push(TensorShape { name, shape: vec![rule.experts], trained: false, routed: false });
+        }
+        let first = self.0.len();
+        for expert in 0..rule.experts {
+            self.gated(&format!("{prefix}.experts.{expert}"), hidden, intermediate);
+        }
+        self.0[first..].iter_mut().for_each(|tensor| tensor.routed = true);
+        if shared_intermediate > 0 {
+            self.gated(&format!("{prefix}.shared_experts"), hidden, shared_intermediate);
+        }
+    }
+
+    /// A block as the last one is, three norms, and what mixes its two inputs.
+    fn prediction_module(&mut self, config: &Config) {
+        let (layer, hidden) = (config.num_hidden_layers, config.hidden_size);
+        let prefix = format!("model.layers.{layer}");
+        self.add(&format!("{prefix}.enorm.weight"), &[hidden]);
+        self.add(&format!("{prefix}.hnorm.weight"), &[hidden]);
+        self.add(&format!("{prefix}.eh_proj.weight"), &[hidden, 2 * hidden]);
+        let dense = FeedForwardSizes::Dense { intermediate: hidden };
+        self.block(config, layer, config.blueprint.feed_forwards.last().unwrap_or(&dense));
+        self.add(&format!("{prefix}.shared_head.norm.weight"), &[hidden]);
+    }
+}
