@@ -36,7 +36,7 @@ pub mod write;
 pub use daemon::DaemonConfig;
 pub use error::JobError;
 pub use eval::{Eval, Metric};
-pub use facts::ModelFacts;
+pub use facts::{ModelFacts, RoutingFacts};
 pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
 pub use reward::{Answering, Limits, OnAbstain, OnFault, Plugin, Respondent, Reward};
 pub use stage::{

@@ -1,13 +1,14 @@
 //! The plan: what a job will do and need, before it does it.
 
-use crate::facts::ModelFacts;
+use crate::error::JobError;
+use crate::facts::{ModelFacts, RoutingFacts};
 use crate::job::{Job, Weights};
 use crate::reward::Answering;
 use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
-use r1d_proto::frame::LENGTH_MAX_BYTES;
 use r1d_proto::kept::KEPT_NUMBERS_MAX;
 use r1d_proto::recipe::ImportanceSamplingLevel;
+use r1d_proto::rollout::RECORD_MAX_BYTES;
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -177,17 +178,37 @@ pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
     found
 }
 
+/// Refuses a stage of which a completion may be longer than a record of it can be. `facts` has those of [`Job::models`].
+pub fn check_records(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Result<(), JobError> {
+    for stage in &job.stages {
+        let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts.get(job.model_of(stage))) else { continue };
+        let Some(RoutingFacts { layers, experts, per_token }) = facts.routing else { continue };
+        // As varints; then an id and its log-probability.
+        let width = if experts > 128 { 2 } else { 1 };
+        let per_token = layers * per_token * width + 9;
+        let tokens = u64::from(seen.prompt_max(stage)) + u64::from(rollouts.longest_completion());
+        let tokens_max = RECORD_MAX_BYTES as u64 / per_token;
+        if tokens > tokens_max {
+            return Err(JobError::Unsound {
+                place: format!("[[stage]] {:?}", stage.name),
+                problem: format!(
+                    "prompt and completion may have {tokens} tokens, and with the experts of {layers} layers a record holds {tokens_max}"
+                ),
+                fix: "leave long prompts out, or lower max_completion_length".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The largest top_k with which masks always fit, where the stage has none or a larger one: were every kept id alone among dropped ones.
 fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
     let cuts = rollouts.top_p < 1.0 || rollouts.top_k > 0;
     let alone_max = vocab_size.div_ceil(2);
     let kept_max = if rollouts.top_k > 0 { alone_max.min(rollouts.top_k.into()) } else { alone_max };
     let length = u64::from(rollouts.longest_completion()).max(1);
-    let step_tokens = length * u64::from(rollouts.prompts_per_step) * u64::from(rollouts.num_generations);
-    // A kept id is two numbers of a record, and up to four bytes of a frame; a token has one more number, and its id and log-probability.
-    let of_record = (KEPT_NUMBERS_MAX as u64 / length).saturating_sub(1) / 2;
-    let of_frame = (LENGTH_MAX_BYTES as u64 / step_tokens.max(1)).saturating_sub(9) / 4;
-    let fits = of_record.min(of_frame);
+    // A kept id is two numbers of a record; a token has one more.
+    let fits = (KEPT_NUMBERS_MAX as u64 / length).saturating_sub(1) / 2;
     (rollouts.keep_sampling_mask && cuts && kept_max > fits).then_some(fits)
 }
 
@@ -226,8 +247,8 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
         && let Some(top_k) = fitting_top_k(rollouts, facts.vocab_size)
     {
         found.push(format!(
-            "{place} keeps the sampling mask: if the model's distributions are flat, the ids that top_p = {} leaves may come to more than a completion's record or a \
-             step's frame holds, which ends the job. top_k = {top_k} always fits, and so does keep_sampling_mask = false",
+            "{place} keeps the sampling mask: if the model's distributions are flat, the ids that top_p = {} leaves may come to more than a completion's record \
+             holds, which ends the job. top_k = {top_k} always fits, and so does keep_sampling_mask = false",
             rollouts.top_p
         ));
     }

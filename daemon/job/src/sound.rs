@@ -54,6 +54,10 @@ pub fn check_models(job: &Job, facts: &[ModelFacts]) -> Result<(), JobError> {
     for stage in &job.stages {
         let Some(facts) = facts.get(job.model_of(stage)) else { continue };
         let place = format!("[[stage]] {:?}", stage.name);
+        if facts.scores && stage.reward_model().is_none() {
+            let problem = format!("the model is a {}, a reward model, which writes nothing", facts.architecture);
+            return refuse(place, problem, "name a …ForCausalLM");
+        }
         if let Some(key) = stage.prediction_key()
             && facts.prediction.is_none()
         {

@@ -38,8 +38,8 @@ pub enum MaterialsError {
     Model { path: PathBuf, source: std::io::Error },
     #[error("model {}: {problem}", path.display())]
     Weights { path: PathBuf, problem: String },
-    #[error("{place}: {problem}")]
-    Config { place: String, problem: JobError },
+    #[error("model {}: {problem}", path.display())]
+    Config { path: PathBuf, problem: String },
     #[error("reward `{name}`: {source}")]
     Reward { name: String, source: RewardError },
     #[error(
@@ -164,6 +164,9 @@ impl Materials {
         let models = job.models().map(Model::open).collect::<Result<Vec<_>, _>>()?;
         let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
         r1d_job::sound::check_models(&job, &facts)?;
+        for stage in job.stages.iter().filter(|stage| stage.opens_prediction()) {
+            models.get(job.model_of(stage)).map_or(Ok(()), Model::check_prediction)?;
+        }
         let mut shelf = Shelf {
             job: &job,
             models: &models,
@@ -191,6 +194,7 @@ impl Materials {
         let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
         let seen = Seen { asked: respondents.facts.clone(), ..seen(&job, &stages, &evals) };
         r1d_job::size::check(&job, &seen)?;
+        r1d_job::plan::check_records(&job, &facts, &seen)?;
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));

@@ -2,13 +2,14 @@
 //! becomes text.
 
 use crate::materials::MaterialsError;
-use crate::weights::{Gives, check_weights, gives};
+use crate::weights::{Gives, check_weights, read_config};
 use r1d_data::{DataError, Questions, Tokenizer};
 use r1d_job::reward::plugin_stem;
 use r1d_job::{Answering, Job, ModelFacts, Reward, Weights};
 use r1d_proto::worker::{ModelSource, Question};
 use r1d_rewards::{Ask, LoadedReward, RewardError, golden};
 use r1d_runner::{Answers, Questions as Asked};
+use r1d_shape::Config;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
@@ -19,32 +20,34 @@ pub struct Model {
     pub facts: ModelFacts,
     pub tokenizer: Arc<Tokenizer>,
     pub base: ModelSource,
+    config: Config,
 }
 
 impl Model {
     /// Errors name the file.
     pub fn open(weights: &Weights) -> Result<Model, MaterialsError> {
-        let (facts, config) = facts(weights)?;
+        let (config, text) = read_config(&weights.config())?;
+        let facts = ModelFacts::of(&config);
         let tokenizer = Tokenizer::open(weights.tokenizer())?;
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match weights {
             Weights::Directory(dir) => {
-                check_weights(dir)?;
+                check_weights(dir, &config)?;
                 ModelSource::Directory(dir.clone())
             }
-            Weights::Init { .. } => ModelSource::Init { config, carry: Some(tokenizer.directory().into()) },
+            Weights::Init { .. } => ModelSource::Init { config: text, carry: Some(tokenizer.directory().into()) },
         };
-        Ok(Model { facts, tokenizer: Arc::new(tokenizer), base })
+        Ok(Model { facts, tokenizer: Arc::new(tokenizer), base, config })
     }
-}
 
-/// With the text that they are from.
-fn facts(weights: &Weights) -> Result<(ModelFacts, String), MaterialsError> {
-    let path = weights.config();
-    let config = std::fs::read_to_string(&path).map_err(|source| MaterialsError::Model { path: path.clone(), source })?;
-    let facts = ModelFacts::from_config(&config)
-        .map_err(|problem| MaterialsError::Config { place: path.display().to_string(), problem })?;
-    Ok((facts, config))
+    /// The weights have the multi-token prediction module too, for a stage that runs it.
+    pub fn check_prediction(&self) -> Result<(), MaterialsError> {
+        match (&self.base, self.config.clone().with_prediction()) {
+            (ModelSource::Directory(dir), Ok(config)) => check_weights(dir, &config),
+            // That config.json announces none is told in the job's own words.
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A model that is asked.
@@ -103,8 +106,8 @@ impl Respondents {
         if let Entry::Vacant(place) = self.known.entry(whom.clone()) {
             place.insert(respondent(job, models, &whom)?);
             if let Answering::Directory(dir) = whom {
-                let (facts, _) = facts(&Weights::Directory(dir.clone()))?;
-                self.facts.insert(dir, facts);
+                let (config, _) = read_config(&dir.join("config.json"))?;
+                self.facts.insert(dir, ModelFacts::of(&config));
             }
         }
         let misfit = self.misfit(job, reward, loaded);
@@ -192,14 +195,15 @@ fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<Responden
         }
         Answering::Model(index) => {
             let model = model(*index)?;
-            match job.models().nth(*index).and_then(Weights::directory).map(gives).transpose()? {
-                Some(Gives::Number) => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
-                Some(Gives::Text) | None => Ok(Respondent::judge(model)?),
+            match Gives::of(&model.config) {
+                Gives::Number => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
+                Gives::Text => Ok(Respondent::judge(model)?),
             }
         }
         Answering::Directory(dir) => {
-            check_weights(dir)?;
-            match gives(dir)? {
+            let (config, _) = read_config(&dir.join("config.json"))?;
+            check_weights(dir, &config)?;
+            match Gives::of(&config) {
                 Gives::Text => Ok(Respondent::judge(&Model::open(&Weights::Directory(dir.clone()))?)?),
                 Gives::Number => {
                     let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::open(dir)).transpose()?;

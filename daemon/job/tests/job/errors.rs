@@ -188,7 +188,7 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
     let facts = |more: &str| {
         let config = r#"{"model_type": "deepseek_v3", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
             "num_hidden_layers": 3, "num_attention_heads": 4, "n_routed_experts": 8, "kv_lora_rank": 16, "q_lora_rank": 12, "qk_rope_head_dim": 8,
-            "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 2, "first_k_dense_replace": 1 MORE}"#;
+            "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1 MORE}"#;
         r1d_job::ModelFacts::from_config(&config.replace(" MORE", more)).unwrap()
     };
     let check = |job: &str, more: &str| r1d_job::sound::check_models(&parse(job).unwrap(), &[facts(more)]);

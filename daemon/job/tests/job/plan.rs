@@ -1,8 +1,8 @@
 //! The plan's arithmetic.
 
 use crate::{JOB, parse};
-use r1d_job::ModelFacts;
-use r1d_job::plan::{Seen, memory, stages, tokens_per_step, warnings};
+use r1d_job::plan::{Seen, check_records, memory, stages, tokens_per_step, warnings};
+use r1d_job::{ModelFacts, RoutingFacts};
 use std::collections::BTreeMap;
 
 /// Sizes that `transformers` counts; `model_sizes.py` writes them.
@@ -25,8 +25,11 @@ fn sizes_are_those_of_transformers() {
 fn a_config_that_cannot_be_counted_says_why() {
     let error = |text: &str| ModelFacts::from_config(text).unwrap_err().to_string();
     assert!(error("{").starts_with("model config: not JSON"));
-    assert!(error(r#"{"model_type": "mamba"}"#).contains("model_type \"mamba\" is not an architecture of this release"));
-    assert!(error(r#"{"model_type": "qwen2", "num_hidden_layers": 2}"#).contains("`hidden_size` is null, expected a whole number"));
+    assert!(
+        error(r#"{"model_type": "mamba"}"#)
+            .contains("`model_type` is \"mamba\", which is not supported: supported are DeepseekV3ForCausalLM")
+    );
+    assert!(error(r#"{"model_type": "qwen2", "num_hidden_layers": 2, "vocab_size": 8}"#).contains("`hidden_size` is missing"));
 }
 
 pub fn facts() -> ModelFacts {
@@ -38,6 +41,7 @@ pub fn facts() -> ModelFacts {
         vocab_size: 10,
         max_position_embeddings: 256,
         cache_values_per_token: 6,
+        routing: None,
         prediction: None,
         linear_layers: vec!["q_proj", "o_proj"],
     }
@@ -101,6 +105,25 @@ fn what_is_probably_not_meant_is_said() {
 }
 
 #[test]
+fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() {
+    let check = |routing, tokens: u32| {
+        let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\nmax_completion_length = {tokens}\nmax_tokens_per_device = {tokens}"))).unwrap();
+        check_records(&job, &[ModelFacts { routing, ..facts() }], &seen()).map_err(|error| error.to_string())
+    };
+    let r1 = Some(RoutingFacts { layers: 58, experts: 256, per_token: 8 });
+    // The paper's own lengths, and the longest that its positions allow.
+    for tokens in [8192, 32_768, 131_072] {
+        check(r1, tokens).unwrap();
+    }
+    let refused = check(r1, 400_000).unwrap_err();
+    assert!(
+        refused.contains("\"reasoning\"") && refused.contains("400100 tokens") && refused.contains("max_completion_length"),
+        "{refused}"
+    );
+    check(None, 400_000).unwrap();
+}
+
+#[test]
 fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
     let large = ModelFacts { vocab_size: 151_936, ..facts() };
     let told = |keys: &str, facts: ModelFacts| {
@@ -108,11 +131,11 @@ fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
         let all = warnings(&job, &[facts], &seen());
         all.into_iter().find(|warning| warning.contains("keeps the sampling mask"))
     };
-    // 32 × 8 completions of 512 tokens: 2,048 bytes of a frame for each.
+    // Completions of 512 tokens: 16,384 numbers of a record for each.
     let warning = told("top_p = 0.9", large.clone()).unwrap();
-    assert!(warning.contains("\"reasoning\"") && warning.contains("top_k = 509 always fits"), "{warning}");
-    assert!(told("top_p = 0.9\ntop_k = 600", large.clone()).unwrap().contains("top_k = 509"));
-    for fits in ["", "top_p = 0.9\ntop_k = 509", "top_p = 0.9\nkeep_sampling_mask = false"] {
+    assert!(warning.contains("\"reasoning\"") && warning.contains("top_k = 8191 always fits"), "{warning}");
+    assert!(told("top_p = 0.9\ntop_k = 9000", large.clone()).unwrap().contains("top_k = 8191"));
+    for fits in ["", "top_p = 0.9\ntop_k = 8191", "top_p = 0.9\nkeep_sampling_mask = false"] {
         assert_eq!(told(fits, large.clone()), None, "{fits}");
     }
     assert_eq!(told("top_p = 0.9", facts()), None, "no set of a small vocabulary is long");

@@ -106,8 +106,14 @@ impl House {
             "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
             "max_position_embeddings": 4096});
         fs::write(self.path(name).join("config.json"), config.to_string()).expect("config");
-        let header = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
-        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+        let (mut entries, mut end) = (Map::new(), 0);
+        for tensor in r1d_shape::Config::parse(&config.to_string()).expect("a config").tensors() {
+            let (start, shape) = (end, &tensor.shape);
+            end += 4 * tensor.count();
+            entries.insert(tensor.name, serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
+        }
+        let header = Value::Object(entries).to_string();
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; end as usize]].concat();
         fs::write(self.path(name).join("model.safetensors"), weights).expect("weights");
     }
 
