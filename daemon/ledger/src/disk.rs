@@ -1,6 +1,6 @@
 //! [`Storage`] on a real file system.
 
-use r1d_proto::storage::{Append, Storage};
+use r1d_proto::storage::{Append, Storage, create_dir_durably};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ impl Disk {
 
 impl Storage for Disk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)
+        create_dir_durably(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

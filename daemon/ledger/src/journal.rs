@@ -120,7 +120,6 @@ impl Journal {
         let dir = journal_dir.join(format!("stage-{stage}"));
         let failed = |source| JournalError::Storage { path: dir.clone(), source };
         storage.create_dir(&dir).map_err(failed)?;
-        storage.sync_dir(journal_dir).map_err(failed)?;
         let found: Vec<u64> = storage.list(&dir).map_err(failed)?.iter().filter_map(|name| step_of(name)).collect();
         let (job, steps, cuts) = (job.clone(), BTreeMap::new(), Vec::new());
         let mut journal = Journal { storage, dir, job, stage, committed, steps, cuts };

@@ -225,3 +225,32 @@ fn what_stands_beside_the_weights_is_carried() {
     names.sort();
     assert_eq!(names, ["chat_template.jinja", "generation_config.json", "tokenizer.json"]);
 }
+
+/// Whoever may read what a job leaves is decided by the umask, whatever writes the file and
+/// whatever it is copied from.
+#[test]
+fn files_have_the_mode_that_the_umask_gives() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let plain = to.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    fs::write(from.path().join("tokenizer.json"), "{}").unwrap();
+    for private in [0o600, 0o400, 0o777] {
+        let source = from.path().join("tokenizer.json");
+        fs::set_permissions(&source, fs::Permissions::from_mode(private)).unwrap();
+        checkpoint::carry_files(from.path(), to.path()).unwrap();
+        assert_eq!(mode(&to.path().join("tokenizer.json")), mode(&plain), "copied from {private:o}");
+        fs::remove_file(to.path().join("tokenizer.json")).unwrap();
+    }
+    let saved = to.path().join("saved");
+    checkpoint::write_directory_atomically(&saved, |dir| {
+        checkpoint::save_tensors(&dir.join("trainer.safetensors"), &[("step".to_owned(), Tensor::from(7i64))])?;
+        load("qwen2", Kind::Float).save(dir, 50_000)
+    })
+    .unwrap();
+    for entry in fs::read_dir(&saved).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), mode(&plain), "{}", path.display());
+    }
+}

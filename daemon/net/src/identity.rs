@@ -110,7 +110,9 @@ impl NodeIdentity {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
             file.write_all(pem.as_bytes())?;
             file.sync_all()?;
-            std::fs::rename(&beside, path)
+            std::fs::rename(&beside, path)?;
+            // Peers are told of it next: a crash must not make another one.
+            r1d_proto::storage::sync_parent(path)
         };
         write().map_err(failed)?;
         NodeIdentity::read(path, File::open(path).map_err(failed)?)

@@ -95,7 +95,7 @@ impl Lock {
         let entry = |(plugin, sha256): (&String, &String)| Entry { plugin: self.relative(plugin), sha256: sha256.clone() };
         let document = Document { version: VERSION, plugin: self.pins.iter().map(entry).collect() };
         let text = toml::to_string(&document).map_err(|e| Error::Lock { path: self.path.clone(), why: e.to_string() })?;
-        let part = self.path.with_extension("lock.part");
+        let part = self.path.with_extension(format!("lock.part-{}", std::process::id()));
         let write = || -> std::io::Result<()> {
             let mut file = std::fs::File::create(&part)?;
             file.write_all(HEAD.as_bytes())?;

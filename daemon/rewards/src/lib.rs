@@ -138,10 +138,12 @@ impl Rewards {
             let part = path.with_extension(format!("part-{}", std::process::id()));
             std::fs::write(&part, bytes)?;
             std::fs::File::open(&part)?.sync_all()?;
-            std::fs::rename(&part, path)
+            std::fs::rename(&part, path)?;
+            // The ledger names the file next.
+            r1d_proto::storage::sync_parent(path)
         };
         if let Some(dir) = kept.parent() {
-            std::fs::create_dir_all(dir).map_err(failed)?;
+            r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
         }
         if let Ok(signatures) = std::fs::read(signature::beside(reward.path())) {
             write(&signature::beside(&kept), &signatures).map_err(failed)?;

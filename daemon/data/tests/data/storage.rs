@@ -28,3 +28,31 @@ fn a_full_disk_is_told_apart_and_says_what_to_do() {
     let missing: DataError = write_atomically(std::path::Path::new("/nowhere/a"), |_| Ok(())).unwrap_err();
     assert!(!missing.is_storage_full());
 }
+
+#[test]
+fn writers_of_one_path_do_not_share_a_part_file() {
+    let (_directory, path) = crate::file("status.json", "old");
+    // The second begins and ends while the first writes.
+    write_atomically(&path, |outer| {
+        outer.write_all(b"the first, ")?;
+        write_atomically(&path, |inner| inner.write_all(b"the second")).map_err(|error| Error::other(error.to_string()))?;
+        assert_eq!(std::fs::read_to_string(&path)?, "the second");
+        outer.write_all(b"whole")
+    })
+    .unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "the first, whole");
+}
+
+#[test]
+fn what_a_dead_writer_left_is_removed_and_nothing_else() {
+    let (directory, path) = crate::file("status.json", "old");
+    let left = path.with_file_name(".status.json.1-0.part");
+    std::fs::write(&left, "half").unwrap();
+    write_atomically(&path, |file| {
+        r1d_data::storage::remove_parts(directory.path());
+        file.write_all(b"new")
+    })
+    .unwrap();
+    assert!(!left.exists());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+}

@@ -10,6 +10,7 @@
 use super::is_there;
 use crate::error::{ModelError, Result};
 use crate::lora::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
+use r1d_proto::storage::{create_dir_durably, sync_parent};
 use r1d_torch::work;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -70,10 +71,10 @@ pub fn write_directory_atomically(dir: &Path, fill: impl FnOnce(&Path) -> Result
     if is_there(&partial)? {
         std::fs::remove_dir_all(&partial).map_err(ModelError::io(&partial))?;
     }
-    std::fs::create_dir_all(&partial).map_err(ModelError::io(&partial))?;
+    create_dir_durably(&partial).map_err(ModelError::io(&partial))?;
     let written = fill(&partial).and_then(|()| seal(&partial)).and_then(|manifest| {
         std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
-        sync(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        sync_parent(dir).map_err(ModelError::io(dir))?;
         Ok(manifest)
     });
     if written.is_err() {
@@ -174,10 +175,18 @@ fn carry(names: &[&str], from: &Path, to: &Path) -> Result<()> {
     for name in names {
         let source = from.join(name);
         if is_there(&source)? {
-            std::fs::copy(&source, to.join(name)).map_err(ModelError::io(&source))?;
+            copy(&source, &to.join(name))?;
         }
     }
     Ok(())
+}
+
+/// Copies a file's contents. The copy has the mode that the umask gives a new file: who may read a
+/// job's model does not depend on whose tokenizer it started from.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = std::fs::read(from).map_err(ModelError::io(from))?;
+    // A full disk is the copy's, so the error names that one.
+    std::fs::write(to, bytes).map_err(ModelError::io(to))
 }
 
 /// Paths of all files below `dir` but the manifest, sorted.
