@@ -24,7 +24,9 @@ use r1d_proto::worker::Metrics;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::ErrorKind;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
@@ -51,8 +53,11 @@ pub enum LedgerError {
     InUse { path: PathBuf },
     #[error("ledger {} has format {found}, this release reads up to {FORMAT_VERSION}: run the release that wrote it or a later one", .path.display())]
     Newer { path: PathBuf, found: u64 },
-    #[error("ledger {} is damaged: {what}; move it away to start empty, or put a copy back", .path.display())]
+    #[error("ledger {} is damaged: {what}; put a copy back, or move it and the directory `jobs` beside it away to start anew", .path.display())]
     Damaged { path: PathBuf, what: String },
+    /// The file was removed or replaced while it was open.
+    #[error("ledger {} is gone, or another file is in its place: nothing that is recorded now would be kept", .path.display())]
+    Gone { path: PathBuf },
     /// The file system's own error.
     #[error("ledger {}: {source}", .path.display())]
     Io { path: PathBuf, source: std::io::Error },
@@ -68,6 +73,8 @@ pub type OpenDatabase = Box<dyn Fn() -> Result<Database, DatabaseError> + Send +
 pub struct Ledger {
     path: PathBuf,
     open: OpenDatabase,
+    /// The file that was opened at `path`; `None` for a storage of the caller's.
+    file: Option<FileId>,
     /// Held only to look at it or to put another in its place.
     state: Mutex<Arc<State>>,
     /// The file, held by whoever writes; absent after a failed write.
@@ -78,14 +85,47 @@ pub struct Ledger {
     queue_changes: watch::Sender<u64>,
 }
 
+/// Tells files apart, whatever their names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(path: &Path) -> std::io::Result<FileId> {
+        let found = std::fs::metadata(path)?;
+        Ok(FileId { device: found.dev(), inode: found.ino() })
+    }
+}
+
 impl Ledger {
-    /// Opens or creates the ledger at `path`, whose directory exists.
+    /// Opens or creates the ledger at `path`, whose directory exists. Reads the whole file: a page that the disk has damaged is found now, and
+    /// not when a job is missing.
     pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
-        let file = path.to_path_buf();
-        if !path.exists() {
-            Ledger::create(path)?;
+        let io = |source| LedgerError::Io { path: path.to_path_buf(), source };
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ledger::create(path)?,
+            Err(error) => return Err(io(error)),
+            // A new ledger is renamed to its place with its first pages in it.
+            Ok(found) if found.len() == 0 => {
+                return Err(LedgerError::Damaged { path: path.to_path_buf(), what: "the file is empty".into() });
+            }
+            Ok(_) => {}
         }
-        Ledger::open_with(path, Box::new(move || Database::builder().set_cache_size(CACHE_MAX_BYTES).create(&file)))
+        let file = path.to_path_buf();
+        let open = move || Database::builder().set_cache_size(CACHE_MAX_BYTES).open(&file);
+        let ledger = Ledger::open_with(path, Box::new(open))?;
+        Ok(Ledger { file: Some(FileId::of(path).map_err(io)?), ..ledger })
+    }
+
+    /// Whether the file that is open is still the one at its path. A ledger whose directory somebody removed would go on to acknowledge what
+    /// nobody finds again.
+    pub fn is_in_place(&self) -> Result<(), LedgerError> {
+        match self.file {
+            Some(file) if FileId::of(&self.path).ok() != Some(file) => Err(LedgerError::Gone { path: self.path.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// A crash while redb writes a new file's first pages leaves one that it will not open: make the file beside, then rename it.
@@ -113,12 +153,19 @@ impl Ledger {
         let ledger = Ledger {
             path: path.to_path_buf(),
             open,
+            file: None,
             state: Mutex::default(),
             database: Mutex::default(),
             reading: RwLock::default(),
             queue_changes: watch::Sender::new(0),
         };
-        ledger.reopen(&mut ledger.lock())?;
+        ledger.unharmed(|| {
+            let mut database = (ledger.open)().map_err(|error| ledger.storage(error.into()))?;
+            match database.check_integrity().map_err(|error| ledger.storage(error.into()))? {
+                true => ledger.take(&mut ledger.lock(), database).map(drop),
+                false => Err(ledger.damaged("its checksums do not fit its contents".into())),
+            }
+        })?;
         Ok(ledger)
     }
 
@@ -126,6 +173,7 @@ impl Ledger {
     /// reached the file or not: look at the job, once [`Ledger::refresh`] succeeds, before asking again.
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
         let mut open = self.lock();
+        self.is_in_place()?;
         let database = self.database(&mut open)?;
         let before = self.state();
         let mut next = (*before).clone();
@@ -209,10 +257,20 @@ impl Ledger {
         storage_error(&self.path, error)
     }
 
+    fn damaged(&self, what: String) -> LedgerError {
+        LedgerError::Damaged { path: self.path.clone(), what }
+    }
+
     fn decode<T: DeserializeOwned>(&self, table: &str, bytes: &[u8]) -> Result<T, LedgerError> {
-        let damaged =
-            |error| LedgerError::Damaged { path: self.path.clone(), what: format!("a record of table `{table}`: {error}") };
-        postcard::from_bytes(bytes).map_err(damaged)
+        postcard::from_bytes(bytes).map_err(|error| self.damaged(format!("a record of table `{table}`: {error}")))
+    }
+
+    /// Does what reads pages that nobody has checked yet. redb asserts what it relies on, so a damaged page may be a panic in it.
+    fn unharmed<T>(&self, read: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(self.damaged(format!("reading it panics ({})", said.unwrap_or("no message"))))
+        })
     }
 
     fn database(&self, open: &mut Option<Arc<Database>>) -> Result<Arc<Database>, LedgerError> {
@@ -222,11 +280,16 @@ impl Ledger {
         }
     }
 
-    /// Opens the file and makes the state what it holds.
+    /// Opens the file again, after a write that failed.
     fn reopen(&self, open: &mut Option<Arc<Database>>) -> Result<Arc<Database>, LedgerError> {
         // A file that a reader still has open cannot be opened again.
         drop(self.reading.write().unwrap_or_else(PoisonError::into_inner));
         let database = (self.open)().map_err(|error| self.storage(error.into()))?;
+        self.take(open, database)
+    }
+
+    /// Makes the state what the database holds.
+    fn take(&self, open: &mut Option<Arc<Database>>, database: Database) -> Result<Arc<Database>, LedgerError> {
         let found = format_version(&database).map_err(|error| self.storage(error))?;
         if found > FORMAT_VERSION {
             return Err(LedgerError::Newer { path: self.path.clone(), found });
@@ -257,9 +320,16 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
     match error {
         redb::Error::DatabaseAlreadyOpen => LedgerError::InUse { path },
         redb::Error::Corrupted(what) => LedgerError::Damaged { path, what },
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+        redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
             LedgerError::Damaged { path, what: error.to_string() }
         }
+        // No release has written a file of which these are true.
+        error @ (redb::Error::UpgradeRequired(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }) => LedgerError::Damaged { path, what: error.to_string() },
         redb::Error::Io(source) => LedgerError::Io { path, source },
         error => LedgerError::Storage { path, source: Box::new(error) },
     }
@@ -267,7 +337,7 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
 
 /// The file's format; a new file gets this release's.
 fn format_version(database: &Database) -> Result<u64, redb::Error> {
-    let write = database.begin_write()?;
+    let write = begin(database)?;
     let found = write.open_table(FORMAT)?.get("version")?.map(|version| version.value());
     if let Some(found) = found {
         write.abort()?;
@@ -282,6 +352,15 @@ fn format_version(database: &Database) -> Result<u64, redb::Error> {
     Ok(FORMAT_VERSION)
 }
 
+/// A transaction of two phases: after a crash its pages are known to be whole. With one phase, a last transaction whose pages do not fit their
+/// checksums is taken for one that a crash cut short, so that a damaged page would undo a command that was acknowledged. redb then also finds
+/// its free pages on file, and need not walk all others before the daemon is ready.
+fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut write = database.begin_write()?;
+    write.set_quick_repair(true);
+    Ok(write)
+}
+
 /// Whether the queue or who goes first in it has changed.
 fn changes_queue(before: Option<&Arc<JobRecord>>, now: Option<&Arc<JobRecord>>) -> bool {
     let place = |record: &Arc<JobRecord>| (record.state(), record.strikes.count);
@@ -293,7 +372,7 @@ fn persist(database: &Database, before: Option<&Arc<JobRecord>>, state: &State, 
     let Some(record) = state.job(command.job()) else {
         return Ok(());
     };
-    let write = database.begin_write()?;
+    let write = begin(database)?;
     let job = record.job().0.as_str();
     match command {
         Command::Submit { .. } => {
