@@ -221,6 +221,15 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     if rows > 0 && per_step > rows {
         found.push(format!("{place} takes {per_step} rows a step and its data has {rows}: a step repeats rows"));
     }
+    if let Some(schedule) = &stage.schedule {
+        let updates = stage.steps(rows).saturating_mul(stage.updates_per_step());
+        if rows > 0 && schedule.warmup_steps > updates {
+            found.push(format!(
+                "{place}: warmup_steps = {} is longer than its {updates} updates, so the learning rate never rises to learning_rate",
+                schedule.warmup_steps
+            ));
+        }
+    }
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,

@@ -17,6 +17,7 @@ use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
+use r1d_runner::metrics::COMMITTED_AT;
 use r1d_runner::{End, Event, Keep, Recalled, Source, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -353,7 +354,8 @@ impl Clerk {
         }
     }
 
-    fn commit(&mut self, stage: usize, step: u64, metrics: Metrics, rollouts: Vec<ScoredRollout>) -> Result<(), ClerkError> {
+    fn commit(&mut self, stage: usize, step: u64, mut metrics: Metrics, rollouts: Vec<ScoredRollout>) -> Result<(), ClerkError> {
+        metrics.insert(COMMITTED_AT.into(), self.clock.unix().as_secs_f64());
         let name = self.stage(stage)?.name.clone();
         if !rollouts.is_empty() {
             let rows = rollouts.into_iter().map(|scored| self.readable(stage, scored)).collect::<Result<Vec<_>, _>>()?;

@@ -16,11 +16,12 @@
 
 use crate::tensorboard;
 use r1d_data::DataError;
-use r1d_data::storage::write_atomically;
+use r1d_data::storage::{remove_parts, write_atomically};
 use r1d_job::Job;
 use r1d_ledger::{Ledger, LedgerError};
 use r1d_proto::control::JobStatus;
 use r1d_proto::ids::JobId;
+use r1d_proto::storage::create_dir_durably;
 use r1d_proto::worker::Metrics;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -109,11 +110,14 @@ impl Outputs {
         self.dir.join("tensorboard").join(stage).join(tensorboard::FILE)
     }
 
-    /// Creates the job's directories.
+    /// Creates the job's directories; their names survive a crash of the machine. What a daemon
+    /// before this one was writing when it ended is removed.
     pub fn create(&self) -> Result<(), OutputError> {
         for dir in [&self.dir, &self.dir.join("rollouts")] {
-            std::fs::create_dir_all(dir).map_err(write_error(dir))?;
+            create_dir_durably(dir).map_err(write_error(dir))?;
+            remove_parts(dir);
         }
+        remove_parts(&self.datasets());
         Ok(())
     }
 
@@ -122,7 +126,7 @@ impl Outputs {
         let mut lines = String::new();
         for (index, stage) in stages.iter().enumerate() {
             let steps = ledger.metrics(job, index as u32)?;
-            let mut events = tensorboard::header();
+            let mut events = steps.first().map_or_else(Vec::new, |(_, first)| tensorboard::header(first));
             for (step, metrics) in &steps {
                 lines.push_str(&line(stage, step + 1, metrics));
                 events.extend(tensorboard::event(step + 1, metrics));
@@ -147,7 +151,7 @@ impl Outputs {
         append(&self.metrics(), line(stage, step, metrics).as_bytes())?;
         let path = self.tensorboard(stage);
         create_parent(&path)?;
-        let mut bytes = if path.exists() { Vec::new() } else { tensorboard::header() };
+        let mut bytes = if path.exists() { Vec::new() } else { tensorboard::header(metrics) };
         bytes.extend(tensorboard::event(step, metrics));
         append(&path, &bytes)
     }

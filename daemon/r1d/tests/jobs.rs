@@ -481,6 +481,29 @@ fn a_step_without_any_reward_says_why() {
 }
 
 #[test]
+fn a_step_whose_rewards_are_all_equal_says_that_it_teaches_nothing() {
+    let mut house = House::new();
+    let rows = std::fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    let never_right = |line: &str| {
+        let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+        row["reference"] = "12345".into();
+        format!("{row}\n")
+    };
+    std::fs::write(house.path("rows.jsonl"), rows.lines().map(never_right).collect::<String>()).unwrap();
+    house.start();
+    for sampling in ["dynamic_sampling = true", "dynamic_sampling = false"] {
+        let alone = ("\n  [[stage.reward]]\n  plugin = \"format\"\n  weight = 0.5\n", "");
+        let job = house.submit(house.job(&[alone, ("dynamic_sampling = true", sampling)]));
+        let status = house.wait_succeeded(&job);
+        let told: Vec<String> = house.log_lines(&job).into_iter().map(|line| line.message).collect();
+        let why = told.iter().filter(|line| line.contains("nothing is learned from them") && line.contains("the same reward"));
+        let steps = status.stages.iter().find(|stage| stage.name == "reasoning").unwrap().step;
+        // At steps 1, 2, 4, 8 …
+        assert_eq!(why.count() as u32, steps.ilog2() + 1, "{sampling}: {told:?}");
+    }
+}
+
+#[test]
 fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
     let mut house = House::new();
     house.start();

@@ -12,6 +12,9 @@ pub fn is_timing(name: &str) -> bool {
     name == "step_time" || name.starts_with("timing_s/") || name.starts_with("perf/")
 }
 
+/// When the step was committed, seconds since the Unix epoch: TensorBoard's wall time.
+pub const COMMITTED_AT: &str = "timing_s/committed_at";
+
 /// Rewards by group, in the order of the prompts.
 pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
     let mut groups: BTreeMap<u32, Vec<Option<f32>>> = BTreeMap::new();

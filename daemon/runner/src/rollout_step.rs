@@ -255,10 +255,27 @@ impl RolloutStep {
             commands
                 .push(Command::Warn(format!("stage `{stage}` step {}: {unscored}: nothing is learned from them", self.step + 1)));
         }
+        commands.extend(self.indifference(plan).map(Command::Warn));
         let advantages = self.records.iter().map(|r| (r.rollout.key, r.advantage)).collect();
         (self.phase, self.since) = (Phase::Sealing, now);
         commands.push(Command::Store(Store::Seal { stage: self.stage, step: self.step, advantages }));
         Ok(Flow::Go(commands))
+    }
+
+    /// What is told where completions have rewards and none an advantage, so that the step teaches nothing; at steps 1, 2, 4, 8 …
+    fn indifference(&self, plan: &Plan) -> Option<String> {
+        let (stage, _) = plan.stage(self.stage)?;
+        let trains = stage.grpo().is_some() && (self.step + 1).is_power_of_two();
+        let scored = self.records.iter().any(|record| record.reward.is_some());
+        let indifferent = self.records.iter().all(|record| record.advantage.is_none_or(|advantage| advantage == 0.0));
+        (trains && scored && indifferent).then(|| {
+            format!(
+                "stage `{}` step {}: in each group all completions have the same reward, so nothing is learned from them: the prompts are too hard or too \
+                 easy for the model, or the rewards do not tell its completions apart (`r1ctl samples` shows them)",
+                stage.name,
+                self.step + 1
+            )
+        })
     }
 
     /// Rewards by group, none for a group that an abstention drops.

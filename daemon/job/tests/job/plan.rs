@@ -89,6 +89,19 @@ fn a_schedule_is_as_long_as_the_updates() {
     assert_eq!((objective.num_iterations, objective.num_minibatches), (2, 4));
 }
 
+/// The number of updates of a stage that counts epochs is known once its rows are.
+#[test]
+fn a_warm_up_that_is_longer_than_its_epochs_is_warned_of() {
+    let told = |warmup: u64| {
+        let job = parse(&JOB.replace("epochs = 2", &format!("epochs = 2\nwarmup_steps = {warmup}"))).unwrap();
+        let all = warnings(&job, &[facts()], &seen());
+        all.into_iter().find(|warning| warning.contains("warmup_steps"))
+    };
+    let warning = told(26).unwrap();
+    assert!(warning.contains("\"cold-start\"") && warning.contains("warmup_steps = 26 is longer than its 25 updates"), "{warning}");
+    assert_eq!(told(25), None);
+}
+
 #[test]
 fn what_is_probably_not_meant_is_said() {
     let job = parse(&JOB.replace("[data.corpus]", "[data.spare]\npath = \"spare.jsonl\"\n[data.corpus]")).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::sibling;
-use r1d_proto::control::{JobStatus, LogLine, Sample, StageStatus};
+use r1d_proto::control::{JobStatus, LogLine, Sample, StageStatus, State};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +92,7 @@ pub fn gather(
     let mut curves = curves(&dir.join("metrics.jsonl"))?;
     let mut stages = Vec::new();
     let mut without_samples: Vec<(String, Vec<String>)> = Vec::new();
+    let status = advanced(status, &curves);
     for status in &status.stages {
         let curves = curves.remove(&status.name).unwrap_or_default();
         let mut stage = described(&file, status, curves);
@@ -184,6 +185,29 @@ fn models(file: &toml::Table) -> BTreeMap<String, String> {
     let own = file.get("model").and_then(described).map(|model| ("base".to_owned(), model));
     let further = file.get("models").and_then(toml::Value::as_table).into_iter().flatten();
     own.into_iter().chain(further.filter_map(|(name, model)| Some((name.clone(), described(model)?)))).collect()
+}
+
+/// The status, as far as the metrics got. One that a job left was written when something last ended, and the steps since then are in the
+/// metrics alone: the figures of a report are to be of one moment.
+fn advanced(mut status: JobStatus, curves: &Curves) -> JobStatus {
+    for stage in &mut status.stages {
+        let Some(curves) = curves.get(&stage.name) else { continue };
+        let known = stage.step;
+        let Some(step) = curves.values().flatten().map(|(step, _)| *step).max().filter(|step| *step > known) else { continue };
+        let since =
+            |points: &[(u64, f64)]| points.iter().filter(|(step, _)| *step > known).map(|(_, seconds)| seconds).sum::<f64>();
+        stage.seconds += curves.get("step_time").map_or(0.0, |points| since(points));
+        let at = |points: &Vec<(u64, f64)>| points.iter().find(|(at, _)| *at == step).map(|(_, value)| *value);
+        stage.metrics = curves.iter().filter_map(|(name, points)| Some((name.clone(), at(points)?))).collect();
+        stage.step = step;
+        if stage.state == State::Queued {
+            stage.state = State::Running;
+        }
+        if status.state == State::Queued {
+            status.state = State::Running;
+        }
+    }
+    status
 }
 
 type Curves = BTreeMap<String, BTreeMap<String, Vec<(u64, f64)>>>;

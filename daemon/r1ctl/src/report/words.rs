@@ -31,7 +31,7 @@ pub fn summary(run: &Run) -> Vec<Sentence> {
             let odd: u64 = counts.iter().skip(1).sum();
             format!("{} of {} verdicts were no scores", thousands(odd), thousands(counts.iter().sum()))
         });
-        let parts = [of_training(stage), of_data_set(stage), of_evaluations(run, stage), odd];
+        let parts = [of_training(stage), of_nothing_learned(stage), of_data_set(stage), of_evaluations(run, stage), odd];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if !parts.is_empty() {
             let about = format!("{} ({}, from {}):", stage.status.name, stage.status.kind, stage.from);
@@ -73,6 +73,17 @@ fn of_training(stage: &Stage) -> Option<String> {
     let kl = stage.curves.get("kl").or(stage.curves.get("objective/kl")).and_then(|points| ends(points));
     let kl = kl.map(|(_, last)| format!(", KL to the reference {} at its end", number(last)));
     Some(format!("{over} {name} went from {} to {}{}", number(first), number(last), kl.unwrap_or_default()))
+}
+
+/// Why a stage that trained has learned nothing.
+fn of_nothing_learned(stage: &Stage) -> Option<String> {
+    let equal = stage.curves.get("frac_reward_zero_std").is_some_and(|points| points.iter().all(|(_, share)| *share >= 1.0));
+    if equal {
+        return Some("in no group did the rewards differ, so nothing was learned from them".into());
+    }
+    let broken = |name: &&str| stage.curves.get(*name)?.iter().find(|(_, value)| !value.is_finite()).map(|(step, _)| *step);
+    let (name, step) = ["loss", "grad_norm", "reward"].iter().find_map(|name| Some((*name, broken(name)?)))?;
+    Some(format!("{name} is not a number at step {step}"))
 }
 
 fn of_data_set(stage: &Stage) -> Option<String> {

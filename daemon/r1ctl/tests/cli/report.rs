@@ -320,3 +320,40 @@ fn a_job_that_has_not_begun_has_a_report_too() {
     Document::parse_with_options(&html, ParsingOptions { allow_dtd: true, ..Default::default() }).expect("well-formed");
     assert!(html.contains("queued") && html.contains("0 of 2 stages are finished"), "{html}");
 }
+
+/// `status.json` is as old as the last end of something; the steps since then are in `metrics.jsonl` alone.
+#[test]
+fn the_figures_of_a_directory_are_of_one_moment() {
+    let home = Home::new();
+    let mut status = recorded(&home);
+    // Left when the evaluation of step 750 ended.
+    status.state = State::Running;
+    (status.stages[0].step, status.stages[0].state) = (750, State::Running);
+    status.stages.truncate(1);
+    home.write("job/status.json", &serde_json::to_string(&status).unwrap());
+    home.run(&["report", "--dir", "job"]).expect(0);
+    let page = std::fs::read_to_string(home.path().join("report.md")).unwrap();
+    assert!(page.contains("over 1,500 steps") && !page.contains("over 750 steps"), "{page}");
+}
+
+#[test]
+fn a_stage_that_learned_nothing_says_why() {
+    let home = Home::new();
+    let status = recorded(&home);
+    let line = |step: u64, share: f64, loss: &str| {
+        format!(
+            "{{\"stage\":\"zero\",\"step\":{step},\"reward\":0.0,\"loss\":{loss},\"frac_reward_zero_std\":{share},\"completions/mean_length\":9.0}}\n"
+        )
+    };
+    home.write("job/status.json", &serde_json::to_string(&status).unwrap());
+    let page = |lines: String| {
+        home.write("job/metrics.jsonl", &lines);
+        home.run(&["report", "--dir", "job"]).expect(0);
+        std::fs::read_to_string(home.path().join("report.md")).unwrap()
+    };
+    let why = "in no group did the rewards differ, so nothing was learned";
+    assert!(page((1..9).map(|step| line(step, 1.0, "0.0")).collect()).contains(why));
+    assert!(!page((1..9).map(|step| line(step, if step == 5 { 0.5 } else { 1.0 }, "0.0")).collect()).contains(why));
+    let page = page((1..9).map(|step| line(step, 0.5, if step < 3 { "0.5" } else { "null" })).collect());
+    assert!(page.contains("loss is not a number at step 3"), "{page}");
+}
