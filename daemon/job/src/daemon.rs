@@ -69,7 +69,7 @@ impl DaemonConfig {
             plugin_dirs: rewards.get::<Vec<String>>("plugin_dirs")?.iter().map(|dir| absolute(dir, base_dir)).collect(),
             reward_threads: rewards.get("threads")?,
             trusted_keys: trusted_keys(&rewards)?,
-            log_level: log.get("level")?,
+            log_level: log_level(&log)?,
             log_format: format,
         })
     }
@@ -77,6 +77,23 @@ impl DaemonConfig {
     /// What `r1d dev` runs with: [`DEV_TOML`].
     pub fn dev() -> Result<DaemonConfig, JobError> {
         DaemonConfig::parse(DEV_TOML, Path::new("/"))
+    }
+}
+
+/// Words that are a filter of their own.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// A filter takes any other word for the name of a module, so a level that is mistyped would turn
+/// the log off.
+fn log_level(log: &Fields<'_>) -> Result<String, JobError> {
+    let filter: String = log.get("level")?;
+    let is_sound = |part: &str| part.contains(['=', '[', ':']) || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
+    match filter.split(',').map(str::trim).find(|part| !is_sound(part)) {
+        Some(bad) => Err(log.unsound(
+            format!("`level` has {bad:?}, which is no level"),
+            "write \"info\" (or error, warn, debug, trace), or a level per module as in \"info,r1d_rewards=debug\"",
+        )),
+        None => Ok(filter),
     }
 }
 

@@ -367,6 +367,9 @@ pub struct DeviceStatus {
     pub worker_pid: Option<u32>,
     pub worker_restarts: u32,
     pub job: Option<JobId>,
+    /// What keeps a `failed` device from running jobs, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What a job will do, before it does it.

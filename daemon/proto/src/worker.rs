@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// The exit status of a worker that cannot use its device (sysexits' EX_UNAVAILABLE): the machine's
+/// fault, not the job's.
+pub const EXIT_NO_DEVICE: u8 = 69;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToWorker {
     pub id: u64,

@@ -59,7 +59,7 @@ pub enum Error {
     UnknownKey(String),
     #[error("{}: {source}; this command needs {} beside r1ctl: build it with `make build`, or install it there", .program.display(), name_of(.program))]
     Sibling { program: PathBuf, source: std::io::Error },
-    #[error("{} does not find its libraries: set {variable} to libtorch's lib directory", .program.display())]
+    #[error("{} does not find its libraries: set {variable}, or `[torch] lib` in /etc/r1d/r1d.toml, to libtorch's lib directory", .program.display())]
     SiblingLibrary { program: PathBuf, variable: &'static str },
     #[error("{name} was ended by signal {signal}")]
     SiblingSignal { name: &'static str, signal: i32 },

@@ -3,20 +3,27 @@
 use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place};
 use crate::error::{Ended, Error};
 use crate::sibling::{self, option};
+use r1d_job::DaemonConfig;
 use std::ffi::{OsStr, OsString};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 const SIBLING: &str = "r1d-worker";
 /// Where libtorch's libraries are, for a worker that was not built in place (its own run path is looked at last).
 const TORCH_LIB_VARIABLE: &str = "R1D_TORCH_LIB";
+/// What the service on this machine runs with.
+const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
 /// How the dynamic linker reports a library that it does not find.
 const EXIT_NO_LIBRARY: i32 = 127;
 
 pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
     let program = sibling::find(SIBLING);
+    let named = std::env::var_os(TORCH_LIB_VARIABLE).filter(|named| !named.is_empty());
     let mut worker = Command::new(&program);
     worker.args(arguments(command, output));
-    if let Some(path) = library_path(std::env::var_os(TORCH_LIB_VARIABLE), std::env::var_os("LD_LIBRARY_PATH")) {
+    if let Some(path) =
+        library_path(named.or_else(|| service_lib(&program, Path::new(SYSTEM_CONFIG))), std::env::var_os("LD_LIBRARY_PATH"))
+    {
         worker.env("LD_LIBRARY_PATH", path);
     }
     let status = sibling::run(&mut worker)?;
@@ -24,6 +31,16 @@ pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
         Some(EXIT_NO_LIBRARY) => Err(Error::SiblingLibrary { program, variable: TORCH_LIB_VARIABLE }),
         _ => sibling::ended(SIBLING, status),
     }
+}
+
+/// libtorch of the service on this machine, for a worker that does not find its own. One that was built in place finds it, and is not to get
+/// another release's.
+fn service_lib(worker: &Path, config: &Path) -> Option<OsString> {
+    let text = std::fs::read_to_string(config).ok()?;
+    let config = DaemonConfig::parse(&text, config.parent()?).ok()?;
+    let lib = config.torch_lib?;
+    let tried = Command::new(worker).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    (tried.ok()?.code() == Some(EXIT_NO_LIBRARY)).then(|| lib.into_os_string())
 }
 
 fn arguments(command: Model, output: Output) -> Vec<OsString> {
@@ -88,4 +105,29 @@ fn library_path(named: Option<OsString>, listed: Option<OsString>) -> Option<OsS
         path.push(listed);
     }
     Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// The service's libtorch is for a worker that finds none; one that finds its own keeps it.
+    #[test]
+    fn a_worker_without_libraries_gets_those_of_the_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let (worker, config) = (dir.path().join("r1d-worker"), dir.path().join("r1d.toml"));
+        let found = |code: i32, text: &str| {
+            std::fs::write(&worker, format!("#!/bin/sh\nexit {code}\n")).unwrap();
+            std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o755)).unwrap();
+            std::fs::write(&config, text).unwrap();
+            service_lib(&worker, &config)
+        };
+        let named = "[torch]\nlib = \"/opt/r1d/libtorch/lib\"\n";
+        assert_eq!(found(127, named), Some("/opt/r1d/libtorch/lib".into()));
+        assert_eq!(found(0, named), None);
+        assert_eq!(found(127, ""), None);
+        assert_eq!(found(127, "no toml"), None);
+        assert_eq!(service_lib(&worker, &dir.path().join("none.toml")), None);
+    }
 }

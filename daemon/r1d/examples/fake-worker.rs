@@ -7,7 +7,7 @@
 //!
 //! | text | what happens |
 //! |---|---|
-//! | `exit` | the process ends with code 3 |
+//! | `exit`, `exit N` | the process ends with code 3, or N |
 //! | `kill-self`, `kill-daemon`, `kill-both` | SIGKILL; the daemon is the parent process |
 //! | `kill-daemon-soon N` | the request is answered, and N microseconds later the daemon is killed |
 //! | `hang` | nothing is said any more |
@@ -41,6 +41,9 @@ const DIGIT_0: u32 = 5;
 const VERDICTS: [u32; 2] = [15, 16];
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("probe") {
+        return probe();
+    }
     let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("standard input");
     let mut worker = Worker {
         stream: UnixStream::from(socket),
@@ -69,6 +72,16 @@ fn main() {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Ends as the file `probe` of the faults says: `CODE what it says`.
+fn probe() {
+    let Some(fault) = variable("FAKE_WORKER_FAULTS").and_then(|dir| fs::read_to_string(Path::new(&dir).join("probe")).ok()) else {
+        return;
+    };
+    let (code, said) = fault.split_once(' ').expect("a code and words");
+    eprintln!("{said}");
+    std::process::exit(code.parse().expect("an exit code"));
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -123,7 +136,7 @@ impl Worker {
         let (word, rest) = fault.trim().split_once(' ').unwrap_or((fault.trim(), ""));
         let daemon = std::os::unix::process::parent_id();
         match word {
-            "exit" => std::process::exit(3),
+            "exit" => std::process::exit(rest.parse().unwrap_or(3)),
             "kill-self" => kill(std::process::id()),
             "kill-daemon" => kill(daemon),
             "kill-both" => {

@@ -5,6 +5,7 @@ use crate::inputs;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError};
 use crate::outputs::{OutputError, Outputs};
+use crate::reach::{self, Surroundings, Unreachable};
 use crate::reading::Reading;
 use crate::reuse;
 use crate::state_dir::job_dir;
@@ -32,6 +33,8 @@ pub enum AcceptError {
     #[error("{0}")]
     Job(#[from] JobError),
     #[error(transparent)]
+    Reach(#[from] Unreachable),
+    #[error(transparent)]
     Materials(#[from] MaterialsError),
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -48,13 +51,17 @@ pub enum AcceptError {
 impl AcceptError {
     /// Whether the job is at fault, not the daemon.
     pub fn is_the_jobs(&self) -> bool {
-        matches!(self, AcceptError::Job(_) | AcceptError::Materials(_) | AcceptError::Ledger(LedgerError::Rejected(_)))
+        matches!(
+            self,
+            AcceptError::Job(_) | AcceptError::Reach(_) | AcceptError::Materials(_) | AcceptError::Ledger(LedgerError::Rejected(_))
+        )
     }
 }
 
 /// What the job would do. Blocks, and gives up where nobody wants to know any more.
 pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Plan, AcceptError> {
     let job = Job::parse(text, Path::new("/"))?;
+    reach::check(&job, &Surroundings::own())?;
     let materials = Materials::read(job, rewards, &Recorded::default(), reading)?;
     let facts = materials.facts();
     let mut stages = r1d_job::plan::stages(&materials.job, &facts, &materials.seen);
@@ -98,7 +105,9 @@ pub struct Submission {
 /// Checks the job and queues it, with all that was decided about it, in one transaction. Blocks.
 pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Submitted, AcceptError> {
     let Submission { text, priority, pins, reuses, id: request } = submission;
+    desk.ledger.is_in_place()?;
     let job = Job::parse(&text, Path::new("/"))?;
+    reach::check(&job, &Surroundings::own())?;
     let fingerprint = inputs::fingerprint(&job);
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;

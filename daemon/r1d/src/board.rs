@@ -35,13 +35,15 @@ struct State {
 }
 
 impl Board {
+    /// Devices get no jobs before they are [`Board::found`] to be usable.
     pub fn new(devices: &[String]) -> Board {
         let device = |name: &String| DeviceStatus {
             device: name.clone(),
-            state: "idle".into(),
+            state: "starting".into(),
             worker_pid: None,
             worker_restarts: 0,
             job: None,
+            problem: Some("the daemon has not tried it yet".into()),
         };
         let state = Mutex::new(State { jobs: BTreeMap::new(), devices: devices.iter().map(device).collect() });
         Board(Arc::new(Inner { state, changed: watch::Sender::new(0) }))
@@ -81,6 +83,21 @@ impl Board {
 
     pub fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {
         self.change(|state| state.devices.iter_mut().find(|status| status.device == device).map(change));
+    }
+
+    /// Whether the device can run a job at all.
+    pub fn is_usable(&self, device: &str) -> bool {
+        self.lock().devices.iter().any(|status| status.device == device && status.problem.is_none())
+    }
+
+    /// What a look at the device found ([`crate::setup`]); `None`: it can be used.
+    pub fn found(&self, device: &str, problem: Option<String>) {
+        self.device(device, |status| {
+            if problem.is_some() || status.problem.is_some() {
+                status.state = if problem.is_some() { "failed" } else { "idle" }.into();
+            }
+            status.problem = problem;
+        });
     }
 
     /// Tells of every change from now on.

@@ -1,7 +1,7 @@
 //! The daemon's life: take the state directory, build the parts, listen, run until told to stop, drain.
 
 use crate::actors::control::{ControlSocket, Counter};
-use crate::actors::jobs::{Device, Jobs, StopAll};
+use crate::actors::jobs::{Device, Dispatch, Jobs, StopAll};
 use crate::actors::run::Means;
 use crate::actors::supervise::{Supervised, supervise};
 use crate::actors::worker::{LastProcess, Recipe, Worker};
@@ -12,6 +12,7 @@ use crate::graders::OpenJobs;
 use crate::materials::worker_threads;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
+use crate::setup::{self, SetupError};
 use crate::state_dir::{StateDir, StateError};
 use crate::status::Desk;
 use crate::submissions::Submissions;
@@ -35,6 +36,10 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const LAST_STEP_MAX: Duration = Duration::from_secs(600);
 /// Owner and group may use the socket: who is in its group may submit jobs.
 const SOCKET_MODE: u32 = 0o660;
+/// Bytes of a socket's path that the kernel takes: `sockaddr_un` without its final zero.
+const SOCKET_PATH_MAX_BYTES: usize = 107;
+/// Between two looks whether the state directory is still there.
+const IN_PLACE_LOOK: Duration = Duration::from_secs(2);
 /// For workers of a daemon that was killed to notice and leave.
 const OLD_WORKERS_MAX: Duration = Duration::from_secs(60);
 
@@ -48,38 +53,74 @@ pub enum DaemonError {
     Rewards(#[from] RewardError),
     #[error("socket {}: {source}", path.display())]
     Socket { path: PathBuf, source: std::io::Error },
+    #[error(
+        "socket {}: its path has {} bytes, the kernel takes {SOCKET_PATH_MAX_BYTES}: set `[listen] socket` or --socket to a shorter one",
+        .0.display(), .0.as_os_str().len()
+    )]
+    SocketPath(PathBuf),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     #[error("signals: {0}")]
     Signals(std::io::Error),
     #[error("cannot find the running executable: {0}")]
     Executable(std::io::Error),
 }
 
+/// A configuration with which the daemon cannot run (sysexits' EX_CONFIG): started again it fails again, until somebody has changed it.
+pub const EXIT_CONFIG: u8 = 78;
+/// A state directory that somebody has to mend (sysexits' EX_DATAERR).
+const EXIT_DATA: u8 = 65;
+/// Anything else, which may be over when the daemon is started again.
+const EXIT_FAILED: u8 = 1;
+
+impl DaemonError {
+    /// What systemd goes by: the unit starts the daemon again after an exit status that time or a restart may mend, and after no other.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            DaemonError::SocketPath(_) | DaemonError::Setup(_) => EXIT_CONFIG,
+            DaemonError::State(StateError::NoLedger { .. })
+            | DaemonError::Ledger(LedgerError::Damaged { .. } | LedgerError::Newer { .. }) => EXIT_DATA,
+            _ => EXIT_FAILED,
+        }
+    }
+}
+
 /// Why the daemon stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Signal,
     /// `r1ctl shutdown`.
     Asked,
+    /// Its state directory is gone.
+    Displaced(DaemonError),
 }
 
 /// The parts that live as long as the daemon.
 struct Parts {
     counter: Counter,
     jobs: Supervised<Jobs>,
+    recipes: Vec<Recipe>,
     /// Kept until all workers are gone.
-    _state: Arc<StateDir>,
+    state: Arc<StateDir>,
 }
 
 /// Serves until a signal or a client says stop.
 pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> {
     let state = Arc::new(StateDir::lock(&settings.state_dir)?);
-    actix::System::new().block_on(async move {
+    let system = actix::System::new();
+    let ended = system.block_on(async move {
         let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
         let shutdown = Arc::new(watch::Sender::new(false));
         let mut asked = shutdown.subscribe();
         let listener = bind(&settings.socket)?;
+        notify::send("STATUS=reading the ledger");
         let parts = build(&settings, state, clock.clone(), shutdown)?;
+        notify::send("STATUS=trying the devices");
+        setup::try_devices(&parts.recipes, &parts.counter.desk.board).await?;
+        let again = setup::keep_trying(parts.recipes.clone(), parts.counter.desk.board.clone(), parts.jobs.clone());
+        tasks::spawn("devices", again);
+        // Only now: a job that is taken up finds out whether its device can be used.
+        let _ = parts.jobs.ask("the queue", Dispatch).await;
         let socket = serve_clients(listener, &parts, clock);
         announce(&settings);
         let why = tokio::select! {
@@ -87,13 +128,43 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
             _ = interrupt.recv() => Stop::Signal,
             // An error means that nobody may ask: this daemon is a service.
             Ok(_) = asked.wait_for(|asked| *asked) => Stop::Asked,
+            gone = displaced(&parts) => Stop::Displaced(gone),
         };
-        drain(&parts, why).await;
+        let after_step = match why {
+            Stop::Signal => false,
+            Stop::Asked => true,
+            // What a run would still write lands nowhere, or in the directory of another.
+            Stop::Displaced(error) => return Err(error),
+        };
+        drain(&parts, after_step).await;
         drop(socket);
         // Nobody can tell a stale socket from a daemon that does not answer; under the lock it is ours to remove.
         let _ = std::fs::remove_file(&settings.socket);
         Ok(())
-    })
+    });
+    // Dropping it would wait for threads that still read a job's data; they end with the process.
+    std::mem::forget(system);
+    ended
+}
+
+/// Waits for the moment when the state directory is no longer the one that the daemon has locked.
+async fn displaced(parts: &Parts) -> DaemonError {
+    loop {
+        tokio::time::sleep(IN_PLACE_LOOK).await;
+        let (state, ledger) = (parts.state.clone(), parts.counter.desk.ledger.clone());
+        let looked = tasks::blocking(move || -> Result<(), DaemonError> {
+            state.is_in_place()?;
+            Ok(ledger.is_in_place()?)
+        });
+        match looked.await {
+            Ok(Ok(())) => {}
+            Ok(Err(gone @ (DaemonError::State(StateError::Gone { .. }) | DaemonError::Ledger(LedgerError::Gone { .. })))) => {
+                return gone;
+            }
+            Ok(Err(error)) => tracing::warn!("the state directory cannot be looked at: {error}"),
+            Err(panic) => tracing::error!("looking at the state directory: {panic}"),
+        }
+    }
 }
 
 fn build(
@@ -102,6 +173,7 @@ fn build(
     clock: SharedClock,
     shutdown: Arc<watch::Sender<bool>>,
 ) -> Result<Parts, DaemonError> {
+    state.check_ledger()?;
     let ledger = Arc::new(Ledger::open(&state.ledger())?);
     let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
@@ -129,8 +201,9 @@ fn build(
         reviews: Default::default(),
     };
     let clerks = Clerks::default();
-    let means = |name: &String| means(settings, &state, &desk, &rewards, &clerks, name);
-    let means = names.iter().map(means).collect::<Result<Vec<_>, _>>()?;
+    let recipes: Vec<Recipe> = names.iter().map(|name| recipe(settings, name)).collect();
+    let means = |recipe: &Recipe| means(settings, &state, &desk, &rewards, &clerks, recipe);
+    let means = recipes.iter().map(means).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let patience = clock.now() + OLD_WORKERS_MAX;
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
@@ -166,7 +239,7 @@ fn build(
         node_name: settings.node_name.clone(),
         shutdown: settings.may_be_shut_down.then_some(shutdown),
     };
-    Ok(Parts { counter, jobs, _state: state })
+    Ok(Parts { counter, jobs, recipes, state })
 }
 
 /// Lets go of kept components that judge no job of the ledger: of submissions that were refused, and of jobs that are gone.
@@ -190,6 +263,17 @@ fn strike(ledger: &Ledger) {
     }
 }
 
+/// How the workers of a device are started.
+fn recipe(settings: &Settings, device: &str) -> Recipe {
+    Recipe {
+        device: device.into(),
+        executable: settings.worker.clone(),
+        threads: worker_threads(device, settings.config.torch_threads),
+        mkl_intel_kernels: settings.config.mkl_intel_kernels,
+        torch_lib: settings.config.torch_lib.clone(),
+    }
+}
+
 /// A device, its worker's supervisor, and what a run on it needs.
 fn means(
     settings: &Settings,
@@ -197,16 +281,10 @@ fn means(
     desk: &Desk,
     rewards: &Arc<Rewards>,
     clerks: &Clerks,
-    device: &str,
+    recipe: &Recipe,
 ) -> Result<Means, DaemonError> {
     let lock = state.workers_lock().map_err(|source| StateError::Io { path: state.root().into(), source })?;
-    let recipe = Recipe {
-        device: device.into(),
-        executable: settings.worker.clone(),
-        threads: worker_threads(device, settings.config.torch_threads),
-        mkl_intel_kernels: settings.config.mkl_intel_kernels,
-        torch_lib: settings.config.torch_lib.clone(),
-    };
+    let (recipe, device) = (recipe.clone(), recipe.device.clone());
     let (lock, board, last) = (Arc::new(lock), desk.board.clone(), LastProcess::default());
     let worker = supervise("worker", desk.clock.clone(), move |alive, _| Worker {
         recipe: recipe.clone(),
@@ -219,11 +297,14 @@ fn means(
     });
     let worker_silence = settings.worker_silence;
     let (desk, rewards, clerks) = (desk.clone(), rewards.clone(), clerks.clone());
-    Ok(Means { desk, rewards, clerks, worker, device: device.into(), worker_silence })
+    Ok(Means { desk, rewards, clerks, worker, device, worker_silence })
 }
 
 /// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's, unless it is another directory's.
 fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
+    if path.as_os_str().len() > SOCKET_PATH_MAX_BYTES {
+        return Err(DaemonError::SocketPath(path.into()));
+    }
     let failed = |source| DaemonError::Socket { path: path.into(), source };
     let taken =
         |what: &str| failed(std::io::Error::new(std::io::ErrorKind::AddrInUse, format!("{what}: choose another with --socket")));
@@ -259,7 +340,7 @@ fn announce(settings: &Settings) {
         "r1d {} is ready",
         env!("CARGO_PKG_VERSION")
     );
-    notify::send(notify::READY);
+    notify::send(&format!("{}\nSTATUS=serving", notify::READY));
     if let Some(interval) = notify::watchdog_interval() {
         tasks::spawn("watchdog", async move {
             loop {
@@ -271,10 +352,9 @@ fn announce(settings: &Settings) {
 }
 
 /// Stops the runs: nothing is lost, all that counts is durable, and the jobs go on when a daemon is back.
-async fn drain(parts: &Parts, why: Stop) {
+async fn drain(parts: &Parts, after_step: bool) {
     notify::send(notify::STOPPING);
     tracing::info!("stopping");
-    let after_step = why == Stop::Asked;
     let patience = if after_step { LAST_STEP_MAX } else { STOP_MAX };
     let stopped = tokio::time::timeout(patience, parts.jobs.ask("the queue", StopAll { after_step })).await;
     if stopped.is_err() {

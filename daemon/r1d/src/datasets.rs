@@ -17,6 +17,7 @@ use r1d_data::storage::write_atomically;
 use r1d_data::{DataError, ReadBack, Row, rollouts};
 use r1d_job::{DataSource, Stage};
 use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::storage::create_dir_durably;
 use r1d_runner::Source;
 use r1d_runner::metrics::Unscored;
 use serde::{Deserialize, Serialize};
@@ -195,7 +196,7 @@ pub fn make(
     goes_on: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Made, DataSetError> {
     let dir = outputs.datasets();
-    std::fs::create_dir_all(&dir).map_err(|source| DataSetError::Write { path: dir.clone(), source })?;
+    create_dir_durably(&dir).map_err(|source| DataSetError::Write { path: dir.clone(), source })?;
     let source = materials.job.source(&stage.data).ok_or_else(|| DataError::Source {
         name: stage.data.clone(),
         problem: format!("stage `{}` reads it, and it is not in the job", stage.name),

@@ -1,25 +1,133 @@
-//! The daemon's own log: lines on standard error.
+//! The daemon's own log: lines on standard error. The journal of systemd, where that is what standard error is, gets them with a priority
+//! (sd-daemon(3)) and without a time, which it has itself.
 
 use r1d_job::DaemonConfig;
 use r1d_job::daemon::LogFormat;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Overrides the configuration's level: `debug`, or per module as in `info,r1d::actors=debug`.
 const LEVEL_VARIABLE: &str = "R1D_LOG";
+/// systemd's word for the stream that it connected to its journal: `device:inode`.
+const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`[log] level` is {level:?}, which is no filter ({source}): write a level, or one per module as in \"info,r1d::actors=debug\""
+)]
+pub struct LevelError {
+    level: String,
+    source: ParseError,
+}
 
 /// Panics become lines too: an actor that panicked is recreated, and its cause must not be lost between other programs' output.
-pub fn init(config: &DaemonConfig) {
-    let filter = EnvFilter::try_from_env(LEVEL_VARIABLE)
-        .or_else(|_| EnvFilter::try_new(&config.log_level))
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => lines.json().init(),
+pub fn init(config: &DaemonConfig) -> Result<(), LevelError> {
+    let configured =
+        EnvFilter::try_new(&config.log_level).map_err(|source| LevelError { level: config.log_level.clone(), source })?;
+    let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or(configured);
+    let journal = is_journal(std::env::var(JOURNAL_VARIABLE).ok().as_deref(), &io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    let terminal = io::IsTerminal::is_terminal(&io::stderr());
+    match (config.log_format, journal) {
+        (LogFormat::Text, false) => lines.with_writer(io::stderr).with_ansi(terminal).init(),
+        (LogFormat::Text, true) => lines.with_writer(Journal).with_ansi(false).without_time().init(),
+        (LogFormat::Json, false) => lines.json().with_writer(io::stderr).init(),
+        // Whoever reads the documents finds the time in each.
+        (LogFormat::Json, true) => lines.json().with_writer(Journal).init(),
     }
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tracing::error!("panic: {panic}");
-        default(panic);
+        if !journal {
+            default(panic);
+        }
     }));
+    Ok(())
+}
+
+/// Prints why the daemon ends, before or after there is a log.
+pub fn last_words(error: &dyn std::fmt::Display) {
+    let prefix = match is_journal(std::env::var(JOURNAL_VARIABLE).ok().as_deref(), &io::stderr()) {
+        true => priority(Level::ERROR),
+        false => "",
+    };
+    let said = prefixed(prefix, format!("r1d: {}\n", r1d_proto::shown::lines(&error.to_string())).as_bytes());
+    // Nobody is left to be told that standard error is closed.
+    let _ = io::stderr().write_all(&said);
+}
+
+/// Whether `stream` is what systemd connected to its journal. A program that redirected its standard error has inherited the variable alone.
+fn is_journal(variable: Option<&str>, stream: &impl AsFd) -> bool {
+    let Ok(stat) = rustix::fs::fstat(stream) else { return false };
+    variable.is_some_and(|variable| variable == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// syslog(3)'s priority of a level, as sd-daemon(3) writes it before a line.
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+/// `text` with the priority before each of its lines: the journal takes each for an entry.
+fn prefixed(priority: &str, text: &[u8]) -> Vec<u8> {
+    text.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [priority.as_bytes(), line].concat()).collect()
+}
+
+/// Standard error that is the journal's.
+struct Journal;
+
+/// One event on its way to the journal.
+struct Entry(Level);
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = Entry;
+
+    fn make_writer(&'a self) -> Entry {
+        Entry(Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Entry {
+        Entry(*event.level())
+    }
+}
+
+impl Write for Entry {
+    /// The subscriber hands over a whole event at a time.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(&prefixed(priority(self.0), event)).map(|()| event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_an_event_has_its_priority() {
+        assert_eq!(prefixed(priority(Level::ERROR), b"panic: at\nline 2\n"), b"<3>panic: at\n<3>line 2\n");
+        assert_eq!(prefixed(priority(Level::DEBUG), b"x"), b"<7>x");
+        assert_eq!(prefixed("<6>", b""), b"");
+    }
+
+    #[test]
+    fn only_the_stream_that_systemd_named_is_the_journal() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        let name = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(is_journal(Some(&name), &file));
+        assert!(!is_journal(None, &file) && !is_journal(Some("8:15"), &file));
+        assert!(!is_journal(Some(&name), &tempfile::tempfile().unwrap()));
+    }
 }

@@ -6,12 +6,12 @@
 //! | [`daemon`] | its life: build, listen, run, drain |
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
-//! | [`accept`], [`materials`], [`reading`] | a job's files, read and checked |
+//! | [`accept`], [`reach`], [`inputs`], [`materials`], [`reading`] | a job's files: within reach, as they were, read and checked |
 //! | [`rooms`], [`submissions`] | how many clients may have what at a time; what becomes of submissions whose client leaves |
 //! | [`clerk`], [`datasets`], [`scoring`], [`graders`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
 //! | [`turns`] | whose turn it is when a device is free |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
-//! | [`devices`], [`tasks`] | what there is to run on; who starts tasks |
+//! | [`devices`], [`setup`], [`tasks`] | what there is to run on, and whether it can be used; who starts tasks |
 
 mod accept;
 mod actors;
@@ -30,6 +30,7 @@ mod notify;
 mod outputs;
 mod plugin;
 mod progress;
+mod reach;
 mod reading;
 mod respondents;
 mod reuse;
@@ -38,6 +39,7 @@ mod rooms;
 mod samples;
 mod scoring;
 mod settings;
+mod setup;
 mod state_dir;
 mod status;
 mod submissions;
@@ -57,6 +59,26 @@ use std::process::ExitCode;
 /// Wrong words on the command line (sysexits' EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 
+/// Why a daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    #[error(transparent)]
+    Log(#[from] log::LevelError),
+    #[error(transparent)]
+    Daemon(#[from] daemon::DaemonError),
+}
+
+impl ServeError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Settings(_) | ServeError::Log(_) => daemon::EXIT_CONFIG,
+            ServeError::Daemon(error) => error.exit_code(),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -66,9 +88,9 @@ fn main() -> ExitCode {
             return if wrong { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let ended = match cli.command {
-        Command::Run { config, place } => serve(Some(&config), place),
-        Command::Dev { place } => serve(None, place),
+    let ended: Result<(), Box<dyn Error>> = match cli.command {
+        Command::Run { config, place } => return serve(Some(&config), place),
+        Command::Dev { place } => return serve(None, place),
         Command::Config { config, .. } => dump_config(config.as_deref()),
         Command::Plugin(command) => match plugin::run(command) {
             Ok(code) => return code,
@@ -86,12 +108,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Option<&Path>, place: cli::Place) -> Result<(), Box<dyn Error>> {
-    let settings = Settings::resolve(config, place)?;
-    log::init(&settings.config);
-    daemon::serve(settings, SystemClock::shared())?;
-    // Threads that still read a job's data have nothing to finish.
-    std::process::exit(0)
+fn serve(config: Option<&Path>, place: cli::Place) -> ExitCode {
+    let serve = || -> Result<(), ServeError> {
+        let settings = Settings::resolve(config, place)?;
+        log::init(&settings.config)?;
+        Ok(daemon::serve(settings, SystemClock::shared())?)
+    };
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::last_words(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
 }
 
 fn print_samples(dir: PathBuf, stage: &str, limit: u32) -> Result<(), Box<dyn Error>> {

@@ -21,6 +21,7 @@ use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
+use r1d_proto::storage::create_dir_durably;
 use r1d_proto::user_file;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -230,10 +231,27 @@ struct Manifest {
 struct Entry {
     path: PathBuf,
     bytes: u64,
+    sha256: String,
 }
 
-/// The checkpoint's manifest has the hash on record, and what it lists is there; a worker compares the contents when it opens it.
+/// The checkpoint's manifest has the hash on record, and what it lists is there.
 fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
+    manifest(checkpoint).map(drop)
+}
+
+/// As [`is_whole`], and every file has the contents that its manifest says. A stage that was taken over has no other checkpoint to go back to:
+/// damage that only a worker finds would fail the job, where doing the stage again is all that is needed. Reads all of the checkpoint.
+fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
+    for entry in manifest(checkpoint)?.files {
+        let path = checkpoint.dir.join(&entry.path);
+        if file_hash(&path)? != entry.sha256 {
+            return Err(ReuseError::Changed(checkpoint.dir.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn manifest(checkpoint: &CheckpointRecord) -> Result<Manifest, ReuseError> {
     let path = checkpoint.dir.join("manifest.json");
     let changed = || ReuseError::Changed(checkpoint.dir.clone());
     let text = fs::read(&path).map_err(io_error(&path))?;
@@ -242,7 +260,7 @@ fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
     }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| changed())?;
     let is_there = |entry: &Entry| fs::metadata(checkpoint.dir.join(&entry.path)).is_ok_and(|file| file.len() == entry.bytes);
-    if manifest.files.iter().all(is_there) { Ok(()) } else { Err(changed()) }
+    if manifest.files.iter().all(is_there) { Ok(manifest) } else { Err(changed()) }
 }
 
 /// Which stages would be taken over, and from which jobs; of a job that is only planned.
@@ -295,7 +313,10 @@ fn take(desk: &Desk, own: &JobRecord, outputs: &Outputs, job: &Job, index: usize
         let dir = outputs.checkpoints(job, own.job()).join(&record.name).join(format!("step-{}", checkpoint.step));
         link_directory(&checkpoint.dir, &dir)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
-        is_whole(&copied)?;
+        is_unharmed(&copied).inspect_err(|_| {
+            // It would only be in the way of the stage that is done again, which clears it too.
+            let _ = remove(&copied.dir);
+        })?;
         record.checkpoints.push(copied);
     }
     let files = (1..=record.steps).map(|step| (theirs.rollouts(&record.name, step), outputs.rollouts(&record.name, step)));
@@ -303,7 +324,7 @@ fn take(desk: &Desk, own: &JobRecord, outputs: &Outputs, job: &Job, index: usize
     let made = made.into_iter().map(|name| (theirs.datasets().join(&name), outputs.datasets().join(&name)));
     for (from, to) in files.chain(made).filter(|(from, _)| from.is_file()) {
         let parent = to.parent().unwrap_or(&to);
-        fs::create_dir_all(parent).map_err(io_error(parent))?;
+        create_dir_durably(parent).map_err(io_error(parent))?;
         remove(&to)?;
         link(&from, &to)?;
         sync(parent)?;
@@ -349,7 +370,7 @@ fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
     let (mut folders, mut files) = (vec![PathBuf::new()], 0);
     while let Some(folder) = folders.pop() {
         let (source, target) = (from.join(&folder), partial.join(&folder));
-        fs::create_dir_all(&target).map_err(io_error(&target))?;
+        create_dir_durably(&target).map_err(io_error(&target))?;
         for entry in fs::read_dir(&source).map_err(io_error(&source))? {
             let entry = entry.map_err(io_error(&source))?;
             files += 1;

@@ -9,10 +9,13 @@
 //! | `plugins/<sha256>.wasm` | components that judge jobs, or did |
 //! | `jobs/<id>/` | see [`crate::outputs`] |
 
+use crate::outputs::Outputs;
 use r1d_proto::ids::JobId;
+use r1d_proto::storage::create_dir_durably;
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,12 +26,24 @@ pub enum StateError {
     InUse { path: PathBuf, pid: String },
     #[error("state directory {}: a worker of a daemon before this one still runs after {waited_s} s: end it, then start again", path.display())]
     WorkersRemain { path: PathBuf, waited_s: u64 },
+    #[error(
+        "state directory {}: its ledger, ledger.redb, is gone, and there are {jobs} jobs in {0}/jobs, which only a ledger can go on with: put a copy of the \
+         ledger back; or, to start anew without these jobs, move {0}/jobs away",
+        path.display()
+    )]
+    NoLedger { path: PathBuf, jobs: usize },
+    #[error(
+        "state directory {} was removed, or replaced by another, while the daemon ran: what it would record now is lost. It ends; started again, it \
+         begins with what is there",
+        path.display()
+    )]
+    Gone { path: PathBuf },
 }
 
 /// A state directory that this process owns.
 pub struct StateDir {
     root: PathBuf,
-    _lock: File,
+    lock: File,
     workers: File,
 }
 
@@ -39,7 +54,7 @@ impl StateDir {
             let path = path.to_path_buf();
             move |source| StateError::Io { path, source }
         };
-        std::fs::create_dir_all(root.join("jobs")).map_err(io(root))?;
+        create_dir_durably(&root.join("jobs")).map_err(io(root))?;
         let path = root.join("lock");
         let mut lock = open(&path).map_err(io(&path))?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -51,7 +66,30 @@ impl StateDir {
         lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(own.as_bytes())).map_err(io(&path))?;
         let path = root.join("workers.lock");
         let workers = open(&path).map_err(io(&path))?;
-        Ok(StateDir { root: root.into(), _lock: lock, workers })
+        Ok(StateDir { root: root.into(), lock, workers })
+    }
+
+    /// Refuses to begin a new ledger beside jobs that an old one had: they would be forgotten, and their directories kept for nobody.
+    pub fn check_ledger(&self) -> Result<(), StateError> {
+        if self.ledger().exists() {
+            return Ok(());
+        }
+        let jobs =
+            std::fs::read_dir(self.root.join("jobs")).map_err(|source| StateError::Io { path: self.root.clone(), source })?;
+        let jobs = jobs.flatten().filter(|entry| Outputs::new(entry.path()).job_toml().exists()).count();
+        if jobs > 0 { Err(StateError::NoLedger { path: self.root.clone(), jobs }) } else { Ok(()) }
+    }
+
+    /// Whether the directory that this process locked is still the one at its path.
+    pub fn is_in_place(&self) -> Result<(), StateError> {
+        let (held, found) = (self.lock.metadata(), std::fs::metadata(self.root.join("lock")));
+        match (held, found) {
+            (Ok(held), Ok(found)) if (held.dev(), held.ino()) == (found.dev(), found.ino()) => Ok(()),
+            (_, Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StateError::Io { path: self.root.clone(), source: error })
+            }
+            _ => Err(StateError::Gone { path: self.root.clone() }),
+        }
     }
 
     /// Whether all workers of daemons before this one are gone; from then on the lock is this daemon's.

@@ -225,9 +225,10 @@ impl Desk {
     /// What a job waits for that could run.
     pub fn free_device(&self) -> String {
         let devices: Vec<String> = (self.board.devices().into_iter())
-            .map(|device| match device.job {
-                Some(job) => format!("{} (busy with job {job})", device.device),
-                None => format!("{} ({})", device.device, device.state),
+            .map(|device| match (device.problem, device.job) {
+                (Some(problem), _) => format!("{} (failed: {problem})", device.device),
+                (None, Some(job)) => format!("{} (busy with job {job})", device.device),
+                (None, None) => format!("{} ({})", device.device, device.state),
             })
             .collect();
         format!("a free device: {}", devices.join(", "))

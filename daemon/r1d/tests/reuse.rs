@@ -173,3 +173,27 @@ fn a_job_that_is_killed_while_it_takes_over_ends_the_same() {
         assert_eq!(reused(&status)[4], None);
     }
 }
+
+/// A taken-over stage has no other checkpoint to go back to, so what a disk did to this one must not fail the job.
+#[test]
+fn a_stage_whose_checkpoint_is_damaged_is_done_again() {
+    let mut house = House::new();
+    house.start();
+    let first = house.submit(job(&house, &[]));
+    let status = house.wait_succeeded(&first);
+    let undisturbed = house.outcome(&status);
+    for stage in ["reading", "cold-start"] {
+        let dir = status.directory.join("checkpoints").join(stage).join("step-3");
+        let state = dir.join("state");
+        let mut bytes = fs::read(&state).unwrap();
+        // As long as before.
+        bytes[0] ^= 1;
+        fs::write(&state, bytes).unwrap();
+    }
+    let second = house.submit(job(&house, &[]));
+    let status = house.wait_succeeded(&second);
+    assert_eq!(reused(&status)[..2], [None, None]);
+    assert_eq!(house.outcome(&status), undisturbed);
+    let log: String = house.log_lines(&second).into_iter().map(|line| line.message + "\n").collect();
+    assert!(log.contains("cannot be taken over and is done again") && log.contains("is not as it was recorded"), "{log}");
+}

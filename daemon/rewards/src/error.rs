@@ -6,7 +6,9 @@ use std::path::PathBuf;
 /// A plugin or its setting is refused before it judges anything.
 #[derive(Debug, thiserror::Error)]
 pub enum RewardError {
-    #[error("no plugin `{name}`: looked for {name}.wasm in {dirs}; known: {known}")]
+    #[error(
+        "no plugin `{name}`: looked for {name}.wasm in {dirs} (`[rewards] plugin_dirs` in r1d.toml says where); known: {known}"
+    )]
     NotFound { name: String, dirs: String, known: String },
     #[error("plugin {path}: cannot be read: {cause}")]
     Read { path: PathBuf, cause: std::io::Error },

@@ -273,6 +273,11 @@ pub enum End {
     NoRoom {
         cause: String,
     },
+    /// Something outside of the job is away: a file that it reads, or what a worker needs of the machine. Nothing that was committed is lost: the
+    /// job is taken up again until it is back.
+    Away {
+        cause: String,
+    },
     /// The worker is to be killed; a fresh one may succeed ([`crate::restart`]).
     Abandoned {
         cause: String,

@@ -14,6 +14,7 @@ mod serve;
 mod verify;
 
 use clap::{Parser, Subcommand};
+use r1d_proto::worker::EXIT_NO_DEVICE;
 use std::process::ExitCode;
 
 /// A panic on the device's thread.
@@ -33,6 +34,8 @@ struct Arguments {
 enum Command {
     /// Serve r1d over the socket on standard input.
     Serve(serve::Arguments),
+    /// Try whether this process finds its libraries and its device, and leave.
+    Probe(serve::Probe),
     /// Compare a model directory with golden logits.
     Verify(verify::Arguments),
     /// Continue a prompt.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         .init();
     let ended = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Probe(arguments) => serve::probe(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Info(arguments) => info::run(arguments),
@@ -70,7 +74,10 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("r1d-worker: {}", r1d_proto::shown::lines(&error.to_string()));
-            ExitCode::FAILURE
+            match error.downcast_ref::<serve::ServeError>() {
+                Some(serve::ServeError::Device(..)) => ExitCode::from(EXIT_NO_DEVICE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -39,6 +39,13 @@ pub struct Arguments {
     progress_interval_ms: u64,
 }
 
+#[derive(clap::Args)]
+pub struct Probe {
+    /// `cpu` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
 /// Freed tensor memory on the CPU that is kept for the next operation (`LIM-1`).
 const KEPT_MAX_BYTES: usize = 4 << 30;
 
@@ -55,8 +62,7 @@ pub enum ServeError {
 pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels);
     r1d_torch::memory::keep_freed(KEPT_MAX_BYTES);
-    let device =
-        r1d_torch::device::open(&arguments.device).map_err(|e| ServeError::Device(arguments.device.clone(), e.to_string()))?;
+    let device = open(&arguments.device)?;
     let clock = SystemClock::shared();
     let thread = DeviceThread::start().map_err(ServeError::Thread)?;
     let placement = policy::Placement { device, threads: arguments.threads, clock: clock.clone() };
@@ -75,6 +81,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
         carry_out(actors, incoming, messages, |id, messages| Outbox::new(id, messages, clock.clone(), interval)).await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What `r1d` asks before it gives a device jobs: a process that comes this far has its libraries.
+pub fn probe(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    open(&arguments.device)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(device: &str) -> Result<tch::Device, ServeError> {
+    r1d_torch::device::open(device).map_err(|error| ServeError::Device(device.to_owned(), error.to_string()))
 }
 
 /// Starts one half of the conversation. Its end is the end of the process ([`leave`]), so nobody awaits it.

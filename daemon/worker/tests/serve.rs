@@ -123,3 +123,17 @@ fn the_end_of_the_conversation_is_the_end_of_the_process() {
     let ended = worker.process.wait().unwrap();
     assert!(ended.success(), "{ended}");
 }
+
+/// What the daemon asks before it gives a device jobs: its exit status tells the machine's fault from a job's.
+#[test]
+fn a_probe_tells_whether_the_device_can_be_used() {
+    let probe = |device: &str| {
+        let ended =
+            std::process::Command::new(env!("CARGO_BIN_EXE_r1d-worker")).args(["probe", "--device", device]).output().unwrap();
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    assert_eq!(probe("cpu").0, Some(0));
+    let (code, said) = probe("cuda:99");
+    assert_eq!(code, Some(i32::from(r1d_proto::worker::EXIT_NO_DEVICE)), "{said}");
+    assert!(said.contains("cuda:99"), "{said}");
+}

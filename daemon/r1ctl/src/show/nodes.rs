@@ -3,6 +3,7 @@
 use crate::format::duration;
 use crate::table::{left, right, table};
 use crate::terminal::Look;
+use crate::terminal::one_line;
 use r1d_proto::control::{DeviceStatus, Node};
 
 pub fn nodes(nodes: &[Node], look: Look) -> String {
@@ -13,6 +14,11 @@ pub fn nodes(nodes: &[Node], look: Look) -> String {
         text += &format!("state    {}\nplugins  {plugins}\n", node.state_dir.display());
         let columns = [left("DEVICE"), left("STATE"), left("JOB"), right("WORKER PID"), right("WORKER RESTARTS")];
         text += &table(look, &columns, node.devices.iter().map(|device| row(device, look)).collect());
+        for device in &node.devices {
+            if let Some(problem) = &device.problem {
+                text += &format!("{} gets no jobs: {}\n", device.device, one_line(problem));
+            }
+        }
     }
     text
 }

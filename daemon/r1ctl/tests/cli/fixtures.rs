@@ -234,6 +234,7 @@ pub fn nodes() -> Vec<Node> {
         worker_pid,
         worker_restarts: 1,
         job,
+        problem: (state == "failed").then(|| "this machine has 0 GPU(s)".into()),
     };
     vec![Node {
         name: "gpu-01".into(),

@@ -89,6 +89,10 @@ impl Jobs {
             if self.stopping || self.devices.get(index).is_none_or(|device| device.running.is_some()) {
                 continue;
             }
+            // One that cannot be used would fail each job in turn.
+            if self.devices.get(index).is_some_and(|device| !device.means.desk.board.is_usable(&device.means.device)) {
+                continue;
+            }
             if let Some(job) = self.next() {
                 self.start(index, job, context);
             }

@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(100);
 const SAID_MAX: usize = 64;
 /// Telling the ledger and the worker of a new attempt.
 const START_MAX: Duration = Duration::from_secs(3600);
-/// Between two looks at a file system that was full.
+/// Between two looks at a file system that was full, or for something that was away.
 const ROOM_PAUSE: Duration = Duration::from_secs(10);
 /// A pause is over when the daemon has time for it.
 const PAUSE_LATE_MAX: Duration = Duration::from_secs(5);
@@ -518,6 +518,10 @@ impl Run {
                 self.log.warn(format!("attempt {} waits for room: {cause}", self.attempt));
                 return self.pause(ROOM_PAUSE, format!("{cause}; make room, or cancel the job"), context);
             }
+            End::Away { cause } => {
+                self.log.warn(format!("the job waits: {cause}"));
+                return self.pause(ROOM_PAUSE, format!("{cause}; the job goes on when that is mended, or cancel it"), context);
+            }
             End::Succeeded { .. } | End::Failed { .. } => return self.finish(end, context),
         };
         self.log.warn(format!("attempt {} is abandoned: {cause}", self.attempt));
@@ -575,7 +579,7 @@ impl Run {
     fn finish(&mut self, end: End, context: &mut Context<Self>) {
         let (state, error, model) = match end {
             End::Succeeded { model } => (State::Succeeded, None, Some(model)),
-            End::Failed { error } | End::Abandoned { cause: error } | End::NoRoom { cause: error } => {
+            End::Failed { error } | End::Abandoned { cause: error } | End::NoRoom { cause: error } | End::Away { cause: error } => {
                 (State::Failed, Some(error), None)
             }
             End::Reread => (State::Failed, Some("its data was to be read again".into()), None),
@@ -716,6 +720,7 @@ impl StreamHandler<Heard<Said>> for Run {
         }
         let message = match said {
             Said::Lost { cause } => return self.end(End::Abandoned { cause }, context),
+            Said::Unusable { cause } => return self.end(End::Away { cause }, context),
             Said::Message(message) => message,
         };
         if let Some(pid) = worker::started(&message) {

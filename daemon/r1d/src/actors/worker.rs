@@ -12,7 +12,7 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_proto::parts::{PART_MAX_BYTES, Part};
-use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Request, ToWorker};
+use r1d_proto::worker::{Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, Request, ToWorker};
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -46,6 +46,10 @@ pub enum Said {
     Lost {
         cause: String,
     },
+    /// The process is gone because it found no libraries or no device; nothing follows. Until somebody mends the machine, others do no better.
+    Unusable {
+        cause: String,
+    },
 }
 
 /// How workers are started.
@@ -65,12 +69,55 @@ const CUBLAS_REPEATABLE: &str = ":4096:8";
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    #[error("cannot start {}: {source}: build it with `make build`, or name it with --worker", executable.display())]
+    #[error("cannot start the worker {}: {source}: install it there (`make build` makes it), or name it with --worker or R1D_WORKER", executable.display())]
     Start { executable: PathBuf, source: std::io::Error },
     #[error("no worker runs on {0}")]
     NotRunning(String),
     #[error("the worker on {0} was asked for anew, or to end, before it was started")]
     Superseded(String),
+}
+
+/// How the dynamic linker ends a process whose libraries it does not find.
+pub const EXIT_NO_LIBRARY: i32 = 127;
+
+impl Recipe {
+    /// The executable, told where its libraries are, and how its device is to compute.
+    pub fn command(&self) -> std::io::Result<Command> {
+        let mut command = Command::new(&self.executable);
+        // Whatever the daemon inherited: with another one libtorch refuses to train.
+        if self.device != "cpu" {
+            command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
+        }
+        if let Some(lib) = &self.torch_lib {
+            let before =
+                std::env::var_os("LD_LIBRARY_PATH").into_iter().flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
+            let paths = std::iter::once(lib.clone()).chain(before);
+            command.env("LD_LIBRARY_PATH", std::env::join_paths(paths).map_err(std::io::Error::other)?);
+        }
+        Ok(command)
+    }
+
+    /// What to do about libraries that are not found.
+    pub fn libraries_wanted(&self) -> String {
+        let found = match &self.torch_lib {
+            Some(lib) => format!("it is {}", lib.display()),
+            None => "it is not set".into(),
+        };
+        format!("set `[torch] lib` in r1d.toml to the directory `lib` of libtorch ({found})")
+    }
+
+    /// What a process's end says of the machine, and not of what it was asked to do.
+    pub fn unusable(&self, code: Option<i32>, said: &str) -> Option<String> {
+        match code {
+            Some(EXIT_NO_LIBRARY) => Some(format!(
+                "the worker {} does not find its libraries ({said}): {}",
+                self.executable.display(),
+                self.libraries_wanted()
+            )),
+            Some(code) if code == i32::from(EXIT_NO_DEVICE) => Some(said.to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// Start a process for a job, after the one before has ended.
@@ -192,6 +239,7 @@ impl Worker {
         let listener = child.stderr.take().map(|stderr| tasks::spawn("worker log", listen(stderr, launch.log, last_words.clone())));
         tasks::spawn("worker requests", write(writer, outgoing, launch.said.clone()));
         let (board, device, killed) = (self.board.clone(), self.recipe.device.clone(), kill.subscribe());
+        let recipe = self.recipe.clone();
         tasks::spawn("worker", async move {
             let broken = read(reader, &launch.said, killed.clone()).await;
             let status = leave(&mut child, killed).await;
@@ -203,9 +251,14 @@ impl Worker {
                 (status.worker_pid, status.job, status.state) = (None, None, "idle".into());
             });
             ended.send_replace(true);
-            let cause = cause(&device, pid, broken, status, &last_words);
+            let code = status.as_ref().ok().and_then(ExitStatus::code);
+            let said = last_words.lock().unwrap_or_else(PoisonError::into_inner).join(" / ");
+            let end = match recipe.unusable(code, &said) {
+                Some(cause) => Said::Unusable { cause },
+                None => Said::Lost { cause: cause(&device, pid, broken, status, &last_words) },
+            };
             // Nobody listens any more to a worker that was killed on purpose.
-            let _ = launch.said.send(Said::Lost { cause }).await;
+            let _ = launch.said.send(end).await;
         });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
         Ok(Process { requests, kill })
@@ -214,13 +267,9 @@ impl Worker {
     fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
-        let Recipe { device, executable, threads, mkl_intel_kernels, torch_lib } = &self.recipe;
-        let mut command = Command::new(executable);
+        let Recipe { device, threads, mkl_intel_kernels, .. } = &self.recipe;
+        let mut command = self.recipe.command()?;
         command.args(["serve", "--device", device, "--threads", &threads.to_string()]);
-        // Whatever the daemon inherited: with another one libtorch refuses to train.
-        if device != "cpu" {
-            command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
-        }
         if *mkl_intel_kernels {
             command.arg("--mkl-intel-kernels");
         }
@@ -229,12 +278,6 @@ impl Worker {
         command.stderr(Stdio::piped());
         // A Ctrl-C on the daemon's terminal is the daemon's to handle.
         command.process_group(0).kill_on_drop(true);
-        if let Some(lib) = torch_lib {
-            let before =
-                std::env::var_os("LD_LIBRARY_PATH").into_iter().flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
-            let paths = std::iter::once(lib.clone()).chain(before);
-            command.env("LD_LIBRARY_PATH", std::env::join_paths(paths).map_err(std::io::Error::other)?);
-        }
         let child = command.spawn()?;
         Ok((child, UnixStream::from_std(ours)?))
     }

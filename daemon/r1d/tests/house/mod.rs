@@ -8,6 +8,7 @@ use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use serde_json::{Map, Value};
 use std::fs;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +19,9 @@ pub struct House {
     delay_ms: u32,
     silence_s: u32,
     worker: PathBuf,
+    variables: Vec<(String, String)>,
+    umask: Option<u32>,
+    user: Option<u32>,
 }
 
 /// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations without what the clock decides.
@@ -38,7 +42,9 @@ impl House {
     pub fn new() -> House {
         let dir = tempfile::Builder::new().prefix("r1d-test-").tempdir().expect("a directory");
         let release = Path::new(env!("CARGO_BIN_EXE_r1d")).parent().expect("the binary's directory");
-        let house = House { daemon: None, delay_ms: 1, silence_s: 60, worker: release.join("examples/fake-worker"), dir };
+        let worker = release.join("examples/fake-worker");
+        let (variables, umask, user) = (Vec::new(), None, None);
+        let house = House { daemon: None, delay_ms: 1, silence_s: 60, worker, variables, umask, user, dir };
         fs::create_dir_all(house.path("faults")).expect("faults");
         house.write_inputs();
         house
@@ -52,6 +58,20 @@ impl House {
     pub fn with_silence_s(mut self, silence_s: u32) -> House {
         self.silence_s = silence_s;
         self
+    }
+
+    /// A variable of the daemon's environment.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.push((name.into(), value.into()));
+    }
+
+    pub fn set_umask(&mut self, umask: u32) {
+        self.umask = Some(umask);
+    }
+
+    /// The daemon runs as this user, and the group of the same number.
+    pub fn set_user(&mut self, user: u32) {
+        self.user = Some(user);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -145,7 +165,20 @@ impl House {
         command.args(["--worker-silence", &self.silence_s.to_string()]);
         command.env("FAKE_WORKER_DELAY_MS", self.delay_ms.to_string()).env("FAKE_WORKER_FAULTS", self.path("faults"));
         command.env_remove("R1D_STATE_DIR").env_remove("R1D_WORKER");
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        if let Some(umask) = self.umask {
+            let mode = rustix::fs::Mode::from_raw_mode(umask);
+            // SAFETY: umask(2) is one system call, and may be called between fork and exec.
+            unsafe {
+                command.pre_exec(move || {
+                    rustix::process::umask(mode);
+                    Ok(())
+                });
+            }
+        }
         command
     }
 

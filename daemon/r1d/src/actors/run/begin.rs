@@ -1,7 +1,7 @@
 //! What an attempt begins with: the job's materials, and a new epoch in the ledger with a fresh worker.
 
 use super::Means;
-use crate::actors::worker::{self, Said};
+use crate::actors::worker::{self, Said, WorkerError};
 use crate::clerk::unkept;
 use crate::datasets::DataSets;
 use crate::graders::Recorded;
@@ -28,6 +28,8 @@ pub(super) enum OpenError {
     Materials(#[from] MaterialsError),
     #[error("job.toml of an earlier release: {0}")]
     Job(#[from] JobError),
+    #[error("{0}")]
+    Away(String),
     #[error("{0} is not as it was when the job was submitted: put the file back, or submit the job again")]
     Changed(String),
 }
@@ -65,6 +67,7 @@ impl OpenError {
         match self {
             OpenError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
             OpenError::Ledger(error) => unkept(&error),
+            OpenError::Away(cause) => End::Away { cause },
             error => End::Failed { error: error.to_string() },
         }
     }
@@ -81,7 +84,10 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     means.desk.ledger.apply(LedgerCommand::TakeUp { job: record.job().clone() })?;
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-    let recorded = std::fs::read(outputs.inputs()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let recorded = inputs::recorded(&outputs.inputs());
+    if let Some(away) = recorded.as_ref().and_then(inputs::away) {
+        return Err(OpenError::Away(away));
+    }
     if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
         return Err(OpenError::Changed(changed));
     }
@@ -119,6 +125,10 @@ pub(super) async fn start(
     let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
     let recorded = tasks::blocking(move || {
         let failed = |error: &str| End::Failed { error: error.to_owned() };
+        // The worker reads the model's files at each attempt.
+        if let Some(cause) = inputs::recorded(&outputs.inputs()).as_ref().and_then(inputs::away) {
+            return Begun { epoch: None, record: Err(End::Away { cause }) };
+        }
         let start = || {
             let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
                 LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
@@ -146,6 +156,7 @@ pub(super) async fn start(
     let Ok(record) = record else { return Begun { epoch, record } };
     let record = match means.worker.ask("worker", worker::Launch { job, said, log }).await {
         Ok(Ok(())) => Ok(record),
+        Ok(Err(error @ WorkerError::Start { .. })) => Err(End::Away { cause: error.to_string() }),
         Ok(Err(error)) => Err(End::Abandoned { cause: error.to_string() }),
         Err(restarting) => Err(End::Abandoned { cause: restarting.to_string() }),
     };

@@ -1,0 +1,287 @@
+//! The daemon as a service: what it ends with when it cannot start, what it says of the machine and of files out of its reach, and what
+//! happens when these change under it.
+
+#![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
+
+mod house;
+
+use house::House;
+use r1d_proto::control::{ErrorKind, Request, Response, State};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+/// sysexits' EX_CONFIG, which the unit does not restart after.
+const EXIT_CONFIG: Option<i32> = Some(78);
+/// sysexits' EX_DATAERR.
+const EXIT_DATA: Option<i32> = Some(65);
+
+/// A daemon that does not start: its exit status, and what it says.
+fn refused(command: &mut Command) -> (Option<i32>, String) {
+    let ended = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    (ended.status.code(), said)
+}
+
+/// The daemon with a configuration file.
+fn configured(house: &House, text: &str) -> Command {
+    let file = house.path("r1d.toml");
+    fs::write(&file, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_r1d"));
+    command.args(["run", "--config"]).arg(file).arg("--state-dir").arg(house.state());
+    command
+}
+
+fn waits(house: &House, job: &str) -> String {
+    house.why(job).waits.into_iter().map(|wait| wait.waits_for).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_mistaken_configuration_ends_with_a_status_that_no_restart_follows() {
+    let house = House::new();
+    let mistakes = [
+        ("[node]\ndevcies = \"auto\"\n", "devcies"),
+        ("[log]\nlevel = \"inof\"\n", "inof"),
+        ("not toml", "r1d.toml"),
+        ("[node]\ndevices = [\"gpu\"]\n", "gpu"),
+    ];
+    for (text, named) in mistakes {
+        let (code, said) = refused(&mut configured(&house, text));
+        assert!(code == EXIT_CONFIG && said.contains(named), "{code:?}: {said}");
+    }
+    let (code, said) = refused(Command::new(env!("CARGO_BIN_EXE_r1d")).args(["run", "--config", "/nowhere/r1d.toml"]));
+    assert!(code == EXIT_CONFIG && said.contains("/nowhere/r1d.toml"), "{code:?}: {said}");
+    let long = house.path(&"s".repeat(120));
+    let (code, said) = refused(house.command().arg("--socket").arg(&long));
+    assert!(code == EXIT_CONFIG && said.contains("[listen] socket") && said.contains("107"), "{code:?}: {said}");
+}
+
+#[test]
+fn what_no_worker_can_do_without_is_missed_at_the_start() {
+    let house = House::new();
+    let mut nowhere = configured(&house, "[node]\ndevices = [\"cpu\"]\n");
+    let (code, said) = refused(nowhere.args(["--worker", "/nowhere/r1d-worker"]));
+    assert!(code == EXIT_CONFIG && said.contains("/nowhere/r1d-worker") && said.contains("--worker"), "{code:?}: {said}");
+    house.plant("probe", "127 r1d-worker: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file");
+    let (code, said) = refused(&mut house.command());
+    assert!(code == EXIT_CONFIG && said.contains("[torch] lib") && said.contains("libtorch_cpu.so"), "{code:?}: {said}");
+}
+
+#[test]
+fn a_device_that_cannot_be_used_gets_no_jobs_until_it_can() {
+    let mut house = House::new();
+    house.plant("probe", "69 r1d-worker: device \"cuda:0\": this machine has 0 GPU(s)");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let waits = waits(&house, &job);
+    assert!(waits.contains("a free device") && waits.contains("this machine has 0 GPU(s)"), "{waits}");
+    let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
+    let device = &nodes[0].devices[0];
+    assert_eq!(device.state, "failed");
+    assert!(device.problem.as_ref().is_some_and(|problem| problem.contains("0 GPU(s)")), "{device:?}");
+    house.heal("probe");
+    assert_eq!(house.wait_succeeded(&job).restarts, 0);
+}
+
+/// After its start, too, the daemon's own set-up fails no job: it waits with the reason.
+#[test]
+fn a_job_waits_while_the_workers_libraries_are_gone() {
+    let mut house = House::new();
+    for moment in ["start-2", "start-3"] {
+        house.plant(moment, "exit 127");
+    }
+    house.plant("train-2", "kill-self");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    house.wait("the reason", |house| waits(house, &job).contains("[torch] lib").then_some(()));
+    let status = house.wait_succeeded(&job);
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
+
+/// A data file that is away when the job is taken up again is waited for, as a full disk is.
+#[test]
+fn a_file_that_is_away_at_a_restart_is_waited_for() {
+    let mut house = House::new();
+    house.plant("train-2", "kill-daemon");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    house.wait("the daemon's end", |house| house.try_ask(Request::Nodes).is_none().then_some(()));
+    let (rows, away) = (house.path("rows.jsonl"), house.path("rows.away"));
+    fs::rename(&rows, &away).unwrap();
+    house.revive();
+    house.wait("the reason", |house| {
+        let waits = waits(house, &job);
+        (waits.contains("rows.jsonl is away") && waits.contains("cancel")).then_some(())
+    });
+    fs::rename(&away, &rows).unwrap();
+    let status = house.wait_succeeded(&job);
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
+
+#[test]
+fn a_ledger_that_is_gone_or_empty_beside_jobs_is_named() {
+    let mut house = House::new();
+    house.plant("train-1", "hang");
+    house.start();
+    house.submit(house.job(&[]));
+    house.kill();
+    let (ledger, copy) = (house.state().join("ledger.redb"), house.path("copy"));
+    fs::rename(&ledger, &copy).unwrap();
+    let (code, said) = refused(&mut house.command());
+    assert!(code == EXIT_DATA && said.contains("1 jobs in") && said.contains("put a copy"), "{code:?}: {said}");
+    assert!(!ledger.exists(), "a refusal leaves no new ledger");
+    let whole = fs::read(&copy).unwrap();
+    let mut zeros = whole.clone();
+    zeros[..4096].fill(0);
+    for (damaged, what) in [(&[][..], "empty"), (&zeros, "damaged"), (&whole[..whole.len() / 2], "damaged")] {
+        fs::write(&ledger, damaged).unwrap();
+        let (code, said) = refused(&mut house.command());
+        assert!(code == EXIT_DATA && said.contains("ledger.redb") && said.contains(what), "{code:?}: {said}");
+    }
+    // Whoever wants to start anew moves the jobs away.
+    fs::remove_file(&ledger).unwrap();
+    fs::rename(house.state().join("jobs"), house.path("old-jobs")).unwrap();
+    house.start();
+    assert!(matches!(house.ask(Request::List), Response::Jobs(jobs) if jobs.is_empty()));
+}
+
+/// Otherwise it would go on to acknowledge what nobody finds again.
+#[test]
+fn a_daemon_whose_state_directory_is_gone_refuses_and_ends() {
+    let mut house = House::new();
+    house.start();
+    fs::rename(house.state(), house.path("moved")).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(house.path("moved/r1d.sock")).unwrap();
+    let submit = Request::Submit { job: house.job(&[]), priority: None, pins: Default::default(), no_reuse: false };
+    r1d_proto::frame::write_blocking(&mut stream, r1d_proto::frame::Format::Json, &submit).unwrap();
+    match r1d_proto::frame::read_blocking(&mut stream, r1d_proto::frame::Format::Json) {
+        Ok(Response::Error(error)) => {
+            assert_eq!(error.kind, ErrorKind::Internal);
+            assert!(error.message.contains("ledger.redb") && error.message.contains("gone"), "{}", error.message);
+        }
+        Ok(other) => panic!("{other:?}"),
+        // It ended before it answered.
+        Err(_) => {}
+    }
+    assert_eq!(house.ended().code(), Some(1), "systemd starts it again");
+    assert!(house.log().contains("was removed, or replaced") || house.log().contains("is gone"), "{}", house.log());
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_second_time() {
+    let mut house = House::new();
+    // What systemd tells of the stream that it connected: here, the log's file.
+    let log = fs::File::create(house.path("r1d.log")).unwrap().metadata().unwrap();
+    house.set("JOURNAL_STREAM", &format!("{}:{}", log.dev(), log.ino()));
+    house.plant("open-1", "fail invalid");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    assert_eq!(house.wait_ended(&job).state, State::Failed);
+    house.signal("TERM");
+    house.ended();
+    let text = house.log();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() > 2, "{text}");
+    for line in &lines {
+        assert!(line.starts_with("<3>") || line.starts_with("<4>") || line.starts_with("<6>"), "{line}");
+        assert!(!line[3..].trim_start().starts_with("20"), "a time: {line}");
+    }
+    assert!(text.contains("<6>") && text.contains("<3>"), "{text}");
+}
+
+/// The last line before an end that is an error has its priority too; without systemd there is none.
+#[test]
+fn last_words_have_a_priority_in_the_journal_alone() {
+    let house = House::new();
+    let log = fs::File::create(house.path("words")).unwrap();
+    let stat = log.metadata().unwrap();
+    let mut command = configured(&house, "[node]\ndevcies = \"auto\"\n");
+    let status = command.env("JOURNAL_STREAM", format!("{}:{}", stat.dev(), stat.ino())).stderr(log).status().unwrap();
+    assert_eq!(status.code(), EXIT_CONFIG);
+    let said = fs::read_to_string(house.path("words")).unwrap();
+    assert!(said.lines().all(|line| line.starts_with("<3>")), "{said}");
+    let (_, said) = refused(&mut configured(&house, "[node]\ndevcies = \"auto\"\n"));
+    assert!(said.starts_with("r1d: "), "{said}");
+}
+
+fn files_below(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, found);
+        }
+        found.push(path);
+    }
+}
+
+/// The group that may submit may read what its jobs leave, where the umask says so.
+#[test]
+fn what_a_job_leaves_has_the_mode_of_the_umask() {
+    let mut house = House::new();
+    house.set_umask(0o027);
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let status = house.wait_succeeded(&job);
+    let mut found = Vec::new();
+    files_below(&status.directory, &mut found);
+    assert!(found.len() > 10);
+    for path in found {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if path.is_dir() { 0o750 } else { 0o640 }, "{}", path.display());
+    }
+}
+
+/// Whoever runs the tests as root lets the daemon run as somebody else: root may do everything.
+fn as_somebody(house: &mut House) -> String {
+    if !rustix::process::geteuid().is_root() {
+        return rustix::process::geteuid().as_raw().to_string();
+    }
+    let mut found = vec![house.path(".")];
+    files_below(&house.path("."), &mut found);
+    for path in found {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    house.set_user(65534);
+    "nobody".into()
+}
+
+#[test]
+fn what_the_daemons_user_may_not_reach_is_refused_with_what_to_do() {
+    let mut house = House::new();
+    let user = as_somebody(&mut house);
+    house.start();
+    let rows = house.path("rows.jsonl").display().to_string();
+    let (home, file) = (house.path("home"), house.path("home/mine/rows.jsonl"));
+    fs::create_dir_all(house.path("home/mine")).unwrap();
+    fs::copy(&rows, &file).unwrap();
+    let moved = file.display().to_string();
+    let job = house.job(&[(&format!("[data.train]\npath = \"{rows}\""), &format!("[data.train]\npath = \"{moved}\""))]);
+    // A home that others may not enter, then a file that they may not read.
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o000)).unwrap();
+    let error = house.refused(job.clone());
+    assert!(error.contains(&moved) && error.contains(&format!("may not enter {}", home.display())), "{error}");
+    assert!(error.contains("setfacl") && error.contains("runs as user"), "{error}");
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    let error = house.refused(job.clone());
+    assert!(error.contains(&format!("may not read {moved}")), "{error}");
+    match house.ask(Request::Plan { job: job.clone() }) {
+        Response::Error(refusal) => assert_eq!(refusal.message, error, "a plan says the same"),
+        other => panic!("{other:?}"),
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    // Where checkpoints cannot be written.
+    let to = house.path("closed");
+    fs::create_dir(&to).unwrap();
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o555)).unwrap();
+    let elsewhere = format!("[checkpoint]\nto = \"file://{}\"\n", to.join("mine").display());
+    let error = house.refused(house.job(&[("[checkpoint]\n", &elsewhere)]));
+    assert!(error.contains("checkpoint.to") && error.contains(&format!("may not write in {}", to.display())), "{error}");
+    let read_only = house.refused(house.job(&[("[checkpoint]\n", "[checkpoint]\nto = \"file:///proc/r1d\"\n")]));
+    assert!(read_only.contains("checkpoint.to"), "{read_only}");
+    let job = house.submit(job);
+    let status = house.wait_ended(&job);
+    assert_eq!(status.state, State::Succeeded, "{user}: {:?}", status.error);
+}
