@@ -299,7 +299,7 @@ fn load(
     let Some((_, loaded)) = fresh.first() else { return Ok((plugin, fresh)) };
     let path = loaded.path().display().to_string();
     let Some(cases) = golden::of_file(loaded.path())? else { return Err(ReloadError::NoGolden { path }) };
-    let report = golden::run(loaded, &cases)?;
+    let report = golden::run(&loaded.on_trial(), &cases)?;
     if let Some((first, difference)) = report.differing.first() {
         let (first, difference) = (first.clone(), difference.clone());
         return Err(ReloadError::Golden { path, differing: report.differing.len(), cases: report.cases, first, difference });

@@ -1,7 +1,7 @@
 //! The reading of a job's files on behalf of a client: what it is at, and whether anybody still wants to know.
 
 use r1d_proto::control::Activity;
-use std::sync::atomic::{AtomicBool, Ordering};
+use r1d_rewards::Abandoned;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared by whoever reads and whoever waits for it.
@@ -10,7 +10,7 @@ pub struct Reading(Arc<Inner>);
 
 struct Inner {
     at: Mutex<Activity>,
-    unwanted: AtomicBool,
+    unwanted: Abandoned,
 }
 
 /// Nobody waits for what was being read.
@@ -20,7 +20,7 @@ pub struct Unwanted;
 
 impl Default for Reading {
     fn default() -> Self {
-        Reading(Arc::new(Inner { at: Mutex::new(activity("waiting for its turn", 0, 1)), unwanted: AtomicBool::new(false) }))
+        Reading(Arc::new(Inner { at: Mutex::new(activity("waiting for its turn", 0, 1)), unwanted: Abandoned::default() }))
     }
 }
 
@@ -32,11 +32,16 @@ impl Reading {
     /// Says what is done now, `done` of `total` parts being behind it. An error where nobody wants the rest.
     pub fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) = activity(doing, done as u64, total as u64);
-        if self.0.unwanted.load(Ordering::Relaxed) { Err(Unwanted) } else { Ok(()) }
+        if self.0.unwanted.is_set() { Err(Unwanted) } else { Ok(()) }
     }
 
     pub fn now(&self) -> Activity {
         self.0.at.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For what a part does that takes long by itself: loading a plugin.
+    pub fn abandoned(&self) -> Abandoned {
+        self.0.unwanted.clone()
     }
 
     /// The reading ends at its next part when what is returned is dropped.
@@ -50,7 +55,7 @@ pub struct Wanted(Reading);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.0.0.unwanted.store(true, Ordering::Relaxed);
+        self.0.0.unwanted.set();
     }
 }
 

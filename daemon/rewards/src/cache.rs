@@ -12,6 +12,7 @@
 //! ```
 //! A file that does not fit is compiled again and replaced.
 
+use crate::durable;
 use crate::error::RewardError;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -72,12 +73,7 @@ impl CodeCache {
     fn write(&self, path: &Path, component_sha256: &[u8; 32], code: &[u8]) -> std::io::Result<()> {
         let Some(mac) = self.mac(component_sha256, code) else { return Ok(()) };
         self.make_room()?;
-        let part = path.with_extension(format!("part-{}", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        let written = [MAGIC.as_slice(), &mac.finalize().into_bytes(), code].iter().try_for_each(|bytes| file.write_all(bytes));
-        written.and_then(|()| fs::rename(&part, path)).inspect_err(|_| {
-            let _ = fs::remove_file(&part);
-        })
+        durable::write(path, 0o600, &[MAGIC, &mac.finalize().into_bytes(), code])
     }
 
     fn make_room(&self) -> std::io::Result<()> {
@@ -88,7 +84,11 @@ impl CodeCache {
             .collect();
         files.sort();
         let excess = (files.len() + 1).saturating_sub(FILES_MAX);
-        files.iter().take(excess).try_for_each(|(_, path)| fs::remove_file(path))
+        files.iter().take(excess).try_for_each(|(_, path)| match fs::remove_file(path) {
+            // Somebody else made room.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        })
     }
 
     fn path(&self, component_sha256: &[u8; 32]) -> PathBuf {

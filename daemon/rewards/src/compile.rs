@@ -1,24 +1,49 @@
-//! WASM → machine code, in a child process without privileges: a component that makes the compiler crash, spin or swallow
-//! memory takes the child down and nothing else.
+//! WASM → machine code, in a child process: a component that makes the compiler crash, spin or swallow memory takes the child down and nothing
+//! else. A few are compiled at a time, and what one may take of memory grows with its size.
 //!
 //! The child is the daemon's own executable (`/proc/self/exe`, which outlives an upgrade of the file), started with arguments that
 //! make it call [`serve_child`]; its standard input is one end of a socket pair that carries one [`r1d_proto::frame`] each way. It has no environment, no capability to gain
 //! privileges, another user's id when the daemon is root, and limits on memory, processor time and files.
+//!
+//! What the child protects is the daemon's life, not its secrets: under a daemon that is no root it has the daemon's own user id, and its answer is
+//! run as code. Cranelift is trusted to make code that stays in its sandbox, as the daemon trusts wasmtime to run it.
 
+use crate::abandoned::Abandoned;
 use crate::engine;
+use crate::gate::LOOK;
 use r1d_proto::frame::{self, Format, FrameError};
+use r1d_proto::shown;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// CPython with sympy compiles in about 30 s on one core.
+/// Time that compiling takes whatever the component, and for each of its bytes: CPython with sympy, 72 MB, compiles in about 30 s on one core.
+const COMPILE_MS_MIN: u64 = 60_000;
+const COMPILE_BYTES_PER_MS: u64 = 100;
 const COMPILE_MS_MAX: u64 = 300_000;
+/// Threads' processor time adds up.
+const CPU_PER_WALL_MAX: u64 = 4;
+/// Components that are compiled at a time.
+pub(crate) const COMPILES_MAX: u32 = 2;
+/// Threads of one compilation: each takes memory of its own.
+const COMPILE_THREADS: &str = "4";
+/// Memory that compiling may take whatever the component, and for each of its bytes: CPython, 24 MB, takes 0.6 GB on two threads.
+const MEMORY_BYTES_MIN: u64 = 512 << 20;
+const MEMORY_PER_BYTE: u64 = 64;
+const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const ADDRESS_SPACE_BYTES_MAX: u64 = 8 << 30;
+/// Of what a dying child says.
+const LAST_WORDS_BYTES_MAX: u64 = 4 << 10;
+/// How Rust says that there is no memory, and how the system does.
+const NO_MEMORY: [&str; 2] = ["memory allocation of", "Cannot allocate memory"];
 const OPEN_FILES_MAX: u64 = 32;
 /// `nobody`.
 const UNPRIVILEGED_ID: u32 = 65_534;
@@ -43,11 +68,11 @@ struct Reply {
 }
 
 impl Compiler {
-    /// Serialised machine code for this engine's settings; the error says why in a few words.
-    pub(crate) fn compile(&self, component: &[u8]) -> Result<Vec<u8>, String> {
+    /// Serialised machine code for this engine's settings; the error says why in a few words, and nothing where nobody waits any more.
+    pub(crate) fn compile(&self, component: &[u8], abandoned: &Abandoned) -> Result<Vec<u8>, Option<String>> {
         match self {
-            Compiler::InProcess => precompile(component),
-            Compiler::Child { program, args } => in_child(program.clone(), args, component),
+            Compiler::InProcess => precompile(component).map_err(Some),
+            Compiler::Child { program, args } => in_child(program.clone(), args, component, abandoned),
         }
     }
 }
@@ -57,34 +82,98 @@ fn precompile(component: &[u8]) -> Result<Vec<u8>, String> {
     engine.precompile_component(component).map_err(|e| format!("{e:#}"))
 }
 
-fn in_child(program: PathBuf, args: &[OsString], component: &[u8]) -> Result<Vec<u8>, String> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what} the compiling process: {e}");
+/// Bytes that compiling a component of this size may take: a small one has no need of more, whatever it is built to make of the compiler.
+fn memory_bytes_max(component_bytes: usize) -> u64 {
+    MEMORY_BYTES_MIN.saturating_add(MEMORY_PER_BYTE.saturating_mul(component_bytes as u64)).min(MEMORY_BYTES_MAX)
+}
+
+/// Milliseconds likewise.
+fn wall_ms_max(component_bytes: usize) -> u64 {
+    (COMPILE_MS_MIN + component_bytes as u64 / COMPILE_BYTES_PER_MS).min(COMPILE_MS_MAX)
+}
+
+fn processor_s_max(component_bytes: usize) -> u64 {
+    CPU_PER_WALL_MAX * wall_ms_max(component_bytes) / 1000
+}
+
+fn in_child(program: PathBuf, args: &[OsString], component: &[u8], abandoned: &Abandoned) -> Result<Vec<u8>, Option<String>> {
+    let failed = |what: &str, e: &dyn std::fmt::Display| Some(format!("{what} the compiling process: {e}"));
     let (mut ours, theirs) = UnixStream::pair().map_err(|e| failed("cannot connect to", &e))?;
-    let wait = Some(Duration::from_millis(COMPILE_MS_MAX));
+    let wall_ms = wall_ms_max(component.len());
+    let wait = Some(Duration::from_millis(wall_ms));
     ours.set_read_timeout(wait).and_then(|()| ours.set_write_timeout(wait)).map_err(|e| failed("cannot connect to", &e))?;
     let mut child = Command::new(&program)
         .args(args)
         .env_clear()
+        .env("RAYON_NUM_THREADS", COMPILE_THREADS)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| failed(&format!("cannot start {} as", program.display()), &e))?;
     let request = Request { component: component.to_vec() };
-    let reply = frame::write_blocking(&mut ours, Format::Postcard, &request)
-        .and_then(|()| frame::read_blocking::<Reply>(&mut ours, Format::Postcard));
-    // It has answered, died or run out of time: in each case it is no longer needed.
+    let written = frame::write_blocking(&mut ours, Format::Postcard, &request);
+    let reply = written.and_then(|()| match answers(&ours, wall_ms, abandoned) {
+        true => frame::read_blocking::<Reply>(&mut ours, Format::Postcard),
+        false => Err(FrameError::Io(std::io::ErrorKind::TimedOut.into())),
+    });
+    // It has answered, died or run out of time, or nobody waits for it: in each case it is no longer needed.
     let _ = child.kill();
-    let status = child.wait();
-    match reply {
-        Ok(reply) => reply.code,
-        Err(FrameError::Io(e)) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-            Err(format!("the compiling process took longer than {} s", COMPILE_MS_MAX / 1000))
+    let (status, said) = (child.wait(), last_words(&mut child));
+    if abandoned.is_set() {
+        return Err(None);
+    }
+    let memory = || {
+        let (limit, bytes) = (memory_bytes_max(component.len()) >> 20, component.len());
+        format!("compiling it takes more memory than the limit of {limit} MiB for a component of {bytes} bytes")
+    };
+    let is_memory = |text: &str| NO_MEMORY.iter().any(|words| text.contains(words));
+    match (reply, status) {
+        (Ok(Reply { code: Ok(code) }), _) => Ok(code),
+        (Ok(Reply { code: Err(why) }), _) => Err(Some(if is_memory(&why) { memory() } else { why })),
+        (Err(FrameError::Io(e)), _) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(Some(format!("compiling it takes longer than {} s", wall_ms / 1000)))
         }
-        Err(e) => Err(match status {
-            Ok(status) => format!("the compiling process ended without an answer ({status}): {e}"),
-            Err(_) => format!("the compiling process ended without an answer: {e}"),
-        }),
+        (Err(_), _) if is_memory(&said) => Err(Some(memory())),
+        (Err(e), status) => Err(Some(ended(status, component.len(), &said, &e))),
+    }
+}
+
+/// Waits until the child has something to say or has gone; false when its time is over or nobody wants its answer any more.
+fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
+    let look = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+    for _ in 0..wall_ms / LOOK.as_millis() as u64 {
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&look)) {
+            // Nothing yet, or a signal came.
+            Ok(0) | Err(rustix::io::Errno::INTR) if !abandoned.is_set() => {}
+            Ok(0) | Err(_) => return false,
+            Ok(_) => return true,
+        }
+    }
+    false
+}
+
+/// What a child that has ended said on its standard error.
+fn last_words(child: &mut Child) -> String {
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        // Silence is no error of its own.
+        let _ = stderr.take(LAST_WORDS_BYTES_MAX).read_to_end(&mut said);
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// How a child that gave no answer ended.
+fn ended(status: std::io::Result<ExitStatus>, component_bytes: usize, said: &str, error: &FrameError) -> String {
+    let said = said.trim();
+    let said = if said.is_empty() { String::new() } else { format!(": {}", shown::quote(said)) };
+    match status.map(|status| (status.signal().and_then(rustix::process::Signal::from_named_raw), status)) {
+        Ok((Some(rustix::process::Signal::XCPU), _)) => {
+            format!("compiling it takes more processor time than the limit of {} s", processor_s_max(component_bytes))
+        }
+        Ok((_, status)) => format!("the compiling process ended without an answer ({status}){said}"),
+        Err(_) => format!("the compiling process ended without an answer ({error}){said}"),
     }
 }
 
@@ -97,6 +186,12 @@ pub fn serve_child() -> ExitCode {
     let Ok(input) = std::io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
     let mut stream = UnixStream::from(input);
     let Ok(request) = frame::read_blocking::<Request>(&mut stream, Format::Postcard) else { return ExitCode::FAILURE };
+    let bytes = request.component.len();
+    let limits = limit(Resource::Data, memory_bytes_max(bytes)).and_then(|()| limit(Resource::Cpu, processor_s_max(bytes)));
+    if let Err(e) = limits {
+        eprintln!("cannot limit memory and processor time: {e}");
+        return ExitCode::FAILURE;
+    }
     let reply = Reply { code: precompile(&request.component) };
     match frame::write_blocking(&mut stream, Format::Postcard, &reply) {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,15 +199,14 @@ pub fn serve_child() -> ExitCode {
     }
 }
 
+fn limit(resource: Resource, max: u64) -> rustix::io::Result<()> {
+    let max = rustix::process::getrlimit(resource).maximum.map_or(max, |hard| hard.min(max));
+    rustix::process::setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })
+}
+
 /// Before any input is read. Threads that are started later inherit it.
 fn give_up_privileges() -> rustix::io::Result<()> {
-    let limit = |resource, max: u64| {
-        let max = rustix::process::getrlimit(resource).maximum.map_or(max, |hard| hard.min(max));
-        rustix::process::setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })
-    };
     limit(Resource::As, ADDRESS_SPACE_BYTES_MAX)?;
-    // Several threads compile: processor time adds up.
-    limit(Resource::Cpu, 4 * COMPILE_MS_MAX / 1000)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, OPEN_FILES_MAX)?;

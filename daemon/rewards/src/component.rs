@@ -4,12 +4,22 @@
 use crate::engine;
 use crate::error::{ComponentizeError, RewardError};
 use crate::world::World;
+use r1d_proto::user_file;
+use std::io::ErrorKind;
 use std::path::Path;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 /// Largest plugin file: CPython with sympy inside is 72 MB.
 pub const FILE_BYTES_MAX: u64 = 128 << 20;
+
+/// The bytes of a plugin's file.
+pub fn read(path: &Path) -> Result<Vec<u8>, RewardError> {
+    user_file::read(path, FILE_BYTES_MAX).map_err(|cause| match cause.kind() {
+        ErrorKind::FileTooLarge => RewardError::TooLarge { path: path.into(), limit: FILE_BYTES_MAX },
+        _ => RewardError::Read { path: path.into(), cause },
+    })
+}
 
 /// Makes a component of a core module that was built with `reward_sdk::export!` for `wasm32-unknown-unknown`.
 /// The same module gives the same bytes.

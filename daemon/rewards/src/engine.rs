@@ -3,9 +3,12 @@
 //! Instances come from a pool of fixed slots with copy-on-write memories, so a fresh instance costs microseconds and no two
 //! completions ever share one. Guests with an interpreter inside get theirs on demand: they have more memories, tables and
 //! instances than slots could hold for everyone, and what the mapping costs does not show beside the interpreter. Whoever runs guest code holds a [`Turn`]: there are as many as slots, and while any is held an OS
-//! thread ticks the epoch that the wall-clock backstop counts.
+//! thread ticks the epoch that the wall-clock backstop counts. Loading has turns of its own, so a plugin that is slow to accept its configuration
+//! keeps nobody from judging.
 
+use crate::abandoned::Abandoned;
 use crate::error::RewardError;
+use crate::gate::{Gate, Pass};
 use crate::limits;
 use sha2::{Digest, Sha256};
 use std::hash::Hash;
@@ -26,29 +29,47 @@ const GUEST_STACK_BYTES: usize = 4 << 20;
 const HOST_STACK_BYTES: usize = 1 << 20;
 pub(crate) const STACK_BYTES: usize = GUEST_STACK_BYTES + HOST_STACK_BYTES;
 
+/// Guests that are called while they are loaded, at a time: so many without an interpreter inside, and so many with one. Those take a hundred times
+/// as long at worst, and the others do not wait for them.
+const LOADS_MAX: u32 = 2;
+
+/// What a guest is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A verdict.
+    Judging,
+    /// What it says of itself, whether it takes a configuration, and cases to try it on.
+    Loading,
+}
+
 pub(crate) struct Engine {
     pooled: wasmtime::Engine,
     on_demand: wasmtime::Engine,
-    turns: Arc<Turns>,
+    judging: Gate,
+    loading: Gate,
+    loading_interpreted: Gate,
+    running: Arc<Running>,
 }
 
 impl Engine {
-    /// `slots`: instances that live at the same time.
-    pub fn open(slots: u32) -> Result<Engine, RewardError> {
+    /// `judging`: instances that judge at the same time.
+    pub fn open(judging: u32) -> Result<Engine, RewardError> {
+        let slots = judging.saturating_add(2 * LOADS_MAX);
         let pooled = wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
             let gib = u64::from(slots * POOLED_MEMORIES_MAX) * u64::from(limits::MEMORY_MB_MAX) / 1024;
             RewardError::Engine(format!(
                 "{e:#} (it reserves about {gib} GiB of address space: see `ulimit -v`, or use fewer reward threads)"
             ))
         })?;
-        let turns = Arc::new(Turns { taken: Mutex::new(Taken { count: 0, closed: false }), changed: Condvar::new(), slots });
+        let running = Arc::new(Running { state: Mutex::new(State { count: 0, closed: false }), changed: Condvar::new() });
         let on_demand = compiler()?;
-        let (weak, ticking) = ([pooled.weak(), on_demand.weak()], turns.clone());
+        let (weak, ticking) = ([pooled.weak(), on_demand.weak()], running.clone());
         std::thread::Builder::new()
             .name("reward-epoch".into())
             .spawn(move || tick(&weak, &ticking))
             .map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
-        Ok(Engine { pooled, on_demand, turns })
+        let [loading, loading_interpreted] = [Gate::new(LOADS_MAX), Gate::new(LOADS_MAX)];
+        Ok(Engine { pooled, on_demand, judging: Gate::new(judging), loading, loading_interpreted, running })
     }
 
     /// Where a guest's instances live.
@@ -56,9 +77,15 @@ impl Engine {
         if interpreted { &self.on_demand } else { &self.pooled }
     }
 
-    /// Waits for a free slot; waiting is never part of a completion's time.
-    pub fn turn(&self) -> Turn<'_> {
-        self.turns.take()
+    /// Waits for a free slot; waiting is never part of a completion's time. `None`: nobody waits for the loading any more.
+    pub fn turn(&self, purpose: Purpose, interpreted: bool, abandoned: &Abandoned) -> Option<Turn<'_>> {
+        let pass = match purpose {
+            Purpose::Judging => self.judging.enter(),
+            Purpose::Loading if interpreted => self.loading_interpreted.enter_unless(abandoned)?,
+            Purpose::Loading => self.loading.enter_unless(abandoned)?,
+        };
+        self.running.begin();
+        Some(Turn { running: &self.running, _pass: pass })
     }
 }
 
@@ -70,15 +97,15 @@ pub(crate) fn on_deep_stack<T>(call: impl FnOnce() -> T) -> T {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.turns.lock().closed = true;
-        self.turns.changed.notify_all();
+        self.running.lock().closed = true;
+        self.running.changed.notify_all();
     }
 }
 
 /// Advances the epoch while anything runs, until the engine is gone.
 #[allow(clippy::disallowed_methods, reason = "a thread of its own that does nothing but sleep and tick")]
-fn tick(engines: &[wasmtime::EngineWeak], turns: &Turns) {
-    while turns.wait_until_running() {
+fn tick(engines: &[wasmtime::EngineWeak], running: &Running) {
+    while running.wait_until_any() {
         std::thread::sleep(Duration::from_millis(limits::TICK_MS));
         for engine in engines {
             match engine.upgrade() {
@@ -143,51 +170,48 @@ fn pool(slots: u32) -> InstanceAllocationStrategy {
     pool.into()
 }
 
-struct Turns {
-    taken: Mutex<Taken>,
+/// How many guests run, for the thread that ticks.
+struct Running {
+    state: Mutex<State>,
     changed: Condvar,
-    slots: u32,
 }
 
-struct Taken {
+struct State {
     count: u32,
     closed: bool,
 }
 
 /// The right to have one instance.
-pub(crate) struct Turn<'a>(&'a Turns);
+pub(crate) struct Turn<'a> {
+    running: &'a Running,
+    _pass: Pass<'a>,
+}
 
-impl Turns {
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Turn<'_> {
-        let mut taken = self.lock();
-        while taken.count >= self.slots {
-            taken = self.changed.wait(taken).unwrap_or_else(PoisonError::into_inner);
-        }
-        taken.count += 1;
-        if taken.count == 1 {
+    fn begin(&self) {
+        let mut state = self.lock();
+        state.count += 1;
+        if state.count == 1 {
             self.changed.notify_all();
         }
-        Turn(self)
     }
 
     /// Blocks while nothing runs; false when the engine is gone.
-    fn wait_until_running(&self) -> bool {
-        let mut taken = self.lock();
-        while taken.count == 0 && !taken.closed {
-            taken = self.changed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+    fn wait_until_any(&self) -> bool {
+        let mut state = self.lock();
+        while state.count == 0 && !state.closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        !taken.closed
+        !state.closed
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut taken = self.0.lock();
-        taken.count -= 1;
-        self.0.changed.notify_all();
+        self.running.lock().count -= 1;
     }
 }

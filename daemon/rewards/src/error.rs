@@ -12,8 +12,8 @@ pub enum RewardError {
     NotFound { name: String, dirs: String, known: String },
     #[error("plugin {path}: cannot be read: {cause}")]
     Read { path: PathBuf, cause: std::io::Error },
-    #[error("plugin {path}: {bytes} bytes, the limit is {limit}")]
-    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
+    #[error("plugin {path}: larger than the limit of {limit} bytes")]
+    TooLarge { path: PathBuf, limit: u64 },
     #[error(
         "plugin {path}: sha256 is {found}, the job pins {pinned}: use the pinned file, or, if the new one is meant, change `sha256` in the job \
          (`r1ctl submit --update-lock` where r1.lock pins it)"
@@ -38,12 +38,14 @@ pub enum RewardError {
     NotReward { path: PathBuf, why: String },
     #[error("plugin {path}: describe failed: {why}")]
     Describe { path: PathBuf, why: String },
-    #[error("plugin {path}: refuses its config {config}: {why}")]
+    #[error("plugin {path}: refuses its config {}: {why}", r1d_proto::shown::quote(config))]
     Config { path: PathBuf, config: String, why: String },
     #[error("plugin {path}: no copy of it can be kept: {cause}")]
     Keep { path: PathBuf, cause: std::io::Error },
     #[error("plugin {path}: golden cases: {why}")]
     Golden { path: PathBuf, why: String },
+    #[error("nobody waits for this plugin any more")]
+    Abandoned,
     #[error("reward limit `{key}` = {value}: {why}")]
     Limit { key: &'static str, value: u64, why: String },
     #[error("the reward engine cannot start: {0}")]
@@ -59,6 +61,8 @@ pub enum ScoreError {
     Closed,
     #[error("the reward host failed: {0}")]
     Host(String),
+    #[error("nobody waits for this plugin any more")]
+    Abandoned,
     #[error("plugin {plugin} is of the world `{world}`: it cannot judge {what}")]
     World { plugin: String, world: World, what: &'static str },
 }

@@ -5,8 +5,10 @@
 //! component … | 0x00 | length (LEB128) | 10 | "r1d:golden" | JSON lines
 //! ```
 
+use crate::component;
 use crate::error::{ComponentizeError, RewardError, ScoreError};
 use crate::judge::{Ask, Completion, Judged, LoadedReward};
+use crate::limits::TRIAL_MS_MAX;
 use crate::world::World;
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
@@ -14,6 +16,7 @@ use reward_sdk::Finish;
 use reward_sdk::golden::{self, Case, Expected};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 const SECTION: &[u8] = b"r1d:golden";
 /// Golden cases are a few texts, not a data set.
@@ -60,8 +63,7 @@ pub fn embedded(component: &[u8]) -> Option<&str> {
 
 /// The cases that a component's file brings.
 pub fn of_file(path: &Path) -> Result<Option<String>, RewardError> {
-    let bytes = std::fs::read(path).map_err(|cause| RewardError::Read { path: path.into(), cause })?;
-    Ok(embedded(&bytes).map(String::from))
+    Ok(embedded(&component::read(path)?).map(String::from))
 }
 
 /// How many cases these lines are; 0 when they are not.
@@ -75,6 +77,7 @@ const TRIED_MAX: usize = 64;
 /// What a judged reward asks first, under its own configuration, about some completion: one in the R1-Zero form, or one of the golden cases that it
 /// brings. `None` when it asks about none of them, which says little.
 pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError> {
+    let reward = reward.on_trial();
     let failed = |why: String| RewardError::Golden { path: reward.path().into(), why };
     let plain = Completion {
         id: 0,
@@ -86,7 +89,11 @@ pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError>
         meta: None,
     };
     let cases = of_file(reward.path())?.and_then(|jsonl| golden::parse(&jsonl).ok()).unwrap_or_default();
+    let (began, cases_max) = (reward.now(), Duration::from_millis(TRIAL_MS_MAX));
     for completion in std::iter::once(plain).chain(cases.iter().map(completion_of)).take(TRIED_MAX) {
+        if reward.now().saturating_sub(began) > cases_max {
+            return Err(failed(format!("asked for its questions, it takes longer than {} s", cases_max.as_secs())));
+        }
         if let Ok(asks) = reward.plan(&completion).map_err(|e| failed(e.to_string()))?
             && let Some(ask) = asks.into_iter().next()
         {
@@ -96,16 +103,21 @@ pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError>
     Ok(None)
 }
 
-/// Judges every case, each under its own configuration.
+/// Judges every case, each under its own configuration. Of a plugin that is [on trial](LoadedReward::on_trial) they may take [`TRIAL_MS_MAX`]
+/// together.
 pub fn run(reward: &LoadedReward, jsonl: &str) -> Result<GoldenReport, RewardError> {
     let refused = |why| RewardError::Golden { path: reward.path().into(), why };
     let cases = golden::parse(jsonl).map_err(refused)?;
     let mut configured: BTreeMap<String, Result<LoadedReward, RewardError>> = BTreeMap::new();
     let mut report = GoldenReport { cases: cases.len(), differing: Vec::new() };
+    let (began, cases_max) = (reward.now(), Duration::from_millis(TRIAL_MS_MAX));
     let units: Vec<&[Case]> =
         if reward.world() == World::GroupReward { golden::groups(&cases).collect() } else { cases.chunks(1).collect() };
     for unit in units {
         let Some(first) = unit.first() else { continue };
+        if reward.is_on_trial() && reward.now().saturating_sub(began) > cases_max {
+            return Err(refused(format!("they take longer than {} s together: bring fewer, or quicker ones", cases_max.as_secs())));
+        }
         let config = first.config_json();
         let reward = configured.entry(config.clone()).or_insert_with(|| reward.with_config(&config));
         let verdicts = match reward {

@@ -1,12 +1,14 @@
 //! A loaded reward, and how one call of it ends.
 
+use crate::abandoned::Abandoned;
 use crate::bindings::r1d::reward::types as guest;
 use crate::cache;
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, Purpose};
 use crate::error::{RewardError, ScoreError};
 use crate::limits::{self, Budget};
 use crate::world::{Instance, Linked, World};
 use r1d_proto::rollout::FinishReason;
+use r1d_proto::shown;
 use r1d_proto::verdict::Outcome;
 use r1d_proto::world::SharedClock;
 use sha2::{Digest, Sha256};
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{ResourceLimiter, Store, Trap};
+use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
 /// One completion and what is known about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +64,12 @@ pub struct LoadedReward(Arc<Loaded>);
 struct Loaded {
     engine: Arc<Engine>,
     clock: SharedClock,
+    /// Held so that whoever loads the same file meanwhile shares it.
+    component: Arc<Component>,
+    /// Judging, unless the plugin is only tried.
+    purpose: Purpose,
+    /// By whoever loads it.
+    abandoned: Abandoned,
     path: PathBuf,
     linked: Linked,
     info: Info,
@@ -73,6 +81,7 @@ struct Loaded {
 
 /// Everything about a reward but its code.
 pub(crate) struct Setting {
+    pub abandoned: Abandoned,
     pub path: PathBuf,
     pub config: String,
     pub limits: Budget,
@@ -84,17 +93,30 @@ impl LoadedReward {
     pub(crate) fn new(
         engine: Arc<Engine>,
         clock: SharedClock,
-        component: &Component,
+        component: Arc<Component>,
         world: World,
         setting: Setting,
     ) -> Result<Self, RewardError> {
-        let Setting { path, config, limits, module_sha256 } = setting;
+        let Setting { abandoned, path, config, limits, module_sha256 } = setting;
         let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
-        let pre = Linker::new(component.engine()).instantiate_pre(component).map_err(not_reward)?;
+        let pre = Linker::new(component.engine()).instantiate_pre(&component).map_err(not_reward)?;
         let linked = Linked::new(world, pre).map_err(not_reward)?;
-        let info = describe(&engine, &linked, &limits, &path)?;
-        let config_sha256 = config_hash(&config);
-        let loaded = Loaded { engine, clock, path, linked, info, config, limits, module_sha256, config_sha256 };
+        let info = describe(&engine, &linked, &limits, &path, &abandoned)?;
+        let (config_sha256, purpose) = (config_hash(&config), Purpose::Judging);
+        let loaded = Loaded {
+            engine,
+            clock,
+            component,
+            purpose,
+            abandoned,
+            path,
+            linked,
+            info,
+            config,
+            limits,
+            module_sha256,
+            config_sha256,
+        };
         Ok(LoadedReward(Arc::new(loaded)))
     }
 
@@ -119,20 +141,23 @@ impl LoadedReward {
 
     /// The same component and limits under another configuration, which it must accept.
     pub fn with_config(&self, config_json: &str) -> Result<LoadedReward, RewardError> {
-        let old = &*self.0;
-        let loaded = Loaded {
-            engine: old.engine.clone(),
-            clock: old.clock.clone(),
-            path: old.path.clone(),
-            linked: old.linked.clone(),
-            info: old.info.clone(),
-            config: config_json.into(),
-            limits: old.limits,
-            module_sha256: old.module_sha256.clone(),
-            config_sha256: config_hash(config_json),
-        };
+        let loaded = Loaded { config: config_json.into(), config_sha256: config_hash(config_json), ..self.0.copy() };
         loaded.try_config()?;
         Ok(LoadedReward(Arc::new(loaded)))
+    }
+
+    /// The same plugin to try cases on: its calls take the turns and the limits of loading, whatever its job allows it, and none of those who judge.
+    pub fn on_trial(&self) -> LoadedReward {
+        LoadedReward(Arc::new(Loaded { purpose: Purpose::Loading, ..self.0.copy() }))
+    }
+
+    /// Since an arbitrary moment; for the time that all cases of a trial may take.
+    pub(crate) fn now(&self) -> Duration {
+        self.0.clock.now()
+    }
+
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.0.purpose == Purpose::Loading
     }
 
     /// What it judges at a time.
@@ -238,16 +263,35 @@ impl<T> Ran<T> {
 }
 
 impl Loaded {
+    /// Cheap: what is large is shared.
+    fn copy(&self) -> Loaded {
+        Loaded {
+            engine: self.engine.clone(),
+            clock: self.clock.clone(),
+            component: self.component.clone(),
+            purpose: self.purpose,
+            abandoned: self.abandoned.clone(),
+            path: self.path.clone(),
+            linked: self.linked.clone(),
+            info: self.info.clone(),
+            config: self.config.clone(),
+            limits: self.limits,
+            module_sha256: self.module_sha256.clone(),
+            config_sha256: self.config_sha256.clone(),
+        }
+    }
+
     /// Calls a fresh instance that is configured, within what is allowed; once more with a longer wait when the backstop was hit.
     fn run<T>(
         &self,
         allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, ScoreError> {
-        let turn = self.engine.turn();
+        let allowed = if self.purpose == Purpose::Loading { allowed.for_loading() } else { allowed };
+        let turn = self.engine.turn(self.purpose, self.limits.interpreted, &self.abandoned).ok_or(ScoreError::Abandoned)?;
         let start = self.clock.now();
         let mut ran = self.attempt(allowed, &call)?;
-        if matches!(ran.0, Err(Outcome::OutOfTime)) {
+        if matches!(ran.0, Err(Outcome::OutOfTime)) && self.purpose == Purpose::Judging {
             let (wall, id) = (allowed.wall, allowed.first_id);
             tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
             ran = self.attempt(allowed.with_longer_wall(), &call)?;
@@ -262,7 +306,8 @@ impl Loaded {
         allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
-        let mut store = store(&self.engine, allowed).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let abandoned = (self.purpose == Purpose::Loading).then_some(&self.abandoned);
+        let mut store = store(&self.engine, allowed, abandoned).map_err(|e| ScoreError::Host(e.to_string()))?;
         let answer = engine::on_deep_stack(|| {
             let instance = self.linked.instantiate(&mut store)?;
             match instance.configure(&mut store, &self.config)? {
@@ -291,13 +336,14 @@ impl Loaded {
 
     fn try_config(&self) -> Result<(), RewardError> {
         let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let allowed = Allowance::of(&self.limits, &[]).with_input(&self.limits, self.config.len());
-        let _turn = self.engine.turn();
-        let mut store = store(&self.engine, allowed).map_err(|e| refused(e.to_string()))?;
+        let allowed = Allowance::of(&self.limits, &[]).with_input(&self.limits, self.config.len()).for_loading();
+        let _turn = self.engine.turn(Purpose::Loading, self.limits.interpreted, &self.abandoned).ok_or(RewardError::Abandoned)?;
+        let mut store = store(&self.engine, allowed, Some(&self.abandoned)).map_err(|e| refused(e.to_string()))?;
         let accepted = engine::on_deep_stack(|| self.linked.instantiate(&mut store)?.configure(&mut store, &self.config));
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
-            Err(e) => Err(refused(fault_text(&e, store.data()))),
+            Err(_) if self.abandoned.is_set() => Err(RewardError::Abandoned),
+            Err(e) => Err(refused(load_fault(&e, store.data(), allowed))),
         }
     }
 }
@@ -347,6 +393,13 @@ impl Allowance {
         Allowance { hostcall_bytes: self.hostcall_bytes.saturating_add(quotes), ..self }
     }
 
+    /// Of a plugin that judges nothing yet: what its job allows, up to the limits of loading.
+    fn for_loading(self) -> Allowance {
+        let fuel_max = if self.interpreted { limits::INTERPRETED_LOAD_FUEL_MAX } else { limits::LOAD_FUEL_MAX };
+        let wall_max = Duration::from_millis(limits::LOAD_WALL_MS_MAX);
+        Allowance { fuel: self.fuel.min(fuel_max), wall: self.wall.min(wall_max), ..self }
+    }
+
     fn with_longer_wall(self) -> Allowance {
         Allowance { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
     }
@@ -361,12 +414,17 @@ fn config_hash(json: &str) -> String {
     cache::hex(&Sha256::digest(json.as_bytes()))
 }
 
-fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> Result<Info, RewardError> {
+fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path, abandoned: &Abandoned) -> Result<Info, RewardError> {
     let failed = |why: String| RewardError::Describe { path: path.into(), why };
-    let _turn = engine.turn();
-    let mut store = store(engine, Allowance::of(limits, &[])).map_err(|e| failed(e.to_string()))?;
+    let allowed = Allowance::of(limits, &[]).for_loading();
+    let _turn = engine.turn(Purpose::Loading, limits.interpreted, abandoned).ok_or(RewardError::Abandoned)?;
+    let mut store = store(engine, allowed, Some(abandoned)).map_err(|e| failed(e.to_string()))?;
     let info = engine::on_deep_stack(|| linked.instantiate(&mut store)?.describe(&mut store));
-    let info = info.map_err(|e| failed(fault_text(&e, store.data())))?;
+    let info = match info {
+        Ok(info) => info,
+        Err(_) if abandoned.is_set() => return Err(RewardError::Abandoned),
+        Err(e) => return Err(failed(load_fault(&e, store.data(), allowed))),
+    };
     let range = format!("min {} and max {}", info.min, info.max);
     if !(info.min.is_finite() && info.max.is_finite() && info.min <= info.max) {
         return Err(failed(format!("{range} are not a finite range")));
@@ -375,21 +433,38 @@ fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path) -> R
         return Err(failed(format!(
             "it needs a name and at most {} parts, and has `{}` and {}",
             limits::PARTS_MAX,
-            info.name,
+            shown::quote(&info.name),
             info.parts.len()
         )));
+    }
+    // Names become metrics, columns and words of the log.
+    let long = [&info.name, &info.version].into_iter().chain(&info.parts).find(|name| name.len() > limits::NAME_BYTES_MAX);
+    if let Some(long) = long {
+        return Err(failed(format!("`{}` is longer than the {} bytes of a name", shown::quote(long), limits::NAME_BYTES_MAX)));
     }
     Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
 }
 
-fn store(engine: &Engine, allowed: Allowance) -> wasmtime::Result<Store<Memory>> {
+/// A store for one call; with `abandoned` the call ends when that is set.
+fn store(engine: &Engine, allowed: Allowance, abandoned: Option<&Abandoned>) -> wasmtime::Result<Store<Memory>> {
     let memory = Memory { left: allowed.memory_bytes, limit: allowed.memory_bytes, refused: false };
     let mut store = Store::try_new(engine.wasm(allowed.interpreted), memory)?;
     store.limiter(|memory| memory);
     store.set_fuel(allowed.fuel)?;
     store.set_hostcall_fuel(allowed.hostcall_bytes);
     // One more tick: the first may come at once.
-    store.set_epoch_deadline(allowed.wall.as_millis() as u64 / limits::TICK_MS + 1);
+    let ticks = allowed.wall.as_millis() as u64 / limits::TICK_MS + 1;
+    match abandoned.cloned() {
+        None => store.set_epoch_deadline(ticks),
+        Some(abandoned) => {
+            let mut left = ticks;
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_callback(move |_| {
+                left = left.saturating_sub(1);
+                Ok(if left == 0 || abandoned.is_set() { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+            });
+        }
+    }
     Ok(store)
 }
 
@@ -440,6 +515,15 @@ fn fault(error: &wasmtime::Error, memory: &Memory) -> Result<Outcome, ScoreError
         Some(Trap::Interrupt) => Outcome::OutOfTime,
         _ => trap(fault_text(error, memory)),
     })
+}
+
+/// What ended a call while the plugin was loaded, with the limit that it met.
+fn load_fault(error: &wasmtime::Error, memory: &Memory, allowed: Allowance) -> String {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => format!("out of fuel: the limit is {}", allowed.fuel),
+        Some(Trap::Interrupt) => format!("out of time: the limit is {} ms", allowed.wall.as_millis()),
+        _ => fault_text(error, memory),
+    }
 }
 
 /// The same words in every run: no addresses, no backtrace.

@@ -12,14 +12,18 @@
 //!                                                          └▶ Judged: outcome, reason, fuel, time
 //! ```
 
+mod abandoned;
 pub mod attacks;
 mod bindings;
 mod cache;
 mod cases;
 mod compile;
 mod component;
+mod components;
+mod durable;
 mod engine;
 mod error;
+mod gate;
 pub mod golden;
 mod judge;
 mod limits;
@@ -28,9 +32,10 @@ mod pool;
 pub mod signature;
 mod world;
 
+pub use abandoned::Abandoned;
 pub use cases::{Answers, Member, NoAnswers};
 pub use compile::{Compiler, serve_child};
-pub use component::{FILE_BYTES_MAX, componentize};
+pub use component::{FILE_BYTES_MAX, componentize, read};
 pub use error::{ComponentizeError, RewardError, ScoreError};
 pub use judge::{Ask, Completion, Info, Judged, LoadedReward};
 pub use limits::Limits;
@@ -38,8 +43,11 @@ pub use pool::{Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
 pub use world::World;
 
 use cache::CodeCache;
+use compile::COMPILES_MAX;
 use component::Kind;
+use components::Components;
 use engine::Engine;
+use gate::Gate;
 use judge::Setting;
 use r1d_proto::world::SharedClock;
 use sha2::{Digest, Sha256};
@@ -87,16 +95,20 @@ impl RewardSpec {
     }
 }
 
-/// The engine, the code cache and the scoring pool of a process.
+/// The engine, the code cache and the scoring pool of a process. Cheap to clone.
+#[derive(Clone)]
 pub struct Rewards {
     plugin_dirs: Vec<PathBuf>,
     engine: Arc<Engine>,
-    cache: Option<CodeCache>,
+    components: Arc<Components>,
+    compiling: Arc<Gate>,
+    cache: Option<Arc<CodeCache>>,
     compiler: Compiler,
     clock: SharedClock,
-    pool: Pool,
+    pool: Arc<Pool>,
     trusted: Vec<PublicKey>,
     store: Option<PathBuf>,
+    abandoned: Abandoned,
 }
 
 impl Rewards {
@@ -104,12 +116,27 @@ impl Rewards {
         let Options { plugin_dirs, cache_dir, threads, compiler, clock } = options;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if threads == 0 { (cores / 2).max(1) } else { threads };
-        // A slot per scoring thread, and one for loading, so that neither waits for the other.
-        let slots =
-            u32::try_from(threads + 1).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
-        let engine = Arc::new(Engine::open(slots)?);
+        let judging = u32::try_from(threads).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
+        let engine = Arc::new(Engine::open(judging)?);
         let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm(false)))).transpose()?;
-        Ok(Rewards { plugin_dirs, engine, cache, compiler, clock, pool: Pool::start(threads)?, trusted: Vec::new(), store: None })
+        Ok(Rewards {
+            plugin_dirs,
+            engine,
+            components: Arc::default(),
+            compiling: Arc::new(Gate::new(COMPILES_MAX)),
+            cache: cache.map(Arc::new),
+            compiler,
+            clock,
+            pool: Arc::new(Pool::start(threads)?),
+            trusted: Vec::new(),
+            store: None,
+            abandoned: Abandoned::default(),
+        })
+    }
+
+    /// The same, for somebody who may leave: what is loaded for him ends soon after `abandoned` is set.
+    pub fn until(&self, abandoned: Abandoned) -> Rewards {
+        Rewards { abandoned, ..self.clone() }
     }
 
     /// From now on a plugin must bear a signature of one of these keys. None: signatures are not asked for.
@@ -131,24 +158,19 @@ impl Rewards {
             return Ok(());
         }
         let failed = |cause| RewardError::Keep { path: reward.path().into(), cause };
-        let bytes = read(reward.path())?;
+        let bytes = component::read(reward.path())?;
         // The file may have changed since it was loaded.
         check_pin(reward.path(), &cache::hex(&Sha256::digest(&bytes)), reward.module_sha256())?;
-        let write = |path: &Path, bytes: &[u8]| -> std::io::Result<()> {
-            let part = path.with_extension(format!("part-{}", std::process::id()));
-            std::fs::write(&part, bytes)?;
-            std::fs::File::open(&part)?.sync_all()?;
-            std::fs::rename(&part, path)?;
-            // The ledger names the file next.
-            r1d_proto::storage::sync_parent(path)
-        };
+        let write = |path: &Path, bytes: &[u8]| durable::write(path, 0o666, &[bytes]).map_err(failed);
         if let Some(dir) = kept.parent() {
             r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
         }
-        if let Ok(signatures) = std::fs::read(signature::beside(reward.path())) {
-            write(&signature::beside(&kept), &signatures).map_err(failed)?;
+        // Unreadable ones vouch for nothing, and nobody who must have one gets this far.
+        let signatures = signature::read(reward.path()).unwrap_or_default();
+        if !signatures.is_empty() {
+            write(&signature::beside(&kept), signatures.as_bytes())?;
         }
-        write(&kept, &bytes).map_err(failed)
+        write(&kept, &bytes)
     }
 
     /// Removes the kept components, with their signatures and what a crash left of either, whose hashes nobody names any more; how many
@@ -187,7 +209,7 @@ impl Rewards {
     pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
         let kept = spec.sha256.as_ref().and_then(|sha256| self.kept(sha256)).filter(|path| path.is_file());
         let path = kept.map_or_else(|| self.find(&spec.plugin), Ok)?;
-        let bytes = read(&path)?;
+        let bytes = component::read(&path)?;
         // Golden cases are no code.
         let limits = spec.limits.budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
@@ -203,10 +225,12 @@ impl Rewards {
             Kind::CoreModule => return Err(RewardError::CoreModule { path }),
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
-        let component = self.component(&path, &bytes, &sha256, limits.interpreted)?;
+        let make = || self.component(&path, &bytes, &sha256, limits.interpreted);
+        let component = self.components.get((sha256, limits.interpreted), &self.abandoned, make)?;
         let world = component::check(&component, &path)?;
-        let setting = Setting { path, config: spec.config_json.clone(), limits, module_sha256 };
-        LoadedReward::new(self.engine.clone(), self.clock.clone(), &component, world, setting)
+        let (config, abandoned) = (spec.config_json.clone(), self.abandoned.clone());
+        let setting = Setting { abandoned, path, config, limits, module_sha256 };
+        LoadedReward::new(self.engine.clone(), self.clock.clone(), component, world, setting)
     }
 
     pub fn pool(&self) -> &Pool {
@@ -249,7 +273,10 @@ impl Rewards {
             return Ok(component);
         }
         let refused = |why| RewardError::Compile { path: path.into(), why };
-        let code = self.compiler.compile(bytes).map_err(refused)?;
+        let code = {
+            let _turn = self.compiling.enter_unless(&self.abandoned).ok_or(RewardError::Abandoned)?;
+            self.compiler.compile(bytes, &self.abandoned).map_err(|why| why.map_or(RewardError::Abandoned, refused))?
+        };
         let component = deserialize(engine, &code).map_err(refused)?;
         if let Some(cache) = &self.cache {
             cache.store(sha256, &code);
@@ -262,15 +289,6 @@ fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, Stri
     // SAFETY: the code comes from our own compiler, either just now over a private socket or from a file whose MAC only this
     // daemon could have made.
     unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RewardError> {
-    let failed = |cause| RewardError::Read { path: path.into(), cause };
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(RewardError::TooLarge { path: path.into(), bytes, limit: FILE_BYTES_MAX });
-    }
-    std::fs::read(path).map_err(failed)
 }
 
 fn check_pin(path: &Path, found: &str, pinned: &str) -> Result<(), RewardError> {

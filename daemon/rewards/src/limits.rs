@@ -27,6 +27,8 @@ pub const ASKS_MAX: usize = 64;
 /// Longer reasons are cut.
 pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTS_MAX: usize = 64;
+/// Of a plugin's name, its version, and the name of a part.
+pub const NAME_BYTES_MAX: usize = 256;
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3 memories.
 pub const CORE_INSTANCES_MAX: usize = 64;
@@ -38,6 +40,13 @@ pub const TICK_MS: u64 = 10;
 const FUEL_PER_MS_MIN: u64 = 20_000;
 const WALL_MS_MIN: u64 = 2_000;
 const WALL_MS_MAX: u64 = 3_600_000;
+/// What a plugin may take to describe itself, to accept its configuration, and for each of the cases that are tried before it is taken, whatever its
+/// job allows it for judging: ten times the default fuel of one completion, and twice for a plugin with an interpreter.
+pub const LOAD_FUEL_MAX: u64 = 10 * FUEL_DEFAULT;
+pub const INTERPRETED_LOAD_FUEL_MAX: u64 = 2 * INTERPRETED_FUEL_FACTOR * FUEL_DEFAULT;
+pub const LOAD_WALL_MS_MAX: u64 = 60_000;
+/// All cases of a plugin that is tried together.
+pub const TRIAL_MS_MAX: u64 = 120_000;
 /// A completion that hits the backstop is judged once more with the backstop times this.
 pub const WALL_RETRY_FACTOR: u64 = 6;
 

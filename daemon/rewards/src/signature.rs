@@ -7,6 +7,9 @@
 //! alone may read.
 
 use crate::cache::hex;
+use crate::component::FILE_BYTES_MAX;
+use crate::durable;
+use r1d_proto::user_file;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -17,8 +20,8 @@ use std::path::{Path, PathBuf};
 const DOMAIN: &[u8] = b"r1d plugin v1\0";
 const KEY_WORD: &str = "r1d-signing-key";
 const ALGORITHM: &str = "ed25519";
-/// Of key files and signature files.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+/// Key files and signature files are a few lines.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
 
 /// An Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,19 +59,13 @@ pub fn generate(path: &Path) -> std::io::Result<PublicKey> {
 /// Adds this key's signature to `FILE.sig` (in place of an older one of the same key); its path and the public key.
 pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey)> {
     let pair = read_key(key)?;
-    let mut message = File::open(component).and_then(|mut file| {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map(|_| bytes)
-    })?;
-    message = message_of(&Sha256::digest(&message).into());
+    let message = message_of(&Sha256::digest(user_file::read(component, FILE_BYTES_MAX)?).into());
     let (public, signature) = (public(&pair), pair.sign(&message));
     let path = beside(component);
-    let kept: Vec<String> =
-        read_signatures(&path)?.lines().filter(|line| !line.contains(&public.to_string())).map(String::from).collect();
+    let kept: Vec<String> = read(component)?.lines().filter(|line| !line.contains(&public.to_string())).map(String::from).collect();
     let line = format!("{ALGORITHM} {public} {}", hex(signature.as_ref()));
     let text: String = kept.into_iter().chain([line]).map(|line| line + "\n").collect();
-    let part = path.with_extension("sig.part");
-    std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path))?;
+    durable::write(&path, 0o666, &[text.as_bytes()])?;
     Ok((path, public))
 }
 
@@ -81,7 +78,7 @@ pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
         let right = UnparsedPublicKey::new(&ED25519, key.0).verify(&message, &signature).is_ok();
         (algorithm == ALGORITHM && right).then_some(key)
     };
-    read_signatures(&beside(component)).unwrap_or_default().lines().filter_map(signer).collect()
+    read(component).unwrap_or_default().lines().filter_map(signer).collect()
 }
 
 /// `FILE.wasm.sig`.
@@ -110,23 +107,17 @@ fn read_key(path: &Path) -> std::io::Result<Ed25519KeyPair> {
     if std::fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
         return Err(wrong("others may read this key: chmod 600, or make a new one"));
     }
-    let text = read_small(path)?;
+    let text = user_file::read_text(path, SMALL_BYTES_MAX)?;
     let seed = text.trim().strip_prefix(KEY_WORD).and_then(|rest| unhex(rest.trim()));
     pair(&seed.ok_or_else(|| wrong("no key of `plugin keygen`"))?)
 }
 
-/// Empty where there are none.
-fn read_signatures(path: &Path) -> std::io::Result<String> {
-    match read_small(path) {
+/// The signatures of a component, as they are beside it; empty where there are none.
+pub(crate) fn read(component: &Path) -> std::io::Result<String> {
+    match user_file::read_text(&beside(component), SMALL_BYTES_MAX) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
         read => read,
     }
-}
-
-fn read_small(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

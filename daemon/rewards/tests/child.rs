@@ -5,7 +5,7 @@ mod guests;
 use guests::{Guest, completion, component, load_bytes, returns, shipped};
 use r1d_proto::verdict::Outcome;
 use r1d_proto::world::SystemClock;
-use r1d_rewards::{Compiler, Options, RewardError, RewardSpec, Rewards};
+use r1d_rewards::{Abandoned, Compiler, Options, RewardError, RewardSpec, Rewards};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,14 +14,27 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some("compile-child") => return r1d_rewards::serve_child(),
         Some("die-child") => std::process::abort(),
+        Some("count-child") => {
+            let mut count = std::fs::OpenOptions::new().append(true).create(true).open(&args[1]).unwrap();
+            std::io::Write::write_all(&mut count, b".").unwrap();
+            return r1d_rewards::serve_child();
+        }
+        // It hears the request, and says nothing for as long as somebody listens.
+        Some("hang-child") => {
+            std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).unwrap();
+            return ExitCode::SUCCESS;
+        }
         Some("--list") => return ExitCode::SUCCESS,
         _ => {}
     }
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 7] = [
         ("a_plugin_compiled_by_the_child_runs", a_plugin_compiled_by_the_child_runs),
         ("a_child_that_dies_is_an_error", a_child_that_dies_is_an_error),
         ("a_bad_component_is_the_childs_error", a_bad_component_is_the_childs_error),
         ("a_flipped_bit_in_the_cache_is_compiled_again", a_flipped_bit_in_the_cache_is_compiled_again),
+        ("a_bomb_meets_its_memory_limit_and_is_told_so", a_bomb_meets_its_memory_limit_and_is_told_so),
+        ("who_shares_a_component_compiles_it_once", who_shares_a_component_compiles_it_once),
+        ("a_child_that_nobody_waits_for_is_ended", a_child_that_nobody_waits_for_is_ended),
     ];
     for (name, test) in tests {
         test();
@@ -31,7 +44,11 @@ fn main() -> ExitCode {
 }
 
 fn open(cache_dir: Option<&Path>, child: &str) -> Rewards {
-    let compiler = Compiler::Child { program: std::env::current_exe().unwrap(), args: vec![child.into()] };
+    open_with(cache_dir, vec![child.into()])
+}
+
+fn open_with(cache_dir: Option<&Path>, args: Vec<std::ffi::OsString>) -> Rewards {
+    let compiler = Compiler::Child { program: std::env::current_exe().unwrap(), args };
     let options = Options {
         plugin_dirs: vec![shipped()],
         cache_dir: cache_dir.map(PathBuf::from),
@@ -82,4 +99,43 @@ fn a_flipped_bit_in_the_cache_is_compiled_again() {
     assert!(open(Some(dir.path()), "die-child").load(&RewardSpec::named("accuracy")).is_err(), "damaged code was used");
     score_is_one(&open(Some(dir.path()), "compile-child"));
     assert_eq!(std::fs::read(file()).unwrap(), good, "the cache is whole again");
+}
+
+/// A few hundred bytes that make the compiler lay out gigabytes: each component is made of eight of the one before it.
+fn a_bomb_meets_its_memory_limit_and_is_told_so() {
+    let level = |i: u32| format!("(component $c{} {})", i + 1, format!("(instance (instantiate $c{i}))").repeat(8));
+    let levels: String = (0..9).map(level).collect();
+    let bytes = wat::parse_str(format!(
+        "(component (component $c0 (core module $m) (core instance (instantiate $m))) {levels} (instance (instantiate $c9)))"
+    ))
+    .unwrap();
+    assert!(bytes.len() < 1 << 10, "{} bytes", bytes.len());
+    let rewards = open(None, "compile-child");
+    let error = load_bytes(&rewards, &bytes, |_| ()).err().unwrap().to_string();
+    assert!(error.contains("takes more memory than the limit of 512 MiB for a component of"), "{error}");
+    score_is_one(&rewards);
+}
+
+fn who_shares_a_component_compiles_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = dir.path().join("count");
+    let rewards = open_with(None, vec!["count-child".into(), count.clone().into()]);
+    let loaded: Vec<_> = std::thread::scope(|scope| {
+        let loads: Vec<_> = (0..8).map(|_| scope.spawn(|| rewards.load(&RewardSpec::named("format")).unwrap())).collect();
+        loads.into_iter().map(|load| load.join().unwrap()).collect()
+    });
+    assert_eq!(std::fs::read(&count).unwrap().len(), 1, "of {} loads", loaded.len());
+    drop(loaded);
+    rewards.load(&RewardSpec::named("format")).unwrap();
+    assert_eq!(std::fs::read(&count).unwrap().len(), 2, "nobody had it any more");
+}
+
+fn a_child_that_nobody_waits_for_is_ended() {
+    let rewards = open(None, "hang-child");
+    let abandoned = Abandoned::default();
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| rewards.until(abandoned.clone()).load(&RewardSpec::named("format")).err());
+        abandoned.set();
+        assert!(matches!(load.join().unwrap(), Some(RewardError::Abandoned)));
+    });
 }

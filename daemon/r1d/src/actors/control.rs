@@ -99,7 +99,7 @@ impl StreamHandler<std::io::Result<UnixStream>> for ControlSocket {
 }
 
 fn error(kind: ErrorKind, message: impl ToString) -> ControlError {
-    ControlError { kind, message: message.to_string() }
+    ControlError::new(kind, message)
 }
 
 fn internal(message: impl ToString) -> ControlError {
@@ -328,7 +328,7 @@ impl Counter {
             Request::Plan { job } => {
                 let plan = self
                     .read(&self.rooms.plans, reading, move |counter, reading| {
-                        accept::plan(&job, &counter.rewards, &counter.desk, reading)
+                        accept::plan(&job, &counter.rewards.until(reading.abandoned()), &counter.desk, reading)
                     })
                     .await?;
                 Response::Plan(Box::new(plan.map_err(refused)?))

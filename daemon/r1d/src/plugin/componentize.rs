@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// `module` may be a component already, to give it golden cases. A daemon that loads `component` meanwhile sees the old file or the new one.
 pub fn run(module: &Path, component: &Path, golden: Option<&Path>) -> Result<bool, PluginError> {
-    let bytes = std::fs::read(module).map_err(|source| PluginError::Read { path: module.into(), source })?;
+    let bytes = r1d_rewards::read(module)?;
     let wrong = |source| PluginError::Module { path: module.into(), source };
     let mut made = match (r1d_rewards::componentize(&bytes), golden) {
         (Err(r1d_rewards::ComponentizeError::AlreadyComponent), Some(_)) => bytes,

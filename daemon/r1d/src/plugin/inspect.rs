@@ -3,6 +3,7 @@
 use super::{Host, PluginError, plugin, print, test};
 use crate::cli::PluginDirs;
 use r1d_proto::plugin::{About, Plugin};
+use r1d_proto::shown;
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec, golden, signature};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -23,13 +24,13 @@ pub fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
 /// What is no plugin is described as far as it can be; an error says that there is no file to describe.
 fn describe(host: &Host, name: &str) -> Result<Plugin, PluginError> {
     let path = host.rewards.find(&plugin(name))?;
-    let bytes = std::fs::read(&path).map_err(|source| PluginError::Read { path: path.clone(), source })?;
+    let bytes = r1d_rewards::read(&path)?;
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
     let spec = RewardSpec { plugin: r1d_rewards::Plugin::Path(path.clone()), ..RewardSpec::named("") };
     let (about, refused) = match host.rewards.unconfigured(&spec) {
         Ok(reward) => (Some(about(&reward, &sha256)?), None),
         Err(error @ (RewardError::Engine(_) | RewardError::Cache { .. })) => return Err(error.into()),
-        Err(error) => (None, Some(error.to_string())),
+        Err(error) => (None, Some(shown::line(&error.to_string()))),
     };
     Ok(Plugin {
         plugin: r1d_job::reward::plugin_stem(name),

@@ -1,0 +1,51 @@
+//! The components that are in use, by their hash: one that judges for several rewards and jobs is compiled, or read from the cache of code, once.
+
+use crate::abandoned::Abandoned;
+use crate::error::RewardError;
+use crate::gate::Gate;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use wasmtime::component::Component;
+
+/// SHA-256 of the file, and whether it has an interpreter inside, which decides the engine.
+type Key = ([u8; 32], bool);
+
+#[derive(Default)]
+pub(crate) struct Components(Mutex<HashMap<Key, Arc<Entry>>>);
+
+struct Entry {
+    /// Who makes the component; others wait for it.
+    making: Gate,
+    made: Mutex<Weak<Component>>,
+}
+
+impl Entry {
+    fn get(&self) -> Option<Arc<Component>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+}
+
+impl Components {
+    /// The component of this key, if somebody has it; else what `make` makes, which nobody else does meanwhile.
+    pub fn get(
+        &self,
+        key: Key,
+        abandoned: &Abandoned,
+        make: impl FnOnce() -> Result<Component, RewardError>,
+    ) -> Result<Arc<Component>, RewardError> {
+        let entry = {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // What nobody makes and nobody has is forgotten.
+            known.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.get().is_some());
+            let fresh = || Arc::new(Entry { making: Gate::new(1), made: Mutex::default() });
+            known.entry(key).or_insert_with(fresh).clone()
+        };
+        let _making = entry.making.enter_unless(abandoned).ok_or(RewardError::Abandoned)?;
+        if let Some(component) = entry.get() {
+            return Ok(component);
+        }
+        let component = Arc::new(make()?);
+        *entry.made.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&component);
+        Ok(component)
+    }
+}
