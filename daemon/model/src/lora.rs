@@ -6,6 +6,7 @@ use crate::error::{ModelError, Result};
 use crate::init::Random;
 use crate::products::Products;
 use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight, own};
+use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
@@ -13,6 +14,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
+const ADAPTER_CONFIG_MAX_BYTES: u64 = 16 << 20;
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// What peft puts before a module's name.
 const PREFIX: &str = "base_model.model.";
@@ -287,7 +289,7 @@ fn known(modules: &[Module<'_>]) -> String {
 
 fn read_config(dir: &Path) -> Result<(LoraSpec, f64)> {
     let path = dir.join(ADAPTER_CONFIG_FILE);
-    let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+    let text = user_file::read_text(&path, ADAPTER_CONFIG_MAX_BYTES).map_err(ModelError::io(&path))?;
     let bad = |message: String| ModelError::BadFile { path: path.clone(), message };
     let config: AdapterConfig = serde_json::from_str(&text).map_err(|e| bad(format!("not an adapter's configuration: {e}")))?;
     let refused = [

@@ -254,3 +254,31 @@ fn files_have_the_mode_that_the_umask_gives() {
         assert_eq!(mode(&path), mode(&plain), "{}", path.display());
     }
 }
+
+/// A pipe would wait for a writer for ever, a device has no end.
+#[test]
+fn files_of_a_model_that_are_no_regular_files_are_refused_by_their_path() {
+    let fixture = dir("qwen2");
+    let elsewhere = tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(elsewhere.path().join("fifo")).status().unwrap();
+    assert!(made.success());
+    for what in [&elsewhere.path().join("fifo"), elsewhere.path(), "/dev/zero".as_ref(), "/proc/self/status".as_ref()] {
+        for file in ["config.json", "model.safetensors", "model.safetensors.index.json"] {
+            let model = tempdir().unwrap();
+            for name in ["config.json", "model.safetensors"] {
+                fs::copy(fixture.join(name), model.path().join(name)).unwrap();
+            }
+            // A whole file would win over an index.
+            let _ = fs::remove_file(model.path().join(if file == "config.json" { file } else { "model.safetensors" }));
+            std::os::unix::fs::symlink(what, model.path().join(file)).unwrap();
+            let error = checkpoint::inspect(model.path(), true).map(drop).unwrap_err().to_string();
+            assert!(error.contains(file) && error.contains("only a regular file is read"), "{}: {error}", what.display());
+        }
+        // An adapter's.
+        let adapter = tempdir().unwrap();
+        std::os::unix::fs::symlink(what, adapter.path().join("adapter_config.json")).unwrap();
+        let mut policy = CausalLm::load(&fixture, Device::Cpu, Kind::Float).unwrap();
+        let error = policy.load_adapter(adapter.path()).map(drop).unwrap_err().to_string();
+        assert!(error.contains("adapter_config.json") && error.contains("only a regular file is read"), "{error}");
+    }
+}

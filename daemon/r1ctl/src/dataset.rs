@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use r1d_proto::control::MadeDataSet;
+use r1d_proto::user_file;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ pub fn export<'a>(sets: &'a [MadeDataSet], stage: &str, to: &Path) -> Result<&'a
     };
     let unread = |source| Error::File { path: set.file.clone(), source };
     let unwritten = |source| Error::File { path: to.into(), source };
-    let mut from = std::fs::File::open(&set.file).map_err(unread)?;
+    let mut from = user_file::open(&set.file).map_err(unread)?;
     let mut file = match std::fs::File::create_new(to) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             return Err(Error::DataSet(format!(

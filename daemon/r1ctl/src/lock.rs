@@ -11,6 +11,7 @@
 //! Paths are relative to the file's own directory where they lie below it.
 
 use crate::error::Error;
+use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -62,10 +63,9 @@ impl Lock {
         let directory = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
         let path = directory.join(NAME);
         let wrong = |why: String| Error::Lock { path: path.clone(), why };
-        let text = match std::fs::metadata(&path) {
+        let text = match user_file::read_text(&path, FILE_BYTES_MAX) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Lock { path, directory, pins: BTreeMap::new() }),
-            Ok(found) if found.len() > FILE_BYTES_MAX => return Err(wrong("it is too large".into())),
-            _ => std::fs::read_to_string(&path).map_err(|source| Error::File { path: path.clone(), source })?,
+            read => read.map_err(|source| Error::File { path: path.clone(), source })?,
         };
         let document: Document = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         if document.version != VERSION {

@@ -200,7 +200,7 @@ fn a_bad_line_is_named_with_its_key_before_anything_is_judged() {
     home.write("cases.jsonl", format!("{}\n\n\n", good.replace("reference", "refrence")));
     let shipped = shipped();
     let ran = home.run(&["score", "accuracy", "cases.jsonl", "--plugin-dir", shipped.to_str().unwrap()]);
-    assert!(ran.status.success() && text(&ran.stderr).contains("line 1: unknown key \"refrence\""), "{}", text(&ran.stderr));
+    assert!(ran.status.success() && text(&ran.stderr).contains("line 1: unknown key `refrence`"), "{}", text(&ran.stderr));
     assert_eq!(text(&ran.stdout).lines().count(), 1);
 }
 
@@ -325,4 +325,59 @@ fn a_signature_is_shown_while_the_file_is_as_it_was_signed() {
     home.guest(&returns("(f32.const 0.25)"));
     assert_eq!(signed_by(&guest), json!([]));
     assert_eq!(home.run(&["keygen", "key"]).status.code(), Some(1), "a key is never written over");
+}
+
+/// Pipes would wait for a writer for ever, devices have no end: wherever a command reads a file.
+#[test]
+fn what_is_no_regular_file_is_refused_by_its_path() {
+    let home = Home::new();
+    let path = |name: &str| home.0.path().join(name);
+    rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", path("zero")).unwrap();
+    std::fs::create_dir(path("directory")).unwrap();
+    home.lines(&[case("<answer>42</answer>", "42")]);
+    let key = path("key").display().to_string();
+    home.run(&["keygen", &key]);
+    for name in ["fifo", "zero", "directory", "/proc/self/status"] {
+        let wasm = if name.starts_with('/') { name.to_owned() } else { format!("./{name}") };
+        for words in [
+            &["score", "accuracy", name][..],
+            &["score", "accuracy", "cases.jsonl", "--answers", name],
+            &["score", &wasm, "cases.jsonl"],
+            &["test", "accuracy", "--golden", name],
+            &["bench", "accuracy", name],
+            &["check", &wasm],
+            &["inspect", &wasm],
+        ] {
+            let error = home.refusal(words);
+            assert!(error.contains(name) && error.contains("only a regular file is read"), "{words:?}: {error}");
+        }
+        for words in [&["componentize", name, "out.wasm"][..], &["sign", name, "--key", &key]] {
+            let ran = home.run(words);
+            let error = text(&ran.stderr);
+            assert!(ran.status.code() == Some(1) && error.contains("only a regular file is read"), "{words:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn no_error_echoes_a_megabyte_or_an_escape_sequence() {
+    let home = Home::new();
+    let escapes = "\u{1b}]0;pwned\u{7}".repeat(1000);
+    for line in [
+        format!("{{\"prompt\": \"\", \"completion\": \"\", \"finish\": {}}}", json!(escapes)),
+        format!("{{\"prompt\": \"\", \"completion\": \"\", \"tokens\": {}}}", "9".repeat(1_000_000)),
+        "x".repeat(1_000_000),
+    ] {
+        home.write("cases.jsonl", &line);
+        let error = home.refusal(&["score", "accuracy", "cases.jsonl"]);
+        assert!(error.len() < 8 << 10 && !error.contains('\u{1b}'), "{} bytes", error.len());
+    }
+    home.lines(&[json!({"prompt": "", "completion": "", escapes.clone(): 1})]);
+    let shipped = shipped();
+    let ran = home.run(&["score", "accuracy", "cases.jsonl", "--plugin-dir", shipped.to_str().unwrap()]);
+    let warned = text(&ran.stderr);
+    assert!(warned.contains("unknown key") && warned.len() < 8 << 10 && !warned.contains('\u{1b}'), "{} bytes", warned.len());
+    let error = home.refusal(&["score", "accuracy", "cases.jsonl", "--config", &json!([escapes]).to_string()]);
+    assert!(error.len() < 8 << 10 && !error.contains('\u{1b}'), "{} bytes", error.len());
 }

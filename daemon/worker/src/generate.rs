@@ -6,6 +6,7 @@ use r1d_data::Tokenizer;
 use r1d_model::CausalLm;
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::user_file;
 use r1d_proto::worker::{Generate, Group, Slots};
 use r1d_proto::world::SystemClock;
 use r1d_sampler::Sampler;
@@ -17,6 +18,7 @@ const MAX_NEW_TOKENS_DEFAULT: u32 = 256;
 /// Completions decoded at a time (`LIM-1`).
 const SLOTS_MAX: u32 = 64;
 const GENERATION_CONFIG: &str = "generation_config.json";
+const GENERATION_CONFIG_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -144,7 +146,7 @@ impl GenerationConfig {
     fn read(dir: &Path) -> Result<GenerationConfig, GenerateError> {
         let file = dir.join(GENERATION_CONFIG);
         let bad = |message: String| GenerateError::GenerationConfig { file: file.clone(), message };
-        match std::fs::read(&file) {
+        match user_file::read(&file, GENERATION_CONFIG_MAX_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(GenerationConfig::default()),
             Err(e) => Err(bad(e.to_string())),

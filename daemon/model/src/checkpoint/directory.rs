@@ -11,6 +11,7 @@ use super::is_there;
 use crate::error::{ModelError, Result};
 use crate::lora::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use r1d_proto::storage::{create_dir_durably, sync_parent};
+use r1d_proto::user_file;
 use r1d_torch::work;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 const MANIFEST_FILE: &str = "manifest.json";
 const MANIFEST_FORMAT: u32 = 1;
+/// Bytes of a manifest: one of 100,000 files.
+const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// What stands beside a model's weights.
@@ -110,7 +113,7 @@ fn seal(dir: &Path) -> Result<Manifest> {
 /// Every file that the manifest lists is there with its hash, and there is no other.
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST_FILE);
-    let text = std::fs::read(&path).map_err(|source| lost(dir, &path, source))?;
+    let text = user_file::read(&path, MANIFEST_MAX_BYTES).map_err(|source| lost(dir, &path, source))?;
     let damaged = |path: &Path, message: String| ModelError::Manifest { path: path.to_owned(), message };
     let ManifestFile { format, files } =
         serde_json::from_slice(&text).map_err(|e| damaged(&path, format!("not a manifest ({e})")))?;
@@ -184,9 +187,10 @@ fn carry(names: &[&str], from: &Path, to: &Path) -> Result<()> {
 /// Copies a file's contents. The copy has the mode that the umask gives a new file: who may read a
 /// job's model does not depend on whose tokenizer it started from.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let bytes = std::fs::read(from).map_err(ModelError::io(from))?;
+    let mut file = user_file::open(from).map_err(ModelError::io(from))?;
     // A full disk is the copy's, so the error names that one.
-    std::fs::write(to, bytes).map_err(ModelError::io(to))
+    let copied = File::create(to).and_then(|mut to| std::io::copy(&mut file, &mut to));
+    copied.map(drop).map_err(ModelError::io(to))
 }
 
 /// Paths of all files below `dir` but the manifest, sorted.
@@ -226,7 +230,7 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>> {
 
 fn entry(dir: &Path, path: String) -> Result<ManifestEntry> {
     let full = dir.join(&path);
-    let mut file = File::open(&full).map_err(ModelError::io(&full))?;
+    let mut file = user_file::open(&full).map_err(ModelError::io(&full))?;
     let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; READ_BUFFER_BYTES]);
     loop {
         match file.read(&mut buffer).map_err(ModelError::io(&full))? {

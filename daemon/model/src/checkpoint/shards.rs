@@ -6,6 +6,7 @@ use super::is_there;
 use super::tensors::{MappedFile, kind_of};
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Source};
+use r1d_proto::user_file;
 use r1d_shape::fp8::{BLOCK_SIZE, BlockSize, scale_name};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,6 +15,8 @@ use tch::{Kind, Tensor};
 
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Bytes of an index: that of DeepSeek-R1's 91,991 tensors has 9 MB.
+const INDEX_MAX_BYTES: u64 = 64 << 20;
 
 /// `weight_map` names the shard of every tensor.
 #[derive(Deserialize)]
@@ -166,7 +169,7 @@ fn open_single(dir: &Path) -> Result<MappedFile> {
 }
 
 fn open_indexed(dir: &Path, index: &Path) -> Result<Vec<MappedFile>> {
-    let text = std::fs::read_to_string(index).map_err(ModelError::io(index))?;
+    let text = user_file::read_text(index, INDEX_MAX_BYTES).map_err(ModelError::io(index))?;
     let parsed: Index = serde_json::from_str(&text)
         .map_err(|e| ModelError::BadFile { path: index.to_owned(), message: format!("not an index: {e}") })?;
     let names: BTreeSet<_> = parsed.weight_map.values().collect();

@@ -3,6 +3,7 @@
 use crate::error::{ModelError, Result};
 use crate::weights::own;
 use memmap2::{Mmap, UncheckedAdvice};
+use r1d_proto::user_file;
 use r1d_torch::work;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo};
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     pub fn open(path: &Path) -> Result<MappedFile> {
-        let file = File::open(path).map_err(ModelError::io(path))?;
+        let file = user_file::open(path).map_err(ModelError::io(path))?;
         if file.metadata().map_err(ModelError::io(path))?.len() == 0 {
             return Err(bad(path, &SafeTensorError::HeaderTooSmall));
         }

@@ -11,6 +11,7 @@ mod harness;
 mod help;
 mod logs;
 mod model;
+mod no_file;
 mod on_terminal;
 mod plugin;
 mod report;

@@ -1,10 +1,10 @@
 //! The files of `plugin score`: JSON objects, one a line ([`r1d_rewards::line`]). What a line has besides is left out, with a warning.
 
 use super::PluginError;
+use r1d_proto::{shown, user_file};
 use r1d_rewards::{Member, line};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -18,8 +18,9 @@ pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
     let members = lines(path, |number, object| line::member(number, object, &mut unknown))?;
     for (key, number) in unknown {
         eprintln!(
-            "warning: {}, line {number}: unknown key {key:?} is left out; the keys are {}",
+            "warning: {}, line {number}: unknown key `{}` is left out; the keys are {}",
             path.display(),
+            shown::quote(&key),
             line::KEYS.join(", ")
         );
     }
@@ -30,7 +31,7 @@ pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
 pub fn lines<T>(path: &Path, mut take: impl FnMut(usize, Map<String, Value>) -> Result<T, String>) -> Result<Vec<T>, PluginError> {
     let failed = |source| PluginError::Read { path: path.into(), source };
     let source: Box<dyn Read> =
-        if path == Path::new("-") { Box::new(std::io::stdin()) } else { Box::new(File::open(path).map_err(failed)?) };
+        if path == Path::new("-") { Box::new(std::io::stdin()) } else { Box::new(user_file::open(path).map_err(failed)?) };
     let mut reader = BufReader::new(source.take(INPUT_BYTES_MAX + 1));
     let (mut taken, mut bytes, mut empty) = (Vec::new(), 0u64, None);
     for number in 1.. {

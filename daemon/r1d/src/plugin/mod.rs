@@ -25,6 +25,7 @@ mod test;
 use crate::cli::{COMPILE, Plugin, PluginDirs, Subject};
 use crate::settings;
 use r1d_data::DataError;
+use r1d_proto::user_file;
 use r1d_proto::world::{SharedClock, SystemClock};
 use r1d_rewards::{Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
 use serde::Serialize;
@@ -151,8 +152,11 @@ fn config(json: &str) -> Result<String, PluginError> {
     Ok(sorted.to_string())
 }
 
+/// Bytes of a text that a command reads whole: golden cases, a job file.
+const TEXT_MAX_BYTES: u64 = 16 << 20;
+
 fn read(path: &Path) -> Result<String, PluginError> {
-    std::fs::read_to_string(path).map_err(|source| PluginError::Read { path: path.into(), source })
+    user_file::read_text(path, TEXT_MAX_BYTES).map_err(|source| PluginError::Read { path: path.into(), source })
 }
 
 /// One document on one line.

@@ -2,6 +2,7 @@
 
 use super::{PluginError, print};
 use r1d_proto::plugin::Signed;
+use r1d_proto::user_file;
 use r1d_rewards::signature;
 use std::path::Path;
 
@@ -12,8 +13,8 @@ pub fn keygen(key: &Path) -> Result<bool, PluginError> {
 }
 
 pub fn sign(file: &Path, key: &Path) -> Result<bool, PluginError> {
-    // What goes wrong from here on is the key.s doing.
-    std::fs::metadata(file).map_err(|source| PluginError::File { path: file.into(), source })?;
+    user_file::open(file).map_err(|source| PluginError::File { path: file.into(), source })?;
+    // What goes wrong from here on is the key's doing.
     let (path, public) = signature::sign(file, key).map_err(|source| PluginError::File { path: key.into(), source })?;
     print(&Signed { file: path.display().to_string(), public_key: public.to_string() })?;
     Ok(true)
