@@ -149,6 +149,7 @@ impl Gather {
         let item = ScoreItem::of(self.of, &rollout);
         if !keeps_record {
             // An evaluation can be large, and nobody trains on it.
+            rollout.prompt_ids = Vec::new();
             rollout.behaviour_logprobs = Vec::new();
             rollout.experts = Vec::new();
             rollout.kept_ids = KeptIds::default();

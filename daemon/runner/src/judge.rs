@@ -59,6 +59,20 @@ pub fn judge(rules: &[Rule], verdicts: &mut [Verdict]) -> Result<Option<f32>, En
     Ok(sum.filter(|_| !dropped).map(|sum: f64| sum as f32))
 }
 
+/// What is wrong with a reward that is no number of float32, and which of its parts is the largest. `None` of one that is a number.
+pub fn beyond_float32(rules: &[Rule], verdicts: &[Verdict], reward: Option<f32>) -> Option<String> {
+    let reward = reward.filter(|reward| !reward.is_finite())?;
+    let parts = verdicts.iter().filter_map(|verdict| {
+        let rule = rules.iter().find(|rule| rule.reward.name == verdict.plugin)?;
+        Some((&rule.reward.name, rule.reward.weight, verdict.value?))
+    });
+    let largest = parts.max_by(|(_, a, x), (_, b, y)| (a * f64::from(*x)).abs().total_cmp(&(b * f64::from(*y)).abs()));
+    let of = largest.map_or(String::new(), |(name, weight, value)| format!(": reward `{name}` gives {value} × weight = {weight}"));
+    Some(format!(
+        "the reward of a completion is {reward}, which nothing can learn from{of}; lower the weight, or the plugin's scores"
+    ))
+}
+
 /// Whether a verdict takes the whole group out of training.
 pub fn drops_group(rules: &[Rule], verdicts: &[Verdict]) -> bool {
     verdicts.iter().any(|verdict| {

@@ -5,7 +5,7 @@ use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
 use crate::asks::{Respondents, Said};
 use crate::gather::{Gather, Judged, Sample};
-use crate::judge::{drops_group, judge, rules};
+use crate::judge::{beyond_float32, drops_group, judge, rules};
 use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
 use crate::metrics::{self, Unscored};
 use crate::plan::Plan;
@@ -214,10 +214,20 @@ impl RolloutStep {
 
     fn scored(&mut self, plan: &Plan, key: SampleKey, mut verdicts: Vec<Verdict>, text: &str, now: Duration) -> Result<Flow, End> {
         let (rewards, facts) = plan.rewards(Source::Stage(self.stage));
-        let reward = judge(&rules(rewards, facts), &mut verdicts)?;
+        let rules = rules(rewards, facts);
+        let reward = judge(&rules, &mut verdicts)?;
+        if let Some(problem) = beyond_float32(&rules, &verdicts, reward) {
+            return Err(self.failed(plan, problem));
+        }
         let keep = Command::Keep(Keep::Scored { key, verdicts: verdicts.clone(), reward });
         self.gather.scored(key, verdicts, reward, final_answer(text).into(), now)?;
         self.gathered(plan, vec![keep], now)
+    }
+
+    /// What another attempt would meet again.
+    fn failed(&self, plan: &Plan, problem: String) -> End {
+        let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
+        End::Failed { error: format!("stage `{stage}` step {}: {problem}", self.step + 1) }
     }
 
     /// Once everything asked for is here: more prompts, or the seal.
@@ -246,6 +256,12 @@ impl RolloutStep {
             Some(StageKind::Ppo(_)) => rewards,
             _ => return Err(End::Failed { error: format!("stage {} does not sample", self.stage) }),
         };
+        if let Some(advantage) = decided.iter().flatten().flatten().find(|advantage| !advantage.is_finite()) {
+            let problem = format!(
+                "an advantage is {advantage}: the rewards of its group are too far apart for float32; lower the rewards' weights, or their plugins' scores"
+            );
+            return Err(self.failed(plan, problem));
+        }
         self.seal(decided);
         let mut unscored = Unscored::default();
         self.records.iter().for_each(|record| unscored.add(record.reward, &record.verdicts));

@@ -1290,3 +1290,25 @@ fn waiting_for_other_jobs_verdicts_is_no_fault() {
         "nobody judges: {commands:?}"
     );
 }
+
+/// A reward that is no number would be sealed, refused by the trainer, and met again by each attempt.
+#[test]
+fn rewards_that_float32_does_not_hold_end_the_job_at_once_and_are_named() {
+    let failed = |changes: &str| {
+        let job =
+            JOB.replace("on_abstain = \"drop-sample\"", changes).replace("beta = 0.1", "beta = 0.1\nscale_rewards = \"none\"");
+        match World::new(plan_of_job(&job, true), 0, 0).run() {
+            End::Failed { error } => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    let error = failed("on_abstain = { score = 1e30 }\n  weight = 1e30");
+    assert!(
+        error.contains("stage `reasoning` step ")
+            && error.contains("reward `accuracy` gives 1000000000000000000000000000000 × weight"),
+        "{error}"
+    );
+    // Each is a number, and their distance is none.
+    let error = failed("on_abstain = { score = 3e8 }\n  on_fault = { score = -3e8 }\n  weight = 1e30");
+    assert!(error.contains("stage `reasoning` step ") && error.contains("an advantage is"), "{error}");
+}

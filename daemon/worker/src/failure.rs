@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 
 pub fn invalid(message: impl Into<String>) -> Failure {
-    Failure { kind: FailureKind::Invalid, message: message.into() }
+    Failure::new(FailureKind::Invalid, &message.into())
 }
 
 /// Errors of a model, of a directory that a user named, or of a checkpoint.
@@ -45,7 +45,7 @@ fn of(fault: Fault, error: &(dyn Error + 'static)) -> Failure {
         Fault::Given => FailureKind::Invalid,
         Fault::Machine => of_the_root(root),
     };
-    Failure { kind, message }
+    Failure::new(kind, &message)
 }
 
 /// By the innermost cause: those around it have names of files in them.
@@ -88,5 +88,11 @@ mod tests {
         assert_eq!(of_model(bad).kind, FailureKind::Invalid);
         let diverged = LearnError::NonFinite { step: 0, update: 0, what: "loss", value: f64::NAN };
         assert_eq!(of_learning(diverged).kind, FailureKind::Invalid);
+    }
+
+    #[test]
+    fn a_failure_is_a_line_of_bounded_length() {
+        let failure = invalid(format!("tensor `{}`\n", "x\u{1b}".repeat(1 << 20)));
+        assert!(failure.message.len() < 8 << 10 && !failure.message.chars().any(char::is_control));
     }
 }
