@@ -109,7 +109,7 @@ fn a_bomb_meets_its_memory_limit_and_is_told_so() {
         "(component (component $c0 (core module $m) (core instance (instantiate $m))) {levels} (instance (instantiate $c9)))"
     ))
     .unwrap();
-    assert!(bytes.len() < 1 << 10, "{} bytes", bytes.len());
+    assert!(bytes.len() < 2 << 10, "{} bytes", bytes.len());
     let rewards = open(None, "compile-child");
     let error = load_bytes(&rewards, &bytes, |_| ()).err().unwrap().to_string();
     assert!(error.contains("takes more memory than the limit of 512 MiB for a component of"), "{error}");
