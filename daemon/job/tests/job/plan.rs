@@ -120,7 +120,12 @@ fn what_is_probably_not_meant_is_said() {
 #[test]
 fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() {
     let check = |routing, tokens: u32| {
-        let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\nmax_completion_length = {tokens}\nmax_tokens_per_device = {tokens}"))).unwrap();
+        let job =
+            parse(&JOB.replace(
+                "steps = 200",
+                &format!("steps = 200\nmax_completion_length = {tokens}\nmax_tokens_per_device = {tokens}"),
+            ))
+            .unwrap();
         check_records(&job, &[ModelFacts { routing, ..facts() }], &seen()).map_err(|error| error.to_string())
     };
     let r1 = Some(RoutingFacts { layers: 58, experts: 256, per_token: 8 });
