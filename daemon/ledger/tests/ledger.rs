@@ -465,6 +465,8 @@ fn the_queue_hears_of_what_changes_it_and_of_nothing_else() {
         assert_eq!(is_heard, expected(command) || index == first_eval, "{command:?}");
     }
     assert!(heard(Command::Cancel { job: id("a"), at: 1 }));
+}
+
 /// A ledger's file as bytes, and what it holds. `closed` is one whose daemon ended in an orderly way; the other is copied while it is open,
 /// as a killed daemon leaves it.
 fn written(closed: bool) -> (Vec<u8>, String) {
