@@ -1,7 +1,7 @@
 //! The daemon's life: take the state directory, build the parts, listen, run until told to stop, drain.
 
 use crate::actors::control::{ControlSocket, Counter};
-use crate::actors::jobs::{Device, Dispatch, Jobs, StopAll};
+use crate::actors::jobs::{Device, DeviceUsable, Jobs, StopAll};
 use crate::actors::run::Means;
 use crate::actors::supervise::{Supervised, supervise};
 use crate::actors::worker::{LastProcess, Recipe, Worker};
@@ -119,8 +119,8 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         setup::try_devices(&parts.recipes, &parts.counter.desk.board).await?;
         let again = setup::keep_trying(parts.recipes.clone(), parts.counter.desk.board.clone(), parts.jobs.clone());
         tasks::spawn("devices", again);
-        // Only now: a job that is taken up finds out whether its device can be used.
-        let _ = parts.jobs.ask("the queue", Dispatch).await;
+        // Until now no device was given a job. The queue that is being made anew looks by itself.
+        let _ = parts.jobs.ask("the queue", DeviceUsable).await;
         let socket = serve_clients(listener, &parts, clock);
         announce(&settings);
         let why = tokio::select! {

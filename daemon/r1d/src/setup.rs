@@ -1,7 +1,7 @@
 //! What a worker needs of the machine: its executable, libtorch, its device. It is tried before the daemon takes jobs, so that no job fails
 //! for what the daemon lacks.
 
-use crate::actors::jobs::{Dispatch, Jobs};
+use crate::actors::jobs::{DeviceUsable, Jobs};
 use crate::actors::supervise::Supervised;
 use crate::actors::worker::{EXIT_NO_LIBRARY, Recipe, WorkerError};
 use crate::board::Board;
@@ -48,7 +48,7 @@ pub async fn keep_trying(recipes: Vec<Recipe>, board: Board, jobs: Supervised<Jo
                     tracing::info!("device {} can be used", recipe.device);
                     board.found(&recipe.device, None);
                     // The queue is being made anew: it looks by itself.
-                    let _ = jobs.ask("the queue", Dispatch).await;
+                    let _ = jobs.ask("the queue", DeviceUsable).await;
                 }
                 Ok(problem) => board.found(&recipe.device, problem),
                 Err(problem) => board.found(&recipe.device, Some(problem.to_string())),

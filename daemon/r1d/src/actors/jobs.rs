@@ -29,6 +29,11 @@ const DISPATCH_AGAIN: Duration = Duration::from_secs(10);
 /// The ledger says that another job may be the next.
 struct QueueChanged;
 
+/// A device can be used that could not before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DeviceUsable;
+
 /// End a job for good.
 #[derive(Message)]
 #[rtype(result = "Result<(), LedgerError>")]
@@ -240,6 +245,14 @@ impl StreamHandler<QueueChanged> for Jobs {
 
     /// The ledger lives as long as the daemon.
     fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<DeviceUsable> for Jobs {
+    type Result = ();
+
+    fn handle(&mut self, _: DeviceUsable, context: &mut Self::Context) {
+        self.dispatch(context);
+    }
 }
 
 impl Handler<Cancel> for Jobs {
