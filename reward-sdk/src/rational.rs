@@ -65,6 +65,7 @@ impl Rational {
         if exponent < 0 { self.divide(&power) } else { self.multiply(&power) }
     }
 
+    #[inline(never)]
     pub fn add(&self, other: &Rational) -> Option<Rational> {
         Rational {
             numerator: &self.numerator * &other.denominator + &other.numerator * &self.denominator,
@@ -73,6 +74,7 @@ impl Rational {
         .bounded()
     }
 
+    #[inline(never)]
     pub fn multiply(&self, other: &Rational) -> Option<Rational> {
         Rational { numerator: &self.numerator * &other.numerator, denominator: &self.denominator * &other.denominator }.bounded()
     }
@@ -82,6 +84,7 @@ impl Rational {
     }
 
     /// `self` to a whole power; `None` for zero to a negative one.
+    #[inline(never)]
     pub fn power(&self, exponent: i64) -> Option<Rational> {
         let magnitude = u32::try_from(exponent.unsigned_abs()).ok()?;
         let bits = (self.numerator.bits().max(self.denominator.bits()).saturating_sub(1)).checked_mul(magnitude.into())?;
@@ -93,6 +96,7 @@ impl Rational {
     }
 
     /// `None` for division by zero.
+    #[inline(never)]
     pub fn divide(&self, other: &Rational) -> Option<Rational> {
         if other.is_zero() {
             return None;
@@ -129,6 +133,7 @@ impl Rational {
         self.numerator > BigInt::ZERO && self.numerator < self.denominator
     }
 
+    #[inline(never)]
     fn bounded(mut self) -> Option<Rational> {
         let one = BigInt::from(1);
         if self.denominator != one && self.numerator.bits() <= REDUCED_BITS_MAX && self.denominator.bits() <= REDUCED_BITS_MAX {

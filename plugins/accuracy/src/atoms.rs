@@ -195,14 +195,20 @@ pub fn of_logarithms(difference: &Sum) -> Option<(Vec<Expr>, Expr)> {
         return None;
     }
     let mut products = Vec::new();
-    for (_, parts) in groups {
+    let mut rest = Sum(rest);
+    for (cofactor, parts) in groups {
         let unit = parts.iter().try_fold(Rational::integer(0), |unit, (times, _)| greatest_common_divisor(&unit, times))?;
         let mut factors = Vec::new();
         for (times, inside) in parts {
             let power = times.divide(&unit)?.to_i64().filter(|power| power.abs() <= 12)?;
             factors.push(inside.raised_to(number(power)));
         }
+        // ln u + x is ln(u·e^x).
+        if cofactor.is_empty() && !rest.0.is_empty() {
+            let exponent = std::mem::replace(&mut rest, Sum(Vec::new())).scale(&Rational::integer(1).divide(&unit)?)?;
+            factors.push(Expr::Euler.raised_to(exponent.expr()));
+        }
         products.push(Expr::Product(factors));
     }
-    Some((products, Sum(rest).expr()))
+    Some((products, rest.expr()))
 }

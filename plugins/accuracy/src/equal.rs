@@ -113,11 +113,11 @@ impl Judge {
         if steps::jumps(a) || steps::jumps(b) {
             return if pieces::alike(self, a, b) { Verdict::Equal } else { steps::jumping(self, a, b) };
         }
-        let verdict = match self.by_values(a, b, forms.as_ref()) {
-            Verdict::Undecided => self.by_residues(a, b),
+        let (verdict, everywhere) = match self.by_values(a, b, forms.as_ref()) {
+            (Verdict::Undecided, _) => (self.by_residues(a, b), false),
             decided => decided,
         };
-        if verdict == Verdict::Equal && (pieces::bends(a) || pieces::bends(b)) {
+        if verdict == Verdict::Equal && !everywhere && (pieces::bends(a) || pieces::bends(b)) {
             return self.further(|| pieces::bending(self, a, b));
         }
         verdict
@@ -125,13 +125,23 @@ impl Judge {
 
     /// Whether two formulas without variables have real values that differ at a first look.
     pub fn part(&self, a: &Expr, b: &Expr) -> bool {
+        self.parts(a, b) == Some(true)
+    }
+
+    /// The same; `None` where one of them has no real value, or none that can be had.
+    pub fn parts(&self, a: &Expr, b: &Expr) -> Option<bool> {
         let numeric = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget };
-        let differ = || {
-            let (a, b) = (numeric.value(a)?, numeric.value(b)?);
-            let apart = a.re.subtract(&b.re, BITS_LOOK)?;
-            Some(a.may_be_real() && b.may_be_real() && apart.sign().is_some_and(|sign| sign != Ordering::Equal))
-        };
-        differ().unwrap_or(false)
+        let (a, b) = (numeric.value(a)?, numeric.value(b)?);
+        let apart = a.re.subtract(&b.re, BITS_LOOK)?;
+        (a.may_be_real() && b.may_be_real()).then(|| apart.sign().is_some_and(|sign| sign != Ordering::Equal))
+    }
+
+    /// A rational number near a real constant.
+    pub fn near(&self, expr: &Expr) -> Option<Rational> {
+        let value = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget }.value(expr)?;
+        let thousand = Ball::integer(1_000);
+        let scaled = value.re.multiply(&thousand, BITS_LOOK)?.nearest()?;
+        value.may_be_real().then(|| Rational::big(scaled)?.divide(&Rational::integer(1_000))).flatten()
     }
 
     /// Of the seed, by two numbers.
@@ -169,33 +179,38 @@ impl Judge {
     }
 
     /// With letters for the parts that have no exact value, and products of logarithms' arguments. What differs so may still be equal.
-    fn by_atoms(&self, normal: &Normal, x: &Sum, y: &Sum, (a, b): (&Expr, &Expr)) -> bool {
+    /// Where they are equal, whether no piece is left in them that is another one elsewhere.
+    fn by_atoms(&self, normal: &Normal, x: &Sum, y: &Sum, (a, b): (&Expr, &Expr)) -> Option<bool> {
         let before = normal.steps();
         let same = |x: &Expr, y: &Expr| self.equal(x, y) == Verdict::Equal;
         let lettered = atoms::lettered(normal, x, y, &same);
         self.spend(u64::from(normal.steps() - before) * STEP_COST);
         let equal = |x: &Expr, y: &Expr| [1, 2, 12].iter().find_map(|parts| self.exactly(x, y, *parts)) == Some(Verdict::Equal);
-        if lettered.is_some_and(|(x, y)| equal(&x, &y)) {
-            return self.real_somewhere(a, b);
+        let smooth = |x: &Expr, y: &Expr| !pieces::bends(x) && !pieces::bends(y);
+        if let Some((x, y)) = lettered
+            && equal(&x, &y)
+        {
+            return self.real_somewhere(a, b).then(|| smooth(&x, &y));
         }
-        let logs = x.add(&y.clone().negate()).and_then(|difference| atoms::of_logarithms(&difference));
-        logs.is_some_and(|(products, rest)| {
-            let one = Expr::integer(1);
-            let unit = |product: &Expr| {
-                let square = product.clone().raised_to(Expr::integer(2));
-                let Some((normal, x, y)) = self.forms(&square, &one) else { return false };
+        let (products, rest) = atoms::of_logarithms(&x.add(&y.clone().negate())?)?;
+        // Their absolute value is 1.
+        let unit = |product: &Expr| {
+            [1, -1].into_iter().map(Expr::integer).any(|sign| {
+                let Some((normal, x, y)) = self.forms(product, &sign) else { return false };
                 x == y || atoms::lettered(&normal, &x, &y, &same).is_some_and(|(x, y)| equal(&x, &y))
-            };
-            same(&rest, &Expr::integer(0)) && products.iter().all(unit) && self.real_somewhere(a, b)
-        })
+            })
+        };
+        let holds = same(&rest, &Expr::integer(0)) && products.iter().all(unit) && self.real_somewhere(a, b);
+        holds.then(|| products.iter().all(|product| smooth(product, &rest)))
     }
 
-    fn by_values(&self, a: &Expr, b: &Expr, forms: Option<&(Normal, Sum, Sum)>) -> Verdict {
+    /// And whether that holds for all pieces of which they are made.
+    fn by_values(&self, a: &Expr, b: &Expr, forms: Option<&(Normal, Sum, Sum)>) -> (Verdict, bool) {
         // Whole multiples of angles first: halves and twelfths make for larger numbers.
         for parts in [1, 2, 12] {
             let before = self.budget.get();
             if let Some(verdict) = self.exactly(a, b, parts) {
-                return verdict;
+                return (verdict, false);
             }
             // What was too large will not become smaller.
             if before - self.budget.get() > COST_RETRIED_MAX {
@@ -203,14 +218,14 @@ impl Judge {
             }
         }
         if self.differ_at_a_look(a, b) {
-            return Verdict::Different;
+            return (Verdict::Different, false);
         }
         if let Some((normal, x, y)) = forms
-            && self.by_atoms(normal, x, y, (a, b))
+            && let Some(everywhere) = self.by_atoms(normal, x, y, (a, b))
         {
-            return Verdict::Equal;
+            return (Verdict::Equal, everywhere);
         }
-        self.numerically(a, b)
+        (self.numerically(a, b), false)
     }
 
     /// Of what is too large for its value, where it is made of sums, products and whole powers alone.

@@ -5,6 +5,7 @@ use crate::equal::{Judge, Verdict};
 use crate::equations::{assigned, name, same_name};
 use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Relation};
+use crate::periodic::letters;
 use crate::real_set::RealSet;
 use crate::solve::subject;
 
@@ -149,12 +150,12 @@ impl Compare<'_> {
             (Some((name, x)), Some((_, y))) if x != y && !is_indexed(&r, name) => return Verdict::Different,
             (Some((name, _)), _) => name.clone(),
             // The reference's own letter, where it has a single one.
-            (None, Some((name, _))) => match value(self.judge, &r, false).symbols().as_slice() {
+            (None, Some((name, _))) => match letters(value(self.judge, &r, false)).as_slice() {
                 [only] => only.clone(),
                 _ => name.clone(),
             },
         };
-        let of_a = of_a.map(|(name, _)| name).or_else(|| match value(self.judge, &a, true).symbols().as_slice() {
+        let of_a = of_a.map(|(name, _)| name).or_else(|| match letters(value(self.judge, &a, true)).as_slice() {
             [only] => Some(only.clone()),
             _ => None,
         });
@@ -164,7 +165,11 @@ impl Compare<'_> {
         };
         // First, because it costs less.
         let whole = of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into()));
-        if whole && self.progressions(&r, &a, &parameter) == Verdict::Equal { Verdict::Equal } else { same(&r, &a) }
+        if whole && (self.progressions(&r, &a, &parameter) == Verdict::Equal || self.periodic(&r, &a, &parameter) == Verdict::Equal)
+        {
+            return Verdict::Equal;
+        }
+        same(&r, &a)
     }
 
     /// `a + bk` and `c ± bk` where a and c are whole periods apart.

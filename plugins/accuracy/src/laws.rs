@@ -10,6 +10,9 @@ use crate::surd::factors;
 use num_bigint::BigInt;
 use reward_sdk::rational::Rational;
 
+/// The greatest of more is left as it is: each doubles what was there.
+const FOLDED_MAX: usize = 3;
+
 /// A call with its arguments in normal form.
 pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option<Sum> {
     use Function::*;
@@ -64,6 +67,20 @@ pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option
             let found = floor.add(&Sum::constant(whole))?;
             Some(if function == Ceiling { found.negate() } else { found })
         }
+        // max(a, b) = (a + b + |a − b|)/2
+        Max | Min if !normal.complex && arguments.len() <= FOLDED_MAX => {
+            let mut all = arguments.iter().map(|argument| normal.sum(argument)).collect::<Option<Vec<Sum>>>()?;
+            all.sort_by(|x, y| order(&x.expr(), &y.expr()));
+            all.dedup();
+            let half = Rational::integer(1).divide(&Rational::integer(2))?;
+            let mut all = all.into_iter();
+            let first = all.next()?;
+            all.try_fold(first, |found, other| {
+                let apart = absolute(normal, &found.add(&other.clone().negate())?)?;
+                let apart = if function == Max { apart } else { apart.negate() };
+                found.add(&other)?.add(&apart)?.scale(&half)
+            })
+        }
         Max | Min | Gcd | Lcm => {
             let mut all = arguments.iter().map(|argument| Some(normal.sum(argument)?.expr())).collect::<Option<Vec<Expr>>>()?;
             all.sort_by(order);
@@ -106,9 +123,13 @@ pub fn absolute_power(normal: &Normal, base: &Expr, exponent: &Expr) -> Option<V
 }
 
 /// The absolute value of a product is that of its factors.
-fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
+pub fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
     if inside.0.is_empty() {
         return Some(inside.clone());
+    }
+    let whole = inside.expr();
+    if normal.complex && whole.any(&|e| *e == Expr::Imaginary) {
+        return Some(Sum::of(Expr::call(Function::Absolute, whole)));
     }
     let (content, found) = apart(normal, inside)?;
     let mut all = Vec::new();
@@ -242,7 +263,7 @@ fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
     Some(if negative { found.negate() } else { found })
 }
 
-/// At 0, 1/6 and 1/4 of half a turn.
+/// At 0, 1/6 and 1/4 of half a turn, and at halves of the last as roots in roots.
 fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
     let share = |below: i64| Rational::integer(1).divide(&Rational::integer(below));
     let root = |value: i64| normal.power(&Sum::constant(Rational::integer(value)), &Sum::constant(share(2)?))?.scale(&share(2)?);
@@ -251,6 +272,15 @@ fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
         (1, 6) if sine => Some(Sum::constant(share(2)?)),
         (1, 6) => root(3),
         (1, 4) => root(2),
+        // cos²(x/2) = (1 + cos x)/2
+        (_, 8 | 16 | 32 | 64) => {
+            let (half, double) = (share(2)?, turns.multiply(&Rational::integer(2))?);
+            let quarter = share(4)?;
+            let cosine =
+                if double > quarter { known(normal, true, &half.subtract(&double)?)? } else { known(normal, false, &double)? };
+            let cosine = if sine { cosine.negate() } else { cosine };
+            normal.power(&Sum::constant(Rational::integer(1)).add(&cosine)?.scale(&half)?, &Sum::constant(half))
+        }
         _ => None,
     }
 }

@@ -19,13 +19,13 @@
 //! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `3 \text{ dozen}` is 36, `12 \text{ out of } 20` is 3/5; what points the other way is not the same (`20\% increase`, `20\% decrease`); `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
 //! | times | `3:05 PM` is `15:05`; the half of the day may be missing |
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
-//! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, roots and floors are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number |
+//! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, and roots are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. Floors and ceilings are looked at where they jump ([`steps`]): `\lceil x\rceil` is not `\lfloor x\rfloor+1`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number: beside `(-1)^n`, `\cos n\pi` is `(-1)^n`. A logarithm is compared where both sides have one: `\ln x^2` is `2\ln x`, `\ln|x|` is `\ln x`, but `\ln(-x)` is not. A function of a number is one of radians: `\sin 30` is not `1/2` |
 //! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
 //! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
 //! | inequalities | in one variable are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x^2 < 4`, `|x| < 2`, `-2 < x < 2`; `\frac{1}{x} < 1`; `x \ne 3`; `x<1 \text{ or } x>2`, also with a comma between them, not with an `and`. Absolute values by cases ([`solve`]), rational functions whose roots are rational or of quadratics ([`polynomial`]); `\sqrt{x} < 3`, `2^x > 8`, `\ln x \ge 1` by their inverses ([`inverse`]) |
 //! | sums | `\sum_{k=1}^{10} k^2` is written out; `\sum_{k=1}^{n} k`, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, polynomials of the index and geometric series, have their closed form ([`series`]), so have rational functions whose terms cancel ([`telescope`]); others are equal where they are written alike. `1 + 2 + \cdots + n`, `1 \cdot 2 \cdots n`, `1, 2, \ldots, 10` are what their first terms and the last one say ([`progression`]) |
 //! | congruences | are classes: `x \equiv 3 \pmod 7` is `x \equiv 10 \pmod 7` and `x = 7k + 3`; the number 3 is taken for it, 10 is not. `17 \bmod 5` is 2 |
-//! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins. Conditions on a whole number are those that meet them: `\{x \in \mathbb{Z} \mid -2 < x < 2\}` is `\{-1, 0, 1\}`, and no interval |
+//! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins, nor whether one family is written as several ([`periodic`]): `(-1)^k\frac{\pi}{6} + k\pi`; intervals may be moved by a period. Conditions on a whole number are those that meet them: `\{x \in \mathbb{Z} \mid -2 < x < 2\}` is `\{-1, 0, 1\}`, and no interval |
 //! | cases | a system `\begin{cases} x = 1 \\ y = 2 \end{cases}` is `x = 1, y = 2`; a function by cases is compared case by case |
 //! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}`; `]0, 1[` is `(0, 1)` |
 //! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
@@ -34,9 +34,11 @@
 //! | ratios | proportional: `3:4`, `6:8`, `3/4` |
 //! | words | without case, articles and punctuation: `\text{Even}`, `even`; dates in either order; `①③` in any |
 //!
-//! **How equality is decided** ([`equal`]). Both sides are evaluated exactly at seeded points, in rationals with square roots and an
-//! independent value for π, e, each logarithm and each angle's point on the circle ([`points`]). What cannot be had so, nested roots for
-//! instance, is evaluated in balls of growing precision ([`numeric`]): balls that part show two values to be different; balls that
+//! **How equality is decided** ([`equal`]). Both sides are first brought to one form, in which the order of terms and factors, and the
+//! laws of powers, logarithms and angles, make no difference ([`normal`], [`laws`]): those that have one form are equal. Others are
+//! evaluated exactly at seeded points, in rationals with square roots and an independent value for π, e, each logarithm and each angle's
+//! point on the circle ([`points`]). Where no exact value is to be had of a part, `e^{kt}` for instance, the part gets a letter of its
+//! own ([`atoms`]). What cannot be had so, nested roots for instance, is evaluated in balls of growing precision ([`numeric`]): balls that part show two values to be different; balls that
 //! still meet below the least distance that formulas of their size can have show them equal. What is too large for either, and made of
 //! sums, products, whole powers and square roots of numbers, is evaluated modulo a large seeded prime ([`residues`]). The rest is undecided, which is
 //! never a pass.
@@ -84,6 +86,7 @@ mod normal;
 mod numerals;
 mod numeric;
 mod parse;
+mod periodic;
 mod pieces;
 mod points;
 mod polynomial;

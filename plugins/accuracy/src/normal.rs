@@ -9,6 +9,7 @@
 
 use crate::expression::{Expr, Function};
 use crate::laws;
+use crate::numeric::constant_rational;
 use crate::surd::factors;
 use num_bigint::BigInt;
 use reward_sdk::rational::Rational;
@@ -57,7 +58,7 @@ pub struct Normal {
 fn alternating(expr: &Expr, found: &mut Vec<String>) {
     if let Expr::Power(base, exponent) = expr
         && base.symbols().is_empty()
-        && crate::numeric::constant_rational(base).is_some_and(|base| base.is_negative())
+        && constant_rational(base).is_some_and(|base| base.is_negative())
     {
         found.extend(exponent.symbols());
     }
@@ -110,6 +111,7 @@ impl Term {
         Term { times, factors: Vec::new() }
     }
 
+    #[inline(never)]
     pub fn expr(&self) -> Expr {
         let one = number(1);
         let mut parts: Vec<Expr> = Vec::with_capacity(self.factors.len() + 1);
@@ -132,6 +134,7 @@ impl Sum {
         Sum(vec![Term { times: Rational::integer(1), factors: vec![Factor { base, exponent: number(1) }] }])
     }
 
+    #[inline(never)]
     pub fn expr(&self) -> Expr {
         match self.0.as_slice() {
             [] => number(0),
@@ -160,10 +163,12 @@ impl Sum {
         self.0.first().is_some_and(|term| term.times.is_negative())
     }
 
+    #[inline(never)]
     pub fn negate(self) -> Sum {
         Sum(self.0.into_iter().map(|term| Term { times: term.times.negate(), factors: term.factors }).collect())
     }
 
+    #[inline(never)]
     pub fn scale(&self, by: &Rational) -> Option<Sum> {
         if by.is_zero() {
             return Some(Sum(Vec::new()));
@@ -172,6 +177,7 @@ impl Sum {
         self.0.iter().map(scaled).collect::<Option<_>>().map(Sum)
     }
 
+    #[inline(never)]
     pub fn add(&self, other: &Sum) -> Option<Sum> {
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut terms = Vec::with_capacity(self.0.len() + other.0.len());
@@ -256,6 +262,7 @@ impl Normal {
     }
 
     /// The form of a formula; `None` for what has none: too large, or not defined.
+    #[inline(never)]
     pub fn sum(&self, expr: &Expr) -> Option<Sum> {
         self.step()?;
         if self.depth.get() >= DEPTH_MAX {
@@ -279,17 +286,31 @@ impl Normal {
             }
             Expr::Percent(inner) => self.sum(inner)?.scale(&Rational::integer(1).scale(-2)?),
             Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.sum(inner),
-            Expr::Root(inner, degree) => {
-                let share = Rational::integer(1).divide(&Rational::integer((*degree).into()))?;
-                self.power(&self.sum(inner)?, &Sum::constant(share))
-            }
-            Expr::Power(base, exponent) => self.power(&self.sum(base)?, &self.sum(exponent)?),
+            Expr::Root(inner, degree) => self.of_square(inner, &Rational::integer(1).divide(&Rational::integer((*degree).into()))?),
+            Expr::Power(base, exponent) => match constant_rational(exponent) {
+                Some(exponent) => self.of_square(base, &exponent),
+                None => self.power(&self.sum(base)?, &self.sum(exponent)?),
+            },
             Expr::Call(function, arguments) => laws::called(self, *function, arguments),
             _ => None,
         }
     }
 
+    /// A power, √(u²) as |u| before u² is multiplied out.
+    fn of_square(&self, base: &Expr, exponent: &Rational) -> Option<Sum> {
+        let even = !self.complex && fraction(exponent).is_some_and(|(_, below)| below % 2 == 0);
+        if even
+            && let Expr::Power(inner, square) = base
+            && let Some(square) = constant_rational(square).filter(|square| square.to_i64().is_some_and(|square| square % 2 == 0))
+        {
+            let size = laws::absolute(self, &self.sum(inner)?)?;
+            return self.power(&size, &Sum::constant(square.multiply(exponent)?));
+        }
+        self.power(&self.sum(base)?, &Sum::constant(exponent.clone()))
+    }
+
     /// Sums multiplied: those of one term into one, the others as bases first, so that they can cancel.
+    #[inline(never)]
     pub fn product(&self, parts: Vec<Sum>) -> Option<Sum> {
         let mut times = Rational::integer(1);
         let mut all = Vec::new();
@@ -367,6 +388,7 @@ impl Normal {
     }
 
     /// Exponents of one base together; then small whole powers of sums are multiplied out.
+    #[inline(never)]
     fn gathered(&self, mut times: Rational, mut all: Vec<Factor>) -> Option<Sum> {
         self.step()?;
         let zero = number(0);
@@ -581,6 +603,7 @@ impl Normal {
         }
     }
 
+    #[inline(never)]
     pub fn scaled(&self, exponent: &Expr, by: &Rational) -> Option<Expr> {
         match exponent {
             Expr::Number(value) => value.multiply(by).map(Expr::Number),
@@ -588,6 +611,7 @@ impl Normal {
         }
     }
 
+    #[inline(never)]
     fn added(&self, a: &Expr, b: &Expr) -> Option<Expr> {
         match (a, b) {
             (Expr::Number(x), Expr::Number(y)) => x.add(y).map(Expr::Number),
@@ -595,6 +619,7 @@ impl Normal {
         }
     }
 
+    #[inline(never)]
     pub fn power(&self, base: &Sum, exponent: &Sum) -> Option<Sum> {
         self.step()?;
         let one = || Rational::integer(1);
@@ -741,7 +766,11 @@ impl Normal {
                     found.extend(self.to_sum(&factor.base, &product)?);
                 }
             }
-            [Term { factors, .. }] if factors.iter().all(|factor| self.is_never_negative(factor)) => {
+            [Term { factors, .. }]
+                if factors
+                    .iter()
+                    .all(|factor| self.is_never_negative(factor) && !factor.exponent.any(&|e| *e == Expr::Imaginary)) =>
+            {
                 for factor in factors {
                     let product = self.product(vec![self.sum(&factor.exponent)?, exponent.clone()])?;
                     found.extend(self.to_sum(&factor.base, &product)?);

@@ -12,6 +12,8 @@ use std::cmp::Ordering;
 /// Whole exponents are multiplied out up to this.
 const EXPONENT_MAX: i64 = 1 << 20;
 const FACTORIAL_MAX: i64 = 2_000;
+/// What a function costs besides, in about the sandbox's fuel.
+const FUNCTION_COST: u64 = 60_000;
 /// Roots of a higher degree are powers.
 const DEGREE_MAX: i64 = 6;
 
@@ -59,7 +61,8 @@ impl Numeric<'_> {
         let words = self.bits / 32 + 4;
         let product = 1_000 + 6 * words * words;
         let cost = match expr {
-            Expr::Call(..) | Expr::Power(..) | Expr::Pi | Expr::Euler => product * (self.bits / 2 + 32),
+            Expr::Call(..) | Expr::Power(..) => product * (self.bits / 2 + 32) + FUNCTION_COST,
+            Expr::Pi | Expr::Euler => product * (self.bits / 2 + 32),
             Expr::Root(..) => product * 20,
             _ => product,
         };

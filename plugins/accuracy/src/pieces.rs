@@ -5,13 +5,18 @@ use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
 use crate::numeric::constant_rational;
 use crate::points::{Domain, Point, Signs, Stop};
+use crate::polynomial::Fraction;
 use crate::steps::jumps;
 use reward_sdk::rational::Rational;
 
 /// Numbers of the formulas between which points are taken.
 const NUMBERS_MAX: usize = 8;
 const PLACES_MAX: usize = 24;
-const POINTS_MIN: usize = 4;
+const POINTS_MIN: u64 = 6;
+/// Lines on which formulas of several letters are looked at.
+const LINES_MAX: usize = 4;
+/// The letter that runs along a line.
+const ALONG: &str = " along";
 
 /// Whether it is made of pieces that meet.
 pub fn bends(expr: &Expr) -> bool {
@@ -76,39 +81,123 @@ fn named(judge: &Judge, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr {
     letter
 }
 
-/// Whether two formulas that agree at large points also do between the numbers that stand in them.
+/// Whether two formulas that agree at large points also do where they are made of other pieces: along lines, at each point where a piece
+/// ends, between each two, and beyond.
 pub fn bending(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
-    let places = between(a, b);
     let names = names(a, b);
-    let points = if names.len() == 1 { places.len().min(PLACES_MAX) } else { PLACES_MAX / 2 };
-    for at in 0..points {
-        let place = |name: &str| {
-            let position = names.iter().position(|known| known == name)?;
-            let index = if names.len() == 1 {
-                at
-            } else {
-                (judge.random(at as u64, position as u64) % places.len().max(1) as u64) as usize
-            };
-            places.get(index).cloned().map(Expr::Number)
+    let lines = if names.len() == 1 { 1 } else { LINES_MAX };
+    let mut looked = 0;
+    for line in 0..lines {
+        // One letter runs, the others stand still or run along: where each starts, in halves, and how fast it goes.
+        let courses: Vec<(Rational, i64)> = (0..names.len())
+            .map(|position| {
+                let random = judge.random(line as u64, position as u64);
+                let alone = names.len() == 1;
+                let start = if alone { 0 } else { (random % 47) as i64 - 23 };
+                let slope = if alone || position == line % names.len() { 1 } else { (random >> 16) as i64 % 3 - 1 };
+                (
+                    Rational::decimal(&(5 * start.abs()).to_string(), 1, 0)
+                        .map_or(Rational::integer(start), |half| if start < 0 { half.negate() } else { half }),
+                    slope,
+                )
+            })
+            .collect();
+        let course = |name: &str| names.iter().position(|known| known == name).and_then(|at| courses.get(at));
+        let running = |name: &str| {
+            let (start, slope) = course(name)?;
+            Some(Expr::Sum(vec![Expr::Number(start.clone()), Expr::integer(*slope).times(Expr::Symbol(ALONG.into()))]))
         };
-        // With roots, what is not real has no value.
-        let point = Point::new(at as u64, Domain::Roots, Signs::Positive);
-        let values = (point.value(&a.substitute(&place)), point.value(&b.substitute(&place)));
-        if !judge.spend(point.cost()) {
-            return if at < POINTS_MIN { Verdict::Undecided } else { Verdict::Equal };
-        }
-        match values {
-            (Ok(x), Ok(y)) if x != y => return Verdict::Different,
-            (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => {
-                let (x, y) = (a.substitute(&place), b.substitute(&place));
-                if judge.part(&x, &y) {
-                    return Verdict::Different;
-                }
+        for at in along(judge, &a.substitute(&running), &b.substitute(&running)) {
+            let place = |name: &str| {
+                let (start, slope) = course(name)?;
+                start.add(&at.multiply(&Rational::integer(*slope))?).map(Expr::Number)
+            };
+            let (x, y) = (a.substitute(&place), b.substitute(&place));
+            // With roots, what is not real has no value.
+            let point = Point::new(looked, Domain::Roots, Signs::Positive);
+            let values = (point.value(&x), point.value(&y));
+            if !judge.spend(point.cost()) {
+                return if looked < POINTS_MIN { Verdict::Undecided } else { Verdict::Equal };
             }
-            _ => {}
+            match values {
+                (Ok(x), Ok(y)) if x != y => return Verdict::Different,
+                (Ok(_), Ok(_)) => looked += 1,
+                (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => match judge.parts(&x, &y) {
+                    Some(true) => return Verdict::Different,
+                    Some(false) => looked += 1,
+                    None => {}
+                },
+                _ => {}
+            }
         }
     }
     Verdict::Equal
+}
+
+/// Where the pieces of two formulas of one letter end, as far as that is known, what lies between each two, and what lies beyond;
+/// else their numbers.
+fn along(judge: &Judge, a: &Expr, b: &Expr) -> Vec<Rational> {
+    let mut known = true;
+    let mut ends = Vec::new();
+    for expr in [a, b] {
+        known &= collected(judge, expr, &mut ends).is_some();
+    }
+    ends.sort();
+    ends.dedup();
+    let mut places = Vec::new();
+    if let (Some(first), Some(last)) = (ends.first(), ends.last()) {
+        for (end, sign) in [(first, -1), (last, 1)] {
+            places.extend([1, 7].iter().filter_map(|step| end.add(&Rational::integer(sign * step))));
+        }
+        for pair in ends.windows(2) {
+            let [low, high] = pair else { continue };
+            let share = |above: i64| {
+                let width = high.subtract(low)?.multiply(&Rational::integer(above).divide(&Rational::integer(5))?)?;
+                low.add(&width)
+            };
+            places.extend([share(1), share(3)].into_iter().flatten());
+        }
+        places.extend(ends.iter().cloned());
+        places.truncate(PLACES_MAX);
+    }
+    if !known || places.is_empty() {
+        places.extend(between(a, b).into_iter().take(PLACES_MAX));
+    }
+    places
+}
+
+/// The values at which what stands between bars, under a root or in a comparison is zero; `None` where they are not found.
+fn collected(judge: &Judge, expr: &Expr, found: &mut Vec<Rational>) -> Option<()> {
+    let mut zeros = |inside: &Expr| -> Option<()> {
+        if inside.symbols().is_empty() {
+            return Some(());
+        }
+        let (_, zeros) = Fraction::of(inside, ALONG)?.zeros(judge)?;
+        for zero in zeros {
+            // What is irrational is looked at nearby.
+            found.push(constant_rational(&zero.at).or_else(|| judge.near(&zero.at))?);
+        }
+        Some(())
+    };
+    let own = match expr {
+        Expr::Call(Function::Absolute, arguments) => arguments.first().map_or(Some(()), &mut zeros),
+        Expr::Call(Function::Max | Function::Min, arguments) => arguments.iter().enumerate().try_for_each(|(at, argument)| {
+            arguments.iter().skip(at + 1).try_for_each(|other| zeros(&argument.clone().minus(other.clone())))
+        }),
+        // Of √(x²) it is where x is zero.
+        Expr::Root(inside, _) => match &**inside {
+            Expr::Power(base, _) => zeros(base),
+            other => zeros(other),
+        },
+        Expr::Power(base, exponent) if constant_rational(exponent).is_some_and(|exponent| exponent.to_i64().is_none()) => {
+            zeros(base)
+        }
+        Expr::Quotient(_, below) => zeros(below),
+        Expr::Call(Function::Arcsin | Function::Arccos | Function::Arctan, _) => None,
+        _ => Some(()),
+    };
+    let inner = expr.children().into_iter().try_for_each(|child| collected(judge, child, found));
+    own.and(inner)
 }
 
 fn names(a: &Expr, b: &Expr) -> Vec<String> {

@@ -127,7 +127,7 @@ impl Point {
     pub fn charge(&self, found: &Surd) -> Result<(), Stop> {
         // Products of numbers of n words take about n² steps. Reducing a fraction goes bit by bit.
         let words = found.bits() / 32;
-        let fractions = if found.is_whole() { 0 } else { 30_000 + 6 * words * words };
+        let fractions = if found.is_whole() { 0 } else { 4_000 + 2_000 * words.min(16) + 6 * words * words };
         let cost = self.cost.get().saturating_add(2 * words * words + fractions + 1_000);
         self.cost.set(cost);
         if cost > COST_MAX { Err(Stop::Unsupported) } else { Ok(()) }
@@ -292,6 +292,9 @@ impl Point {
                 let back =
                     turned.iter().map(|(atom, (re, im))| (atom.clone(), (re.clone().negate(), im.clone().negate()))).collect();
                 let (z, inverse) = (self.exponential(&turned)?, self.exponential(&back)?);
+                // Their sum and difference have both denominators.
+                self.charge(&z)?;
+                self.charge(&inverse)?;
                 let half = Surd::rational(supported(Rational::integer(5).scale(-1))?);
                 let cos = supported(z.add(&inverse).and_then(|sum| sum.multiply(&half)))?;
                 let sin =

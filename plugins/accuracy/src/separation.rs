@@ -14,7 +14,9 @@ use crate::points::{Domain, Point, Signs};
 pub fn separation_bits(numeric: &Numeric<'_>, expr: &Expr) -> f64 {
     let mut bound = Separation { numeric, roots: Vec::new(), degree: 1.0, order: 1 };
     let (u, l) = bound.walk(expr);
-    let degree = bound.degree * bound.order as f64;
+    // Sines and cosines of parts of a turn are real numbers of the field of those roots of unity.
+    let turns = if bound.order > 1 { (totient(least_common_multiple(bound.order, 4)) / 2).max(1) } else { 1 };
+    let degree = bound.degree * turns as f64;
     (degree - 1.0).max(0.0) * u.max(0.0) + l.max(0.0) + 64.0
 }
 
@@ -140,6 +142,22 @@ fn turn_order(angle: &Expr) -> Option<u64> {
     let [Some(first), Some(second)] = values else { return None };
     let below = u64::try_from(first.denominator()).ok()?;
     (first == second && turns.symbols().is_empty() && below < 10_000).then_some(2 * below)
+}
+
+/// Of how many numbers up to it, it has no divisor in common with.
+fn totient(value: u64) -> u64 {
+    let (mut left, mut found, mut prime) = (value, value, 2);
+    while prime * prime <= left && prime < 1 << 12 {
+        if left.is_multiple_of(prime) {
+            found = found / prime * (prime - 1);
+            while left.is_multiple_of(prime) {
+                left /= prime;
+            }
+        }
+        prime += 1;
+    }
+    // What is left over is prime, or counted as if it were: a bound from above.
+    if left > 1 { found / left * (left - 1) } else { found }
 }
 
 fn least_common_multiple(a: u64, b: u64) -> u64 {

@@ -5,6 +5,7 @@ use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
 use crate::normal::{Normal, Sum, number};
 use crate::numeric::constant_rational;
+use crate::pieces::bends;
 use crate::points::{Domain, Point, Signs, Stop};
 use reward_sdk::rational::Rational;
 
@@ -61,10 +62,16 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
     let any: Vec<String> = parts.iter().filter(|part| useless(part)).flat_map(|part| part.form.expr().symbols()).collect();
     let letters: Vec<Letter> =
         names.iter().map(|name| Letter { name: name.clone(), whole: custom(name) && !any.contains(name) }).collect();
-    let degree = degree(a).and_then(|x| Some(x.max(degree(b)?))).filter(|degree| *degree <= DEGREE_MAX);
+    let degree =
+        degree(a).and_then(|x| Some((x, degree(b)?))).map(|(x, y)| if divides(a) || divides(b) { x + y } else { x.max(y) });
+    let degree = degree.filter(|degree| *degree <= DEGREE_MAX);
+    // What bends outside, or grows in no known way, is no more than sampled.
+    if degree.is_none() && (bends(a) || bends(b) || letters.iter().any(|letter| !letter.whole)) {
+        return sampled(judge, a, b, &names);
+    }
     let mut places = Vec::new();
     for letter in &letters {
-        match of_letter(&parts, letter, degree.unwrap_or(2), letters.len() - 1) {
+        match of_letter(&parts, letter, degree, letters.len() - 1) {
             Some(found) => places.push(found),
             None => return sampled(judge, a, b, &names),
         }
@@ -138,22 +145,40 @@ fn all_rounded(a: &Expr, b: &Expr) -> Option<Vec<Rounded>> {
     Some(found)
 }
 
-/// The degree of a formula in its letters, what it rounds taken for what is rounded; `None` for what is no polynomial of those.
+/// The degree of a formula in its letters, of numerator and denominator together, what it rounds taken for what is rounded; `None` for
+/// what is no rational function of those.
 fn degree(expr: &Expr) -> Option<u32> {
     match expr {
         Expr::Number(_) | Expr::Pi | Expr::Euler => Some(0),
         Expr::Symbol(_) => Some(1),
         Expr::Sum(all) => all.iter().try_fold(0, |most, part| Some(degree(part)?.max(most))),
         Expr::Product(all) => all.iter().try_fold(0u32, |sum, part| Some(sum + degree(part)?)),
-        Expr::Quotient(above, below) if below.symbols().is_empty() => degree(above),
+        Expr::Quotient(above, below) => Some(degree(above)? + degree(below)?),
         Expr::Power(base, exponent) => match constant_rational(exponent).and_then(|exponent| exponent.to_i64()) {
-            Some(times @ 0..=6) => Some(degree(base)? * u32::try_from(times).ok()?),
-            _ if **base == number(-1) => Some(0),
+            Some(times @ -6..=6) => Some(degree(base)? * u32::try_from(times.abs()).ok()?),
+            // (−1)ⁿ
+            _ if **base == number(-1)
+                && !exponent.any(&|e| {
+                    matches!(e, Expr::Quotient(..) | Expr::Percent(_) | Expr::Call(..))
+                        || matches!(e, Expr::Number(value) if value.to_i64().is_none())
+                }) =>
+            {
+                Some(0)
+            }
             _ => None,
         },
         Expr::Call(Function::Floor | Function::Ceiling, inside) => degree(inside.first()?),
         _ => None,
     }
+}
+
+/// Whether there is a letter in a divisor.
+fn divides(expr: &Expr) -> bool {
+    expr.any(&|e| match e {
+        Expr::Quotient(_, below) => !below.symbols().is_empty(),
+        Expr::Power(_, exponent) => constant_rational(exponent).is_some_and(|exponent| exponent.is_negative()),
+        _ => false,
+    })
 }
 
 fn least_common_multiple(a: i64, b: i64) -> Option<i64> {
@@ -166,9 +191,9 @@ fn least_common_multiple(a: i64, b: i64) -> Option<i64> {
 
 /// The values of one letter that tell: for a whole one a period, often enough for the degree; else whole numbers of all that is rounded
 /// and what lies between. `None` where these are not known.
-fn of_letter(parts: &[Rounded], letter: &Letter, degree: u32, others: usize) -> Option<Vec<Rational>> {
+fn of_letter(parts: &[Rounded], letter: &Letter, degree: Option<u32>, others: usize) -> Option<Vec<Rational>> {
     let own = |part: &&Rounded| part.form.expr().symbols().contains(&letter.name);
-    let times = i64::from(degree) + 1;
+    let times = i64::from(degree.unwrap_or(2)) + 1;
     let mut period = if letter.whole { 2 } else { 1 };
     // What is rounded again repeats itself as often less.
     let mut again = 1i64;
@@ -219,7 +244,9 @@ fn of_letter(parts: &[Rounded], letter: &Letter, degree: u32, others: usize) -> 
     period = period.checked_mul(again)?;
     if letter.whole {
         let last = period.checked_mul(times).filter(|last| *last <= POINTS_MAX as i64)?;
-        return Some((0..last.max(8)).map(|value| number_of(value + 1 - last / 2)).collect());
+        // Without a degree a period is no proof, so more of them are looked at.
+        let last = last.max(if degree.is_some() { 8 } else { SAMPLES });
+        return Some((0..last).map(|value| number_of(value + 1 - last / 2)).collect());
     }
     // Where αx + β is whole, from 0 up to the period.
     let mut breaks = vec![number_of(0)];
