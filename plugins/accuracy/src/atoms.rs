@@ -170,10 +170,13 @@ impl Atoms<'_> {
     }
 }
 
+/// What logarithms are multiplied by, and how often each argument's logarithm is taken.
+type Group = (Vec<Factor>, Vec<(Rational, Expr)>);
+
 /// Products of logarithms' arguments that must be 1 or −1 for two formulas to be equal, and what is left without logarithms.
 pub fn of_logarithms(difference: &Sum) -> Option<(Vec<Expr>, Expr)> {
     let mut rest = Vec::new();
-    let mut groups: Vec<(Vec<Factor>, Vec<(Rational, Expr)>)> = Vec::new();
+    let mut groups: Vec<Group> = Vec::new();
     for term in &difference.0 {
         let log = term
             .factors

@@ -126,6 +126,20 @@ impl Term {
 }
 
 impl Sum {
+    /// Terms in any order: equal ones become one.
+    fn of_terms(mut terms: Vec<Term>) -> Option<Sum> {
+        terms.sort_by(|x, y| by_factors(&x.factors, &y.factors));
+        let mut found: Vec<Term> = Vec::with_capacity(terms.len());
+        for term in terms {
+            match found.last_mut() {
+                Some(last) if last.factors == term.factors => last.times = last.times.add(&term.times)?,
+                _ => found.push(term),
+            }
+        }
+        found.retain(|term| !term.times.is_zero());
+        Some(Sum(found))
+    }
+
     pub fn constant(value: Rational) -> Sum {
         Sum(if value.is_zero() { Vec::new() } else { vec![Term::constant(value)] })
     }
@@ -278,7 +292,13 @@ impl Normal {
         match expr {
             Expr::Number(value) => Some(Sum::constant(value.clone())),
             Expr::Pi | Expr::Euler | Expr::Imaginary | Expr::Symbol(_) => Some(Sum::of(expr.clone())),
-            Expr::Sum(terms) => terms.iter().try_fold(Sum(Vec::new()), |sum, term| sum.add(&self.sum(term)?)),
+            Expr::Sum(terms) => {
+                let mut all = Vec::with_capacity(terms.len());
+                for term in terms {
+                    all.extend(self.sum(term)?.0);
+                }
+                Sum::of_terms(all)
+            }
             Expr::Product(parts) => self.product(parts.iter().map(|part| self.sum(part)).collect::<Option<_>>()?),
             Expr::Quotient(above, below) => {
                 let inverse = self.power(&self.sum(below)?, &Sum::constant(Rational::integer(-1)))?;
@@ -549,7 +569,6 @@ impl Normal {
     }
 
     /// What a power is besides: a number, and other powers. `None` inside where it is simple already.
-    #[expect(clippy::type_complexity, reason = "a number and factors")]
     fn simplified(&self, factor: &Factor) -> Option<Option<(Rational, Vec<Factor>)>> {
         let one = || Rational::integer(1);
         let constant = match &factor.exponent {
