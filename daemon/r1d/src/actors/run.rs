@@ -241,27 +241,26 @@ impl Run {
     }
 
     fn opened(&mut self, opened: Result<Result<Opened, OpenError>, tokio::task::JoinError>, context: &mut Context<Self>) {
-        let run = self;
         match opened {
-            Ok(Ok(Opened::Review(stage, rows))) => run.review(stage, rows, context),
+            Ok(Ok(Opened::Review(stage, rows))) => self.review(stage, rows, context),
             Ok(Ok(Opened::Ready { materials, made, to_take_over })) => {
-                run.made = Arc::new(made);
+                self.made = Arc::new(made);
                 for warning in &materials.warnings {
-                    if run.warned.insert(warning.clone()) {
-                        run.log.warn(warning);
+                    if self.warned.insert(warning.clone()) {
+                        self.log.warn(warning);
                     }
                 }
-                let mut plan = materials.plan(&run.id, &run.outputs, &run.means.device, run.means.worker_silence);
+                let mut plan = materials.plan(&self.id, &self.outputs, &self.means.device, self.means.worker_silence);
                 for (index, facts) in plan.stages.iter_mut().enumerate() {
                     facts.later |= to_take_over.contains(&index);
                 }
                 let materials = Arc::new(*materials);
-                run.means.desk.open_jobs.opened(&run.id, &materials);
-                run.materials = Some((materials, Arc::new(plan)));
-                run.attempt(context);
+                self.means.desk.open_jobs.opened(&self.id, &materials);
+                self.materials = Some((materials, Arc::new(plan)));
+                self.attempt(context);
             }
-            Ok(Err(error)) => run.end(error.end(), context),
-            Err(panic) => run.finish(End::Failed { error: format!("reading the job's files: {panic}") }, context),
+            Ok(Err(error)) => self.end(error.end(), context),
+            Err(panic) => self.finish(End::Failed { error: format!("reading the job's files: {panic}") }, context),
         }
     }
 
