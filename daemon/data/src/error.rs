@@ -13,6 +13,8 @@ pub enum DataError {
     /// `line` counts from 1; for Parquet it is the row.
     #[error("{}:{line}: {problem}", path.display())]
     Row { path: PathBuf, line: u64, problem: String },
+    #[error("{}: it is {what}", path.display())]
+    Instead { path: PathBuf, what: &'static str },
     #[error("{}: not a Parquet file that can be read: {problem}", path.display())]
     Parquet { path: PathBuf, problem: String },
     #[error("tokenizer {}: {problem}", path.display())]

@@ -2,9 +2,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`dataset`] | JSONL and Parquet rows through a job's column mapping |
+//! | [`dataset`] | rows of JSON and Parquet files through a job's column mapping |
+//! | [`lines`], [`table`] | rows of JSON files, rows of Parquet files |
+//! | [`columns`] | what the job file calls a row's columns |
+//! | [`json`], [`python`] | values as they are written, values as Python shows them |
+//! | [`message`] | messages of a conversation, with every key that they have |
+//! | [`naming`] | what a file is that is not what it should be |
 //! | [`tokenizer`] | Hugging Face tokenizers: ids, special tokens, the fit with a model's vocabulary |
-//! | [`template`] | a row's prompt as the model reads it |
+//! | [`template`], [`jinja`] | a row's prompt as the model reads it; templates as transformers renders them |
 //! | [`prompts`] | prompts of a data set, tokenised once (token in, token out) |
 //! | [`supervision`] | batches of `pretrain` and `sft` |
 //! | [`preferences`] | batches of `dpo` and `reward-model` |
@@ -14,24 +19,34 @@
 //!
 //! Everything here is a function of files and a seed: no clock, no randomness of its own.
 
+pub mod columns;
 pub mod dataset;
 pub mod error;
+pub mod jinja;
+pub mod json;
+pub mod lines;
+pub mod message;
+pub mod naming;
 pub mod preferences;
 pub mod prompts;
+pub mod python;
 pub mod questions;
 pub mod rollouts;
 pub mod shuffle;
 pub mod storage;
 pub mod supervision;
+pub mod table;
 pub mod template;
 pub mod tokenizer;
 
-pub use dataset::{DataSet, Message, Row, files};
+pub use dataset::{DataSet, Row, files};
 pub use error::DataError;
+pub use json::Json;
+pub use message::{Message, Said};
 pub use preferences::{Preferences, Preferred};
-pub use prompts::{Prompt, Prompts};
+pub use prompts::{Lengths, Prompt, Prompts};
 pub use questions::Questions;
 pub use shuffle::rows_of_step;
 pub use supervision::Supervision;
-pub use template::Template;
+pub use template::{Telling, Template};
 pub use tokenizer::{ReadBack, Tokenizer};

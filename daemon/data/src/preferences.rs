@@ -2,10 +2,12 @@
 
 use crate::dataset::{DataSet, Row};
 use crate::error::DataError;
+use crate::message::{Message, Said};
 use crate::shuffle::rows_of_step;
 use crate::supervision::Order;
-use crate::template::Template;
+use crate::template::{Rendered, Template};
 use crate::tokenizer::Tokenizer;
+use r1d_job::Tokenize;
 use r1d_proto::worker::{Labelled, Pair};
 
 /// Everything that such a stage learns from, tokenised once. Which rows a step takes is a function of (seed, stage, step) alone.
@@ -30,9 +32,16 @@ pub struct Reading {
     pub batch_size: u32,
     /// Tokens of a whole text.
     pub max_length: u32,
-    /// Prompt and completion are one text, tokenised together, as a reward model will read it when it is asked; else a completion is tokenised by
-    /// itself, as a sampler makes it.
-    pub whole: bool,
+    pub whole: Whole,
+}
+
+/// What a text is read for.
+#[derive(Clone, Copy, Debug)]
+pub enum Whole {
+    /// Prompt and completion are one text that ends in the end-of-sequence id, as a reward model will read it when it is asked.
+    Scored,
+    /// A completion is learned behind its prompt.
+    Learned(Tokenize),
 }
 
 impl Preferences {
@@ -125,25 +134,27 @@ fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading)
     if chosen == rejected {
         return Err("`chosen` and `rejected` are the same: there is nothing to prefer".into());
     }
-    let shared = shared_prompt(chosen, rejected);
-    let (prompt, special, chosen, rejected) = match row.prompt {
-        Some(_) => (template.render(row).map_err(said)?, template.adds_special(), chosen.as_str(), rejected.as_str()),
-        // Both begin with the same bytes, so the border is one of characters in both.
-        None => {
-            let (prompt, chosen) = chosen.split_at_checked(shared).unwrap_or_default();
-            (prompt.to_string(), true, chosen, rejected.get(shared..).unwrap_or_default())
+    let (special, texts) = match (chosen, rejected) {
+        (Said::Messages(chosen), Said::Messages(rejected)) if row.messages.is_empty() && !begins_with_answer(chosen) => {
+            (template.adds_special(), conversations(row, chosen, rejected, template)?)
+        }
+        (Said::Text(chosen), Said::Text(rejected)) if row.prompt.is_none() => {
+            // Both begin with the same bytes, so the border is one of characters in both.
+            let prompt = chosen.get(..shared_prompt(chosen, rejected)).unwrap_or_default().to_string();
+            let text = |whole: &String| Rendered { prompt: prompt.clone(), whole: whole.clone(), is_ended: false };
+            (true, [text(chosen), text(rejected)])
+        }
+        _ => {
+            let text = |completion| template.render_with(row, completion).map_err(said);
+            (template.adds_special(), [text(chosen)?, text(rejected)?])
         }
     };
-    let prompt_ids = tokenizer.encode_open(&prompt, special).map_err(said)?;
-    let mut texts = Vec::new();
-    for completion in [chosen, rejected] {
-        texts.push(text(&prompt, &prompt_ids, special, completion, tokenizer, reading.whole)?);
-    }
-    let (Some(rejected), Some(chosen)) = (texts.pop(), texts.pop()) else { return Err("it is no pair".into()) };
+    let of = |rendered: &Rendered| ids_of(rendered, special, tokenizer, reading);
+    let [(chosen, own), (rejected, _)] = [of(&texts[0])?, of(&texts[1])?];
     // Tokenised as one text, the two may differ from the prompt's own tokens where it ends.
     let prompt = [&chosen, &rejected]
         .iter()
-        .fold(prompt_ids.len(), |shared, ids| shared.min(prompt_ids.iter().zip(ids.iter()).take_while(|(a, b)| a == b).count()));
+        .fold(own.len(), |shared, ids| shared.min(own.iter().zip(ids.iter()).take_while(|(a, b)| a == b).count()));
     let max_length = reading.max_length as usize;
     if prompt == 0 {
         return Err("it has no prompt: `chosen` and `rejected` share no token at their beginning; give the row a `prompt`".into());
@@ -157,37 +168,48 @@ fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading)
     Ok((cut, Pair { prompt_ids, chosen_ids: behind(chosen), rejected_ids: behind(rejected), margin: row.margin.unwrap_or(0.0) }))
 }
 
+fn begins_with_answer(messages: &[Message]) -> bool {
+    messages.first().is_some_and(|message| message.role() == "assistant")
+}
+
+/// Whole conversations: the messages that both begin with are the prompt, as TRL takes them.
+fn conversations(row: &Row, chosen: &[Message], rejected: &[Message], template: &Template) -> Result<[Rendered; 2], String> {
+    let shared = chosen.iter().zip(rejected).take_while(|(a, b)| a == b).count();
+    let (prompt, chosen) = chosen.split_at(shared);
+    let rejected = rejected.get(shared..).unwrap_or_default();
+    if prompt.is_empty() {
+        return Err("it has no prompt: the conversations of `chosen` and `rejected` share no message at their beginning".into());
+    }
+    if chosen.is_empty() || rejected.is_empty() {
+        return Err("one of the conversations of `chosen` and `rejected` is only the beginning of the other".into());
+    }
+    let row = Row { prompt: prompt.last().map(Message::text), messages: prompt.to_vec(), ..row.clone() };
+    let text = |messages: &[Message]| template.render_with(&row, &Said::Messages(messages.to_vec())).map_err(|e| e.to_string());
+    Ok([text(chosen)?, text(rejected)?])
+}
+
 fn labelled(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading) -> Result<(bool, Labelled), String> {
     let said = |error: DataError| error.to_string();
     let (Some(completion), Some(label)) = (&row.completion, row.label) else {
         return Err("both `completion` and `label` are needed".into());
     };
-    let prompt = template.render(row).map_err(said)?;
-    let prompt_ids = tokenizer.encode_open(&prompt, template.adds_special()).map_err(said)?;
-    let mut ids = text(&prompt, &prompt_ids, template.adds_special(), completion, tokenizer, reading.whole)?;
+    let rendered = template.render_with(row, completion).map_err(said)?;
+    let (mut ids, _) = ids_of(&rendered, template.adds_special(), tokenizer, reading)?;
     let cut = ids.len() > reading.max_length as usize;
     ids.truncate(reading.max_length as usize);
     Ok((cut, Labelled { ids, label }))
 }
 
-/// Prompt, completion, end-of-sequence id.
-fn text(
-    prompt: &str,
-    prompt_ids: &[u32],
-    special: bool,
-    completion: &str,
-    tokenizer: &Tokenizer,
-    whole: bool,
-) -> Result<Vec<u32>, String> {
+/// Prompt, completion, end-of-sequence id; and the prompt's own ids.
+fn ids_of(rendered: &Rendered, special: bool, tokenizer: &Tokenizer, reading: Reading) -> Result<(Vec<u32>, Vec<u32>), String> {
     let said = |error: DataError| error.to_string();
-    if whole {
-        return tokenizer.encode_whole(&format!("{prompt}{completion}"), special).map_err(said);
-    }
-    let mut ids = [prompt_ids, &tokenizer.encode(completion, false).map_err(said)?].concat();
-    if ids.last() != Some(&tokenizer.eos_id()) || completion.is_empty() {
-        ids.push(tokenizer.eos_id());
-    }
-    Ok(ids)
+    let own = tokenizer.encode_open(&rendered.prompt, special).map_err(said)?;
+    let ids = match (reading.whole, rendered.is_ended) {
+        (Whole::Scored, false) => tokenizer.encode_whole(&rendered.whole, special),
+        (Whole::Scored, true) => tokenizer.encode_whole(rendered.whole.trim_end(), special),
+        (Whole::Learned(tokenize), _) => tokenizer.learned(rendered, special, tokenize).map(|(ids, ..)| ids),
+    };
+    Ok((ids.map_err(said)?, own))
 }
 
 /// Bytes that two whole texts share, up to the last end of a line or turn (`Assistant:`) among them.

@@ -14,25 +14,79 @@ pub struct Prompt {
     pub ids: Vec<u32>,
 }
 
-/// One prompt per row, in the data set's order.
+/// How long a prompt may be, in tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lengths {
+    /// Rows with a longer one are left out.
+    pub max_prompt_length: Option<u32>,
+    /// A prompt that leaves none of these positions to a completion is refused.
+    pub positions: Option<u64>,
+}
+
+/// One prompt per row, in the data set's order, without the rows that are left out.
+#[derive(Clone)]
 pub struct Prompts {
     prompts: Vec<Prompt>,
+    left_out: u64,
     adds_special: bool,
 }
 
 impl Prompts {
-    pub fn build(data: &DataSet, template: &Template, tokenizer: &Tokenizer) -> Result<Prompts, DataError> {
-        let prompt = |(index, row)| {
+    /// An error names the first row that cannot be taken; of prompts that are too long also how many there are.
+    pub fn build(data: &DataSet, template: &Template, tokenizer: &Tokenizer, lengths: Lengths) -> Result<Prompts, DataError> {
+        let problem = |problem: String| DataError::Source { name: data.name().into(), problem };
+        let (mut prompts, mut left_out) = (Vec::new(), 0);
+        let mut too_long: Option<(u64, usize, u64)> = None;
+        for (index, row) in data.rows().iter().enumerate() {
             let (text, ids) = template.prompt_ids(row, tokenizer).map_err(|e| e.in_row(data.name(), index))?;
-            Ok(Prompt { row: index as u64, text, ids })
-        };
-        let adds_special = template.adds_special();
-        Ok(Prompts { adds_special, prompts: data.rows().iter().enumerate().map(prompt).collect::<Result<_, DataError>>()? })
+            let tokens = ids.len();
+            if lengths.max_prompt_length.is_some_and(|max| tokens > max as usize) {
+                left_out += 1;
+            } else if lengths.positions.is_some_and(|positions| tokens as u64 >= positions) {
+                let (_, _, count) = too_long.get_or_insert((index as u64 + 1, tokens, 0));
+                *count += 1;
+            } else {
+                prompts.push(Prompt { row: index as u64, text, ids });
+            }
+        }
+        if let (Some((row, tokens, count)), Some(positions)) = (too_long, lengths.positions) {
+            let others = match count {
+                1 => "it is the only such row".into(),
+                count => format!("{count} of its {} rows are so", data.len()),
+            };
+            let fix =
+                format!("set max_prompt_length below {positions}, which leaves them out, or take a model that reaches further");
+            return Err(problem(format!(
+                "row {row}: its prompt has {tokens} tokens, and the model's positions reach to {positions}, which leaves none for a completion; {others}: {fix}"
+            )));
+        }
+        if prompts.is_empty() {
+            let max = lengths.max_prompt_length.unwrap_or(0);
+            return Err(problem(format!("every prompt has more than max_prompt_length = {max} tokens: raise it")));
+        }
+        Ok(Prompts { adds_special: template.adds_special(), left_out, prompts })
     }
 
-    /// The prompt of a row, `row` taken modulo the number of rows.
-    pub fn of_row(&self, row: u64) -> &Prompt {
-        &self.prompts[(row % self.prompts.len() as u64) as usize]
+    /// Number of prompts, at least 1.
+    #[allow(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> u64 {
+        self.prompts.len() as u64
+    }
+
+    /// Rows that have no prompt here, because theirs is longer than `max_prompt_length`.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The prompt at a place, taken modulo their number.
+    pub fn at(&self, place: u64) -> &Prompt {
+        &self.prompts[(place % self.len()) as usize]
+    }
+
+    /// The prompt of a row of the data set; `None` of one that is left out.
+    pub fn of_row(&self, row: u64) -> Option<&Prompt> {
+        let place = self.prompts.binary_search_by_key(&row, |prompt| prompt.row).ok()?;
+        self.prompts.get(place)
     }
 
     /// Whether the texts lack the tokenizer's special ids, which the ids have.
@@ -42,6 +96,13 @@ impl Prompts {
 
     pub fn all(&self) -> &[Prompt] {
         &self.prompts
+    }
+
+    /// Keeps the prompts of these rows alone; one at least must be among them.
+    pub fn keep(&mut self, rows: &std::collections::BTreeSet<u64>) {
+        let before = self.prompts.len();
+        self.prompts.retain(|prompt| rows.contains(&prompt.row));
+        self.left_out += (before - self.prompts.len()) as u64;
     }
 
     /// Tokens of the longest prompt.

@@ -6,7 +6,7 @@
 
 use crate::dataset::Row;
 use crate::error::DataError;
-use crate::template::Template;
+use crate::template::{Telling, Template};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub struct Questions {
 
 impl Questions {
     /// Errors name the template.
-    pub fn open(tokenizer: Arc<Tokenizer>) -> Result<Questions, DataError> {
-        let template = Template::chat_of(&tokenizer)?;
+    pub fn open(tokenizer: Arc<Tokenizer>, telling: &Telling<'_>) -> Result<Questions, DataError> {
+        let template = Template::chat_of(&tokenizer, telling)?;
         let mut questions = Questions { tokenizer, template, control: Vec::new(), control_ids: BTreeSet::new(), frame: Vec::new() };
         let (text, _) = questions.rendered(TRIED)?;
         let added = questions.tokenizer.added_tokens();

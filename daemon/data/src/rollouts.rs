@@ -98,7 +98,7 @@ const READ_ROWS: usize = 16;
 
 pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
     let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
-    let file = std::fs::File::open(path).map_err(|e| DataError::read(path, e))?;
+    let file = r1d_proto::user_file::open(path).map_err(|e| DataError::read(path, e))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .and_then(|builder| builder.with_batch_size(READ_ROWS).build())
         .map_err(|e| broken(e.to_string()))?;

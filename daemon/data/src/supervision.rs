@@ -5,7 +5,7 @@ use crate::error::DataError;
 use crate::shuffle::rows_of_step;
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
-use r1d_job::{Pretrain, Sft};
+use r1d_job::{Pretrain, Sft, Tokenize};
 use r1d_proto::worker::SupervisedSequence;
 use r1d_proto::world::counter_permutation;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,19 @@ pub struct Supervision {
     /// Sequences of one step.
     batch_size: u64,
     truncated: u64,
+    left_out: u64,
+    merged: u64,
     source: Source,
+}
+
+/// A data set of an sft stage, and how its rows are read.
+#[derive(Clone, Copy)]
+pub struct Taught<'a> {
+    pub data: &'a DataSet,
+    pub template: &'a Template,
+    pub tokenize: Tokenize,
+    /// Rows with a longer prompt are left out.
+    pub max_prompt_length: Option<u32>,
 }
 
 /// What a supervised stage's order depends on.
@@ -59,36 +71,49 @@ impl Supervision {
         }
         let sequences = (tokens / length) as u64;
         let source = Source::Packed { documents, length, sequences, epoch: Mutex::new(None) };
-        Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated: 0, source })
+        Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated: 0, left_out: 0, merged: 0, source })
     }
 
-    /// Prompt by template, completion, end-of-sequence id; the loss is on the completion and the end alone. The completion is tokenised by
-    /// itself, as the sampler makes it: no token spans the border. Each data set has a template of its own; their rows are appended.
-    pub fn sft(data: &[(&DataSet, &Template)], tokenizer: &Tokenizer, stage: &Sft, order: Order) -> Result<Supervision, DataError> {
+    /// Prompt by template, completion, end-of-sequence id; the loss is on the completion and the end alone. A completion that is messages is
+    /// written and ended by the chat template. Each data set has a template of its own; their rows are appended.
+    pub fn sft(data: &[Taught<'_>], tokenizer: &Tokenizer, stage: &Sft, order: Order) -> Result<Supervision, DataError> {
         let length = stage.max_length as usize;
         let mut sequences = Vec::new();
-        let mut truncated = 0;
-        let rows = data.iter().flat_map(|(data, template)| data.rows().iter().enumerate().map(move |row| (*data, *template, row)));
-        for (data, template, (index, row)) in rows {
-            let (_, mut ids) = template.prompt_ids(row, tokenizer).map_err(|e| e.in_row(data.name(), index))?;
-            let prompt = ids.len();
+        let (mut truncated, mut left_out, mut merged) = (0, 0, 0);
+        for (taught, (index, row)) in data.iter().flat_map(|data| data.data.rows().iter().enumerate().map(move |row| (data, row))) {
+            let name = taught.data.name();
+            let of_row =
+                |problem: String| DataError::Source { name: name.into(), problem: format!("row {}: {problem}", index + 1) };
+            let completion = required(&row.completion, "completion", taught.data, index)?;
+            let rendered = taught.template.render_with(row, completion).map_err(|e| e.in_row(name, index))?;
+            let special = taught.template.adds_special();
+            let (mut ids, prompt, merges) =
+                tokenizer.learned(&rendered, special, taught.tokenize).map_err(|e| e.in_row(name, index))?;
+            if taught.max_prompt_length.is_some_and(|max| prompt > max as usize) {
+                left_out += 1;
+                continue;
+            }
             if prompt >= length {
-                let problem = format!(
-                    "row {}: its prompt has {prompt} tokens, and max_length = {length} leaves nothing to train: raise it",
-                    index + 1
-                );
-                return Err(DataError::Source { name: data.name().into(), problem });
+                return Err(of_row(format!(
+                    "its prompt has {prompt} tokens, and max_length = {length} leaves nothing to train: raise it"
+                )));
             }
-            ids.extend(tokenizer.encode(required(&row.completion, "completion", data, index)?, false)?);
-            if ids.len() == prompt || ids.last() != Some(&tokenizer.eos_id()) {
-                ids.push(tokenizer.eos_id());
+            if prompt == ids.len() {
+                return Err(of_row("the template writes nothing of its completion: there is nothing to train".into()));
             }
+            merged += u64::from(merges);
             truncated += u64::from(ids.len() > length);
             ids.truncate(length);
             let trained = (0..ids.len()).map(|position| position >= prompt).collect();
             sequences.push(SupervisedSequence { ids, trained });
         }
-        Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated, source: Source::Rows(sequences) })
+        if sequences.is_empty() {
+            let names = data.iter().map(|taught| taught.data.name()).collect::<Vec<_>>().join(" + ");
+            let problem = "every prompt has more tokens than its max_prompt_length: raise it".to_string();
+            return Err(DataError::Source { name: names, problem });
+        }
+        let source = Source::Rows(sequences);
+        Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated, left_out, merged, source })
     }
 
     /// Sequences of one epoch, at least 1: what [`r1d_job::Stage::steps`] takes as its rows.
@@ -103,6 +128,16 @@ impl Supervision {
     /// Rows that were longer than `max_length` and were cut.
     pub fn truncated(&self) -> u64 {
         self.truncated
+    }
+
+    /// Rows whose prompt is longer than `max_prompt_length`.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Rows in which the prompt's last tokens are other ones when the completion follows: the completion begins where they differ.
+    pub fn merged(&self) -> u64 {
+        self.merged
     }
 
     /// The sequences of a step, from 0. Epochs run into each other.
@@ -145,9 +180,14 @@ fn names(data: &[&DataSet]) -> String {
     data.iter().map(|data| data.name()).collect::<Vec<_>>().join(" + ")
 }
 
-fn required<'a>(column: &'a Option<String>, key: &str, data: &DataSet, index: usize) -> Result<&'a str, DataError> {
-    column.as_deref().ok_or_else(|| DataError::Source {
+fn required<'a, T>(column: &'a Option<T>, key: &str, data: &DataSet, index: usize) -> Result<&'a T, DataError> {
+    column.as_ref().ok_or_else(|| DataError::Source {
         name: data.name().into(),
-        problem: format!("row {} has no {key}: name the column that holds it with `{key}`", index + 1),
+        problem: match key {
+            "completion" if data.rows().get(index).is_some_and(|row| !row.messages.is_empty()) => {
+                format!("row {} has no completion: its conversation does not end in a message of the assistant's", index + 1)
+            }
+            _ => format!("row {} has no {key}: name the column that holds it with `{key}`", index + 1),
+        },
     })
 }

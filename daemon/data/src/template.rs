@@ -1,18 +1,41 @@
-//! A row's prompt as the model reads it.
+//! A row's prompt as the model reads it, and its completion where that is a message.
 
-use crate::dataset::{Message, Row};
+use crate::dataset::Row;
 use crate::error::DataError;
+use crate::jinja::{self, describe};
+use crate::json::Json;
+use crate::message::{Message, Said};
+use crate::naming;
+use crate::python;
 use crate::tokenizer::Tokenizer;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
+use chrono::NaiveDate;
+use minijinja::{Environment, UndefinedBehavior, Value, context};
 use r1d_job::TemplateSource;
+use r1d_proto::user_file;
 use std::path::Path;
 
 /// Table 1 of the DeepSeek-R1 paper, verbatim.
 pub const R1_ZERO: &str = include_str!("../templates/r1-zero.jinja");
+/// Bytes of a template file (`LIM-1`).
+pub const TEMPLATE_BYTES_MAX: u64 = 16 << 20;
 
 const NAME: &str = "prompt";
-/// Instructions of one rendering: a hundred times what a long conversation takes (`LIM-1`).
-const FUEL: u64 = 50_000_000;
+/// The name of the template that transformers takes where there are tools, of a tokenizer with several.
+const TOOL_USE: &str = "tool_use";
+/// What transformers puts behind a message that is to be continued, to find the place again.
+const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+/// Variables that are not a setting.
+const RESERVED: [&str; 6] =
+    ["messages", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize", "return_dict"];
+
+/// What a job tells a chat template, whatever the row.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Telling<'a> {
+    /// The day that `strftime_now` tells, `YYYY-MM-DD`; without one a template that asks is refused.
+    pub date: Option<&'a str>,
+    /// Further variables: a JSON object, or nothing.
+    pub chat_template_kwargs: &'a str,
+}
 
 pub struct Template {
     environment: Environment<'static>,
@@ -25,50 +48,104 @@ enum Kind {
     /// Sees the row.
     Prompt,
     /// Sees messages; writes the tokenizer's special tokens itself.
-    Chat { named_tokens: Vec<(String, String)> },
+    Chat(Chat),
+}
+
+struct Chat {
+    named_tokens: Vec<(String, String)>,
+    kwargs: Vec<(String, Json)>,
+    /// transformers refuses to continue a message of which the template reads no content.
+    reads_content: bool,
+    /// A file of the job's sees the row beside the messages.
+    sees_row: bool,
+    /// Rows with tools have a template of their own.
+    has_tool_use: bool,
+}
+
+/// A prompt, and the text that begins with it and goes on with a completion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    pub prompt: String,
+    /// Prompt and completion. A chat template may write a prompt otherwise when something follows: then it does not begin with `prompt`.
+    pub whole: String,
+    /// The template has written what ends the completion.
+    pub is_ended: bool,
 }
 
 impl Template {
     /// `tokenizer`'s directory is where `chat` finds the chat template.
-    pub fn open(source: &TemplateSource, tokenizer: &Tokenizer) -> Result<Template, DataError> {
+    pub fn open(source: &TemplateSource, tokenizer: &Tokenizer, telling: &Telling<'_>) -> Result<Template, DataError> {
         match source {
             TemplateSource::R1Zero => Template::prompt("r1-zero", R1_ZERO.into()),
             TemplateSource::Plain => Template::prompt("plain", "{{ prompt }}".into()),
             TemplateSource::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| DataError::read(path, e))?;
-                Template::prompt(&path.display().to_string(), text)
+                let (name, text) = (path.display().to_string(), read(path)?);
+                let file = Template::prompt(&name, text.clone())?;
+                let sees = file.environment.get_template(NAME).map(|template| template.undeclared_variables(false));
+                match sees.is_ok_and(|names| names.contains("messages")) {
+                    true => Template::chat(name, &Texts { default: text, tool_use: None }, tokenizer, telling, true),
+                    false => Ok(file),
+                }
             }
-            TemplateSource::Chat => Template::chat(tokenizer),
+            TemplateSource::Chat => Template::chat_of(tokenizer, telling)?.ok_or_else(|| {
+                let missing = format!(
+                    "{} has no chat template: add `chat_template` to its tokenizer_config.json (or a file chat_template.jinja beside it), or set \
+                     `template` to \"r1-zero\", \"plain\" or a template file",
+                    tokenizer.directory().display()
+                );
+                DataError::template("chat", missing)
+            }),
         }
     }
 
     fn prompt(name: &str, text: String) -> Result<Template, DataError> {
-        let mut environment = environment();
+        let mut environment = jinja::environment(None);
         // A misspelled variable is an error, not an empty prompt.
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        Template::compile(environment, name.into(), text, Kind::Prompt)
-    }
-
-    /// As `transformers` renders chat templates: jinja2 with `trim_blocks` and `lstrip_blocks`, lenient about what is undefined.
-    fn chat(tokenizer: &Tokenizer) -> Result<Template, DataError> {
-        Template::chat_of(tokenizer)?.ok_or_else(|| {
-            let missing = format!(
-                "{} has no chat template: add `chat_template` to its tokenizer_config.json (or a file chat_template.jinja beside it), or set \
-                 `template` to \"r1-zero\", \"plain\" or a template file",
-                tokenizer.directory().display()
-            );
-            DataError::template("chat", missing)
-        })
+        Template::compile(environment, name.into(), jinja::without_generation_marks(&jinja::normalised(&text)), Kind::Prompt)
     }
 
     /// The tokenizer's chat template; `None` where it has none.
-    pub fn chat_of(tokenizer: &Tokenizer) -> Result<Option<Template>, DataError> {
-        let Some((name, text)) = chat_template(tokenizer.directory())? else { return Ok(None) };
-        let mut environment = environment();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        let named_tokens = tokenizer.named_tokens().to_vec();
-        Template::compile(environment, name, without_generation_marks(&text), Kind::Chat { named_tokens }).map(Some)
+    pub fn chat_of(tokenizer: &Tokenizer, telling: &Telling<'_>) -> Result<Option<Template>, DataError> {
+        let Some((name, texts)) = chat_template(tokenizer.directory())? else { return Ok(None) };
+        Template::chat(name, &texts, tokenizer, telling, false).map(Some)
+    }
+
+    /// As `transformers` renders chat templates: jinja2 with `trim_blocks` and `lstrip_blocks`, lenient about what is undefined.
+    fn chat(
+        name: String,
+        texts: &Texts,
+        tokenizer: &Tokenizer,
+        telling: &Telling<'_>,
+        sees_row: bool,
+    ) -> Result<Template, DataError> {
+        let wrong = |problem: String| DataError::template(&name, problem);
+        let date = match telling.date {
+            None => None,
+            Some(date) => {
+                let day = NaiveDate::parse_from_str(date, "%Y-%m-%d").map_err(|e| wrong(format!("`date` = {date:?}: {e}")))?;
+                Some(day)
+            }
+        };
+        let kwargs = match telling.chat_template_kwargs.trim() {
+            "" => Vec::new(),
+            text => {
+                kwargs(&Json::parse(text).map_err(|e| wrong(format!("chat_template_kwargs: {}", e.problem)))?).map_err(wrong)?
+            }
+        };
+        let chat = Chat {
+            named_tokens: tokenizer.named_tokens().to_vec(),
+            kwargs,
+            reads_content: texts.default.contains("content"),
+            sees_row,
+            has_tool_use: texts.tool_use.is_some(),
+        };
+        let compiled = |text: &str| jinja::without_generation_marks(&jinja::normalised(text));
+        let mut environment = jinja::chat_environment(date);
+        if let Some(text) = &texts.tool_use {
+            environment.add_template_owned(TOOL_USE, compiled(text)).map_err(|e| DataError::template(&name, describe(&e)))?;
+        }
+        Template::compile(environment, name, compiled(&texts.default), Kind::Chat(chat))
     }
 
     fn compile(mut environment: Environment<'static>, name: String, text: String, kind: Kind) -> Result<Template, DataError> {
@@ -76,33 +153,162 @@ impl Template {
         Ok(Template { environment, name, kind })
     }
 
-    /// The prompt's text. An error names what the template or the row lacks.
+    fn wrong(&self, problem: impl ToString) -> DataError {
+        DataError::template(&self.name, problem)
+    }
+
+    /// The prompt's text. An error names what the template or the row lacks. Where the last message is the assistant's, it is left open for a
+    /// completion to go on with.
     pub fn render(&self, row: &Row) -> Result<String, DataError> {
-        let wrong = |e: minijinja::Error| DataError::template(&self.name, describe(&e));
-        let prompt = row.prompt.as_deref().ok_or_else(|| DataError::template(&self.name, "the row has no prompt"))?;
-        let template = self.environment.get_template(NAME).map_err(wrong)?;
-        let rendered = match &self.kind {
-            Kind::Prompt if row.messages.len() > 1 => {
-                let problem = "the prompt is a conversation of several messages: use template = \"chat\"";
-                return Err(DataError::template(&self.name, problem));
-            }
-            Kind::Prompt => {
-                let meta: serde_json::Value =
-                    row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default();
-                let meta = if meta.is_null() { serde_json::json!({}) } else { meta };
-                let (reference, domain) = (row.reference.as_deref(), row.domain.as_deref());
-                template.render(context! { prompt, reference, domain, meta => Value::from_serialize(meta) })
-            }
-            Kind::Chat { named_tokens } => {
-                let alone = [Message { role: "user".into(), content: prompt.into() }];
-                let messages = if row.messages.is_empty() { &alone[..] } else { &row.messages[..] };
-                let tokens: Value = named_tokens.iter().map(|(name, token)| (name.as_str(), token.as_str())).collect();
-                let call =
-                    context! { messages, add_generation_prompt => true, tools => Value::from(()), documents => Value::from(()) };
-                template.render(context! { ..call, ..tokens })
+        let chat = match &self.kind {
+            Kind::Prompt => return self.render_prompt(row),
+            Kind::Chat(chat) => chat,
+        };
+        let messages = self.messages(row)?;
+        match messages.split_last() {
+            Some((last, before)) if last.role() == "assistant" => self.render_continued(chat, row, before, last),
+            _ => self.render_messages(chat, row, &messages, true),
+        }
+    }
+
+    /// Prompt and completion, as TRL has a stage learn them.
+    pub fn render_with(&self, row: &Row, completion: &Said) -> Result<Rendered, DataError> {
+        let text = match (completion, &self.kind) {
+            (Said::Text(text), _) => text.clone(),
+            (Said::Messages(messages), Kind::Prompt) => self.alone(messages)?,
+            (Said::Messages(messages), Kind::Chat(chat)) => {
+                let prompt = self.messages(row)?;
+                let all = [&prompt[..], messages].concat();
+                return Ok(Rendered {
+                    prompt: self.render_messages(chat, row, &prompt, true)?,
+                    whole: self.render_messages(chat, row, &all, false)?,
+                    is_ended: true,
+                });
             }
         };
-        rendered.map_err(wrong)
+        let prompt = self.render(row)?;
+        Ok(Rendered { whole: format!("{prompt}{text}"), prompt, is_ended: false })
+    }
+
+    /// The text of the one message that a template without messages can take.
+    fn alone(&self, messages: &[Message]) -> Result<String, DataError> {
+        let [message] = messages else {
+            return Err(self.wrong("the completion is several messages: use template = \"chat\""));
+        };
+        match message.other_key() {
+            Some(key) => Err(self.wrong(format!("the completion's message has `{key}`, which only template = \"chat\" can write"))),
+            None => Ok(message.text()),
+        }
+    }
+
+    fn render_prompt(&self, row: &Row) -> Result<String, DataError> {
+        let prompt = row.prompt.as_deref().ok_or_else(|| self.wrong("the row has no prompt"))?;
+        if row.messages.len() > 1 {
+            let problem =
+                "the prompt is a conversation of several messages: use template = \"chat\", or a file that reads `messages`";
+            return Err(self.wrong(problem));
+        }
+        if let Some(key) = row.messages.iter().find_map(Message::other_key) {
+            return Err(self.wrong(format!("the prompt's message has `{key}`, which only template = \"chat\" can write")));
+        }
+        self.run(NAME, context! { prompt, ..self.row_context(row)? })
+    }
+
+    /// What a template file sees of the row.
+    fn row_context(&self, row: &Row) -> Result<Value, DataError> {
+        let meta = match row.meta.as_deref() {
+            None => Json::Object(Vec::new()),
+            Some(meta) => Json::parse(meta).map_err(|e| self.wrong(format!("the row's other columns: {}", e.problem)))?,
+        };
+        let (reference, domain) = (row.reference.as_deref(), row.domain.as_deref());
+        Ok(context! { reference, domain, meta => python::value(&meta) })
+    }
+
+    fn messages(&self, row: &Row) -> Result<Vec<Message>, DataError> {
+        match row.messages.is_empty() {
+            false => Ok(row.messages.clone()),
+            true => {
+                let prompt = row.prompt.as_deref().ok_or_else(|| self.wrong("the row has no prompt"))?;
+                Ok(vec![Message::new("user", prompt)])
+            }
+        }
+    }
+
+    fn render_messages(
+        &self,
+        chat: &Chat,
+        row: &Row,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, DataError> {
+        let mut variables: Vec<(String, Value)> = Vec::new();
+        let mut set = |name: &str, value: Value| match variables.iter_mut().find(|(known, _)| known == name) {
+            Some(variable) => variable.1 = value,
+            None => variables.push((name.into(), value)),
+        };
+        if chat.sees_row {
+            let seen = self.row_context(row)?;
+            for name in ["reference", "domain", "meta"] {
+                set(name, seen.get_attr(name).unwrap_or_default());
+            }
+            set("prompt", Value::from(row.prompt.as_deref()));
+        }
+        for (name, token) in &chat.named_tokens {
+            set(name, Value::from(token.as_str()));
+        }
+        let tools = self.tools(row)?;
+        let name = if chat.has_tool_use && !tools.is_none() { TOOL_USE } else { NAME };
+        set("tools", tools);
+        set("documents", Value::from(()));
+        let own = row.chat_template_kwargs.as_ref().map(kwargs).transpose().map_err(|e| self.wrong(e))?;
+        for (name, value) in chat.kwargs.iter().chain(own.iter().flatten()) {
+            set(name, python::value(value));
+        }
+        set("messages", python::list(messages.iter().map(|message| python::value(&message.to_json())).collect()));
+        set("add_generation_prompt", Value::from(add_generation_prompt));
+        self.run(name, python::object(variables))
+    }
+
+    /// As transformers with `continue_final_message`: nothing stands behind the last message's text.
+    fn render_continued(&self, chat: &Chat, row: &Row, before: &[Message], last: &Message) -> Result<String, DataError> {
+        let cannot =
+            |why: &str| self.wrong(format!("the prompt ends in an assistant's message, which is to be continued, and {why}"));
+        if !chat.reads_content {
+            return Err(cannot("the template reads no `content`"));
+        }
+        let (tagged, text) = last.tagged(CONTINUE_TAG).ok_or_else(|| cannot("it has no text"))?;
+        let messages: Vec<Message> = before.iter().cloned().chain([tagged]).collect();
+        let rendered = self.render_messages(chat, row, &messages, false)?;
+        let place = rendered.rfind(CONTINUE_TAG.trim()).filter(|_| rendered.contains(text.trim()));
+        let place = place.ok_or_else(|| cannot("the template leaves its text out, or parts of it"))?;
+        let (open, behind) = rendered.split_at_checked(place).unwrap_or_default();
+        // A template that trims its messages trims this one's end too.
+        Ok(if behind.starts_with(CONTINUE_TAG) { open.into() } else { open.trim_end().into() })
+    }
+
+    /// None, or a list of JSON schemas.
+    fn tools(&self, row: &Row) -> Result<Value, DataError> {
+        let wrong = |found: &str| {
+            self.wrong(format!("the row's tools are {found}, expected a list of JSON schemas, or a string that is one"))
+        };
+        let parsed = match &row.tools {
+            Some(Json::Text(text)) => Some(Json::parse(text).map_err(|_| wrong("a string that is no JSON"))?),
+            _ => None,
+        };
+        match parsed.as_ref().or(row.tools.as_ref()) {
+            None | Some(Json::Null) => Ok(Value::from(())),
+            Some(Json::List(tools)) if tools.is_empty() => Ok(Value::from(())),
+            Some(Json::List(tools)) => match tools.iter().find(|tool| tool.as_object().is_none()) {
+                Some(tool) => Err(wrong(&format!("a list with {}", tool.kind()))),
+                None => Ok(python::list(tools.iter().map(python::value).collect())),
+            },
+            Some(other) => Err(wrong(other.kind())),
+        }
+    }
+
+    fn run(&self, name: &str, variables: Value) -> Result<String, DataError> {
+        let template = self.environment.get_template(name).map_err(|e| self.wrong(describe(&e)))?;
+        template.render(variables).map_err(|e| self.wrong(describe(&e)))
     }
 
     /// Whether the rendered text still lacks the tokenizer's special ids (a chat template writes its own).
@@ -110,117 +316,82 @@ impl Template {
         matches!(self.kind, Kind::Prompt)
     }
 
+    /// Whether it takes messages, with all their keys.
+    pub fn is_chat(&self) -> bool {
+        matches!(self.kind, Kind::Chat(_))
+    }
+
     /// Renders and tokenises: the ids that a completion continues.
     pub fn prompt_ids(&self, row: &Row, tokenizer: &Tokenizer) -> Result<(String, Vec<u32>), DataError> {
         let text = self.render(row)?;
         let ids = tokenizer.encode_open(&text, self.adds_special())?;
         if ids.is_empty() {
-            return Err(DataError::template(&self.name, "the prompt has no token: there is nothing to continue"));
+            return Err(self.wrong("the prompt has no token: there is nothing to continue"));
         }
         Ok((text, ids))
     }
 }
 
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    // A template comes with a model, and may loop for ever.
-    environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_filter("tojson", |value: Value, options: minijinja::value::Kwargs| -> Result<Value, minijinja::Error> {
-        let indent: Option<usize> = options.get("indent")?;
-        options.get::<Option<bool>>("ensure_ascii")?;
-        options.assert_all_used()?;
-        let json = serde_json::to_value(&value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-        let mut text = String::new();
-        python_json(&mut text, &json, indent, 0);
-        Ok(Value::from_safe_string(text))
-    });
-    environment
-}
-
-/// JSON as Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes it.
-fn python_json(text: &mut String, value: &serde_json::Value, indent: Option<usize>, depth: usize) {
-    let items: Vec<(Option<&String>, &serde_json::Value)> = match value {
-        serde_json::Value::Array(items) if !items.is_empty() => items.iter().map(|item| (None, item)).collect(),
-        serde_json::Value::Object(map) if !map.is_empty() => map.iter().map(|(key, item)| (Some(key), item)).collect(),
-        other => return text.push_str(&other.to_string()),
-    };
-    let (open, close) = if value.is_array() { ('[', ']') } else { ('{', '}') };
-    let newline = |text: &mut String, depth: usize| {
-        if let Some(indent) = indent {
-            text.push('\n');
-            text.push_str(&" ".repeat(indent * depth));
-        }
-    };
-    text.push(open);
-    for (index, (key, item)) in items.into_iter().enumerate() {
-        if index > 0 {
-            text.push_str(if indent.is_some() { "," } else { ", " });
-        }
-        newline(text, depth + 1);
-        if let Some(key) = key {
-            text.push_str(&serde_json::Value::from(key.as_str()).to_string());
-            text.push_str(": ");
-        }
-        python_json(text, item, indent, depth + 1);
+/// Settings of a chat template.
+fn kwargs(value: &Json) -> Result<Vec<(String, Json)>, String> {
+    let Json::Object(pairs) = value else { return Err(format!("chat_template_kwargs is {}, expected an object", value.kind())) };
+    match pairs.iter().find(|(name, _)| RESERVED.contains(&name.as_str())) {
+        Some((name, _)) => Err(format!("chat_template_kwargs has `{name}`, which is no setting: leave it out")),
+        None => Ok(pairs.clone()),
     }
-    newline(text, depth);
-    text.push(close);
 }
 
-/// `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a list of named ones: "default").
-fn chat_template(directory: &Path) -> Result<Option<(String, String)>, DataError> {
+/// A template's text. A file that is something else is named.
+fn read(path: &Path) -> Result<String, DataError> {
+    let bytes = user_file::read(path, TEMPLATE_BYTES_MAX).map_err(|e| DataError::read(path, e))?;
+    if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default())
+        && !what.contains("HTML")
+    {
+        return Err(DataError::Instead { path: path.into(), what });
+    }
+    String::from_utf8(bytes).map_err(|_| DataError::template(path.display().to_string(), "it is not text in UTF-8"))
+}
+
+/// A tokenizer's chat templates.
+struct Texts {
+    default: String,
+    tool_use: Option<String>,
+}
+
+/// `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a list of named ones: "default", and "tool_use" where a row
+/// has tools).
+fn chat_template(directory: &Path) -> Result<Option<(String, Texts)>, DataError> {
+    let of_files = |path: &Path| match read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(DataError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
     let file = directory.join("chat_template.jinja");
-    match std::fs::read_to_string(&file) {
-        Ok(text) => return Ok(Some((file.display().to_string(), text))),
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(DataError::read(&file, e)),
-        Err(_) => {}
+    if let Some(default) = of_files(&file)? {
+        let tool_use = of_files(&directory.join("additional_chat_templates/tool_use.jinja"))?;
+        return Ok(Some((file.display().to_string(), Texts { default, tool_use })));
     }
     let config = directory.join("tokenizer_config.json");
-    let name = config.display().to_string();
-    let text = std::fs::read_to_string(&config).unwrap_or_default();
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let template = match &value["chat_template"] {
-        serde_json::Value::Array(named) => named.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str()),
-        other => other.as_str(),
+    let value = crate::tokenizer::json(&config)?;
+    let named = |name: &str| {
+        let all = value["chat_template"].as_array()?;
+        all.iter().find(|template| template["name"] == name)?["template"].as_str().map(String::from)
     };
-    Ok(template.map(|text| (name, text.to_string())))
+    let default = value["chat_template"].as_str().map(String::from).or_else(|| named("default"));
+    Ok(default.map(|default| (config.display().to_string(), Texts { default, tool_use: named(TOOL_USE) })))
 }
 
-/// `{% generation %}` marks what an assistant said, for loss masks; jinja knows it only through an extension of `transformers`.
-fn without_generation_marks(text: &str) -> String {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some((before, tag)) = rest.split_once("{%") {
-        result.push_str(before);
-        result.push_str("{%");
-        let Some((inside, after)) = tag.split_once("%}") else {
-            rest = tag;
-            continue;
-        };
-        match inside.trim_matches(['-', '+']).trim() {
-            "generation" => result.push_str(&inside.replace("generation", " if true ")),
-            "endgeneration" => result.push_str(&inside.replace("endgeneration", " endif ")),
-            _ => result.push_str(inside),
-        }
-        result.push_str("%}");
-        rest = after;
-    }
-    result.push_str(rest);
-    result
+/// Whether the chat template beside a tokenizer, or a template file, asks for today's date.
+pub fn asks_for_date(path: &Path) -> bool {
+    let text = match path.is_dir() {
+        true => chat_template(path).ok().flatten().map(|(_, texts)| texts.default + &texts.tool_use.unwrap_or_default()),
+        false => read(path).ok(),
+    };
+    text.is_some_and(|text| text.contains("strftime_now"))
 }
 
-/// What went wrong and in which line, without minijinja's own name for the template.
-fn describe(error: &minijinja::Error) -> String {
-    if error.kind() == ErrorKind::UnknownFunction && error.detail().is_some_and(|detail| detail.contains("strftime_now")) {
-        return "the template asks for today's date (strftime_now), and a prompt must be the same each time: use a template file without it".into();
-    }
-    let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
-    match error.line() {
-        Some(line) => format!("line {line}: {what}"),
-        None => what,
-    }
+/// The day of a time, in seconds since 1970, as `date` of a job has it.
+pub fn date_of(unix_seconds: u64) -> Option<String> {
+    let at = chrono::DateTime::from_timestamp(i64::try_from(unix_seconds).ok()?, 0)?;
+    Some(at.format("%Y-%m-%d").to_string())
 }

@@ -1,6 +1,10 @@
 //! Hugging Face tokenizers.
 
 use crate::error::DataError;
+use crate::naming;
+use crate::template::Rendered;
+use r1d_job::Tokenize;
+use r1d_proto::user_file;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -23,36 +27,59 @@ pub enum ReadBack {
     OtherText,
 }
 
+/// The tokenizer of a directory that has no tokenizer.json.
+const SENTENCEPIECE_FILE: &str = "tokenizer.model";
 const NAMED_TOKENS: &[&str] = &["bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"];
 
+/// Bytes of a tokenizer.json, and of a file beside it (`LIM-1`).
+const TOKENIZER_BYTES_MAX: u64 = 1 << 30;
+const CONFIG_BYTES_MAX: u64 = 64 << 20;
+
 impl Tokenizer {
-    /// `path` is a `tokenizer.json` or a directory with one. Beside it are read, where they are: `generation_config.json`,
-    /// `tokenizer_config.json` and `config.json`, for the ids that begin and end a sequence.
+    /// `path` is a `tokenizer.json` or a directory with one. Beside it are read, where they are, the files in which transformers finds special
+    /// tokens, further tokens, and the ids that begin and end a sequence.
     pub fn open(path: &Path) -> Result<Tokenizer, DataError> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let problem = |problem: String| DataError::Tokenizer { path: file.clone(), problem };
-        let bytes = std::fs::read(&file).map_err(|e| DataError::read(&file, e))?;
+        let beside = file.parent().unwrap_or(Path::new("."));
+        let bytes = match user_file::read(&file, TOKENIZER_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && beside.join(SENTENCEPIECE_FILE).is_file() => {
+                let model = beside.join(SENTENCEPIECE_FILE);
+                return Err(problem(format!("there is none, and {} is {}", model.display(), naming::SENTENCEPIECE)));
+            }
+            Err(e) => return Err(DataError::read(&file, e)),
+        };
+        if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default()) {
+            return Err(DataError::Instead { path: file, what });
+        }
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
         // Both would change ids behind our back.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| problem(e.to_string()))?;
 
-        let beside = file.parent().unwrap_or(Path::new("."));
         let generation = json(&beside.join("generation_config.json"))?;
         let own = json(&beside.join("tokenizer_config.json"))?;
         let model = json(&beside.join("config.json"))?;
-        let named: Vec<(String, String)> =
-            NAMED_TOKENS.iter().filter_map(|name| Some((name.to_string(), content(&own[*name])?.to_string()))).collect();
-        let id_of = |name: &str| {
-            let token = named.iter().find(|(n, _)| n == name).map(|(_, token)| token);
-            token.and_then(|token| inner.token_to_id(token))
+        add_further_tokens(&mut inner, &own, beside)?;
+        let named = named_tokens(&own, beside)?;
+        let id_of = |name: &str| -> Result<Option<u32>, DataError> {
+            let Some((_, token)) = named.iter().find(|(n, _)| n == name) else { return Ok(None) };
+            let missing = || problem(format!("the files beside it say that its `{name}` is {token:?}, and it has no such token"));
+            inner.token_to_id(token).map(Some).ok_or_else(missing)
         };
-        let mut eos_ids = ids(&generation["eos_token_id"]);
-        if eos_ids.is_empty() && id_of("eos_token").is_none() {
-            eos_ids = ids(&model["eos_token_id"]);
-        }
+        // What transformers generates with: generation_config.json, or what it makes of config.json where there is none.
+        let of_model = |key: &str| {
+            let found = ids(&model[key]);
+            if found.is_empty() { ids(&model["text_config"][key]) } else { found }
+        };
+        let generated = |key: &str| {
+            let found = ids(&generation[key]);
+            if found.is_empty() { of_model(key) } else { found }
+        };
+        let mut eos_ids = generated("eos_token_id");
         // The tokenizer's own end of sequence comes first: it is what ends a training row.
-        if let Some(own) = id_of("eos_token") {
+        if let Some(own) = id_of("eos_token")? {
             eos_ids.retain(|id| *id != own);
             eos_ids.insert(0, own);
         }
@@ -63,9 +90,7 @@ impl Tokenizer {
         if let Some(stray) = eos_ids.iter().find(|id| inner.id_to_token(**id).is_none()) {
             return Err(problem(format!("id {stray} is said to end a sequence, and the tokenizer has no such id")));
         }
-        let bos_id = id_of("bos_token")
-            .or_else(|| ids(&generation["bos_token_id"]).first().copied())
-            .or_else(|| ids(&model["bos_token_id"]).first().copied());
+        let bos_id = id_of("bos_token")?.or_else(|| generated("bos_token_id").first().copied());
         Ok(Tokenizer { inner, eos_ids, bos_id, named, file })
     }
 
@@ -96,6 +121,23 @@ impl Tokenizer {
             ids.push(self.eos_id());
         }
         Ok(ids)
+    }
+
+    /// The ids that a stage learns of a prompt and its completion, how many of them are the prompt, and whether the prompt's last tokens are
+    /// other ones when the completion follows. Together, the prompt is what the ids share with the prompt's own at the beginning, as in TRL.
+    pub fn learned(&self, rendered: &Rendered, special: bool, tokenize: Tokenize) -> Result<(Vec<u32>, usize, bool), DataError> {
+        let Rendered { prompt, whole, is_ended } = rendered;
+        let own = self.encode_open(prompt, special)?;
+        let completion = whole.strip_prefix(prompt.as_str());
+        let mut ids = match (tokenize, completion) {
+            (Tokenize::Apart, Some(completion)) => [&own[..], &self.encode(completion, false)?].concat(),
+            _ => self.encode_open(whole, special)?,
+        };
+        if !is_ended && (completion.is_some_and(str::is_empty) || ids.last() != Some(&self.eos_id())) {
+            ids.push(self.eos_id());
+        }
+        let shared = own.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        Ok((ids, shared, shared < own.len()))
     }
 
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, DataError> {
@@ -139,7 +181,7 @@ impl Tokenizer {
         self.bos_id
     }
 
-    /// `bos_token`, `eos_token`, … as tokenizer_config.json has them.
+    /// `bos_token`, `eos_token`, … as the files beside it have them.
     pub fn named_tokens(&self) -> &[(String, String)] {
         &self.named
     }
@@ -174,14 +216,77 @@ impl Tokenizer {
     }
 }
 
+/// The special tokens by name, as transformers finds them: those of special_tokens_map.json go before those of tokenizer_config.json, unless that
+/// one has an `added_tokens_decoder`: then it is of a newer kind, and the map is not read.
+fn named_tokens(own: &Value, beside: &Path) -> Result<Vec<(String, String)>, DataError> {
+    let map = match own.get("added_tokens_decoder") {
+        Some(_) => Value::Null,
+        None => json(&beside.join("special_tokens_map.json"))?,
+    };
+    let token = |name: &&str| {
+        let value = map.get(*name).unwrap_or(&own[*name]);
+        Some((name.to_string(), content(value)?.to_string()))
+    };
+    Ok(NAMED_TOKENS.iter().filter_map(token).collect())
+}
+
+/// Tokens that are not in tokenizer.json itself: of `added_tokens_decoder`, or of added_tokens.json where there is none. They get the ids that these
+/// say, or the tokenizer is refused.
+fn add_further_tokens(inner: &mut tokenizers::Tokenizer, own: &Value, beside: &Path) -> Result<(), DataError> {
+    let (file, further) = match own.get("added_tokens_decoder") {
+        Some(decoder) => {
+            let entries = decoder.as_object().into_iter().flatten();
+            let entries = entries.filter_map(|(id, token)| Some((id.parse::<u32>().ok()?, added_token(token)?)));
+            ("tokenizer_config.json", entries.collect::<std::collections::BTreeMap<_, _>>())
+        }
+        None => {
+            let added = json(&beside.join("added_tokens.json"))?;
+            let entries = added.as_object().into_iter().flatten();
+            let token = |token: &str| tokenizers::AddedToken::from(token, false).normalized(true);
+            let entries = entries.filter_map(|(text, id)| Some((u32::try_from(id.as_u64()?).ok()?, token(text))));
+            ("added_tokens.json", entries.collect())
+        }
+    };
+    for (id, token) in further {
+        let content = token.content.clone();
+        let problem = |problem: String| DataError::Tokenizer { path: beside.join(file), problem };
+        // What tokenizer.json has counts.
+        if inner.token_to_id(&content).is_some() {
+            continue;
+        }
+        if token.special {
+            inner.add_special_tokens(&[token])
+        } else {
+            inner.add_tokens(&[token])
+        };
+        if inner.token_to_id(&content) != Some(id) {
+            let fix = "write the tokenizer again with save_pretrained of transformers";
+            return Err(problem(format!(
+                "it says that {content:?} is id {id}, and behind what tokenizer.json has that id is not the next: {fix}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn added_token(token: &Value) -> Option<tokenizers::AddedToken> {
+    let flag = |name: &str| token[name].as_bool().unwrap_or(false);
+    let special = flag("special");
+    let added = tokenizers::AddedToken::from(content(token)?, special).lstrip(flag("lstrip")).rstrip(flag("rstrip"));
+    Some(added.single_word(flag("single_word")).normalized(token["normalized"].as_bool().unwrap_or(!special)))
+}
+
 /// A JSON file that may be missing: then null.
-fn json(path: &Path) -> Result<Value, DataError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+pub(crate) fn json(path: &Path) -> Result<Value, DataError> {
+    let bytes = match user_file::read(path, CONFIG_BYTES_MAX) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
         Err(e) => return Err(DataError::read(path, e)),
     };
-    serde_json::from_str(&text).map_err(|e| DataError::Tokenizer { path: path.into(), problem: format!("not JSON: {e}") })
+    if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default()) {
+        return Err(DataError::Instead { path: path.into(), what });
+    }
+    serde_json::from_slice(&bytes).map_err(|e| DataError::Tokenizer { path: path.into(), problem: format!("not JSON: {e}") })
 }
 
 /// One id, or a list of them.

@@ -125,6 +125,7 @@ impl Checker<'_> {
                 let is_hash = |t: &&str| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit());
                 Ok(text(value).filter(is_hash).ok_or_else(wrong)?.to_ascii_lowercase().into())
             }
+            Kind::Date => Ok(text(value).filter(|t| is_date(t)).ok_or_else(wrong)?.into()),
             Kind::OneOf(words) => Ok(text(value).filter(|t| words.contains(t)).ok_or_else(wrong)?.into()),
             Kind::Bool => value.as_bool().map(toml::Value::Boolean).ok_or_else(wrong),
             Kind::Integer { min, max } => {
@@ -358,4 +359,24 @@ fn shown(value: &DeValue<'_>) -> String {
         DeValue::Array(_) => "a list".into(),
         DeValue::Table(_) => "a table".into(),
     }
+}
+
+/// `YYYY-MM-DD`, of a day that the calendar has.
+fn is_date(text: &str) -> bool {
+    let is_digits = |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = text.split('-');
+    let (Some(year), Some(month), Some(day), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return false };
+    if !is_digits(year, 4) || !is_digits(month, 2) || !is_digits(day, 2) {
+        return false;
+    }
+    let (Ok(year), Ok(month), Ok(day)) = (year.parse::<u32>(), month.parse::<u32>(), day.parse::<u32>()) else { return false };
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days = match month {
+        2 if is_leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
 }

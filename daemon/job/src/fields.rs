@@ -34,6 +34,11 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether the file gives the key.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     pub fn path(&self, key: &str, base_dir: &Path) -> Result<Option<PathBuf>, JobError> {
         Ok(self.optional::<String>(key)?.map(|text| absolute(&text, base_dir)))
     }

@@ -6,7 +6,7 @@ use crate::fields::{Fields, absolute};
 use crate::limits::JOB_MAX_BYTES;
 use crate::plan::Seen;
 use crate::reward::{Answering, Respondent, Reward, plugin_stem};
-use crate::stage::{Origin, Stage};
+use crate::stage::{Origin, Sft, Stage, Tokenize};
 use crate::{check, keys, size, sound};
 use r1d_proto::worker::{Dtype, Slots};
 use std::borrow::Cow;
@@ -19,6 +19,8 @@ pub struct Job {
     pub seed: u64,
     /// Higher runs first; FIFO within a priority.
     pub priority: i32,
+    /// The day that chat templates are told when they ask, `YYYY-MM-DD`; `None` until the job is submitted.
+    pub date: Option<String>,
     /// The reference mode: equal bits whatever the batch, slot or order.
     pub batch_invariant: bool,
     pub model: Model,
@@ -80,8 +82,10 @@ impl Weights {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataSource {
     pub name: String,
-    /// JSONL or Parquet, by extension; a glob takes every file that matches, sorted by name.
+    /// JSON or Parquet, by extension; a glob takes every file that matches, sorted by name.
     pub path: PathBuf,
+    /// Whole conversations, which stand for prompt and completion. `None`: rows without a prompt's column may still have a column `messages`.
+    pub messages: Option<String>,
     pub prompt: Option<String>,
     pub completion: Option<String>,
     /// Of pairs.
@@ -94,8 +98,14 @@ pub struct DataSource {
     pub text: Option<String>,
     pub reference: Option<String>,
     pub domain: Option<String>,
+    /// What a chat template is told of tools. `None`: the column `tools`, where a row has one.
+    pub tools: Option<String>,
     pub shuffle: bool,
     pub template: TemplateSource,
+    /// Further variables of a chat template: a JSON object.
+    pub chat_template_kwargs: String,
+    /// Tokens; rows with a longer prompt are left out.
+    pub max_prompt_length: Option<u32>,
 }
 
 /// How a row's prompt becomes what the model reads.
@@ -107,7 +117,7 @@ pub enum TemplateSource {
     Chat,
     /// The prompt as it is.
     Plain,
-    /// A minijinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`.
+    /// A jinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`. One that reads `messages` is a chat template.
     File(PathBuf),
 }
 
@@ -205,9 +215,18 @@ impl Job {
             completion: column("completion", true),
             reference: column("reference", prompts.reference.is_some()),
             domain: column("domain", prompts.domain.is_some()),
+            tools: column("tools", prompts.tools.is_some()),
             template: prompts.template.clone(),
+            chat_template_kwargs: prompts.chat_template_kwargs.clone(),
+            max_prompt_length: prompts.max_prompt_length,
             ..DataSource::new(name, format!("{}.jsonl", maker.name))
         }))
+    }
+
+    /// How a stage that learns completions tokenises those of the data set `name`.
+    pub fn tokenize(&self, stage: &Stage, sft: &Sft, name: &str) -> Tokenize {
+        let own = self.maker(name).filter(|maker| maker.model == stage.model).map(|_| Tokenize::Apart);
+        sft.tokenize.or(own).unwrap_or(Tokenize::Together)
     }
 
     /// The data set of the job file that the prompts of `name` come from, whatever stages they went through.
@@ -304,6 +323,7 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
         name: job.get("name")?,
         seed: job.get("seed")?,
         priority: job.get("priority")?,
+        date: job.optional("date")?,
         batch_invariant: job.get("batch_invariant")?,
         model: Model::read(&job.table("model", "[model]")?, base_dir)?,
         models: models.collect::<Result<_, JobError>>()?,
@@ -363,6 +383,7 @@ impl DataSource {
         DataSource {
             name: name.into(),
             path: path.into(),
+            messages: None,
             prompt: None,
             completion: None,
             chosen: None,
@@ -372,8 +393,11 @@ impl DataSource {
             text: None,
             reference: None,
             domain: None,
+            tools: None,
             shuffle: true,
             template: TemplateSource::Plain,
+            chat_template_kwargs: "{}".into(),
+            max_prompt_length: None,
         }
     }
 
@@ -387,11 +411,24 @@ impl DataSource {
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
             Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
         };
+        let messages: Option<String> = data.optional("messages")?;
+        if messages.is_some()
+            && let Some(key) = ["prompt", "completion", "chosen", "rejected"].into_iter().find(|key| data.has(key))
+        {
+            let problem = format!("`messages` names whole conversations, and `{key}` a part of one");
+            return Err(data.unsound(problem, "keep one of them"));
+        }
+        // A whole conversation stands for both.
+        let prompted = prompted && messages.is_none();
+        let completed = (read_by("sft") || read_by("distill") || labelled) && messages.is_none();
+        // A toml table is sorted by key, so the JSON is the same bytes each time.
+        let kwargs: serde_json::Value = data.get("chat_template_kwargs")?;
         Ok(DataSource {
             name: name.into(),
             path: absolute(&data.get::<String>("path")?, base_dir),
+            messages,
             prompt: column("prompt", prompted)?,
-            completion: column("completion", read_by("sft") || read_by("distill") || labelled)?,
+            completion: column("completion", completed)?,
             chosen: column("chosen", paired)?,
             rejected: column("rejected", paired)?,
             label: column("label", labelled)?,
@@ -399,8 +436,11 @@ impl DataSource {
             text: column("text", read_by("pretrain"))?,
             reference: data.optional("reference")?,
             domain: data.optional("domain")?,
+            tools: data.optional("tools")?,
             shuffle: data.get("shuffle")?,
             template: TemplateSource::read(&data.get::<String>("template")?, base_dir),
+            chat_template_kwargs: kwargs.to_string(),
+            max_prompt_length: data.optional("max_prompt_length")?,
         })
     }
 }

@@ -41,5 +41,5 @@ pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weigh
 pub use reward::{Answering, Limits, OnAbstain, OnFault, Plugin, Respondent, Reward};
 pub use stage::{
     Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Sft, Stage,
-    StageKind,
+    StageKind, Tokenize,
 };

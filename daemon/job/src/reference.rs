@@ -147,6 +147,7 @@ fn kind_schema(kind: &'static Kind) -> Value {
             "type": "object", "properties": { "score": { "type": "number" } }, "required": ["score"], "additionalProperties": false }] }),
         Kind::AutoOrTexts => json!({ "anyOf": [{ "const": "auto" }, { "type": "array", "items": { "type": "string" } }] }),
         Kind::Json => json!({ "type": "object" }),
+        Kind::Date => json!({ "type": "string", "format": "date" }),
         Kind::Table(table) => table_schema(table),
         Kind::Tables(table) => json!({ "type": "array", "items": table_schema(table) }),
         Kind::Named(table) => json!({ "type": "object", "additionalProperties": table_schema(table) }),

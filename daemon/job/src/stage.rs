@@ -9,6 +9,7 @@ use r1d_proto::recipe::{
     Baseline, DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, PpoObjective,
     RouterTraining, Sampling, ScaleRewards,
 };
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
@@ -81,8 +82,20 @@ pub struct Sft {
     pub batch_size: u32,
     /// Tokens; longer rows are cut there.
     pub max_length: u32,
+    /// `None`: together, but for what a stage of the same model sampled.
+    pub tokenize: Option<Tokenize>,
     /// Of a distill stage: how prompts reach the student, whose text it is not. `None`: as each data set says.
     pub template: Option<TemplateSource>,
+}
+
+/// How a prompt and its completion become ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenize {
+    /// As one text, cut where the prompt's own tokens end.
+    Together,
+    /// Each by itself, as a sampler makes them.
+    Apart,
 }
 
 /// A scalar head over a language model's trunk learns what people prefer, or what is safe.
@@ -112,6 +125,7 @@ pub struct Dpo {
     pub batch_size: u32,
     /// Tokens of a prompt with either completion; longer ones are cut there.
     pub max_length: u32,
+    pub tokenize: Tokenize,
     pub objective: DpoObjective,
 }
 

@@ -17,6 +17,9 @@ pub fn job(job: &Job) -> String {
     set(&mut table, "name", &job.name);
     set(&mut table, "seed", job.seed);
     set(&mut table, "priority", job.priority);
+    if let Some(date) = &job.date {
+        set(&mut table, "date", date);
+    }
     set(&mut table, "batch_invariant", job.batch_invariant);
     set(&mut table, "model", model(&job.model));
     let models = job.models.iter().map(|(name, model)| (name.clone(), Value::Table(weights(model))));
@@ -69,6 +72,7 @@ pub(crate) fn data(data: &DataSource) -> toml::Table {
     let mut table = toml::Table::new();
     set(&mut table, "path", path(&data.path));
     let columns = [
+        ("messages", &data.messages),
         ("prompt", &data.prompt),
         ("completion", &data.completion),
         ("chosen", &data.chosen),
@@ -78,6 +82,7 @@ pub(crate) fn data(data: &DataSource) -> toml::Table {
         ("text", &data.text),
         ("reference", &data.reference),
         ("domain", &data.domain),
+        ("tools", &data.tools),
     ];
     for (key, column) in columns {
         if let Some(column) = column {
@@ -86,6 +91,12 @@ pub(crate) fn data(data: &DataSource) -> toml::Table {
     }
     set(&mut table, "shuffle", data.shuffle);
     set(&mut table, "template", template(&data.template));
+    if let Ok(kwargs) = serde_json::from_str::<toml::Table>(&data.chat_template_kwargs) {
+        set(&mut table, "chat_template_kwargs", kwargs);
+    }
+    if let Some(tokens) = data.max_prompt_length {
+        set(&mut table, "max_prompt_length", tokens);
+    }
     table
 }
 
@@ -123,6 +134,9 @@ pub(crate) fn stage(stage: &Stage) -> toml::Table {
         StageKind::Pretrain(p) => supervised(&mut table, stage, p.batch_size, p.max_length),
         StageKind::Sft(s) => {
             supervised(&mut table, stage, s.batch_size, s.max_length);
+            if let Some(tokenize) = s.tokenize {
+                set(&mut table, "tokenize", tokenize);
+            }
             if let Some(source) = &s.template {
                 set(&mut table, "template", template(source));
             }
@@ -216,6 +230,7 @@ fn reward_model(table: &mut toml::Table, reward_model: &RewardModel) {
 fn dpo(table: &mut toml::Table, dpo: &Dpo) {
     set(table, "batch_size", dpo.batch_size);
     set(table, "max_length", dpo.max_length);
+    set(table, "tokenize", dpo.tokenize);
     set(table, "loss_type", dpo.objective.loss_type);
     set(table, "beta", dpo.objective.beta);
     set(table, "label_smoothing", dpo.objective.label_smoothing);

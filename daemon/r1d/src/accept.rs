@@ -60,7 +60,9 @@ impl AcceptError {
 
 /// What the job would do. Blocks, and gives up where nobody wants to know any more.
 pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Plan, AcceptError> {
-    let job = Job::parse(text, Path::new("/"))?;
+    let mut job = Job::parse(text, Path::new("/"))?;
+    let resolved = job.to_toml();
+    date(&mut job, desk);
     reach::check(&job, &Surroundings::own())?;
     let materials = Materials::read(job, rewards, &Recorded::default(), reading)?;
     let facts = materials.facts();
@@ -76,9 +78,16 @@ pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Re
         model: format!("{} ({architecture})", materials.job.model.weights.config().display()),
         parameters: facts.first().map(|facts| facts.parameters),
         stages,
-        resolved: materials.job.to_toml(),
+        resolved,
         warnings: materials.warnings,
     })
+}
+
+/// The day that chat templates are told is the one of the submission, and recorded with the job: taken up later, its prompts are the same (`STEP-2`).
+fn date(job: &mut Job, desk: &Desk) {
+    if job.date.is_none() {
+        job.date = r1d_data::template::date_of(desk.clock.unix().as_secs());
+    }
 }
 
 /// A job that is queued.
@@ -106,7 +115,8 @@ pub struct Submission {
 pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Submitted, AcceptError> {
     let Submission { text, priority, pins, reuses, id: request } = submission;
     desk.ledger.is_in_place()?;
-    let job = Job::parse(&text, Path::new("/"))?;
+    let mut job = Job::parse(&text, Path::new("/"))?;
+    date(&mut job, desk);
     reach::check(&job, &Surroundings::own())?;
     let fingerprint = inputs::fingerprint(&job);
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;

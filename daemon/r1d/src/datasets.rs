@@ -14,14 +14,13 @@
 use crate::materials::Materials;
 use crate::outputs::Outputs;
 use r1d_data::storage::write_atomically;
-use r1d_data::{DataError, ReadBack, Row, rollouts};
+use r1d_data::{DataError, Json, Message, ReadBack, Row, rollouts};
 use r1d_job::{DataSource, Stage};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::storage::create_dir_durably;
 use r1d_runner::Source;
 use r1d_runner::metrics::Unscored;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -284,7 +283,7 @@ fn write_step(
         }
         if let Some(judged) = materials.row(Source::Stage(stage), rollout.row) {
             let row = judged.data;
-            let line = Value::Object(line(row, source, &sampled.completion, *reward)).to_string() + "\n";
+            let line = line(row, source, &sampled.completion, *reward).to_string() + "\n";
             file.write_all(line.as_bytes()).map_err(StepError::Write)?;
             made.rows += 1;
             prompts_with_rows.insert(rollout.key.prompt);
@@ -295,33 +294,38 @@ fn write_step(
     Ok(())
 }
 
-fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -> Map<String, Value> {
-    let mut line = Map::new();
+fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -> Json {
+    let text = |text: &Option<String>| text.clone().map_or(Json::Null, Json::Text);
     let prompt = match row.messages.is_empty() {
-        true => Value::from(row.prompt.clone()),
-        false => serde_json::to_value(&row.messages).unwrap_or_default(),
+        true => text(&row.prompt),
+        false => Json::List(row.messages.iter().map(Message::to_json).collect()),
     };
-    line.insert("prompt".into(), prompt);
-    line.insert("completion".into(), completion.into());
+    let mut line = vec![("prompt".to_string(), prompt), ("completion".into(), Json::Text(completion.into()))];
     if source.reference.is_some() {
-        line.insert("reference".into(), row.reference.clone().into());
+        line.push(("reference".into(), text(&row.reference)));
     }
     if source.domain.is_some() {
-        line.insert("domain".into(), row.domain.clone().into());
+        line.push(("domain".into(), text(&row.domain)));
+    }
+    if source.tools.is_some() {
+        line.push(("tools".into(), row.tools.clone().unwrap_or(Json::Null)));
     }
     // In as many digits as tell it from its neighbours.
-    line.insert("reward".into(), reward.and_then(|reward| reward.to_string().parse::<f64>().ok()).into());
-    let meta = row.meta.as_deref().and_then(|meta| serde_json::from_str::<Map<String, Value>>(meta).ok());
-    for (name, value) in meta.into_iter().flatten() {
-        line.entry(name).or_insert(value);
+    let reward = reward.and_then(|reward| reward.to_string().parse::<f64>().ok()).filter(|reward| reward.is_finite());
+    line.push(("reward".into(), reward.map_or(Json::Null, |reward| Json::Number(serde_json::Value::from(reward).to_string()))));
+    if let Some(Json::Object(meta)) = row.meta.as_deref().and_then(|meta| Json::parse(meta).ok()) {
+        for (name, value) in meta {
+            if !line.iter().any(|(known, _)| *known == name) {
+                line.push((name, value));
+            }
+        }
     }
-    line
+    Json::Object(line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_data::Message;
 
     #[test]
     fn a_line_has_the_sources_columns_and_its_own_names_win() {
@@ -333,12 +337,13 @@ mod tests {
             ..DataSource::new("train", "train.jsonl")
         };
         let row = Row { prompt: Some("1 + 1".into()), reference: Some("2".into()), meta, ..Row::default() };
-        let text = Value::Object(line(&row, &source(Some("answer"), None), "<answer>2</answer>", Some(1.1))).to_string();
+        let text = line(&row, &source(Some("answer"), None), "<answer>2</answer>", Some(1.1)).to_string();
         let expected = r#"{"prompt":"1 + 1","completion":"<answer>2</answer>","reference":"2","reward":1.1,"level":3}"#;
         assert_eq!(text, expected);
-        let messages = vec![Message { role: "user".into(), content: "hi".into() }];
+        let messages = vec![Message::new("user", "hi")];
         let row = Row { prompt: Some("hi".into()), messages, domain: Some("chat".into()), ..Row::default() };
-        let line = line(&row, &source(Some("answer"), Some("kind")), "hello", None);
+        let line = line(&row, &source(Some("answer"), Some("kind")), "hello", None).to_string();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert!(line["reference"].is_null(), "a row without one, of a data set that has them");
         assert_eq!(line["prompt"], serde_json::json!([{"role": "user", "content": "hi"}]));
         assert_eq!((line["domain"].as_str(), line["reward"].is_null()), (Some("chat"), true));

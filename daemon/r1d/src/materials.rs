@@ -6,9 +6,11 @@ use crate::graders::{Graders, Recorded, Versions};
 use crate::outputs::Outputs;
 use crate::reading::{Reading, Unwanted};
 use crate::respondents::{Model, Respondents};
-use r1d_data::preferences;
-use r1d_data::supervision::Order;
-use r1d_data::{DataError, DataSet, Preferences, Preferred, Prompts, Supervision, Template, Tokenizer, rows_of_step};
+use r1d_data::preferences::{self, Whole};
+use r1d_data::supervision::{Order, Taught};
+use r1d_data::{
+    DataError, DataSet, Lengths, Preferences, Preferred, Prompts, Supervision, Telling, Template, Tokenizer, rows_of_step,
+};
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
 use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind, TemplateSource};
@@ -78,9 +80,15 @@ pub struct Judge {
 /// Held-out prompts as each of the models that are evaluated reads them, and who judges their completions.
 struct EvalMaterial {
     data: Arc<DataSet>,
-    /// By model.
+    /// By model; of the same rows for each.
     prompts: BTreeMap<usize, Arc<Prompts>>,
     judges: Vec<Judge>,
+}
+
+impl EvalMaterial {
+    fn rows(&self) -> u64 {
+        self.prompts.values().next().map_or(0, |prompts| prompts.len())
+    }
 }
 
 /// Prompts and who judges their completions.
@@ -199,6 +207,7 @@ impl Materials {
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
+        warnings.extend(job.evaluations().zip(&evals).filter_map(|(eval, material)| eval_warnings(eval, material)));
         Ok(Materials { seen, warnings, models, respondents, stages, evals, graders, job })
     }
 
@@ -261,7 +270,7 @@ impl Materials {
             .collect();
         let evals = (self.job.evaluations().zip(&self.evals))
             .map(|(eval, material)| EvalFacts {
-                rows: eval.rows(material.data.len()),
+                rows: eval.rows(material.rows()),
                 judges: material.judges.iter().map(|judge| judge.reward.clone()).collect(),
                 rewards: facts(&material.judges),
             })
@@ -288,7 +297,7 @@ impl Materials {
     /// The rows of [`r1d_runner::Command::ReadPrompts`].
     pub fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
         let Some((data, prompts, _)) = self.prompted(of) else { return Vec::new() };
-        let (seed, rows) = (self.job.seed, data.len());
+        let (seed, rows) = (self.job.seed, prompts.len());
         let picked = match of {
             Source::Eval { .. } => (0..count.min(rows)).collect(),
             Source::Stage(stage) => {
@@ -304,10 +313,10 @@ impl Materials {
                 picked
             }
         };
-        let prompt = |row: u64| {
-            let prompt = prompts.of_row(row);
-            let reference = data.row(row).reference.clone();
-            Prompt { row, ids: prompt.ids.clone(), text: prompt.text.clone(), reference }
+        let prompt = |place: u64| {
+            let prompt = prompts.at(place);
+            let reference = data.row(prompt.row).reference.clone();
+            Prompt { row: prompt.row, ids: prompt.ids.clone(), text: prompt.text.clone(), reference }
         };
         picked.into_iter().map(prompt).collect()
     }
@@ -337,7 +346,7 @@ impl Materials {
         let (data, prompts, judges) = self.prompted(of)?;
         let data = data.row(row);
         let judges = judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
-        Some(RowJudged { prompt: &prompts.of_row(row).text, data, judges, adds_special: prompts.adds_special() })
+        Some(RowJudged { prompt: &prompts.of_row(row)?.text, data, judges, adds_special: prompts.adds_special() })
     }
 }
 
@@ -395,7 +404,7 @@ impl StageMaterial {
         match self {
             StageMaterial::Supervised(supervision) => supervision.len(),
             StageMaterial::Preferred { rows, .. } => rows.len(),
-            StageMaterial::Prompted(prompted) => prompted.data.len(),
+            StageMaterial::Prompted(prompted) => prompted.prompts.len(),
             StageMaterial::Evaluated { rows } => *rows,
             StageMaterial::Later(_) => 0,
         }
@@ -448,13 +457,21 @@ impl Shelf<'_> {
         })
     }
 
+    fn open_template(&self, data: &str, template: &TemplateSource, tokenizer: &Tokenizer) -> Result<Template, MaterialsError> {
+        let source = self.source(data)?;
+        let telling = Telling { date: self.job.date.as_deref(), chat_template_kwargs: &source.chat_template_kwargs };
+        Ok(Template::open(template, tokenizer, &telling)?)
+    }
+
     fn prompts(&mut self, name: &str, model: usize, stages: Option<&TemplateSource>) -> Result<Arc<Prompts>, MaterialsError> {
         let key = (name.to_owned(), model, self.template(name, stages)?);
         if let Some(prompts) = self.prompts.get(&key) {
             return Ok(prompts.clone());
         }
         let (data, tokenizer) = (self.data(name)?, self.tokenizer(model)?);
-        let prompts = Arc::new(Prompts::build(&data, &Template::open(&key.2, tokenizer)?, tokenizer)?);
+        let positions = self.models.get(model).map(|model| model.facts.max_position_embeddings);
+        let lengths = Lengths { max_prompt_length: self.source(name)?.max_prompt_length, positions };
+        let prompts = Arc::new(Prompts::build(&data, &self.open_template(name, &key.2, tokenizer)?, tokenizer, lengths)?);
         self.prompts.insert(key, prompts.clone());
         Ok(prompts)
     }
@@ -462,7 +479,7 @@ impl Shelf<'_> {
     /// Its prompts as each of these models reads them.
     fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<EvalMaterial, MaterialsError> {
         let prompts = models.into_iter().map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
-        let prompts = prompts.collect::<Result<_, MaterialsError>>()?;
+        let prompts = of_the_same_rows(prompts.collect::<Result<_, MaterialsError>>()?, &eval.data)?;
         let judges = self.job.eval_rewards(eval).iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
         Ok(EvalMaterial { data: self.data(&eval.data)?, prompts, judges })
     }
@@ -485,20 +502,32 @@ impl Shelf<'_> {
             StageKind::Sft(sft) => {
                 let mut read = |name| -> Result<_, MaterialsError> {
                     let template = self.template(name, sft.template.as_ref())?;
-                    Ok((self.data(name)?, Template::open(&template, self.tokenizer(model)?)?))
+                    let template = self.open_template(name, &template, self.tokenizer(model)?)?;
+                    let tokenize = self.job.tokenize(stage, sft, name);
+                    Ok((self.data(name)?, template, tokenize, self.source(name)?.max_prompt_length))
                 };
                 let data = stage.data_sets().map(&mut read).collect::<Result<Vec<_>, _>>()?;
-                let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
+                let taught = data.iter().map(|(data, template, tokenize, max)| Taught {
+                    data,
+                    template,
+                    tokenize: *tokenize,
+                    max_prompt_length: *max,
+                });
+                let data: Vec<Taught<'_>> = taught.collect();
                 StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer(model)?, sft, order)?)
             }
             StageKind::Dpo(dpo) => {
-                let reading = preferences::Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole: false };
+                let whole = Whole::Learned(dpo.tokenize);
+                let reading = preferences::Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole };
                 let names: Vec<&str> = stage.data_sets().collect();
                 StageMaterial::Preferred { rows: self.preferences(&names, model, reading, true, order)?, held_out: None }
             }
             StageKind::RewardModel(reward_model) => {
-                let reading =
-                    preferences::Reading { batch_size: reward_model.batch_size, max_length: reward_model.max_length, whole: true };
+                let reading = preferences::Reading {
+                    batch_size: reward_model.batch_size,
+                    max_length: reward_model.max_length,
+                    whole: Whole::Scored,
+                };
                 let pairs = reward_model.loss != RewardLoss::Pointwise;
                 let names: Vec<&str> = stage.data_sets().collect();
                 let rows = self.preferences(&names, model, reading, pairs, order)?;
@@ -509,7 +538,7 @@ impl Shelf<'_> {
                 let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
                 StageMaterial::Prompted(self.prompted(stage, rewards)?)
             }
-            StageKind::Eval(eval) => StageMaterial::Evaluated { rows: eval.rows(self.data(&stage.data)?.len()) },
+            StageKind::Eval(eval) => StageMaterial::Evaluated { rows: eval.rows(self.prompts(&stage.data, model, None)?.len()) },
         })
     }
 
@@ -522,7 +551,7 @@ impl Shelf<'_> {
         order: Order,
     ) -> Result<Preferences, MaterialsError> {
         let mut read = |name: &&str| -> Result<_, MaterialsError> {
-            Ok((self.data(name)?, Template::open(&self.template(name, None)?, self.tokenizer(model)?)?))
+            Ok((self.data(name)?, self.open_template(name, &self.template(name, None)?, self.tokenizer(model)?)?))
         };
         let data = names.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
         let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
@@ -615,6 +644,25 @@ impl Shelf<'_> {
     }
 }
 
+/// An evaluation compares models on the same rows: a row that one of them leaves out is none of the others' either.
+fn of_the_same_rows(
+    mut prompts: BTreeMap<usize, Arc<Prompts>>,
+    data: &str,
+) -> Result<BTreeMap<usize, Arc<Prompts>>, MaterialsError> {
+    let rows_of = |prompts: &Arc<Prompts>| prompts.all().iter().map(|prompt| prompt.row).collect::<BTreeSet<u64>>();
+    let shared = prompts.values().map(rows_of).reduce(|a, b| a.intersection(&b).copied().collect()).unwrap_or_default();
+    if shared.is_empty() && !prompts.is_empty() {
+        let problem = "no row's prompt is within max_prompt_length for every model that is evaluated: raise it".into();
+        return Err(DataError::Source { name: data.into(), problem }.into());
+    }
+    for prompts in prompts.values_mut().filter(|prompts| prompts.len() > shared.len() as u64) {
+        let mut kept = Prompts::clone(prompts);
+        kept.keep(&shared);
+        *prompts = Arc::new(kept);
+    }
+    Ok(prompts)
+}
+
 fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     let mut seen = Seen::default();
     for (stage, material) in job.stages.iter().zip(stages) {
@@ -638,24 +686,50 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
 
 fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
     let place = format!("[[stage]] {:?}", stage.name);
+    let left_out = |count: u64, data: &str| {
+        format!("{place} leaves out {count} rows of data.{data} whose prompt is longer than max_prompt_length")
+    };
+    let mut warnings = Vec::new();
     match material {
-        StageMaterial::Supervised(supervision) if supervision.truncated() > 0 => {
-            vec![format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len())]
+        StageMaterial::Supervised(supervision) => {
+            if supervision.truncated() > 0 {
+                warnings.push(format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len()));
+            }
+            if supervision.left_out() > 0 {
+                warnings.push(left_out(supervision.left_out(), &stage.data));
+            }
+            if supervision.merged() > 0 {
+                let (merged, rows) = (supervision.merged(), supervision.len());
+                warnings.push(format!(
+                    "{place}: in {merged} of its {rows} rows the prompt's last tokens are other ones when the completion follows, and the loss \
+                     begins there, as in TRL; tokenize = \"apart\" keeps the prompt as it is sampled from"
+                ));
+            }
         }
         StageMaterial::Preferred { rows, .. } if rows.truncated() > 0 => {
-            vec![format!("{place} cuts texts of {} of its {} rows at max_length", rows.truncated(), rows.len())]
+            warnings.push(format!("{place} cuts texts of {} of its {} rows at max_length", rows.truncated(), rows.len()));
         }
-        StageMaterial::Supervised(_)
-        | StageMaterial::Preferred { .. }
-        | StageMaterial::Evaluated { .. }
-        | StageMaterial::Later(_) => Vec::new(),
+        StageMaterial::Preferred { .. } | StageMaterial::Evaluated { .. } | StageMaterial::Later(_) => {}
         StageMaterial::Prompted(prompted) => {
             let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
-            let rows = prompted.data.rows().iter().filter(|row| !judged(row.domain.as_deref())).count();
-            let warning = format!("{place}: no reward judges the domain of {rows} rows of data.{}: they never train", stage.data);
-            (rows > 0).then_some(warning).into_iter().collect()
+            let of = |row: u64| prompted.data.row(row).domain.as_deref();
+            let rows = prompted.prompts.all().iter().filter(|prompt| !judged(of(prompt.row))).count();
+            if rows > 0 {
+                warnings
+                    .push(format!("{place}: no reward judges the domain of {rows} rows of data.{}: they never train", stage.data));
+            }
+            if prompted.prompts.left_out() > 0 {
+                warnings.push(left_out(prompted.prompts.left_out(), &stage.data));
+            }
         }
     }
+    warnings
+}
+
+fn eval_warnings(eval: &Eval, material: &EvalMaterial) -> Option<String> {
+    let left_out = material.data.len() - material.rows().min(material.data.len());
+    let place = format!("[[eval]] {:?}", eval.data);
+    (left_out > 0).then(|| format!("{place} leaves out {left_out} rows whose prompt is longer than max_prompt_length"))
 }
 
 /// Threads that a worker of `device` may use for one tensor operation.

@@ -3,7 +3,7 @@
 
 use crate::materials::MaterialsError;
 use crate::weights::{Gives, check_weights, read_config};
-use r1d_data::{DataError, Questions, Tokenizer};
+use r1d_data::{DataError, Questions, Telling, Tokenizer};
 use r1d_job::reward::plugin_stem;
 use r1d_job::{Answering, Job, ModelFacts, Reward, Weights};
 use r1d_proto::worker::{ModelSource, Question};
@@ -62,9 +62,10 @@ enum Respondent {
 }
 
 impl Respondent {
-    fn judge(model: &Model) -> Result<Respondent, DataError> {
+    fn judge(job: &Job, model: &Model) -> Result<Respondent, DataError> {
         let positions = model.facts.max_position_embeddings;
-        Ok(Respondent::Judge { questions: Box::new(Questions::open(model.tokenizer.clone())?), positions })
+        let telling = Telling { date: job.date.as_deref(), chat_template_kwargs: "" };
+        Ok(Respondent::Judge { questions: Box::new(Questions::open(model.tokenizer.clone(), &telling)?), positions })
     }
 
     fn gives(&self) -> Gives {
@@ -190,21 +191,21 @@ fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<Responden
             let model = model(stage.map_or(0, |stage| job.model_of(stage)))?;
             match stage.is_some_and(|stage| stage.reward_model().is_some()) {
                 true => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
-                false => Ok(Respondent::judge(model)?),
+                false => Ok(Respondent::judge(job, model)?),
             }
         }
         Answering::Model(index) => {
             let model = model(*index)?;
             match Gives::of(&model.config) {
                 Gives::Number => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
-                Gives::Text => Ok(Respondent::judge(model)?),
+                Gives::Text => Ok(Respondent::judge(job, model)?),
             }
         }
         Answering::Directory(dir) => {
             let (config, _) = read_config(&dir.join("config.json"))?;
             check_weights(dir, &config)?;
             match Gives::of(&config) {
-                Gives::Text => Ok(Respondent::judge(&Model::open(&Weights::Directory(dir.clone()))?)?),
+                Gives::Text => Ok(Respondent::judge(job, &Model::open(&Weights::Directory(dir.clone()))?)?),
                 Gives::Number => {
                     let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::open(dir)).transpose()?;
                     Ok(Respondent::RewardModel(tokenizer.map(Arc::new)))

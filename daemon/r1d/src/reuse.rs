@@ -147,6 +147,11 @@ fn key(
     for dir in &on.directories {
         add_directory(&mut parts, dir)?;
     }
+    let tokenizer = job.models().nth(on.model).map(|model| model.tokenizer().to_path_buf());
+    let mut templates = on.files.iter().chain(&on.directories).chain(&tokenizer);
+    if templates.any(|path| r1d_data::template::asks_for_date(path)) {
+        parts.add("date", job.date.as_deref().unwrap_or_default());
+    }
     if let Some(model) = job.models().nth(on.model) {
         parts.add("config", &file_hash(&model.config())?);
         add_tokenizer(&mut parts, model.tokenizer())?;

@@ -6,11 +6,10 @@ use crate::tasks;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
-use r1d_data::{Row, Tokenizer};
+use r1d_data::{Json, Row, Tokenizer};
 use r1d_proto::verdict::Verdict;
 use r1d_rewards::{Completion, Judged, LoadedReward, Rewards, ScoreError, World};
 use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,10 +131,11 @@ fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
     let meta = match &row.prompt {
         None => row.meta.clone(),
         Some(prompt) => {
-            let columns = row.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
-            let mut columns: Map<String, Value> = columns.unwrap_or_default();
-            columns.insert("prompt".into(), prompt.as_str().into());
-            Some(Value::Object(columns).to_string())
+            let columns = row.meta.as_deref().and_then(|meta| Json::parse(meta).ok());
+            let mut columns = if let Some(Json::Object(columns)) = columns { columns } else { Vec::new() };
+            columns.retain(|(name, _)| name != "prompt");
+            columns.push(("prompt".into(), Json::Text(prompt.clone())));
+            Some(Json::Object(columns).to_string())
         }
     };
     completions.iter().map(|completion| Completion { meta: meta.clone(), ..completion.clone() }).collect()
@@ -238,8 +238,10 @@ mod tests {
             meta: None,
         };
         let meta = |row: &Row| asked_about(std::slice::from_ref(&rendered), row).remove(0).meta;
-        let row = Row { prompt: Some("1 + 1?".into()), meta: Some(r#"{"level":3}"#.into()), ..Row::default() };
-        assert_eq!(meta(&row).as_deref(), Some(r#"{"level":3,"prompt":"1 + 1?"}"#));
+        // Numbers stay as they are written.
+        let columns = r#"{"level":3,"answer":717897987691852588770249}"#;
+        let row = Row { prompt: Some("1 + 1?".into()), meta: Some(columns.into()), ..Row::default() };
+        assert_eq!(meta(&row).as_deref(), Some(r#"{"level":3,"answer":717897987691852588770249,"prompt":"1 + 1?"}"#));
         assert_eq!(meta(&Row { meta: None, ..row }).as_deref(), Some(r#"{"prompt":"1 + 1?"}"#));
         assert_eq!(meta(&Row::default()), None);
     }

@@ -1,7 +1,7 @@
 use crate::{file, source};
 use arrow_array::builder::{Int64Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch};
-use r1d_data::{DataSet, Row};
+use r1d_data::{DataSet, Row, Said};
 use r1d_job::DataSource;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,11 +51,11 @@ fn mistakes_name_file_line_and_column() {
     assert_eq!(error("a.jsonl", &good.replace("\"a\"", "17")), "a.jsonl:1: column `question` is a number, expected a string");
     assert_eq!(error("a.jsonl", &good.replace("\"b\"", "{}")), "a.jsonl:1: column `answer` is an object, expected a string");
     assert_eq!(error("a.jsonl", &format!("{good}\n{good},\n")), "a.jsonl:2: not JSON: trailing characters at column 46");
-    assert_eq!(error("a.jsonl", "[1]"), "a.jsonl:1: a list, expected a JSON object per line (columns by name)");
+    assert_eq!(error("a.jsonl", "[1]"), "a.jsonl:1: a number, expected a JSON object per row (columns by name)");
     assert_eq!(error("a.jsonl", "\n"), "data.train: a.jsonl has no row");
     assert_eq!(
         error("a.csv", "question,answer"),
-        "data.train: a.csv is neither JSONL nor Parquet: its name must end in .jsonl, .json or .parquet"
+        "data.train: a.csv is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson (or one of these with .gz or .zst) or .parquet"
     );
     assert!(error("a.parquet", "PAR1 it is not").starts_with("a.parquet: not a Parquet file that can be read: "));
     assert!(
@@ -92,8 +92,11 @@ fn a_prompt_may_be_a_conversation() {
     let (_directory, path) = file("train.jsonl", text);
     let data = DataSet::open(&DataSource { prompt: Some("prompt".into()), completion: Some("completion".into()), ..source(&path) })
         .unwrap();
-    assert_eq!(data.row(0).messages.iter().map(|m| m.role.as_str()).collect::<Vec<_>>(), ["system", "user"]);
-    assert_eq!((data.row(0).prompt.as_deref(), data.row(0).completion.as_deref()), (Some("Hi"), Some("Hello")));
+    assert_eq!(data.row(0).messages.iter().map(|m| m.role()).collect::<Vec<_>>(), ["system", "user"]);
+    assert_eq!(
+        (data.row(0).prompt.as_deref(), data.row(0).completion.as_ref().map(Said::text)),
+        (Some("Hi"), Some("Hello".into()))
+    );
 }
 
 fn parquet(directory: &Path) -> PathBuf {

@@ -1,6 +1,6 @@
 //! The examples' data and tokenizers, as `generate.py` makes them.
 
-use r1d_data::{DataSet, Prompts, Supervision, Template, Tokenizer, supervision::Order};
+use r1d_data::{DataSet, Lengths, Prompts, Said, Supervision, Tokenizer, supervision::Order};
 use r1d_job::{Job, ModelFacts, StageKind};
 use std::path::{Path, PathBuf};
 
@@ -33,9 +33,9 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
     }
     for source in job.data.values() {
         let data = DataSet::open(source).unwrap();
-        let template = Template::open(&source.template, &tokenizer).unwrap();
+        let template = crate::open(&source.template, &tokenizer).unwrap();
         for row in data.rows().iter().step_by(if data.len() > 10_000 { 16 } else { 1 }) {
-            let mut texts: Vec<String> = [&row.text, &row.completion].into_iter().flatten().cloned().collect();
+            let mut texts: Vec<String> = row.text.iter().cloned().chain(row.completion.iter().map(Said::text)).collect();
             if row.prompt.is_some() {
                 texts.push(template.render(row).unwrap());
             }
@@ -48,15 +48,18 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
     // Every stage finds its batches, and prompts are short enough to leave the compute to the sums.
     for (index, stage) in job.stages.iter().enumerate() {
         let source = &job.data[&stage.data];
-        let (data, template) = (DataSet::open(source).unwrap(), Template::open(&source.template, &tokenizer).unwrap());
+        let (data, template) = (DataSet::open(source).unwrap(), crate::open(&source.template, &tokenizer).unwrap());
         let order = Order { seed: job.seed, stage: index as u32, shuffle: source.shuffle };
         match &stage.kind {
             StageKind::Pretrain(p) => {
                 assert_eq!(Supervision::pretrain(&[&data], &tokenizer, p, order).unwrap().step(0).len(), p.batch_size as usize)
             }
-            StageKind::Sft(s) => assert_eq!(Supervision::sft(&[(&data, &template)], &tokenizer, s, order).unwrap().truncated(), 0),
+            StageKind::Sft(s) => assert_eq!(
+                Supervision::sft(&[crate::supervision::taught(&data, &template)], &tokenizer, s, order).unwrap().truncated(),
+                0
+            ),
             _ => {
-                assert!(Prompts::build(&data, &template, &tokenizer).unwrap().length_max() <= 75)
+                assert!(Prompts::build(&data, &template, &tokenizer, Lengths::default()).unwrap().length_max() <= 75)
             }
         }
     }

@@ -1,7 +1,9 @@
 //! What a job relies on between its data files and the worker.
 
+mod conversations;
 mod dataset;
 mod examples;
+mod files;
 mod preferences;
 mod questions;
 mod rollouts;
@@ -10,8 +12,8 @@ mod supervision;
 mod template;
 mod tokenizer;
 
-use r1d_data::Tokenizer;
-use r1d_job::DataSource;
+use r1d_data::{DataError, Json, Message, Telling, Template, Tokenizer};
+use r1d_job::{DataSource, TemplateSource};
 use std::path::{Path, PathBuf};
 
 pub fn golden(name: &str) -> PathBuf {
@@ -34,4 +36,14 @@ pub fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     let path = directory.path().join(name);
     std::fs::write(&path, text).unwrap();
     (directory, path)
+}
+
+/// A template of a job that tells it nothing besides the row.
+pub fn open(source: &TemplateSource, tokenizer: &Tokenizer) -> Result<Template, DataError> {
+    Template::open(source, tokenizer, &Telling::default())
+}
+
+/// Messages as a data file has them.
+pub fn messages(value: &serde_json::Value) -> Vec<Message> {
+    Message::list(Json::parse(&value.to_string()).unwrap().as_list().unwrap()).unwrap()
 }

@@ -1,13 +1,14 @@
 use crate::{file, source, tokenizer};
-use r1d_data::preferences::Reading;
+use r1d_data::preferences::{Reading, Whole};
 use r1d_data::supervision::Order;
 use r1d_data::{DataError, DataSet, Preferences, Preferred, Template};
-use r1d_job::{DataSource, TemplateSource};
+use r1d_job::{DataSource, TemplateSource, Tokenize};
 use serde_json::{Value, json};
 
 const ORDER: Order = Order { seed: 5, stage: 1, shuffle: false };
-const WHOLE: Reading = Reading { batch_size: 2, max_length: 64, whole: true };
-const APART: Reading = Reading { whole: false, ..WHOLE };
+const WHOLE: Reading = Reading { batch_size: 2, max_length: 64, whole: Whole::Scored };
+const TOGETHER: Reading = Reading { whole: Whole::Learned(Tokenize::Together), ..WHOLE };
+const APART: Reading = Reading { whole: Whole::Learned(Tokenize::Apart), ..WHOLE };
 
 fn name(column: &str) -> Option<String> {
     Some(column.into())
@@ -27,7 +28,7 @@ fn of_labels(rows: &[Value]) -> Result<DataSet, DataError> {
 }
 
 fn template() -> Template {
-    Template::open(&TemplateSource::Plain, &tokenizer()).unwrap()
+    crate::open(&TemplateSource::Plain, &tokenizer()).unwrap()
 }
 
 fn read(rows: &[Value], reading: Reading) -> Result<Preferences, DataError> {
@@ -40,7 +41,7 @@ fn a_pair_is_a_prompt_and_two_completions_that_end() {
         json!({"prompt": "Who?", "chosen": " The fox.", "rejected": " No"}),
         json!({"prompt": "a", "chosen": "b", "rejected": ""}),
     ];
-    for reading in [WHOLE, APART] {
+    for reading in [WHOLE, APART, TOGETHER] {
         let preferences = read(&rows, reading).unwrap();
         let Preferred::Pairs(pairs) = preferences.step(0) else { panic!("pairs") };
         assert_eq!((preferences.len(), pairs.len()), (2, 2));
@@ -52,7 +53,7 @@ fn a_pair_is_a_prompt_and_two_completions_that_end() {
                 let text = format!("{}{}", row["prompt"].as_str().unwrap(), row[key].as_str().unwrap());
                 assert_eq!(tokenizer.decode(&whole[..whole.len() - 1], false).unwrap(), text);
                 // What a judged reward asks about the same text are the same ids.
-                if reading.whole {
+                if matches!(reading.whole, Whole::Scored) {
                     assert_eq!(whole, tokenizer.encode_whole(&text, true).unwrap());
                 }
             }
@@ -123,7 +124,37 @@ fn hh_rlhf_is_read_as_it_is() {
             "{prompt:?}"
         );
         let chosen = [&pair.prompt_ids[..], &pair.chosen_ids].concat();
-        assert_eq!(Some(tokenizer.decode(&chosen[..chosen.len() - 1], false).unwrap()), row.chosen);
+        assert_eq!(tokenizer.decode(&chosen[..chosen.len() - 1], false).unwrap(), row.chosen.as_ref().unwrap().text());
         assert!(!pair.rejected_ids.is_empty() && pair.chosen_ids != pair.rejected_ids);
     }
+}
+
+/// UltraFeedback as it is published: whole conversations in both columns, the question as text beside them. The messages that both begin with are
+/// the prompt, as in TRL.
+#[test]
+fn conversations_share_the_messages_that_they_begin_with() {
+    let user = json!({"role": "user", "content": "Hi"});
+    let says = |text: &str| json!([user, {"role": "assistant", "content": text}]);
+    let answers = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let tokenizer = tokenizer();
+    let template = crate::open(&TemplateSource::Chat, &tokenizer).unwrap();
+    let read = |row: Value| {
+        Preferences::pairs(&[(&of_pairs(&[row])?, &template)], &tokenizer, TOGETHER, ORDER).map(|rows| match rows.all() {
+            Preferred::Pairs(pairs) => pairs,
+            Preferred::Labelled(_) => panic!("pairs"),
+        })
+    };
+    let expected = read(json!({"prompt": [user], "chosen": answers("A"), "rejected": answers("B")})).unwrap();
+    let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
+    assert!(text(&expected[0].chosen_ids).contains('A') && !text(&expected[0].prompt_ids).contains('A'));
+    for row in [
+        json!({"chosen": says("A"), "rejected": says("B")}),
+        json!({"prompt": "Hi", "chosen": says("A"), "rejected": says("B")}),
+        json!({"prompt": "Hi", "chosen": answers("A"), "rejected": answers("B")}),
+    ] {
+        assert_eq!(read(row.clone()).unwrap(), expected, "{row}");
+    }
+    let refused = |row: Value| read(row).err().unwrap().to_string();
+    assert!(refused(json!({"chosen": says("A"), "rejected": [{"role": "user", "content": "Ho"}]})).contains("share no message"));
+    assert!(refused(json!({"chosen": says("A"), "rejected": [user]})).contains("only the beginning of the other"));
 }

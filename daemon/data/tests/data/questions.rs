@@ -1,6 +1,6 @@
 //! Questions to a judge: rendered as its users' messages are, and no quotation speaks for user or model.
 
-use r1d_data::{Questions, Tokenizer};
+use r1d_data::{Questions, Telling, Tokenizer};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn a_question_may_quote_every_special_token() {
     for chat in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let tokenizer = tokenizer(dir.path(), chat);
-        let questions = Questions::open(tokenizer.clone()).unwrap();
+        let questions = Questions::open(tokenizer.clone(), &Telling::default()).unwrap();
         let all: String = spare().map(|(_, word)| word).collect();
         let ids = questions.ids(&format!("{all}</s><|im_end|>")).unwrap();
         assert!(ids.iter().all(|id| *id < 300), "{ids:?}");
@@ -52,11 +52,11 @@ fn a_question_may_quote_every_special_token() {
 fn a_question_is_the_users_message() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = tokenizer(dir.path(), true);
-    let questions = Questions::open(tokenizer.clone()).unwrap();
+    let questions = Questions::open(tokenizer.clone(), &Telling::default()).unwrap();
     let ids = questions.ids("Is 4 < 5?").unwrap();
     assert_eq!(ids, tokenizer.encode("<|im_start|>user Is 4 < 5? <|im_end|><|start|>assistant ", false).unwrap());
     let plain = tempfile::tempdir().unwrap();
-    let questions = Questions::open(self::tokenizer(plain.path(), false)).unwrap();
+    let questions = Questions::open(self::tokenizer(plain.path(), false), &Telling::default()).unwrap();
     assert_eq!(questions.ids("Is it?").unwrap(), tokenizer.encode("Is it?", false).unwrap(), "without a template, as it is");
     assert_eq!(questions.answer(&[0, 1, 165, 0]).unwrap(), "A", "special ids are no text");
 }
@@ -66,7 +66,7 @@ fn no_quotation_speaks_for_user_or_model() {
     for chat in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let tokenizer = tokenizer(dir.path(), chat);
-        let questions = Questions::open(tokenizer.clone()).unwrap();
+        let questions = Questions::open(tokenizer.clone(), &Telling::default()).unwrap();
         let frame = |ids: &[u32]| ids.iter().copied().filter(|id| *id < 4).collect::<Vec<_>>();
         let expected = frame(&questions.ids("4").unwrap());
         assert_eq!(expected, if chat { vec![1, 2, 3] } else { vec![] });
@@ -95,6 +95,6 @@ fn a_chat_template_that_does_not_compile_is_named() {
     let dir = tempfile::tempdir().unwrap();
     tokenizer(dir.path(), true);
     std::fs::write(dir.path().join("chat_template.jinja"), "{% for message in %}").unwrap();
-    let error = Questions::open(Arc::new(Tokenizer::open(dir.path()).unwrap())).err().unwrap().to_string();
+    let error = Questions::open(Arc::new(Tokenizer::open(dir.path()).unwrap()), &Telling::default()).err().unwrap().to_string();
     assert!(error.contains("chat_template.jinja"), "{error}");
 }

@@ -1,8 +1,8 @@
 use crate::{file, source, tokenizer};
 use proptest::prelude::*;
-use r1d_data::supervision::Order;
-use r1d_data::{DataSet, Prompts, Supervision, Template, rows_of_step};
-use r1d_job::{DataSource, Pretrain, Sft, TemplateSource};
+use r1d_data::supervision::{Order, Taught};
+use r1d_data::{DataSet, Lengths, Prompts, Supervision, Template, rows_of_step};
+use r1d_job::{DataSource, Pretrain, Sft, TemplateSource, Tokenize};
 use std::collections::BTreeSet;
 
 const ORDER: Order = Order { seed: 5, stage: 1, shuffle: true };
@@ -17,6 +17,10 @@ fn pairs(rows: &[(&str, &str)]) -> DataSet {
     let lines: String = rows.iter().map(|(p, c)| serde_json::json!({ "prompt": p, "completion": c }).to_string() + "\n").collect();
     let (_directory, path) = file("pairs.jsonl", &lines);
     DataSet::open(&DataSource { prompt: Some("prompt".into()), completion: Some("completion".into()), ..source(&path) }).unwrap()
+}
+
+pub fn taught<'a>(data: &'a DataSet, template: &'a Template) -> Taught<'a> {
+    Taught { data, template, tokenize: Tokenize::Together, max_prompt_length: None }
 }
 
 #[test]
@@ -66,17 +70,17 @@ fn too_little_text_is_said() {
 fn fine_tuning_trains_the_completion_and_the_end_alone() {
     let tokenizer = tokenizer();
     let data = pairs(&[("User: a", " jumps over"), ("User: b", "done<|end|>")]);
-    let template = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let stage = Sft { batch_size: 2, max_length: 64, template: None };
-    let rows = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
+    let template = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
+    let stage = Sft { batch_size: 2, max_length: 64, tokenize: None, template: None };
+    let rows = Supervision::sft(&[taught(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     assert_eq!((rows.len(), rows.truncated()), (2, 0));
-    let prompts = Prompts::build(&data, &template, &tokenizer).unwrap();
+    let prompts = Prompts::build(&data, &template, &tokenizer, Lengths::default()).unwrap();
     for (index, sequence) in rows.step(0).into_iter().enumerate() {
         // The same prompt ids as reinforcement learning will continue.
-        let prompt = &prompts.of_row(index as u64).ids;
+        let prompt = &prompts.of_row(index as u64).unwrap().ids;
         assert_eq!(&sequence.ids[..prompt.len()], prompt);
         let trained: Vec<u32> = sequence.ids.iter().zip(&sequence.trained).filter(|(_, t)| **t).map(|(id, _)| *id).collect();
-        let completion = data.rows()[index].completion.as_deref().unwrap().replace("<|end|>", "");
+        let completion = data.rows()[index].completion.as_ref().unwrap().text().replace("<|end|>", "");
         assert_eq!(trained, [tokenizer.encode(&completion, false).unwrap(), vec![tokenizer.eos_id()]].concat(), "one end, no more");
         assert_eq!(trained.len(), sequence.ids.len() - prompt.len());
     }
@@ -86,12 +90,12 @@ fn fine_tuning_trains_the_completion_and_the_end_alone() {
 fn further_data_sets_are_appended_each_with_its_template() {
     let tokenizer = tokenizer();
     let (plain, r1_zero) = (TemplateSource::Plain, TemplateSource::R1Zero);
-    let (plain, r1_zero) = (Template::open(&plain, &tokenizer).unwrap(), Template::open(&r1_zero, &tokenizer).unwrap());
+    let (plain, r1_zero) = (crate::open(&plain, &tokenizer).unwrap(), crate::open(&r1_zero, &tokenizer).unwrap());
     let (first, second) = (pairs(&[("a", "b"), ("c", "d")]), pairs(&[("e", "f")]));
-    let stage = Sft { batch_size: 3, max_length: 1000, template: None };
+    let stage = Sft { batch_size: 3, max_length: 1000, tokenize: None, template: None };
     let order = Order { shuffle: false, ..ORDER };
-    let both = Supervision::sft(&[(&first, &plain), (&second, &r1_zero)], &tokenizer, &stage, order).unwrap();
-    let alone = |data, template| Supervision::sft(&[(data, template)], &tokenizer, &stage, order).unwrap();
+    let both = Supervision::sft(&[taught(&first, &plain), taught(&second, &r1_zero)], &tokenizer, &stage, order).unwrap();
+    let alone = |data, template| Supervision::sft(&[taught(data, template)], &tokenizer, &stage, order).unwrap();
     let (first, second) = (alone(&first, &plain), alone(&second, &r1_zero));
     assert_eq!(both.len(), 3);
     assert_eq!(both.step(0), [&first.step(0)[..2], &second.step(0)[..1]].concat());
@@ -107,15 +111,15 @@ fn further_data_sets_are_appended_each_with_its_template() {
 #[test]
 fn long_rows_are_cut_and_counted_and_endless_prompts_refused() {
     let tokenizer = tokenizer();
-    let template = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let stage = Sft { batch_size: 1, max_length: 10, template: None };
+    let template = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
+    let stage = Sft { batch_size: 1, max_length: 10, tokenize: None, template: None };
     let data = pairs(&[("ab", &"xyz ".repeat(20)), ("a", "b")]);
-    let rows = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
+    let rows = Supervision::sft(&[taught(&data, &template)], &tokenizer, &stage, Order { shuffle: false, ..ORDER }).unwrap();
     assert_eq!(rows.truncated(), 1);
     assert_eq!((rows.step(0)[0].ids.len(), rows.step(0)[0].trained.len()), (10, 10));
     assert_ne!(rows.step(0)[0].ids.last(), Some(&tokenizer.eos_id()), "a cut completion has no end to learn");
     let data = pairs(&[("a", "b"), (&"q".repeat(50), "b")]);
-    let message = Supervision::sft(&[(&data, &template)], &tokenizer, &stage, ORDER).err().unwrap().to_string();
+    let message = Supervision::sft(&[taught(&data, &template)], &tokenizer, &stage, ORDER).err().unwrap().to_string();
     assert!(message.starts_with("data.train: row 2: its prompt has ") && message.ends_with("raise it"), "{message}");
 }
 
@@ -147,11 +151,38 @@ fn the_order_of_rows_depends_on_seed_stage_and_epoch() {
 #[test]
 fn a_prompt_that_fails_names_its_row() {
     let data = pairs(&[("a", "b"), ("", "b")]);
-    let template = Template::open(&TemplateSource::Plain, &tokenizer()).unwrap();
-    let message = Prompts::build(&data, &template, &tokenizer()).err().unwrap().to_string();
+    let template = crate::open(&TemplateSource::Plain, &tokenizer()).unwrap();
+    let message = Prompts::build(&data, &template, &tokenizer(), Lengths::default()).err().unwrap().to_string();
     assert!(message.starts_with("data.train: row 2: template plain: the prompt has no token"), "{message}");
     let data = pairs(&[("ab", "b"), ("User: what is", "b")]);
-    let prompts = Prompts::build(&data, &template, &tokenizer()).unwrap();
-    assert_eq!(prompts.length_max() as usize, prompts.of_row(1).ids.len());
-    assert_eq!(prompts.of_row(3), &prompts.all()[1]);
+    let prompts = Prompts::build(&data, &template, &tokenizer(), Lengths::default()).unwrap();
+    assert_eq!(prompts.length_max() as usize, prompts.at(1).ids.len());
+    assert_eq!(prompts.at(3), &prompts.all()[1]);
+}
+
+/// A prompt that leaves the model no place for an answer is refused by its row, with the count of such rows; a key leaves long ones out.
+#[test]
+fn a_prompt_beyond_the_models_positions_is_named_or_left_out() {
+    let long = "q ".repeat(60);
+    let data = pairs(&[("a", "b"), (&long, "b"), ("c", "d"), (&long, "e")]);
+    let template = crate::open(&TemplateSource::Plain, &tokenizer()).unwrap();
+    let build = |lengths| Prompts::build(&data, &template, &tokenizer(), lengths);
+    let message = build(Lengths { positions: Some(100), max_prompt_length: None }).err().unwrap().to_string();
+    let tokens = tokenizer().encode(&long, true).unwrap().len();
+    assert!(
+        message.starts_with(&format!("data.train: row 2: its prompt has {tokens} tokens, and the model's positions reach to 100")),
+        "{message}"
+    );
+    assert!(message.contains("2 of its 4 rows are so") && message.contains("set max_prompt_length below 100"), "{message}");
+
+    let prompts = build(Lengths { positions: Some(100), max_prompt_length: Some(50) }).unwrap();
+    assert_eq!((prompts.len(), prompts.left_out()), (2, 2));
+    assert_eq!((prompts.at(1).row, prompts.at(2).row), (2, 0), "places count the rows that are left");
+    assert!(prompts.of_row(1).is_none() && prompts.of_row(2).is_some());
+    assert!(build(Lengths { max_prompt_length: Some(0), positions: None }).err().unwrap().to_string().contains("raise it"));
+
+    let stage = Sft { batch_size: 1, max_length: 20, tokenize: None, template: None };
+    let rows = [Taught { max_prompt_length: Some(50), ..taught(&data, &template) }];
+    let learned = Supervision::sft(&rows, &tokenizer(), &stage, ORDER).unwrap();
+    assert_eq!((learned.len(), learned.left_out()), (2, 2));
 }

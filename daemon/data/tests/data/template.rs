@@ -1,5 +1,5 @@
 use crate::{file, golden, tokenizer};
-use r1d_data::{Message, Row, Template, Tokenizer};
+use r1d_data::{Message, Row, Said, Telling, Template, Tokenizer};
 use r1d_job::TemplateSource;
 
 fn row(prompt: &str) -> Row {
@@ -8,7 +8,7 @@ fn row(prompt: &str) -> Row {
 
 #[test]
 fn r1_zero_is_the_papers_table_verbatim() {
-    let template = Template::open(&TemplateSource::R1Zero, &tokenizer()).unwrap();
+    let template = crate::open(&TemplateSource::R1Zero, &tokenizer()).unwrap();
     let expected = "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. \
         The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. \
         The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, \
@@ -18,14 +18,14 @@ fn r1_zero_is_the_papers_table_verbatim() {
 
 #[test]
 fn plain_is_the_prompt_itself() {
-    let template = Template::open(&TemplateSource::Plain, &tokenizer()).unwrap();
+    let template = crate::open(&TemplateSource::Plain, &tokenizer()).unwrap();
     assert_eq!(template.render(&row(" <b>\n&\n")).unwrap(), " <b>\n&\n");
 }
 
 #[test]
 fn a_template_file_sees_the_row() {
     let (_directory, path) = file("own.jinja", "{{ domain }}/{{ reference }}/{{ meta.level }}: {{ prompt | upper }}\n");
-    let template = Template::open(&TemplateSource::File(path), &tokenizer()).unwrap();
+    let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();
     let row = Row { reference: Some("2".into()), domain: Some("math".into()), meta: Some(r#"{"level": 3}"#.into()), ..row("why") };
     assert_eq!(template.render(&row).unwrap(), "math/2/3: WHY");
 }
@@ -34,7 +34,7 @@ fn a_template_file_sees_the_row() {
 fn mistakes_in_a_template_name_file_and_line() {
     let open = |text: &str| {
         let (directory, path) = file("own.jinja", text);
-        let template = Template::open(&TemplateSource::File(path), &tokenizer());
+        let template = crate::open(&TemplateSource::File(path), &tokenizer());
         (directory, template)
     };
     let (_directory, template) = open("a\n{% if prompt %}\n");
@@ -48,11 +48,11 @@ fn mistakes_in_a_template_name_file_and_line() {
 #[test]
 fn chat_templates_render_as_in_transformers() {
     let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden("plain/cases.json")).unwrap()).unwrap();
-    let template = Template::open(&TemplateSource::Chat, &tokenizer()).unwrap();
+    let template = crate::open(&TemplateSource::Chat, &tokenizer()).unwrap();
     assert!(!template.adds_special());
     for case in cases["conversations"].as_array().unwrap() {
-        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
-        let row = Row { prompt: Some(messages.last().unwrap().content.clone()), messages, ..Row::default() };
+        let messages = crate::messages(&case["messages"]);
+        let row = Row { prompt: Some(messages.last().unwrap().text()), messages, ..Row::default() };
         assert_eq!(template.render(&row).unwrap(), case["text"].as_str().unwrap());
     }
     // A prompt that is text is a user's message.
@@ -71,32 +71,64 @@ fn templates_in_the_manner_of_each_family_render_as_in_transformers() {
     assert!(cases.len() >= 20);
     for case in cases {
         std::fs::write(directory.path().join("chat_template.jinja"), case["template"].as_str().unwrap()).unwrap();
-        let template = Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).unwrap();
-        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let template = crate::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).unwrap();
+        let messages = crate::messages(&case["messages"]);
         let row = Row { prompt: Some("unused".into()), messages, ..Row::default() };
         assert_eq!(template.render(&row).unwrap(), case["text"].as_str().unwrap(), "{}", case["style"]);
     }
 }
 
-/// A prompt must be the same each time: a template that can do without today's date does, one that cannot says what it lacks.
+/// A prompt must be the same each time: a template is told the day that the job has, and without one it says what it lacks.
 #[test]
-fn a_chat_template_does_not_learn_the_date() {
+fn a_chat_template_is_told_the_jobs_day() {
     let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
     std::fs::copy(golden("plain/generation_config.json"), directory.path().join("generation_config.json")).unwrap();
-    let rendered = |text: &str| {
+    let rendered = |text: &str, date: Option<&str>| {
         std::fs::write(directory.path().join("chat_template.jinja"), text).unwrap();
-        Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).unwrap().render(&row("x"))
+        let telling = Telling { date, ..Telling::default() };
+        Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap(), &telling).unwrap().render(&row("x"))
     };
     let guarded = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}fixed{% endif %}";
-    assert_eq!(rendered(guarded).unwrap(), "fixed");
-    let message = rendered("{{ strftime_now('%Y') }}").unwrap_err().to_string();
-    assert!(message.contains("strftime_now") && message.contains("the same each time"), "{message}");
+    assert_eq!(rendered(guarded, None).unwrap(), "fixed");
+    assert_eq!(rendered(guarded, Some("2024-07-04")).unwrap(), "2024");
+    let message = rendered("{{ strftime_now('%Y') }}", None).unwrap_err().to_string();
+    assert!(message.contains("strftime_now") && message.contains("set `date`"), "{message}");
+}
+
+/// A file that reads `messages` renders a conversation as a chat template does, and sees the row besides; one that does not is refused one.
+#[test]
+fn a_template_file_may_render_a_conversation() {
+    let text = "{{ domain }} {% for message in messages %}\n{{ bos_token }}{{ message.role }}: {{ message.content }}\n{% endfor %}\n{% if add_generation_prompt %}assistant:{% endif %}";
+    let (_directory, path) = file("own.jinja", text);
+    let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();
+    assert!(template.is_chat() && !template.adds_special());
+    let messages = vec![Message::new("system", "Be brief."), Message::new("user", "Hi")];
+    let row = Row { messages, domain: Some("talk".into()), ..row("Hi") };
+    assert_eq!(template.render(&row).unwrap(), "talk <|begin|>system: Be brief.\n<|begin|>user: Hi\nassistant:");
+    let (_directory, path) = file("row.jinja", "{{ prompt }}");
+    let message = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row).unwrap_err().to_string();
+    assert!(message.contains("a conversation of several messages"), "{message}");
+}
+
+/// What only a chat template can write is never left out.
+#[test]
+fn a_template_without_messages_refuses_a_messages_other_keys() {
+    let value = serde_json::json!([{"role": "user", "content": "Hi", "name": "Ada"}]);
+    let plain = crate::open(&TemplateSource::Plain, &tokenizer()).unwrap();
+    let named = Row { messages: crate::messages(&value), ..row("Hi") };
+    assert!(plain.render(&named).unwrap_err().to_string().contains("`name`, which only template = \"chat\" can write"));
+    let call =
+        Said::Messages(crate::messages(&serde_json::json!([{"role": "assistant", "content": "4", "reasoning_content": "easy"}])));
+    assert!(plain.render_with(&row("Hi"), &call).unwrap_err().to_string().contains("`reasoning_content`"));
+    // A file of several rows gives each message all keys.
+    let padded = serde_json::json!([{"role": "user", "content": "Hi", "name": null}]);
+    assert_eq!(plain.render(&Row { messages: crate::messages(&padded), ..row("Hi") }).unwrap(), "Hi");
 }
 
 #[test]
 fn a_chat_template_may_refuse_and_says_why() {
-    let template = Template::open(&TemplateSource::Chat, &tokenizer()).unwrap();
-    let messages = vec![Message { role: "tool".into(), content: "x".into() }];
+    let template = crate::open(&TemplateSource::Chat, &tokenizer()).unwrap();
+    let messages = vec![Message::new("tool", "x")];
     let message = template.render(&Row { messages, ..row("x") }).unwrap_err().to_string();
     assert!(message.contains("unknown role tool"), "{message}");
 }
@@ -105,17 +137,17 @@ fn a_chat_template_may_refuse_and_says_why() {
 fn a_tokenizer_without_a_chat_template_is_named() {
     let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
     std::fs::write(directory.path().join("generation_config.json"), r#"{"eos_token_id": 1}"#).unwrap();
-    let message = Template::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).err().unwrap().to_string();
+    let message = crate::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).err().unwrap().to_string();
     assert!(message.ends_with("`template` to \"r1-zero\", \"plain\" or a template file"), "{message}");
 }
 
 #[test]
 fn prompt_ids_are_the_template_and_what_the_tokenizer_puts_in_front() {
     let tokenizer = Tokenizer::open(&golden("begin")).unwrap();
-    let plain = Template::open(&TemplateSource::Plain, &tokenizer).unwrap();
+    let plain = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
     let (text, ids) = plain.prompt_ids(&row("Hi"), &tokenizer).unwrap();
     assert_eq!((text.as_str(), ids[0], ids[1..].to_vec()), ("Hi", 0, tokenizer.encode("Hi", false).unwrap()));
-    let chat = Template::open(&TemplateSource::Chat, &tokenizer).unwrap();
+    let chat = crate::open(&TemplateSource::Chat, &tokenizer).unwrap();
     let (text, ids) = chat.prompt_ids(&row("Hi"), &tokenizer).unwrap();
     assert_eq!(ids.iter().filter(|id| **id == 0).count(), 1, "the template writes the beginning itself, once");
     assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
@@ -128,10 +160,10 @@ fn prompt_ids_are_the_template_and_what_the_tokenizer_puts_in_front() {
 fn an_endless_template_is_refused_by_name() {
     let text = "{% for i in range(90000) %}{% for j in range(90000) %}{% if j < 0 %}x{% endif %}{% endfor %}{% endfor %}";
     let (_directory, path) = file("endless.jinja", text);
-    let template = Template::open(&TemplateSource::File(path), &tokenizer()).unwrap();
+    let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();
     let error = template.render(&row("why")).unwrap_err().to_string();
     assert!(error.contains("endless.jinja") && error.contains("fuel"), "{error}");
     // A long conversation is far from it.
     let (_directory, path) = file("long.jinja", "{% for i in range(10000) %}{{ i }} {{ prompt }}\n{% endfor %}");
-    assert!(Template::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row("why")).is_ok());
+    assert!(crate::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row("why")).is_ok());
 }

@@ -1,7 +1,7 @@
 //! The keys of `job.toml`.
 
 use super::Default::{Required, Unset, Value};
-use super::Kind::{Bool, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, Tables, Text, Texts, Variants, WordOrScore};
+use super::Kind::{Bool, Date, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, Tables, Text, Texts, Variants, WordOrScore};
 use super::{Key, Kind, Table, above, at_least, count, key, score, share, steps};
 use crate::limits::{
     MICRO_BATCH_MAX_TOKENS, PROMPT_MAX_COMPLETIONS, SEQUENCE_MAX_TOKENS, STAGE_MAX_EPOCHS, STEP_MAX_PASSES, STEP_MAX_ROUNDS,
@@ -32,6 +32,13 @@ pub static JOB: &Table = &Table {
             Value("0"),
             "",
             "Of the jobs that wait, the one with the highest runs first; jobs of one priority run in the order in which they came.",
+        ),
+        key(
+            "date",
+            Date,
+            Unset("the day (UTC) on which the job is submitted, which is recorded with it"),
+            "",
+            "The day that a chat template is told when it asks for today's (`strftime_now`), at midnight: however often a job is taken up, its prompts are the same.",
         ),
         key(
             "batch_invariant",
@@ -132,28 +139,35 @@ static DATA: &Table = &Table {
             Path,
             Required("name a .jsonl or .parquet file"),
             "",
-            "JSONL or Parquet by its ending (.jsonl, .json, .parquet); a glob takes every file that matches, in the order of their names.",
+            "JSON or Parquet by its ending: .jsonl, .json, .ndjson (an object a line, or one list of objects), these with .gz or .zst, or .parquet; a glob takes every file that matches, in the order of their names. Keys below name columns, or parts of them by path: `reward_model.ground_truth`.",
+        ),
+        key(
+            "messages",
+            Text,
+            Unset("\"messages\" for rows that have such a column, and none for `prompt`"),
+            "",
+            "Column: whole conversations, instead of `prompt` and `completion`. What comes before the last message of the assistant is the prompt, that message the completion; a conversation that ends otherwise is a prompt.",
         ),
         key(
             "prompt",
             Text,
             Unset("\"prompt\" where a stage other than pretrain or an evaluation reads the data set"),
             "",
-            "Column: the question, or a list of messages with `role` and `content`.",
+            "Column: the question, or a list of messages with `role` and `content`; their other keys (`tool_calls`, `reasoning_content`, …) reach the chat template. One that ends in the assistant's message is continued there.",
         ),
         key(
             "completion",
             Text,
             Unset("\"completion\" where an sft stage, or a reward-model stage with loss = \"pointwise\", reads the data set"),
             "",
-            "Column: what an sft stage teaches to answer, or the answer that has a `label`.",
+            "Column: what an sft stage teaches to answer, or the answer that has a `label`: a text, or messages, which the chat template writes and ends.",
         ),
         key(
             "chosen",
             Text,
             Unset("\"chosen\" where a stage that learns from pairs reads the data set"),
             "",
-            "Column: the preferred completion. Rows without a `prompt` column hold whole texts in both: what they share at the beginning, up to a line's or turn's end, is the prompt then, and no template is applied.",
+            "Column: the preferred completion, a text or messages. Rows without a `prompt` column hold whole texts or conversations in both. Of texts, what they share at the beginning, up to a line's or turn's end, is the prompt then, and no template is applied; of conversations, the messages that they share.",
         ),
         key(
             "rejected",
@@ -174,6 +188,13 @@ static DATA: &Table = &Table {
         key("reference", Text, Unset("no reference reaches the rewards"), "", "Column: what the accuracy reward compares with."),
         key("domain", Text, Unset("every reward judges every row"), "", "Column: which rewards judge the row, by their `domains`."),
         key(
+            "tools",
+            Text,
+            Unset("the column \"tools\", in rows that have one"),
+            "",
+            "Column: what a chat template is told of tools: a list of JSON schemas, or a string that is one.",
+        ),
+        key(
             "shuffle",
             Bool,
             Value("true"),
@@ -185,7 +206,21 @@ static DATA: &Table = &Table {
             Text,
             Value("\"r1-zero\""),
             "",
-            "How a prompt reaches the model: \"r1-zero\" (Table 1 of the R1 paper), \"chat\" (the chat template beside the tokenizer), \"plain\" (as it is), or the path of a minijinja file that sees `prompt`, `reference`, `domain` and `meta`.",
+            "How a prompt reaches the model: \"r1-zero\" (Table 1 of the R1 paper), \"chat\" (the chat template beside the tokenizer), \"plain\" (as it is), or the path of a jinja file that sees `prompt`, `reference`, `domain` and `meta`. A file that reads `messages` is a chat template, rendered as transformers does.",
+        ),
+        key(
+            "chat_template_kwargs",
+            Json,
+            Value("{}"),
+            "",
+            "Further variables of a chat template, as in { enable_thinking = false }; a row's own column of this name goes before.",
+        ),
+        key(
+            "max_prompt_length",
+            count(1, SEQUENCE_MAX_TOKENS),
+            Unset("every row is taken, and one whose prompt leaves the model no position for a completion is refused"),
+            "tokens",
+            "Rows whose prompt has more tokens are left out, and counted in a warning.",
         ),
     ]],
 };
@@ -425,6 +460,19 @@ static PRETRAIN: &Table = &Table {
     ],
 };
 
+const fn tokenize(default: super::Default) -> Key {
+    key(
+        "tokenize",
+        OneOf(&["together", "apart"]),
+        default,
+        "",
+        "\"together\": prompt and completion are one text, tokenised together and cut where the prompt's own tokens end, as TRL does; \"apart\": each by itself, as a sampler makes them, so that no token spans the border (a SentencePiece tokenizer may put a space before the completion then).",
+    )
+}
+
+const LEARNED: super::Default =
+    Unset("\"together\"; \"apart\" for what a rejection-sampling stage of the same model kept, which are the ids that it sampled");
+
 static SFT: &Table = &Table {
     path: "stage",
     meaning: "kind = \"sft\": supervised fine-tuning; the loss is on the completion and the end-of-sequence id alone.",
@@ -434,6 +482,7 @@ static SFT: &Table = &Table {
             MORE_DATA,
             key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "rows", "Rows of one update."),
             max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
+            tokenize(LEARNED),
             learning_rate("2e-5"),
         ],
         SCHEDULE,
@@ -454,10 +503,11 @@ static DISTILL: &Table = &Table {
                 Text,
                 Value("\"chat\""),
                 "",
-                "How prompts reach the student, whatever the data sets say: \"chat\" (the chat template beside its tokenizer), \"r1-zero\", \"plain\", or the path of a minijinja file.",
+                "How prompts reach the student, whatever the data sets say: \"chat\" (the chat template beside its tokenizer), \"r1-zero\", \"plain\", or the path of a jinja file.",
             ),
             key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "rows", "Rows of one update."),
             max_length("Prompt and completion together; longer rows are cut there, and counted in the log."),
+            tokenize(LEARNED),
             learning_rate("2e-5"),
         ],
         SCHEDULE,
@@ -548,6 +598,7 @@ static DPO: &Table = &Table {
             MORE_DATA,
             key("batch_size", count(1, STEP_MAX_ROWS), Value("8"), "pairs", "Pairs of one update."),
             max_length("Prompt and completion together; longer ones are cut there, and counted in the log."),
+            tokenize(Value("\"together\"")),
             key(
                 "loss_type",
                 OneOf(&["sigmoid", "robust", "ipo"]),

@@ -58,6 +58,8 @@ pub enum Kind {
     Json,
     /// 64 hexadecimal digits.
     Sha256,
+    /// `YYYY-MM-DD`, a day of the calendar.
+    Date,
     Table(&'static Table),
     /// `[[…]]`, whose tables have a key that says which of the variants they are.
     Variants {
@@ -117,6 +119,7 @@ impl Kind {
             Kind::AutoOrTexts => "\"auto\" or a list of strings".into(),
             Kind::Json => "a table of values that JSON can say".into(),
             Kind::Sha256 => "64 hexadecimal digits".into(),
+            Kind::Date => "a day as \"2025-01-31\"".into(),
             Kind::Table(table) => format!("a table [{}]", table.path),
             Kind::Variants { .. } => "an array of tables".into(),
             Kind::Tables(table) => format!("an array of tables [[{}]]", table.path),
@@ -179,6 +182,9 @@ pub static ALSO_KNOWN_AS: &[(&str, &str)] = &[
     ("shuffle_dataset", "shuffle"),
     ("question", "prompt"),
     ("answer", "reference"),
+    ("conversations", "messages"),
+    ("enable_thinking", "chat_template_kwargs"),
+    ("filter_overlong_prompts", "max_prompt_length"),
 ];
 
 /// Table-literal constructors, so that a key reads as one line of a table.

@@ -76,7 +76,12 @@ fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobEr
 
 impl Sft {
     fn read(stage: &Fields<'_>, template: Option<TemplateSource>) -> Result<Sft, JobError> {
-        Ok(Sft { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")?, template })
+        Ok(Sft {
+            batch_size: stage.get("batch_size")?,
+            max_length: stage.get("max_length")?,
+            tokenize: stage.optional("tokenize")?,
+            template,
+        })
     }
 }
 
@@ -155,6 +160,7 @@ impl Dpo {
         Ok(Dpo {
             batch_size: stage.get("batch_size")?,
             max_length: stage.get("max_length")?,
+            tokenize: stage.get("tokenize")?,
             objective: DpoObjective {
                 loss_type: stage.get("loss_type")?,
                 beta: stage.get("beta")?,

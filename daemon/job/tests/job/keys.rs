@@ -76,6 +76,7 @@ fn other_values(key: &Key) -> Vec<Value> {
         Kind::Text => vec!["/else".into()],
         Kind::Name => vec!["else".into()],
         Kind::Path => vec!["/else".into()],
+        Kind::Date => vec!["2024-02-29".into()],
         Kind::Sha256 => vec!["0123456789abcdef".repeat(4).into()],
         Kind::Bool => vec![true.into(), false.into()],
         Kind::Integer { .. } => vec![3.into(), 16.into(), 2000.into()],
@@ -131,7 +132,9 @@ fn every_key_is_read_and_written(base: Value) {
         // Another stage reads what this one keeps, or asks it, by its name.
         let read = ["good", "helpfulness", "safe"];
         let is_read = dotted == "stage.name" && get(&base, &at).and_then(Value::as_str).is_some_and(|name| read.contains(&name));
-        if is_read || PAIRED.contains(&dotted.as_str()) {
+        // Whole conversations stand for the prompt and completion that the base names.
+        let is_other = dotted.ends_with(".messages");
+        if is_read || is_other || PAIRED.contains(&dotted.as_str()) {
             continue;
         }
         let mut seen = std::collections::BTreeSet::new();

@@ -1,7 +1,7 @@
 //! Rejection sampling and the data sets that it makes.
 
 use crate::{JOB, parse, refusal};
-use r1d_job::{Length, Select, TemplateSource};
+use r1d_job::{Length, Select, StageKind, TemplateSource, Tokenize};
 
 #[test]
 fn a_stage_samples_each_prompt_once_unless_told_otherwise() {
@@ -45,6 +45,20 @@ fn its_data_set_has_the_columns_and_the_template_of_its_prompts() {
     assert_eq!((&source.template, source.path.to_str()), (&TemplateSource::Chat, Some("good.jsonl")));
     assert_eq!(job.prompts_of("good"), Some("train"));
     assert!(job.source("reasoning").is_none());
+}
+
+/// What a stage sampled is learned by the ids that it sampled; what a file holds is learned as TRL does, and so is another model's text.
+#[test]
+fn what_it_kept_is_tokenised_apart() {
+    let tokenize = |keys: &str, name: &str| {
+        let job = parse(&JOB.replace("data = \"good\"", &format!("data = \"good\"\n{keys}"))).unwrap();
+        assert_eq!(parse(&job.to_toml()).unwrap(), job);
+        let StageKind::Sft(sft) = &job.stages[4].kind else { panic!("{:?}", job.stages[4]) };
+        job.tokenize(&job.stages[4], sft, name)
+    };
+    assert_eq!((tokenize("", "good"), tokenize("", "cold-start")), (Tokenize::Apart, Tokenize::Together));
+    assert_eq!(tokenize("tokenize = \"together\"", "good"), Tokenize::Together);
+    assert_eq!(tokenize("tokenize = \"apart\"", "cold-start"), Tokenize::Apart);
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn any_value(key: &Key) -> BoxedStrategy<Value> {
     match &key.kind {
         Kind::Text | Kind::Path => text.prop_map(Value::from).boxed(),
         Kind::Name => "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,8}".prop_map(Value::from).boxed(),
+        Kind::Date => "20[0-9]{2}-0[1-9]-[12][0-8]".prop_map(Value::from).boxed(),
         Kind::Sha256 => "[0-9a-fA-F]{64}".prop_map(Value::from).boxed(),
         Kind::Bool => any::<bool>().prop_map(Value::from).boxed(),
         Kind::Integer { min, max } => prop_oneof![*min..=*max, *min..=(*min + 64).min(*max)].prop_map(Value::from).boxed(),
@@ -94,6 +95,32 @@ fn columns_are_those_that_the_stages_read() {
     assert_eq!(columns("corpus"), ["-", "-", "text", "-", "-"]);
     assert_eq!(columns("cold-start"), ["prompt", "completion", "-", "-", "-"]);
     assert_eq!(columns("train"), ["question", "-", "-", "answer", "kind"]);
+}
+
+#[test]
+fn whole_conversations_stand_for_prompt_and_completion() {
+    let keys = "[data.cold-start]\nmessages = \"talk\"\ntools = \"functions\"\nmax_prompt_length = 99\nchat_template_kwargs = { enable_thinking = false }\n";
+    let text = JOB.replace("[data.cold-start]\n", keys);
+    assert_ne!(text, JOB);
+    let data = &parse(&text).unwrap().data["cold-start"];
+    assert_eq!((data.messages.as_deref(), &data.prompt, &data.completion), (Some("talk"), &None, &None));
+    assert_eq!((data.tools.as_deref(), data.max_prompt_length), (Some("functions"), Some(99)));
+    assert_eq!(data.chat_template_kwargs, r#"{"enable_thinking":false}"#);
+    let both = text.replace("messages = \"talk\"", "messages = \"talk\"\nprompt = \"question\"");
+    let message = parse(&both).unwrap_err().to_string();
+    assert!(message.contains("`messages` names whole conversations, and `prompt` a part of one"), "{message}");
+}
+
+/// The day that chat templates are told is a day of the calendar.
+#[test]
+fn the_date_of_a_job_is_a_day() {
+    let dated = |date: &str| parse(&JOB.replacen("name =", &format!("date = {date:?}\nname ="), 1));
+    assert_eq!(dated("2024-02-29").unwrap().date.as_deref(), Some("2024-02-29"));
+    assert_eq!(parse(JOB).unwrap().date, None, "the daemon says, when the job is submitted");
+    for wrong in ["2023-02-29", "2024-13-01", "2024-1-1", "today"] {
+        let message = dated(wrong).unwrap_err().to_string();
+        assert!(message.contains("`date`") && message.contains("a day as \"2025-01-31\""), "{message}");
+    }
 }
 
 #[test]

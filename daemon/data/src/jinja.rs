@@ -1,0 +1,139 @@
+//! minijinja as transformers sets jinja2 up: the same text of the same template.
+
+use crate::python;
+use chrono::{NaiveDate, NaiveDateTime};
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Value, escape_formatter};
+
+/// Instructions of one rendering: a hundred times what a long conversation takes (`LIM-1`).
+const FUEL: u64 = 50_000_000;
+
+/// What a template of a job file finds, chat template or not. `date` is what `strftime_now` tells; without one there is no such function.
+pub fn environment(date: Option<NaiveDate>) -> Environment<'static> {
+    let mut environment = Environment::new();
+    // A template comes with a model, and may loop for ever.
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_filter("tojson", |value: Value, options: Kwargs| -> Result<Value, Error> {
+        let text = python::json_text(&value, &python::JsonStyle::read(&options)?)?;
+        Ok(Value::from_safe_string(text))
+    });
+    if let Some(at) = date.and_then(|date| date.and_hms_opt(0, 0, 0)) {
+        environment.add_function("strftime_now", move |format: String| strftime(at, &format));
+    }
+    environment
+}
+
+/// As [`environment`], with jinja2's tests and Python's ways of showing values, and lenient about what is undefined.
+pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
+    let mut environment = environment(date);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&python::text(value))?),
+        _ => escape_formatter(out, state, value),
+    });
+    environment.add_filter("string", |value: Value| python::text(&value));
+    // None has no iterator in Python, what is undefined has an empty one.
+    environment.add_test("iterable", |value: Value| {
+        !value.is_none() && (value.is_undefined() || value.kind() == ValueKind::String || value.try_iter().is_ok())
+    });
+    environment.add_test("sequence", |value: Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
+    });
+    environment.add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    environment
+}
+
+/// A template's text as jinja2's lexer takes it: every end of a line is `\n`. (The last one is left out there and in minijinja.)
+pub fn normalised(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// `{% generation %}` marks what an assistant said, for loss masks; jinja knows it only through an extension of `transformers`.
+pub fn without_generation_marks(text: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        result.push_str(before);
+        result.push_str("{%");
+        let Some((inside, after)) = tag.split_once("%}") else {
+            rest = tag;
+            continue;
+        };
+        match inside.trim_matches(['-', '+']).trim() {
+            "generation" => result.push_str(&inside.replace("generation", " if true ")),
+            "endgeneration" => result.push_str(&inside.replace("endgeneration", " endif ")),
+            _ => result.push_str(inside),
+        }
+        result.push_str("%}");
+        rest = after;
+    }
+    result.push_str(rest);
+    result
+}
+
+/// What Python's `strftime` writes of a time without a zone, in the C locale.
+fn strftime(at: NaiveDateTime, format: &str) -> Result<String, Error> {
+    use std::fmt::Write;
+    let mut text = String::new();
+    let mut rest = format;
+    while let Some((before, behind)) = rest.split_once('%') {
+        text.push_str(before);
+        let unpadded = behind.starts_with('-');
+        let mut chars = behind.trim_start_matches('-').chars();
+        let Some(letter) = chars.next() else { return Err(wrong_format(format)) };
+        rest = chars.as_str();
+        match letter {
+            'a' | 'A' | 'b' | 'B' | 'c' | 'd' | 'e' | 'h' | 'H' | 'I' | 'j' | 'm' | 'M' | 'p' | 'S' | 'u' | 'U' | 'w' | 'W'
+            | 'x' | 'X' | 'y' | 'Y' | 'D' | 'F' | 'T' | 'R' | 'G' | 'V' | '%' => {
+                let dash = if unpadded { "-" } else { "" };
+                write!(text, "{}", at.format(&format!("%{dash}{letter}"))).map_err(|_| wrong_format(format))?;
+            }
+            'f' => text.push_str("000000"),
+            'z' | 'Z' => {}
+            _ => return Err(wrong_format(format)),
+        }
+    }
+    text.push_str(rest);
+    Ok(text)
+}
+
+fn wrong_format(format: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): not a format of a date that is known here"))
+}
+
+/// What went wrong and in which line, without minijinja's own name for the template.
+pub fn describe(error: &Error) -> String {
+    if error.kind() == ErrorKind::UnknownFunction && error.detail().is_some_and(|detail| detail.contains("strftime_now")) {
+        return "the template asks for today's date (strftime_now), and the job says none: set `date` at the top of the job file"
+            .into();
+    }
+    let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    match error.line() {
+        Some(line) => format!("line {line}: {what}"),
+        None => what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_as_python_writes_them() {
+        let at = NaiveDate::from_ymd_opt(2024, 7, 4).and_then(|day| day.and_hms_opt(0, 0, 0)).unwrap();
+        for (format, text) in [
+            ("%d %b %Y", "04 Jul 2024"),
+            ("%B %-d, %Y", "July 4, 2024"),
+            ("%Y-%m-%d %H:%M:%S.%f", "2024-07-04 00:00:00.000000"),
+            ("%A, %j, 100%%%Z", "Thursday, 186, 100%"),
+        ] {
+            assert_eq!(strftime(at, format).unwrap(), text);
+        }
+        assert!(strftime(at, "%Q").is_err() && strftime(at, "100%").is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Rows of JSON files: one object a line, one list of objects, or objects one after the other over several lines; as they are, or as .gz
+//! or .zst.
+
+use crate::error::DataError;
+use crate::json::{Json, JsonError};
+use crate::naming;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+/// Bytes of one line (`LIM-1`).
+pub const LINE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of a file that is no JSON lines: all of it is in memory at once (`LIM-1`).
+pub const DOCUMENT_BYTES_MAX: u64 = 2 << 30;
+const HEAD: u64 = naming::HEAD_BYTES as u64;
+
+const CUT: &str = "not JSON: the list is not closed: the file is cut off";
+
+/// How a file is compressed, by its ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// Hands every object to `take` with its line, from 1. No more than `bytes_max` bytes come out of a compressed file.
+pub fn read(
+    path: &Path,
+    file: File,
+    compression: Compression,
+    bytes_max: u64,
+    mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let failed = |e| DataError::read(path, e);
+    let at = |line: u64, problem: String| DataError::Row { path: path.into(), line, problem };
+    let plain: Box<dyn Read> = match compression {
+        Compression::None => Box::new(file),
+        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
+    };
+    let mut reader = BufReader::new(plain.take(bytes_max.saturating_add(1)));
+    // A first look does not consume: the head is put before the rest again.
+    let mut head = Vec::new();
+    reader.by_ref().take(HEAD).read_to_end(&mut head).map_err(failed)?;
+    if let Some(what) = naming::instead(&head) {
+        return Err(DataError::Instead { path: path.into(), what });
+    }
+    // Some editors put a byte order mark before the first line.
+    let mark = if head.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
+    let head = head.split_off(mark);
+    let mut reader = BufReader::new(std::io::Cursor::new(head).chain(reader));
+
+    let (mut number, mut bytes, mut any) = (0u64, 0u64, false);
+    loop {
+        let mut line = Vec::new();
+        let read = reader.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).map_err(failed)? as u64;
+        if read == 0 {
+            return Ok(());
+        }
+        (number, bytes) = (number + 1, bytes + read);
+        if read > LINE_BYTES_MAX && !any && line.trim_ascii_start().starts_with(b"[") {
+            // One line that is a whole list.
+        } else if read > LINE_BYTES_MAX {
+            return Err(at(number, format!("a line of more than {} MiB", LINE_BYTES_MAX >> 20)));
+        }
+        if bytes > bytes_max {
+            return Err(too_large(path, bytes_max));
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let is_document = !any && line.trim_ascii_start().starts_with(b"[");
+        let text = match is_document {
+            true => String::new(),
+            false => String::from_utf8(std::mem::take(&mut line)).map_err(|_| at(number, "not UTF-8".into()))?,
+        };
+        match Json::parse(&text) {
+            Ok(value) if !is_document => {
+                any = true;
+                take(number, object(value).map_err(|problem| at(number, problem))?)?;
+            }
+            Err(error) if !is_document && (any || !error.is_cut) => {
+                return Err(at(number, described(&error, text.get(..error.at).unwrap_or_default())));
+            }
+            _ => {
+                // A list, or an object over several lines.
+                let mut all = if is_document { line } else { text.into_bytes() };
+                let left = DOCUMENT_BYTES_MAX.min(bytes_max).saturating_add(1).saturating_sub(all.len() as u64);
+                reader.by_ref().take(left).read_to_end(&mut all).map_err(failed)?;
+                if all.len() as u64 > DOCUMENT_BYTES_MAX.min(bytes_max) {
+                    return Err(too_large(path, DOCUMENT_BYTES_MAX.min(bytes_max)));
+                }
+                return document(path, &all, number, take);
+            }
+        }
+    }
+}
+
+fn too_large(path: &Path, bytes_max: u64) -> DataError {
+    let limit = format!("more than {} MiB of JSON come out of it: write it as JSON lines, in several files", bytes_max >> 20);
+    DataError::Row { path: path.into(), line: 1, problem: limit }
+}
+
+/// A list of objects, or objects one after the other. `first` is the number of the text's first line.
+fn document(
+    path: &Path,
+    bytes: &[u8],
+    first: u64,
+    mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let row = |line: u64, problem: String| DataError::Row { path: path.into(), line, problem };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        row(first + before.iter().filter(|byte| **byte == b'\n').count() as u64, "not UTF-8".into())
+    })?;
+    let mut place = Place { text, at: 0, line: first };
+    let is_list = place.next() == Some('[');
+    if is_list {
+        place.advance(1);
+    }
+    let mut is_first = true;
+    loop {
+        let next = place.next();
+        match next {
+            None if is_list => return Err(row(place.line, CUT.into())),
+            None => return Ok(()),
+            Some(']') if is_list => {
+                place.advance(1);
+                return match place.next() {
+                    None => Ok(()),
+                    Some(_) => Err(row(place.line, format!("not JSON: trailing characters at column {}", place.column(0)))),
+                };
+            }
+            Some(',') if is_list && !is_first => {
+                place.advance(1);
+                if place.next().is_none() {
+                    return Err(row(place.line, CUT.into()));
+                }
+            }
+            Some(_) if is_list && !is_first => {
+                return Err(row(place.line, format!("not JSON: expected `,` or `]` at column {}", place.column(0))));
+            }
+            Some(_) => {}
+        }
+        is_first = false;
+        let rest = place.text.get(place.at..).unwrap_or_default();
+        let (value, length) = Json::parse_first(rest).map_err(|error| {
+            let before = rest.get(..error.at).unwrap_or_default();
+            row(place.line + before.matches('\n').count() as u64, described(&error, before))
+        })?;
+        let line = place.line;
+        place.advance(length);
+        take(line, object(value).map_err(|problem| row(line, problem))?)?;
+    }
+}
+
+/// A place in a text of several lines.
+struct Place<'a> {
+    text: &'a str,
+    at: usize,
+    line: u64,
+}
+
+impl Place<'_> {
+    fn advance(&mut self, bytes: usize) {
+        let passed = self.text.get(self.at..self.at + bytes).unwrap_or_default();
+        self.line += passed.matches('\n').count() as u64;
+        self.at += bytes;
+    }
+
+    /// The next character that is no white space.
+    fn next(&mut self) -> Option<char> {
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        let blank = rest.len() - rest.trim_start_matches([' ', '\n', '\r', '\t']).len();
+        self.advance(blank);
+        self.text.get(self.at..)?.chars().next()
+    }
+
+    fn column(&self, behind: usize) -> usize {
+        let before = self.text.get(..self.at + behind).unwrap_or_default();
+        before.rsplit('\n').next().map_or(0, str::len) + 1
+    }
+}
+
+/// The problem and its column, given the text before it.
+fn described(error: &JsonError, before: &str) -> String {
+    let column = before.rsplit('\n').next().map_or(0, str::len) + 1;
+    format!("not JSON: {} at column {column}", error.problem)
+}
+
+fn object(value: Json) -> Result<Json, String> {
+    match value {
+        Json::Object(_) => Ok(value),
+        other => Err(format!("{}, expected a JSON object per row (columns by name)", other.kind())),
+    }
+}
