@@ -1,13 +1,17 @@
 //! `repetition`: a penalty for n-grams that come again ("Demystifying long chain-of-thought reasoning", appendix C.2; open-r1).
 //!
 //! (1 − distinct n-grams / n-grams) · `max_penalty`, of words without regard to case: runs of letters or digits, and each Chinese or Japanese
-//! character. 0 where there are fewer than `ngram_size` words.
+//! character. In Thai, Lao, Khmer and Burmese, which write no blanks between words, each [`RUN_WINDOW`] characters in a row stand for a word.
+//! 0 where there are fewer than `ngram_size` words. Loops within a word and of punctuation count as n-grams of their own ([`loops`]).
 //!
 //! | key | default | |
 //! |---|---|---|
 //! | `ngram_size` | 3 | words of an n-gram, 1 to 64 |
 //! | `max_penalty` | −1.0 | what a text that only repeats itself comes near to, −1 to 0 |
 
+mod loops;
+
+use loops::{LENGTH_MIN, loops};
 use reward_sdk::{Completion, Info, Result, Reward, Score};
 use rustc_hash::FxHashMap;
 use std::hash::Hash;
@@ -34,6 +38,8 @@ impl Default for Raw {
 }
 
 pub const NGRAM_SIZE_MAX: usize = 64;
+/// Characters that stand for a word where blanks part none: with two more a trigram, as long as three short words.
+const RUN_WINDOW: usize = 10;
 /// Words that are looked at, the first ones: more than a completion of 32,768 tokens has.
 const WORDS_MAX: usize = 1 << 16;
 
@@ -63,18 +69,20 @@ impl Reward for Repetition {
 
 /// The share of a text's n-grams that come again, each time but the first; 0 for a text of fewer words.
 pub fn repeated(text: &str, ngram_size: usize) -> f64 {
-    let (lower, places) = units(text);
-    let words: Vec<&str> = places.into_iter().filter_map(|place| lower.get(place)).collect();
-    if words.len() < ngram_size {
+    let Units { lower, found, stretches, .. } = units(text);
+    let words: Vec<&str> = found.into_iter().filter_map(|place| lower.get(place)).collect();
+    let loops = loops(&lower, &stretches, words.len());
+    let total = (words.len() + 1).saturating_sub(ngram_size);
+    if total + loops.all == 0 {
         return 0.0;
     }
-    let total = words.len() - ngram_size + 1;
-    1.0 - distinct(&words, ngram_size) as f64 / total as f64
+    let again = if total > 0 { total - distinct(&words, ngram_size) } else { 0 };
+    (again + loops.repeated) as f64 / (total + loops.all) as f64
 }
 
 /// How many n-grams differ. Equal ones get equal numbers: first those of one word, then, as two n-grams that overlap are one that is longer,
 /// up to the wanted size.
-fn distinct(words: &[&str], ngram_size: usize) -> usize {
+fn distinct<T: Hash + Eq>(words: &[T], ngram_size: usize) -> usize {
     let (mut numbers, mut count) = numbered(words.iter());
     let mut size = 1;
     while size < ngram_size {
@@ -96,8 +104,8 @@ fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
 }
 
 /// The text in lower case, and where its first words, numbers and single characters of writing systems that do not part words stand.
-fn units(text: &str) -> (String, Vec<Range<usize>>) {
-    let mut units = Units { lower: String::with_capacity(text.len()), found: Vec::new(), start: None };
+fn units(text: &str) -> Units {
+    let mut units = Units { lower: String::with_capacity(text.len()), ..Units::default() };
     let mut known = Known::default();
     for character in text.chars() {
         if character.is_ascii() {
@@ -114,33 +122,92 @@ fn units(text: &str) -> (String, Vec<Range<usize>>) {
             }
         }
         if units.found.len() >= WORDS_MAX {
-            units.found.truncate(WORDS_MAX);
-            return (units.lower, units.found);
+            break;
         }
     }
-    let end = units.lower.len();
-    units.found.extend(units.start.map(|start| start..end));
-    (units.lower, units.found)
+    units.end_word();
+    units.end_punctuation();
+    units.found.truncate(WORDS_MAX);
+    units
 }
 
+#[derive(Default)]
 struct Units {
     lower: String,
     found: Vec<Range<usize>>,
+    /// Long words, and long runs without a word.
+    stretches: Vec<Range<usize>>,
     /// Of the word at hand.
     start: Option<usize>,
+    /// Where the characters of the run at hand begin, of a script that does not part words.
+    run: Vec<usize>,
+    /// Behind the last word, and characters since then that are no white space.
+    punctuation: (usize, usize),
 }
 
 impl Units {
     fn add(&mut self, character: char, kind: Kind) {
         let at = self.lower.len();
-        self.lower.push(character);
         if kind == Kind::Part {
-            self.start.get_or_insert(at);
+            if self.start.is_none() {
+                self.end_word();
+                self.end_punctuation();
+                self.start = Some(at);
+            }
+            self.lower.push(character);
             return;
         }
-        self.found.extend(self.start.take().map(|start| start..at));
+        if kind == Kind::Run {
+            if self.run.is_empty() {
+                self.end_word();
+                self.end_punctuation();
+            }
+            self.run.push(at);
+            self.lower.push(character);
+            return;
+        }
+        if self.start.is_some() || !self.run.is_empty() {
+            self.end_word();
+        }
+        self.lower.push(character);
         if kind == Kind::Alone {
+            self.end_punctuation();
             self.found.push(at..self.lower.len());
+            self.punctuation = (self.lower.len(), 0);
+        } else if !character.is_whitespace() {
+            self.punctuation.1 += 1;
+        }
+    }
+
+    /// Ends the word or run at hand, which goes up to the end of what has been read.
+    fn end_word(&mut self) {
+        let end = self.lower.len();
+        if let Some(start) = self.start.take() {
+            if end - start >= LENGTH_MIN {
+                self.stretches.push(start..end);
+            }
+            self.found.push(start..end);
+            self.punctuation = (end, 0);
+        }
+        if let Some(first) = self.run.first() {
+            match self.run.len().checked_sub(RUN_WINDOW).filter(|more| *more > 0) {
+                None => self.found.push(*first..end),
+                Some(more) => {
+                    let ends = self.run.iter().skip(RUN_WINDOW).copied().chain([end]);
+                    self.found.extend(self.run.iter().zip(ends).take(more + 1).map(|(start, end)| *start..end));
+                }
+            }
+            self.run.clear();
+            self.punctuation = (end, 0);
+        }
+    }
+
+    /// A run without a word, which a word ends.
+    fn end_punctuation(&mut self) {
+        let (start, marks) = self.punctuation;
+        if marks >= LENGTH_MIN {
+            self.stretches.push(start..self.lower.len());
+            self.punctuation.1 = 0;
         }
     }
 }
@@ -151,6 +218,8 @@ enum Kind {
     Part,
     /// A word by itself.
     Alone,
+    /// Of a script that does not part words, but has too few characters for each to be one.
+    Run,
     Between,
 }
 
@@ -158,6 +227,9 @@ impl Kind {
     fn of(character: char) -> Kind {
         if Kind::is_alone(character) {
             Kind::Alone
+        } else if matches!(character, '\u{e00}'..='\u{e3e}' | '\u{e40}'..='\u{eff}' | '\u{1000}'..='\u{1049}' | '\u{1050}'..='\u{109f}' | '\u{1780}'..='\u{17d3}')
+        {
+            Kind::Run
         } else if character.is_alphanumeric() {
             Kind::Part
         } else {
@@ -262,9 +334,51 @@ mod tests {
                 words.extend((kind == super::Kind::Alone).then(|| character.to_string()));
             }
             words.extend(Some(word).filter(|word| !word.is_empty()));
-            let (found, places) = super::units(text);
-            let found: Vec<&str> = places.into_iter().map(|place| &found[place]).collect();
+            let units = super::units(text);
+            let found: Vec<&str> = units.found.iter().map(|place| &units.lower[place.clone()]).collect();
             assert_eq!(found, words, "{text}");
+        }
+    }
+
+    #[test]
+    fn loops_without_words_are_seen() {
+        let loops = [
+            "!".repeat(200),
+            "。".repeat(100),
+            "? ".repeat(120),
+            "ha".repeat(60),
+            "สวัสดี".repeat(40),
+            "ສະບາຍດີ".repeat(40),
+            "សួស្តី".repeat(40),
+            "မင်္ဂလာပါ".repeat(40),
+            "你好".repeat(40),
+            "ありがとう".repeat(40),
+            "-".repeat(2_000),
+            "😂".repeat(100),
+            "abc".repeat(100),
+        ];
+        for text in loops {
+            let repeated = super::repeated(&text, 3);
+            assert!(repeated > 0.5, "{repeated}: {}", text.chars().take(20).collect::<String>());
+        }
+    }
+
+    #[test]
+    fn rules_tables_code_and_long_numbers_are_no_loops() {
+        let words =
+            "We add the first two numbers, then we multiply by three and look at what is left over in the end. ".to_string();
+        for text in [
+            format!("{words}{}\nSo we get one.", "-".repeat(80)),
+            format!("{words}\n| a | b |\n|-----------------------|----------------------|\n| c | d |\n"),
+            format!("{words}1/3 = 0.{} and so on", "3".repeat(120)),
+            format!("{words}10^100 is 1{}", "0".repeat(100)),
+            format!("{words}Contents {} 5", ".".repeat(60)),
+            format!("{words}fn f() {{ {} }}", "}".repeat(12)),
+            "ประเทศไทยมีภูมิอากาศแบบร้อนชื้นและมีฤดูกาลสามฤดูคือฤดูร้อนฤดูฝนและฤดูหนาวโดยกรุงเทพมหานครเป็นเมืองหลวงของประเทศ".into(),
+            "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung".into(),
+        ] {
+            let repeated = super::repeated(&text, 3);
+            assert!(repeated < 0.05, "{repeated}: {text}");
         }
     }
 
