@@ -139,6 +139,7 @@ pub mod golden;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest;
+mod names;
 pub mod number;
 pub mod rational;
 pub mod reward_model;

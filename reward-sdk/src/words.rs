@@ -1,5 +1,6 @@
 //! Words by writing system, in what models write beside code and formulas.
 
+use crate::names::is_name;
 use std::collections::HashSet;
 use unicode_script::{Script, UnicodeScript};
 
@@ -10,13 +11,20 @@ pub struct Word<'a> {
     pub script: Script,
 }
 
-/// Digits, punctuation and symbols part words and are none. An apostrophe within a word belongs to it.
+/// Digits, punctuation and symbols part words and are none, nor are names of variables, functions and units ([`is_name`]). An apostrophe
+/// within a word belongs to it.
 pub fn words(text: &str) -> Vec<Word<'_>> {
     let mut found: Vec<Word<'_>> = Vec::new();
     // Start and writing system of the word at hand.
     let mut open: Option<(usize, Script)> = None;
     let mut known = Known::new();
     let mut characters = text.char_indices().peekable();
+    let mut push = |start: usize, end: usize, script: Script| {
+        let word = &text[start..end];
+        if !is_name(word, script, &text[..start], &text[end..]) {
+            found.push(Word { text: word, script });
+        }
+    };
     while let Some((at, character)) = characters.next() {
         let (script, letter) = known.of(character);
         let mark = matches!(script, Script::Inherited);
@@ -25,7 +33,7 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
             if mark || apostrophe || (letter && script == own && !stands_alone(own)) {
                 continue;
             }
-            found.push(Word { text: &text[start..at], script: own });
+            push(start, at, own);
             open = None;
         }
         if letter && !mark && script != Script::Common {
@@ -33,7 +41,7 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
         }
     }
     if let Some((start, script)) = open {
-        found.push(Word { text: &text[start..], script });
+        push(start, text.len(), script);
     }
     found
 }
@@ -71,6 +79,7 @@ fn stands_alone(script: Script) -> bool {
 }
 
 /// The text without what no language owns: fenced and quoted code, formulas between dollars or LaTeX's brackets, LaTeX's commands, tags.
+/// Of a formula its words stay: what stands in `\text{…}`, and letters that no formula is made of.
 pub fn prose(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -83,19 +92,22 @@ pub fn prose(text: &str) -> String {
         let mut skipped = None;
         for ((open, close), never) in BRACKETS.iter().zip(&mut never_closes) {
             if !*never && skipped.is_none() && open.as_bytes().first() == first && rest.starts_with(open) {
-                skipped = enclosed(rest, open, close);
+                skipped = enclosed(rest, open, close).map(|length| (length, !open.starts_with('`')));
                 *never = skipped.is_none();
             }
         }
         let skipped = skipped.or_else(|| match first {
-            Some(b'$') => formula(rest),
-            Some(b'\\') => command(rest),
-            Some(b'<') => tag(rest),
+            Some(b'$') => formula(rest).map(|length| (length, true)),
+            Some(b'\\') => command(rest).map(|length| (length, false)),
+            Some(b'<') => tag(rest).map(|length| (length, false)),
             _ => None,
         });
         match skipped {
-            Some(length) => {
+            Some((length, is_formula)) => {
                 kept.push(' ');
+                if is_formula {
+                    words_of_formula(&rest[..length], &mut kept);
+                }
                 rest = &rest[length..];
             }
             None => {
@@ -135,11 +147,43 @@ fn formula(text: &str) -> Option<usize> {
     (tight && !after.starts_with(|c: char| c.is_ascii_digit())).then_some(end + 2)
 }
 
-/// `\frac`, `\begin{align}`'s `\begin`, …
+/// `\frac`, `\begin{align}`, …
 fn command(text: &str) -> Option<usize> {
     let name = head(text.strip_prefix('\\')?, TAG_MAX);
     let letters = name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len());
-    (letters > 0).then_some(1 + letters)
+    // The environment's name is no word.
+    let environment = if matches!(&name[..letters], "begin" | "end") && name[letters..].starts_with('{') {
+        name[letters..].find('}').map_or(0, |end| end + 1)
+    } else {
+        0
+    };
+    (letters > 0).then_some(1 + letters + environment)
+}
+
+/// What a formula says in words: the texts in it, and runs of letters that are neither Latin nor Greek.
+fn words_of_formula(formula: &str, kept: &mut String) {
+    const TEXTS: [&str; 5] = ["\\text{", "\\mbox{", "\\textbf{", "\\textit{", "\\textrm{"];
+    if formula.is_ascii() && !formula.contains("\\text") && !formula.contains("\\mbox") {
+        return;
+    }
+    let mut rest = formula;
+    while let Some(character) = rest.chars().next() {
+        if let Some(inside) = TEXTS.iter().find_map(|text| rest.strip_prefix(text)) {
+            let end = inside.find('}').unwrap_or(inside.len());
+            kept.push_str(&inside[..end]);
+            kept.push(' ');
+            rest = &inside[end..];
+            continue;
+        }
+        if !character.is_ascii()
+            && character.is_alphabetic()
+            && !matches!(character.script(), Script::Latin | Script::Greek | Script::Common)
+        {
+            kept.push(character);
+        }
+        rest = &rest[character.len_utf8()..];
+    }
+    kept.push(' ');
 }
 
 /// `<think>`, `</answer>`, …
@@ -202,10 +246,10 @@ mod tests {
     #[test]
     fn runs_of_letters_are_words_and_so_is_each_ideograph() {
         assert_eq!(texts("It's 42, don’t ask-me"), ["It's", "don’t", "ask", "me"]);
-        assert_eq!(texts("答案是 x 和y2"), ["答", "案", "是", "x", "和", "y"]);
+        assert_eq!(texts("答案是 x 和y2"), ["答", "案", "是", "和"]);
         assert_eq!(texts("Привет мир, naïve café"), ["Привет", "мир", "naïve", "café"]);
         assert_eq!(texts("한국어 문장"), ["한국어", "문장"]);
-        assert_eq!(texts("cafe\u{301} e\u{301}"), ["cafe\u{301}", "e\u{301}"]);
+        assert_eq!(texts("cafe\u{301} be\u{301}be\u{301}"), ["cafe\u{301}", "be\u{301}be\u{301}"]);
         assert_eq!(texts(" 1+2=3 ... "), Vec::<&str>::new());
         assert_eq!(texts("смешаннаяmixed"), ["смешанная", "mixed"]);
     }
@@ -220,6 +264,9 @@ mod tests {
             ("<think>yes</think> 1 < 2 > 0", " yes  1 < 2 > 0"),
             ("\\frac{a}{b} \\\\ end", " {a}{b} \\\\ end"),
             ("an open ` and an open $ stay", "an open ` and an open $ stay"),
+            ("so $x \\text{ 因为 } y$ is", "so   因为    is"),
+            ("so $面积 = 5$ is", "so  面积  is"),
+            ("\\begin{align} x \\end{align}", "  x  "),
         ] {
             assert_eq!(prose(text), kept, "{text}");
         }

@@ -13,7 +13,7 @@
 //! | `max_repetition` | 0.5 | most of the words' `ngram_size`-grams that repeat earlier ones, 0 to 1; 1: all may |
 //! | `ngram_size` | 3 | as in `repetition`, 1 to 64 |
 //!
-//! Words are told apart as in `language-consistency`: by their writing system, without code, formulas, digits and tags. The language is, in this
+//! Words are told apart as in `language-consistency`: by their writing system, without code, formulas, names, digits and tags. The language is, in this
 //! order, the row's column `language`, `language` of the configuration, or that of most words of the prompt, or, where that has none, of the thought
 //! itself. A thought without a word mixes no languages.
 
