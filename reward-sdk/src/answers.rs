@@ -1,25 +1,43 @@
 //! Where answers stand: in completions, and in the references of data sets.
 
+use crate::boxed::Boxed;
 use crate::{boxed, tags};
+use std::borrow::Cow;
 
 /// The final answer of a completion: what the last `<answer>…</answer>` holds (its last `\boxed{…}` when there is one), else the
-/// last `\boxed{…}` of the text; trimmed. `None` when there is none, or nothing in it.
-pub fn of_completion(text: &str) -> Option<&str> {
-    let answer = match tags::last(text, "answer") {
-        Some(answer) => boxed::last(answer).unwrap_or(answer),
-        None => boxed::last(text)?,
+/// last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or `or` joins are one list ([`boxed::answer`]). `None` when there is
+/// none, when the last box is cut off, or when nothing is in it.
+pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
+    let (within, else_all) = match tags::last(text, "answer") {
+        Some(answer) => (answer, true),
+        None => (text, false),
     };
-    Some(answer.trim()).filter(|answer| !answer.is_empty())
+    let answer = match boxed::answer(within) {
+        Boxed::Answer(answer) => answer,
+        Boxed::Absent if else_all => within.into(),
+        Boxed::Absent | Boxed::CutOff => return None,
+    };
+    Some(trimmed(answer)).filter(|answer| !answer.is_empty())
 }
 
-/// The final answer of a reference: the line behind the last `####`, else the last `\boxed{…}`, else all of it; trimmed. What stands
-/// behind `####` may itself be boxed.
-pub fn of_reference(reference: &str) -> &str {
+/// The final answer of a reference: the line behind the last `####`, else its boxes as in a completion, else all of it; trimmed. What
+/// stands behind `####` may itself be boxed.
+pub fn of_reference(reference: &str) -> Cow<'_, str> {
     let answer = match reference.rsplit_once("####") {
         Some((_, rest)) => rest.trim().lines().next().unwrap_or_default(),
         None => reference,
     };
-    boxed::last(answer).unwrap_or(answer).trim()
+    trimmed(match boxed::answer(answer) {
+        Boxed::Answer(answer) => answer,
+        Boxed::Absent | Boxed::CutOff => answer.into(),
+    })
+}
+
+fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => text.trim().into(),
+        Cow::Owned(text) => text.trim().to_string().into(),
+    }
 }
 
 /// Enough of a text to recognise it by, quoted.
@@ -38,9 +56,12 @@ mod tests {
 
     #[test]
     fn the_answer_of_a_completion() {
-        assert_eq!(of_completion("<answer> 4 </answer>"), Some("4"));
-        assert_eq!(of_completion("<answer>so \\boxed{4}.</answer> \\boxed{5}"), Some("4"));
-        assert_eq!(of_completion("\\boxed{3} or rather \\boxed{5}"), Some("5"));
+        assert_eq!(of_completion("<answer> 4 </answer>").as_deref(), Some("4"));
+        assert_eq!(of_completion("<answer>so \\boxed{4}.</answer> \\boxed{5}").as_deref(), Some("4"));
+        assert_eq!(of_completion("\\boxed{3} or rather \\boxed{5}").as_deref(), Some("5"));
+        assert_eq!(of_completion("\\boxed{3} or \\boxed{5}").as_deref(), Some("3 or 5"));
+        assert_eq!(of_completion("\\boxed{3}. Then \\boxed{5"), None);
+        assert_eq!(of_completion("<answer>\\boxed{3}. Then \\boxed{5</answer>"), None);
         assert_eq!(of_completion("<answer>4"), None);
         assert_eq!(of_completion("<answer> </answer> \\boxed{5}"), None);
         assert_eq!(of_completion("4"), None);

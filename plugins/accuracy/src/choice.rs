@@ -1,14 +1,20 @@
 //! Multiple choice: the letters that an answer chooses.
 
+use crate::verdicts;
 use reward_sdk::number::unwrap;
 use std::collections::BTreeSet;
 
 /// Answers in more words than this are essays, not choices.
 const BYTES_MAX: usize = 600;
 
-/// The letters that a text chooses, upper case: `B`, `(b)`, `\text{(B)}`, `B.`, `B: 12`, `the answer is B`, `A, C`; `None` when it
-/// does not say which.
+/// The letters that a text chooses, upper case: `B`, `(b)`, `\text{(B)}`, `B.`, `B: 12`, `the answer is B`, `A, C`, and what sentences
+/// say ([`verdicts`]); `None` when it does not say which.
 pub fn read(text: &str) -> Option<BTreeSet<char>> {
+    written(text).or_else(|| verdicts::chosen(&plain(text)?))
+}
+
+/// Without fonts and what else is set around a text; `None` for one that is too long.
+fn plain(text: &str) -> Option<String> {
     if text.len() > BYTES_MAX {
         return None;
     }
@@ -19,9 +25,15 @@ pub fn read(text: &str) -> Option<BTreeSet<char>> {
             plain.replace(&format!("{command}{{"), "{").replace(&format!("{command}("), "(").replace(&format!("{command})"), ")");
     }
     let plain: String =
-        plain.chars().map(|c| if matches!(c, '{' | '}' | '$' | '*' | '"' | '\'' | '`' | '\\') { ' ' } else { c }).collect();
-    let plain = plain.trim().trim_end_matches('.').trim();
-    letters_alone(plain).or_else(|| leading(plain)).or_else(|| announced(plain))
+        plain.chars().map(|c| if matches!(c, '{' | '}' | '$' | '*' | '"' | '`' | '\\' | '“' | '”') { ' ' } else { c }).collect();
+    let plain = plain.trim().trim_end_matches(['.', '!']).trim();
+    Some(plain.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap_or(plain).to_string())
+}
+
+/// The letters that are a text's own, without a sentence around them: `B`, `(B)`, `A, C`, `B. twelve`.
+pub fn written(text: &str) -> Option<BTreeSet<char>> {
+    let plain = plain(text)?;
+    letters_alone(&plain).or_else(|| leading(&plain))
 }
 
 /// Two or more letters that are written as choices are: capitals up to H.
@@ -60,29 +72,19 @@ fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// `B) twelve`, `(B) twelve`, `B. twelve`, `B: twelve`, `B - twelve`.
+/// `B) twelve`, `(B) twelve`, `B. twelve`, `B: twelve`, `B - twelve`, where what follows is what the letter stands for.
 fn leading(text: &str) -> Option<BTreeSet<char>> {
     let inside = text.strip_prefix(['(', '[']);
     let rest = inside.unwrap_or(text);
     let letter = rest.chars().next().filter(char::is_ascii_alphabetic)?;
     let after = rest.get(1..)?;
-    let marked = if inside.is_some() {
-        after.starts_with([')', ']'])
+    let said = if inside.is_some() {
+        after.strip_prefix([')', ']'])
     } else {
-        after.starts_with([')', '.', ':'])
-            || (letter.is_ascii_uppercase() && (after.starts_with(" - ") || after.starts_with(" – ")))
+        let dashed = || [" - ", " – "].iter().find_map(|dash| after.strip_prefix(dash)).filter(|_| letter.is_ascii_uppercase());
+        after.strip_prefix([')', '.', ':']).or_else(dashed)
     };
-    marked.then(|| BTreeSet::from([letter.to_ascii_uppercase()]))
-}
-
-/// `the correct answer is B`, `option (C)`: one letter only.
-fn announced(text: &str) -> Option<BTreeSet<char>> {
-    const MARKS: [&str; 7] = ["选", "answer is", "answer:", "option", "choice", "answer", "choose"];
-    let lower = text.to_ascii_lowercase();
-    let (mark, at) = MARKS.iter().find_map(|mark| Some((mark, lower.rfind(mark)?)))?;
-    let rest = text.get(at + mark.len()..)?.trim_start_matches(|c: char| c.is_whitespace() || c == ':').trim_start();
-    let rest = ["option ", "choice "].iter().find_map(|lead| rest.strip_prefix(lead)).unwrap_or(rest);
-    letters_alone(rest.trim_end_matches('.')).filter(|found| found.len() == 1).or_else(|| leading(rest))
+    said.filter(|said| !verdicts::speaks_of_choices(said)).map(|_| BTreeSet::from([letter.to_ascii_uppercase()]))
 }
 
 #[cfg(test)]
@@ -116,6 +118,34 @@ mod tests {
             "B - twelve",
             r"\mathrm{B}",
             r"\textbf{B}",
+            "The correct option is B.",
+            "The correct choice is (B).",
+            "B is correct.",
+            "B is the right answer",
+            "B, since 3 > 2",
+            "B because A is too small",
+            "B (twelve)",
+            "(B), as A and C are wrong",
+            "I choose B.",
+            "So the answer must be B",
+            "Therefore, B",
+            "My answer is option (B): twelve",
+            "the answer is b",
+            "Not A but B",
+            "B, not C",
+            "A is wrong, so B",
+            "A and C are incorrect; B is correct.",
+            "It isn't A, it's B",
+            "选项B",
+            "正确答案是B",
+            "故选B",
+            "因此选择B。",
+            "B选项正确",
+            "B正确",
+            "B项是正确的",
+            "A错误，B正确",
+            "不选A，选B",
+            "本题答案为(B)",
         ] {
             assert_eq!(read_as(text).as_deref(), Some("B"), "{text}");
         }
@@ -126,7 +156,43 @@ mod tests {
 
     #[test]
     fn what_does_not_say_which() {
-        for text in ["", "12", "B or C", "Both of them", "The answer is not clear", "A dog", "I think", "NO"] {
+        for text in [
+            "",
+            "12",
+            "B or C",
+            "Both of them",
+            "The answer is not clear",
+            "A dog",
+            "I think",
+            "NO",
+            "Either B or C",
+            "neither A nor B",
+            "B is wrong",
+            "The answer is not B",
+            "The answer isn't B.",
+            "B is not correct",
+            "(B) is incorrect",
+            "B. is wrong",
+            "The wrong option is B",
+            "(A) 3 (B) 4",
+            "A) 3 B) 4 C) 5",
+            "The answer is A. The answer is B.",
+            "Maybe B",
+            "B might be correct",
+            "B, or C",
+            "B could be right, but so could C",
+            "It cannot be B",
+            "anything except B",
+            "not B",
+            "B is correct. No, C is correct.",
+            "The answer is a number",
+            "不选B",
+            "B错误",
+            "B不正确",
+            "答案不是B",
+            "A或B",
+            "排除B",
+        ] {
             assert_eq!(read_as(text), None, "{text}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::lexer::{Bracket, Kind, Lexer, Relation, Token, is_letter};
 use crate::names::is_function;
+use crate::{rows, vectors};
 
 impl<'a> Lexer<'a> {
     /// A backslash and what follows it.
@@ -22,7 +23,11 @@ impl<'a> Lexer<'a> {
                     return Some(());
                 }
                 '|' => Kind::Bar,
-                '\\' if self.rows => Kind::Newline,
+                '\\' if self.rows => {
+                    let spacing = row_spacing(rest.get(1..)?);
+                    self.push(Kind::Newline, 2 + spacing);
+                    return Some(());
+                }
                 // `\\frac`: written into a string twice.
                 '\\' => {
                     let doubled = rest
@@ -137,11 +142,16 @@ impl<'a> Lexer<'a> {
             None => {
                 let start = after.trim_start();
                 let skipped = after.len() - start.len();
-                let c = start.chars().next().filter(|c| is_letter(*c))?;
-                (start.get(..c.len_utf8())?, skipped + c.len_utf8())
+                let dotless = ["\\imath", "\\jmath"].iter().find(|name| start.starts_with(**name)).map(|name| name.len());
+                let length = dotless.or_else(|| start.chars().next().filter(|c| is_letter(*c)).map(char::len_utf8))?;
+                (start.get(..length)?, skipped + length)
             }
         };
         let trimmed = inside.trim().trim_matches('$').trim();
+        if let Some(unit) = unit_vector(name, trimmed) {
+            self.push(Kind::Command(unit), bytes + whole);
+            return Some(());
+        }
         let lower = trimmed.trim_matches(|c: char| c == ',' || c.is_whitespace()).to_ascii_lowercase();
         let letter = trimmed.chars().count() == 1 && trimmed.starts_with(is_letter);
         let kind = match (name, lower.as_str()) {
@@ -213,13 +223,26 @@ impl<'a> Lexer<'a> {
             length += group(self.rest().get(length..)?).map_or(0, |(_, whole)| whole);
         }
         let name = name.trim_end_matches('*');
-        if matches!(name, "align" | "aligned" | "equation" | "gather" | "gathered" | "split") {
-            self.skip(length);
+        // `\begin{alignat}{2}`
+        if begins && name.starts_with("alignat") {
+            length += group(self.rest().get(length..)?).map_or(0, |(_, whole)| whole);
+        }
+        let in_brace = begins
+            && matches!(self.out.last(), Some(Token { kind: Kind::Open(Bracket::Curly), .. }))
+            && !self.rest().contains("\\right\\}")
+            && self.rest().contains("\\right");
+        let lines = ["align", "aligned", "alignat", "alignedat", "equation", "gather", "gathered", "split", "eqnarray", "multline"];
+        // `\left\{ \begin{aligned} … \end{aligned} \right.`
+        if lines.contains(&name) && in_brace {
+            self.out.pop();
+            self.depth = self.depth.saturating_sub(1);
+        }
+        if lines.contains(&name) {
+            self.push(if begins { Kind::Begin(rows::LINES) } else { Kind::End(rows::LINES) }, length);
             return Some(());
         }
         // `\left\{ \begin{array}{l} … \end{array} \right.`
-        let brace = begins && name == "array" && matches!(self.out.last(), Some(Token { kind: Kind::Open(Bracket::Curly), .. }));
-        if brace && !self.rest().contains("\\right\\}") && self.rest().contains("\\right") {
+        if name == "array" && in_brace {
             self.out.pop();
             self.depth = self.depth.saturating_sub(1);
             self.push(Kind::Begin("cases"), length);
@@ -229,6 +252,34 @@ impl<'a> Lexer<'a> {
         self.push(kind, length);
         Some(())
     }
+}
+
+/// Bytes of the space that a row's end asks for: `[4pt]`.
+fn row_spacing(text: &str) -> usize {
+    let inside = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
+    let length = |inside: &str| {
+        let number = ["pt", "ex", "em", "mm", "cm"].iter().find_map(|unit| inside.strip_suffix(unit))?;
+        number.trim().chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-')).then_some(inside.len() + 2)
+    };
+    inside.and_then(length).unwrap_or(0)
+}
+
+/// The unit vector that a letter in a font is: `\mathbf{i}`, `\hat{\jmath}`, `\vec{\mathbf{k}}`.
+fn unit_vector(font: &str, inside: &str) -> Option<&'static str> {
+    const FONTS: [&str; 8] = ["vec", "hat", "widehat", "overrightarrow", "mathbf", "boldsymbol", "bm", "textbf"];
+    if !FONTS.contains(&font) {
+        return None;
+    }
+    let axis = match inside {
+        "i" | "\\imath" => 0,
+        "j" | "\\jmath" => 1,
+        "k" => 2,
+        _ => {
+            let (outer, inner) = inside.strip_prefix('\\')?.strip_suffix('}')?.split_once('{')?;
+            return unit_vector(outer, inner.trim());
+        }
+    };
+    vectors::UNITS.get(axis).copied()
 }
 
 /// `{inside}` at the start of the text, braces balanced: the inside, and the bytes of the whole.

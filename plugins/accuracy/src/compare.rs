@@ -44,10 +44,10 @@ impl Compare<'_> {
             }
             // A set of a single thing is that thing.
             (Expr::Set(items) | Expr::List(_, items), other) if self.is_single(items, other, depth) => {
-                items.first().map_or(Verdict::Different, |one| self.within(one, other, depth))
+                items.last().map_or(Verdict::Different, |one| self.within(one, other, depth))
             }
             (other, Expr::Set(items) | Expr::List(_, items)) if self.is_single(items, other, depth) => {
-                items.first().map_or(Verdict::Different, |one| self.within(other, one, depth))
+                items.last().map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
             (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
             (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => {

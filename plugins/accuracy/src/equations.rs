@@ -12,6 +12,9 @@ fn names(expr: &Expr) -> bool {
     match expr {
         Expr::Symbol(_) | Expr::Text(_) => true,
         Expr::Product(factors) => match factors.split_first() {
+            // `(f \circ g)(x)`
+            Some((product @ Expr::Product(_), [_])) => names(product),
+            Some((Expr::Degrees(outer), rest)) => names(outer) && rest.iter().all(names),
             Some((Expr::Power(f, inverse), [_])) => matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1),
             Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| {
                 names(factor)
@@ -28,6 +31,21 @@ fn names(expr: &Expr) -> bool {
         Expr::Ratio(parts) | Expr::Tuple(_, _, parts) => parts.iter().all(names),
         Expr::Power(base, exponent) => names(base) && matches!(**exponent, Expr::Number(_)) && matches!(**base, Expr::Call(..)),
         Expr::Degrees(inner) => names(inner),
+        Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => names(a) && names(b),
+        // `f(x) + g(x)`, not `x + y`.
+        Expr::Sum(terms) => terms.iter().all(is_application),
+        _ => false,
+    }
+}
+
+/// `f(x)`, `-g(x)`, `P(A)`: a function's name and what it is applied to.
+fn is_application(expr: &Expr) -> bool {
+    const FUNCTIONS: [&str; 9] = ["f", "g", "h", "F", "G", "H", "P", "E", "n"];
+    let Expr::Product(factors) = expr else { return false };
+    let factors = factors.strip_prefix(&[Expr::integer(-1)]).unwrap_or(factors);
+    match factors {
+        [Expr::Symbol(name), _] => FUNCTIONS.contains(&name.trim_end_matches('\'')),
+        [inner @ Expr::Product(_)] => is_application(inner),
         _ => false,
     }
 }
@@ -53,7 +71,8 @@ pub fn assigned<'e>(judge: &Judge, sides: &'e [Expr], relations: &[Relation], as
         return None;
     }
     let first = sides.first()?;
-    let named = names(first) || (as_answer && asks(first));
+    // `A - B = \{1\}` gives a set.
+    let named = names(first) || ((as_answer || matches!(sides.last(), Some(Expr::Set(_)))) && asks(first));
     // `2/3 \approx 0.67` is 2/3, `x \approx 0.67` is 0.67.
     let exact = relations.iter().rposition(|relation| *relation == Relation::Equal).map_or(if named { 1 } else { 0 }, |at| at + 1);
     let last = sides.get(exact)?;

@@ -9,10 +9,11 @@
 
 use crate::expression::{Expr, Function};
 use crate::functions::function_prefix;
-use crate::lexer::{Bracket, Kind, Numeral, Relation};
+use crate::lexer::{Bracket, Kind, Numeral, Relation, Token};
 use crate::names::{constant, is_chinese, is_function, is_greek, is_prose, symbol};
 use crate::numerals::{in_base, vulgar};
 use crate::parse::Parser;
+use crate::vectors::UNITS;
 use reward_sdk::rational::Rational;
 use reward_sdk::units;
 
@@ -111,7 +112,7 @@ impl<'a> Parser<'a> {
                 let before = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
                 // `(-1)^n 2^n`
                 let exponent = || self.spaced() && before(2) == Some(&Kind::Caret) && matches!(before(1), Some(Kind::Word(_)));
-                matches!(before(1), Some(Kind::Close(_) | Kind::Bang)) || exponent()
+                matches!(before(1), Some(Kind::Close(_) | Kind::Bang)) || exponent() || self.is_base_of_power()
             }
             Some(Kind::Text("cis")) => true,
             Some(Kind::Command(name)) => is_known(name),
@@ -120,6 +121,23 @@ impl<'a> Parser<'a> {
             Some(Kind::Roman(letter)) => matches!(*letter, "e" | "i" | "x" | "y" | "z" | "n" | "k"),
             _ => false,
         }
+    }
+
+    /// Whether the number that comes next has an exponent, and stands behind a letter or behind another exponent: `n2^{n-1}`, `x^2 2^x`.
+    /// Without an exponent `x2` may be meant for x squared, and is not read.
+    pub fn is_base_of_power(&self) -> bool {
+        let before = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        let behind = match before(1) {
+            Some(Kind::Word(_) | Kind::Roman(_) | Kind::Prime | Kind::Superscript(_)) => true,
+            Some(Kind::Command(name)) => *name == "pi" || is_greek(name),
+            Some(Kind::Number(_)) => matches!(before(2), Some(Kind::Caret | Kind::Underscore)) && self.spaced(),
+            _ => false,
+        };
+        behind
+            && matches!(self.peek(), Some(Kind::Number(_)))
+            && self.peek_at(1) == Some(&Kind::Caret)
+            && !matches!(self.peek_at(2), Some(Kind::Degree))
+            && self.peek_at(3) != Some(&Kind::Degree)
     }
 
     /// `\frac{\text{m}}{\text{s}}` after a number.
@@ -160,6 +178,11 @@ impl<'a> Parser<'a> {
         if !whole_run && word.is_ascii() {
             return false;
         }
+        let after_number =
+            matches!(self.at.checked_sub(1).and_then(|at| self.tokens.get(at)), Some(Token { kind: Kind::Number(_), .. }));
+        if after_number && self.spaced() && units::is_symbol(word) {
+            return true;
+        }
         // `5 min`, `30 sec`, but `2\sec x`.
         let applied = matches!(self.peek_at(1), Some(Kind::Open(Bracket::Round) | Kind::Command(_) | Kind::Word(_)));
         if units::is_known(&lower) && !(is_function(word) && applied) {
@@ -168,7 +191,8 @@ impl<'a> Parser<'a> {
         if is_function(word) || constant(word) || function_prefix(word).is_some() {
             return false;
         }
-        if is_chinese(word) {
+        // `5 below zero`: whatever the words are, they are no product.
+        if is_chinese(word) || (letters > 2 && after_number && units::changes_number(word)) {
             return true;
         }
         let vowels = lower.contains(['a', 'e', 'i', 'o', 'u']);
@@ -213,7 +237,7 @@ impl<'a> Parser<'a> {
                 }
                 Some(Kind::Degree) if !self.temperature(1) => {
                     self.at += 1;
-                    found = Expr::Degrees(Box::new(found));
+                    found = Expr::Degrees(Box::new(self.with_minutes(found)?));
                 }
                 Some(Kind::Prime) => {
                     self.at += 1;
@@ -250,7 +274,7 @@ impl<'a> Parser<'a> {
                     Some(tokens) if self.temperature(tokens) => return Some(found),
                     Some(tokens) => {
                         self.at += tokens;
-                        found = Expr::Degrees(Box::new(found));
+                        found = Expr::Degrees(Box::new(self.with_minutes(found)?));
                     }
                     None => {
                         self.at += 1;
@@ -269,6 +293,27 @@ impl<'a> Parser<'a> {
             }
         }
         None
+    }
+
+    /// Degrees with the minutes and seconds of arc behind them: `30'15''`.
+    fn with_minutes(&mut self, degrees: Expr) -> Option<Expr> {
+        let Expr::Number(mut value) = degrees else { return Some(degrees) };
+        for (mark, parts) in [(false, 60), (true, 3_600)] {
+            let (Some(Kind::Number(count)), Some(Token { kind: Kind::Prime, at, .. })) =
+                (self.peek(), self.tokens.get(self.at + 1))
+            else {
+                break;
+            };
+            let written = self.text.get(*at..).unwrap_or_default();
+            let doubled = written.starts_with("''") || written.starts_with('″') || self.peek_at(2) == Some(&Kind::Prime);
+            if doubled != mark {
+                continue;
+            }
+            let apart = usize::from(self.peek_at(2) == Some(&Kind::Prime));
+            value = value.add(&count.value()?.divide(&Rational::integer(parts))?)?;
+            self.at += 2 + apart;
+        }
+        Some(Expr::Number(value))
     }
 
     /// Tokens of `^\circ`, `^{\circ}`.
@@ -290,12 +335,29 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether `(k \in \mathbb{Z})` comes next.
+    /// Whether `(k \in \mathbb{Z})`, `(x > 0)` comes next, which no factor is. `P(X > 2)` has an argument.
     pub fn declares_parameter(&self) -> bool {
-        matches!(
-            (self.peek(), self.peek_at(1), self.peek_at(2)),
-            (Some(Kind::Open(Bracket::Round)), Some(Kind::Word(_)), Some(Kind::Relation(Relation::Member)))
-        )
+        if self.peek() != Some(&Kind::Open(Bracket::Round)) {
+            return false;
+        }
+        if matches!((self.peek_at(1), self.peek_at(2)), (Some(Kind::Word(_)), Some(Kind::Relation(Relation::Member)))) {
+            return true;
+        }
+        let before = self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        if matches!(before, Some(Kind::Word("P" | "E" | "F" | "f" | "g" | "h" | "Pr") | Kind::Text(_) | Kind::Roman(_))) {
+            return false;
+        }
+        let mut depth = 0u32;
+        for token in self.tokens.iter().skip(self.at + 1) {
+            match &token.kind {
+                Kind::Open(_) => depth += 1,
+                Kind::Close(_) if depth == 0 => break,
+                Kind::Close(_) => depth -= 1,
+                Kind::Relation(relation) if depth == 0 => return !matches!(relation, Relation::Equal | Relation::Approximately),
+                _ => {}
+            }
+        }
+        false
     }
 
     /// `°C`, `°F`: a unit of its own.
@@ -523,6 +585,19 @@ impl<'a> Parser<'a> {
         })
     }
 
+    /// `\complement_U A`, the command read already: a name.
+    fn complement(&mut self) -> Option<Expr> {
+        let start = self.at;
+        if self.eat(&Kind::Underscore) {
+            self.index()?;
+        }
+        self.atom()?;
+        let from = self.tokens.get(start)?.at;
+        let to = self.tokens.get(self.at).map_or(self.text.len(), |token| token.at);
+        let written: String = self.text.get(from..to)?.split_whitespace().collect();
+        Some(Expr::Symbol(format!("complement {written}")))
+    }
+
     pub fn command(&mut self, name: &'a str) -> Option<Expr> {
         match name {
             "pi" => Some(Expr::Pi),
@@ -540,6 +615,8 @@ impl<'a> Parser<'a> {
                 Some(Expr::Symbol(format!("{name} {inside}")))
             }
             "cis" => self.cis(),
+            "complement" => self.complement(),
+            name if UNITS.contains(&name) => Some(Expr::Symbol(name.to_string())),
             "sum" | "prod" => self.series(name),
             _ if is_function(name) || name == "surd" => self.function(name),
             _ => vulgar(name).or_else(|| is_greek(name).then(|| Expr::Symbol(name.to_string()))),
@@ -565,5 +642,6 @@ fn is_known(name: &str) -> bool {
     matches!(name, "pi" | "infty" | "imath" | "binom" | "dbinom" | "tbinom" | "surd" | "overline" | "bar" | "vector" | "emptyset")
         || is_function(name)
         || is_greek(name)
+        || UNITS.contains(&name)
         || vulgar(name).is_some()
 }

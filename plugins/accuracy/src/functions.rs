@@ -97,6 +97,8 @@ impl Parser<'_> {
                 Some(Kind::Word(word)) if is_function(word) || function_prefix(word).is_some() => break,
                 Some(Kind::Command(name)) if is_function(name) && *name != "sqrt" => break,
                 Some(Kind::Open(_)) => break,
+                // `\sin x2^x` may be either.
+                Some(Kind::Number(_)) if self.is_base_of_power() => return None,
                 _ if self.starts_factor() => factors.push(self.atom_with_postfix()?),
                 _ => break,
             }

@@ -1,6 +1,7 @@
 //! Text of an answer, LaTeX or plain → tokens. Spacing, sizing and font commands vanish here; what two spellings have in common
 //! becomes one token.
 
+use crate::{notes, rows};
 use reward_sdk::rational::Rational;
 
 /// Longer answers are not read: whoever judges them would be kept busy, and no final answer is so long.
@@ -129,8 +130,9 @@ pub fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
             return None;
         }
     }
-    crate::reversed::turn(&mut lexer.out);
-    Some(lexer.out)
+    let mut tokens = notes::in_signs(rows::flow(lexer.out));
+    crate::reversed::turn(&mut tokens);
+    Some(tokens)
 }
 
 pub struct Lexer<'a> {
@@ -252,7 +254,7 @@ impl<'a> Lexer<'a> {
             '!' => Kind::Bang,
             '%' | '％' => Kind::Percent,
             '°' | 'º' => Kind::Degree,
-            '\'' | '′' | '’' => Kind::Prime,
+            '\'' | '′' | '’' | '″' => Kind::Prime,
             '…' | '⋯' => Kind::Dots,
             '(' | '（' => Kind::Open(Bracket::Round),
             ')' | '）' => Kind::Close(Bracket::Round),
@@ -287,6 +289,7 @@ impl<'a> Lexer<'a> {
             '∞' => Kind::Command("infty"),
             '∅' | 'ø' | 'Ø' => Kind::Command("emptyset"),
             'ℝ' => Kind::Command("Reals"),
+            '‰' => Kind::Word("permille"),
             'ℤ' => Kind::Roman("Z"),
             'ℕ' => Kind::Roman("N"),
             'ℚ' => Kind::Roman("Q"),

@@ -1,7 +1,8 @@
 //! `accuracy`: 1 when the answer is the reference, else 0.
 //!
 //! **Where they stand.** The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in
-//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. The reference is a final answer, or a worked solution
+//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. Boxes that a comma, `and` or `or` joins are one list; where
+//! the last box is cut off there is no answer. The reference is a final answer, or a worked solution
 //! that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the sample unscorable: it is masked, never scored 0, because
 //! the fault is the data's.
 //!
@@ -16,7 +17,8 @@
 //! |---|---|
 //! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234`, `1'234` are one number; so are `1\frac12` and `1½`; `101_2` is 5; `twenty-five`, `2.5 \text{ million}`, `3^{\text{rd}}`, `１２` and `十二` are numbers |
 //! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
-//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `3 \text{ dozen}` is 36, `12 \text{ out of } 20` is 3/5; what points the other way is not the same (`20\% increase`, `20\% decrease`); `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
+//! | words behind a number | are read as what they mean ([`qualifier`]): `5 \text{ ppm}`, `5 per thousand`, `3 \text{ dozen}`, `5 below zero`; what else changes a number is not read |
+//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `1 \text{ kWh}` is `3.6 \times 10^6 \text{ J}`; `3 \text{ dozen}` is 36, `12 \text{ out of } 20` is 3/5; what points the other way is not the same (`20\% increase`, `20\% decrease`); `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
 //! | times | `3:05 PM` is `15:05`; the half of the day may be missing |
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
 //! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, and roots are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. Floors and ceilings are looked at where they jump ([`steps`]): `\lceil x\rceil` is not `\lfloor x\rfloor+1`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number: beside `(-1)^n`, `\cos n\pi` is `(-1)^n`. A logarithm is compared where both sides have one: `\ln x^2` is `2\ln x`, `\ln|x|` is `\ln x`, but `\ln(-x)` is not. A function of a number is one of radians: `\sin 30` is not `1/2` |
@@ -26,12 +28,18 @@
 //! | sums | `\sum_{k=1}^{10} k^2` is written out; `\sum_{k=1}^{n} k`, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, polynomials of the index and geometric series, have their closed form ([`series`]), so have rational functions whose terms cancel ([`telescope`]); others are equal where they are written alike. `1 + 2 + \cdots + n`, `1 \cdot 2 \cdots n`, `1, 2, \ldots, 10` are what their first terms and the last one say ([`progression`]) |
 //! | congruences | are classes: `x \equiv 3 \pmod 7` is `x \equiv 10 \pmod 7` and `x = 7k + 3`; the number 3 is taken for it, 10 is not. `17 \bmod 5` is 2 |
 //! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins, nor whether one family is written as several ([`periodic`]): `(-1)^k\frac{\pi}{6} + k\pi`; intervals may be moved by a period. Conditions on a whole number are those that meet them: `\{x \in \mathbb{Z} \mid -2 < x < 2\}` is `\{-1, 0, 1\}`, and no interval |
+//! | notes | on where a formula holds may be missing on either side: `\frac{1}{x}, x \ne 0`, `2x \ (x > 0)`, `\text{for all } x` ([`notes`]); two must agree |
+//! | rows | of `aligned`, `gathered`, `split` are read one behind the other: a system, or a chain of equalities ([`rows`]) |
 //! | cases | a system `\begin{cases} x = 1 \\ y = 2 \end{cases}` is `x = 1, y = 2`; a function by cases is compared case by case |
 //! | intervals, sets of reals | by their points: `[0,1] \cup [1,2]` is `[0,2]`, `\mathbb{R} \setminus \{0\}`; `]0, 1[` is `(0, 1)` |
 //! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
 //! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}`, not `[3, 4]`, not `3 \text{ or } 4`; a point may have its name, `A(3, 4)`; sums and multiples are worked out, `(1, 2) + t(3, 4)` |
+//! | vectors | by i, j, k are tuples: `\mathbf{i} - 2\mathbf{j}` is `(1, -2)` ([`vectors`]) |
+//! | remainders | `2 \text{ R } 3` is `2 \text{ remainder } 3`, and not 2 |
 //! | matrices | entry by entry, sums, products and multiples worked out; `[[1,2],[3,4]]` is one |
 //! | ratios | proportional: `3:4`, `6:8`, `3/4` |
+//! | sentences | state a value, where no word before or behind it changes it: `The total is 68 clips, altogether.` ([`sentence`]) |
+//! | Chinese | words of quantity and relation: `负五`, `三点一四`, `百分之五`, `3个半`, `x不大于3`, `无解` ([`chinese`]) |
 //! | words | without case, articles and punctuation: `\text{Even}`, `even`; dates in either order; `①③` in any |
 //!
 //! **How equality is decided** ([`equal`]). Both sides are first brought to one form, in which the order of terms and factors, and the
@@ -54,7 +62,8 @@
 //!
 //! ## `choice`
 //!
-//! The letters that the answer chooses are those of the reference: `B`, `(b)`, `\text{(B)}`, `B. twelve`, `the answer is B`; `A, C`.
+//! The letters that the answer chooses are those of the reference: `B`, `(b)`, `\text{(B)}`, `B. twelve`, `the answer is B`; `A, C`. Sentences are
+//! read for what they choose and refuse ([`verdicts`]): `A is wrong, so B`, `选项B正确`; those that leave it open choose nothing.
 //!
 //! ## `exact`
 //!
@@ -63,6 +72,7 @@
 mod atoms;
 mod ball;
 mod cases;
+mod chinese;
 mod choice;
 mod clock;
 mod commands;
@@ -83,6 +93,7 @@ mod math;
 mod matrix;
 mod names;
 mod normal;
+mod notes;
 mod numerals;
 mod numeric;
 mod parse;
@@ -91,10 +102,14 @@ mod pieces;
 mod points;
 mod polynomial;
 mod progression;
+mod qualifier;
 mod real_set;
+mod remainder;
 mod residues;
 mod reversed;
+mod rows;
 mod script;
+mod sentence;
 mod separation;
 mod series;
 mod solve;
@@ -103,6 +118,8 @@ mod steps;
 mod surd;
 mod telescope;
 mod text;
+mod vectors;
+mod verdicts;
 
 use math::Outcome;
 use reward_sdk::answers::{excerpt, of_completion, of_reference};
@@ -132,9 +149,10 @@ impl Reward for Accuracy {
 
     fn score(&self, completion: &Completion) -> Result<Score> {
         let reference = completion.reference.as_deref().ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
-        let truth = &*script::plain(of_reference(reference));
+        let (truth, given) = (of_reference(reference), of_completion(&completion.text));
+        let truth = &*script::plain(&truth);
         // Without an answer the reference is looked at all the same: a bad one masks the sample.
-        let given = of_completion(&completion.text).map(script::plain);
+        let given = given.as_deref().map(script::plain);
         let given = given.as_deref();
         let outcome = match self.kind {
             Kind::Math if self.computed && number::read(truth).is_some() && number::read(given.unwrap_or_default()).is_none() => {

@@ -4,7 +4,7 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{choice, parse, spelled, text};
+use crate::{chinese, choice, parse, remainder, sentence, spelled, text, vectors};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
@@ -21,12 +21,29 @@ pub enum Outcome {
 }
 
 pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
+    match as_written(reference, answer, lenient) {
+        // What is no answer as it stands may be a sentence that states one.
+        Outcome::Wrong(why) => match sentence::value(number::unwrap(answer)) {
+            Some(value) if as_written(reference, &value, lenient) == Outcome::Right => Outcome::Right,
+            _ => Outcome::Wrong(why),
+        },
+        Outcome::Unusable(why) => match sentence::value(number::unwrap(reference)).filter(|_| sentence::states(reference)) {
+            Some(value) if !matches!(as_written(&value, answer, lenient), Outcome::Unusable(_)) => {
+                self::judge(&value, answer, lenient)
+            }
+            _ => Outcome::Unusable(why),
+        },
+        Outcome::Right => Outcome::Right,
+    }
+}
+
+fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     // What is left of `42\ ` or `42 \\` once it is trimmed.
     let whole = |text: &str| text.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_string();
     let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
     let (r, a) = (text::without_remark(&r), text::without_remark(&a));
     let (r, a) = (r.as_str(), a.as_str());
-    let in_figures = |text: &str| spelled::numeral(text).or_else(|| spelled::quantity(text));
+    let in_figures = |text: &str| chinese::in_signs(text).or_else(|| spelled::numeral(text)).or_else(|| spelled::quantity(text));
     let (spelled_r, spelled_a) = (in_figures(r), in_figures(a));
     let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {
@@ -58,6 +75,9 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
             _ => self::judge(value, rest, lenient),
         };
     }
+    if let Some(truth) = remainder::read(r) {
+        return if remainder::read(a) == Some(truth) { Outcome::Right } else { wrong("wrong answer") };
+    }
     if let (Some(r), Some(a)) = (text::date(r), text::date(a)) {
         return if r == a { Outcome::Right } else { wrong("wrong answer") };
     }
@@ -76,14 +96,17 @@ pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     {
         return Outcome::Right;
     }
-    let Some(truth) = read(r, Commas::Group) else {
+    let Some(read_truth) = read(r, Commas::Group) else {
         return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
     };
     if a.len() > BYTES_MAX {
         return wrong("too long to be read");
     }
     let given = read(a, Commas::Group).or_else(|| last_side(a).and_then(|side| read(side, Commas::Group)));
-    let mut verdict = given.map(|given| compare.same(&truth, &given));
+    let mut verdict = given.map(|given| {
+        let (truth, given) = vectors::resolved(read_truth, given);
+        compare.same_but_for_notes(&truth, &given)
+    });
     // `1,234` may also be two numbers.
     if verdict != Some(Verdict::Equal)
         && (grouped(r) || grouped(a))
@@ -155,7 +178,7 @@ fn last_side(text: &str) -> Option<&str> {
 
 /// A reference that is one capital letter, as choices are.
 fn lone_letter(text: &str) -> Option<char> {
-    let mut letters = choice::read(text)?.into_iter();
+    let mut letters = choice::written(text)?.into_iter();
     let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
     (letters.next().is_none() && text.chars().filter(|c| c.is_ascii_uppercase()).count() == 1 && text.len() < 16).then_some(letter)
 }
@@ -180,8 +203,7 @@ fn lettered(text: &str) -> Option<(char, &str)> {
 fn roman_unit(text: &str) -> Option<String> {
     let at = text.find(|c: char| c.is_alphabetic())?;
     let (number, unit) = text.split_at_checked(at)?;
-    let letters =
-        unit.chars().all(|c| matches!(c, 'm' | 'g' | 's' | 'h' | 'l' | 'L' | 'k' | 'c' | '/' | '^' | '2' | '3' | '²' | '³'));
+    let letters = unit.chars().all(|c| "mgshlLkcNJWVA/^23²³".contains(c));
     (number.ends_with(' ') && letters && !number.contains('\\')).then(|| format!("{number}\\text{{{unit}}}"))
 }
 

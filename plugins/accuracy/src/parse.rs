@@ -12,7 +12,7 @@ use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
 use crate::names::{constant, is_function, is_prose, symbol};
 use crate::progression;
-use crate::spelled;
+use crate::qualifier;
 use crate::text::says_all_reals;
 use reward_sdk::rational::Rational;
 use reward_sdk::units::{self, Unit};
@@ -81,6 +81,20 @@ fn unit_of_fraction(text: &str) -> String {
         Some((inside.get(..middle)?, inside.get(middle + 1..)?.trim_start().strip_prefix('{')?))
     };
     parts().map_or_else(|| text.to_string(), |(above, below)| format!("{above}/{below}"))
+}
+
+/// What equations give for each of the names, in their order.
+fn values_of(names: &[Expr], equations: &Expr) -> Option<Vec<Expr>> {
+    let Expr::List(Joined::Comma | Joined::And, items) = equations else { return None };
+    let value = |name: &Expr| {
+        items.iter().find_map(|item| match item {
+            Expr::Relations(sides, relations) if relations.as_slice() == [Relation::Equal] && sides.first() == Some(name) => {
+                sides.get(1).cloned()
+            }
+            _ => None,
+        })
+    };
+    (items.len() == names.len()).then(|| names.iter().map(value).collect())?
 }
 
 pub struct Parser<'a> {
@@ -342,8 +356,8 @@ impl<'a> Parser<'a> {
             None
         } else {
             let (scale, unit) = self.scaled_unit()?;
-            if scale > 1 {
-                value = value.times(Expr::Number(Rational::integer(scale)));
+            if !scale.is_one() {
+                value = value.times(Expr::Number(scale));
             }
             unit
         };
@@ -368,11 +382,11 @@ impl<'a> Parser<'a> {
     }
 
     fn unit(&mut self) -> Option<Unit> {
-        self.scaled_unit()?.1
+        self.scaled_unit().filter(|(scale, _)| scale.is_one())?.1
     }
 
     /// What follows a value up to the item's end, when it is a unit, or a number's name with or without one: `million dollars`.
-    fn scaled_unit(&mut self) -> Option<(i64, Option<Unit>)> {
+    fn scaled_unit(&mut self) -> Option<(Rational, Option<Unit>)> {
         let from = self.tokens.get(self.at)?.at;
         let mut groups = 0u32;
         while let Some(kind) = self.peek() {
@@ -390,8 +404,9 @@ impl<'a> Parser<'a> {
         // `8 \text{ hours and } 5 \text{ minutes}`
         let hours = || Some(format!("{}}}", text.strip_suffix('}')?.trim_end().strip_suffix(" and")?));
         let joined = if matches!(self.peek(), Some(Kind::Number(_))) { hours() } else { None };
-        let (scale, rest) = spelled::scale(joined.as_deref().unwrap_or(text));
-        if scale > 1 && rest.is_empty() { Some((scale, None)) } else { Some((scale, Some(units::read(&unit_of_fraction(&rest))?))) }
+        let (scale, rest) = qualifier::read(joined.as_deref().unwrap_or(text))?;
+        let unit = if rest.is_empty() { None } else { Some(units::read(&unit_of_fraction(&rest))?) };
+        Some((scale, unit))
     }
 
     /// Sums joined by `∪`, `∩`, `∖`; ratios.
@@ -443,6 +458,11 @@ impl<'a> Parser<'a> {
         {
             return condition;
         }
+        if open == Bracket::Round
+            && let Some(name) = self.given()
+        {
+            return Some(name);
+        }
         let start = self.at;
         let content = if matches!(self.peek(), Some(Kind::Close(_))) { None } else { Some(self.list()?) };
         let content = match content {
@@ -476,6 +496,29 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// `A|B` of `P(A|B)`, the opening bracket read already: a name.
+    fn given(&mut self) -> Option<Expr> {
+        let function = self.at.checked_sub(2).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        matches!(function, Some(Kind::Word("P" | "E" | "Pr") | Kind::Roman("P" | "E") | Kind::Text("P" | "Pr" | "E")))
+            .then_some(())?;
+        let (mut depth, mut bars) = (0u32, 0);
+        let length = self.tokens.iter().skip(self.at).position(|token| {
+            match token.kind {
+                Kind::Open(_) => depth += 1,
+                Kind::Close(_) if depth == 0 => return true,
+                Kind::Close(_) => depth -= 1,
+                Kind::Bar if depth == 0 => bars += 1,
+                _ => {}
+            }
+            false
+        })?;
+        (bars == 1).then_some(())?;
+        let (from, to) = (self.tokens.get(self.at)?.at, self.tokens.get(self.at + length)?.at);
+        let written: String = self.text.get(from..to)?.replace("\\mid", "|").split_whitespace().collect();
+        self.at += length + 1;
+        Some(Expr::Symbol(written))
+    }
+
     /// `{1 \over 2}`, `{5 \choose 2}`: what stands before has been read.
     fn infix_command(&mut self, above: Expr) -> Option<Expr> {
         let binomial = match self.peek() {
@@ -506,7 +549,7 @@ impl<'a> Parser<'a> {
         let variable = matches!(head.first()?.kind, Kind::Word(word) if word.chars().count() == 1)
             && (head.len() == 1 || matches!(head.get(1)?.kind, Kind::Relation(Relation::Member)));
         if !variable {
-            return None;
+            return self.described_set(bar);
         }
         // `x \in \mathbb{Z}` is a condition too.
         let within = match (head.first().map(|token| &token.kind), head.get(2).map(|token| &token.kind)) {
@@ -530,6 +573,33 @@ impl<'a> Parser<'a> {
                 Expr::List(joined, items)
             }
             (Some(within), condition) => Expr::List(Joined::Comma, vec![condition, within]),
+        }))
+    }
+
+    /// `\{2k + 1 \mid k \in \mathbb{Z}\}`, `\{(x, y) \mid y = 2x\}`: what has the form before the bar where the condition behind it holds.
+    fn described_set(&mut self, bar: usize) -> Option<Option<Expr>> {
+        let start = self.at;
+        let head = self.sum().filter(|head| self.at == bar && !head.symbols().is_empty());
+        let Some(head) = head else {
+            self.at = start;
+            return None;
+        };
+        self.at = bar + 1;
+        let condition = self.list().filter(|_| self.eat(&Kind::Close(Bracket::Curly)));
+        let member = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.as_slice() == [Relation::Member]);
+        Some(condition.and_then(|condition| match (&head, condition) {
+            // `\{(x, y) \mid x = 2, y = 1\}` is one point.
+            (Expr::Tuple(open, close, parts), condition) if values_of(parts, &condition).is_some() => {
+                values_of(parts, &condition).map(|values| Expr::Set(vec![Expr::Tuple(*open, *close, values)]))
+            }
+            // A set of points is where its equations hold.
+            (Expr::Tuple(_, _, parts), condition) if parts.iter().all(|part| matches!(part, Expr::Symbol(_))) => Some(condition),
+            (Expr::Tuple(..), _) => None,
+            (_, Expr::List(Joined::Comma | Joined::And, items)) if items.iter().any(member) => {
+                Some(Expr::List(Joined::Comma, [vec![head], items].concat()))
+            }
+            (_, condition) if member(&condition) => Some(Expr::List(Joined::Comma, vec![head, condition])),
+            _ => None,
         }))
     }
 

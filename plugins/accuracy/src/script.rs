@@ -10,6 +10,11 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     {
         return Cow::Borrowed(text);
     }
+    // Words that have a sign's character in them.
+    const WORDS: [(&str, &str); 5] = [("大于或等于", "≥"), ("小于或等于", "≤"), ("并且", "且"), ("而且", "且"), ("或者", "或")];
+    let text = WORDS
+        .iter()
+        .fold(Cow::Borrowed(text), |text, (word, plain)| if text.contains(word) { text.replace(word, plain).into() } else { text });
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -1,5 +1,6 @@
-//! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `二十五`.
+//! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `two and a half`; [`chinese`] whole numbers.
 
+use crate::qualifier;
 use crate::text::FONTS;
 use reward_sdk::units;
 
@@ -30,8 +31,9 @@ const SMALL: [&str; 20] = [
     "nineteen",
 ];
 const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
-const SCALES: [(&str, u64); 3] = [("thousand", 1_000), ("million", 1_000_000), ("billion", 1_000_000_000)];
-const PARTS: [(&str, u64); 10] = [
+const SCALES: [(&str, u64); 4] =
+    [("thousand", 1_000), ("million", 1_000_000), ("billion", 1_000_000_000), ("trillion", 1_000_000_000_000)];
+const PARTS: [(&str, u64); 15] = [
     ("half", 2),
     ("third", 3),
     ("quarter", 4),
@@ -42,6 +44,11 @@ const PARTS: [(&str, u64); 10] = [
     ("eighth", 8),
     ("ninth", 9),
     ("tenth", 10),
+    ("twelfth", 12),
+    ("sixteenth", 16),
+    ("twentieth", 20),
+    ("hundredth", 100),
+    ("thousandth", 1_000),
 ];
 
 /// A word that numbers are made of.
@@ -58,15 +65,6 @@ pub fn numeral(text: &str) -> Option<String> {
     if text.len() > BYTES_MAX || text.is_empty() {
         return None;
     }
-    if let Some((below, above)) = text.split_once("分之") {
-        // `一又五分之四` is 1 and 4/5.
-        let (whole, below) = below.split_once('又').map_or((Some(0), below), |(whole, below)| (chinese(whole), below));
-        let (above, below) = (chinese(above)?, chinese(below).filter(|below| *below > 0)?);
-        return Some(format!("{}/{below}", whole?.checked_mul(below)?.checked_add(above)?));
-    }
-    if let Some(value) = chinese(text) {
-        return Some(value.to_string());
-    }
     let lower = text.to_ascii_lowercase();
     let mut words: Vec<&str> = lower.split(|c: char| c.is_whitespace() || c == '-').filter(|word| !word.is_empty()).collect();
     if words.len() > WORDS_MAX {
@@ -77,29 +75,78 @@ pub fn numeral(text: &str) -> Option<String> {
         words.remove(0);
     }
     let sign = if negative { "-" } else { "" };
-    if let Some((last, above)) = words.split_last() {
-        let below = PARTS
-            .iter()
-            .find(|(name, _)| last.strip_suffix('s').unwrap_or(last) == *name || (*last == "halves" && *name == "half"));
-        if let Some((_, below)) = below {
-            let above = if matches!(above, [] | ["a"] | ["an"]) && *last == "half" { 1 } else { cardinal(above)? };
-            return Some(format!("{sign}{above}/{below}"));
-        }
-    }
-    cardinal(&words).map(|value| format!("{sign}{value}"))
+    let percent = match words.as_slice() {
+        [.., "percent"] => 1,
+        [.., "per", "cent"] => 2,
+        _ => 0,
+    };
+    words.truncate(words.len() - percent);
+    let value = match words.as_slice() {
+        // `3 and a half`
+        [whole, "and", part @ ..] if whole.bytes().all(|byte| byte.is_ascii_digit()) => format!("{whole} {}", fraction(part)?),
+        words => positive(words)?,
+    };
+    Some(format!("{sign}{value}{}", if percent > 0 { "\\%" } else { "" }))
 }
 
-/// A number in words and its unit: `four weeks`, `\text{twenty-five dollars}` → `25\text{ dollars}`.
+/// `three quarters`, `two and a half`, `three point one four`, `twenty-five`.
+fn positive(words: &[&str]) -> Option<String> {
+    if let Some(found) = fraction(words) {
+        return Some(found);
+    }
+    if let Some(at) = words.iter().rposition(|word| *word == "and")
+        && let (Some(whole), Some(part)) = (cardinal(words.get(..at)?), words.get(at + 1..).and_then(fraction))
+    {
+        return Some(format!("{whole} {part}"));
+    }
+    if let Some(at) = words.iter().position(|word| *word == "point") {
+        let digits = words.get(at + 1..)?.iter().map(|word| small(word).filter(|digit| *digit < 10).map(|digit| digit.to_string()));
+        let digits = digits.collect::<Option<String>>().filter(|digits| !digits.is_empty())?;
+        return Some(format!("{}.{digits}", cardinal(words.get(..at)?)?));
+    }
+    cardinal(words).map(|value| value.to_string())
+}
+
+/// `half`, `three quarters`.
+fn fraction(words: &[&str]) -> Option<String> {
+    let (last, above) = words.split_last()?;
+    let (_, below) =
+        PARTS.iter().find(|(name, _)| last.strip_suffix('s').unwrap_or(last) == *name || (*last == "halves" && *name == "half"))?;
+    let one = matches!(above, ["a" | "an"]) || (above.is_empty() && *last == "half");
+    let above = if one { 1 } else { cardinal(above)? };
+    Some(format!("{above}/{below}"))
+}
+
+/// A number in words and its unit: `four weeks`, `\text{twenty-five dollars}` → `25\text{ dollars}`; `half a dozen`, `a million`.
 pub fn quantity(text: &str) -> Option<String> {
     let text = undressed(text.trim());
-    if text.len() > BYTES_MAX || !text.chars().all(|c| c.is_ascii_alphabetic() || c == ' ' || c == '-') {
+    if text.len() > BYTES_MAX || !text.chars().all(|c| c.is_ascii_alphanumeric() || c == ' ' || c == '-') {
         return None;
+    }
+    // Of a known unit, or scaled: in `three blind mice` nothing is counted for sure.
+    let of_unit = |number: &str, unit: &str| {
+        let (scale, rest) = qualifier::read(unit.trim())?;
+        let known = if rest.is_empty() {
+            !scale.is_one()
+        } else {
+            units::read(&rest).is_some_and(|unit| unit.is_known() || !scale.is_one())
+        };
+        known.then(|| format!("{number}\\text{{ {}}}", unit.trim()))
+    };
+    let lower = text.to_ascii_lowercase();
+    for (lead, number) in [("half a ", "0.5"), ("half an ", "0.5"), ("a ", "1"), ("an ", "1")] {
+        if lower.starts_with(lead)
+            && let Some(found) = text.get(lead.len()..).and_then(|unit| of_unit(number, unit))
+        {
+            return Some(found);
+        }
     }
     (1..=WORDS_MAX).rev().find_map(|count| {
         let (end, _) = text.match_indices(' ').nth(count - 1)?;
         let (number, unit) = text.split_at_checked(end)?;
-        let (number, unit) = (numeral(number)?, unit.trim());
-        units::read(unit).filter(units::Unit::is_known).map(|_| format!("{number}\\text{{ {unit}}}"))
+        // `eighteen hundred thousand` is no number in words.
+        let scaled = unit.split_whitespace().next().is_some_and(|word| is_word(&word.to_ascii_lowercase()));
+        of_unit(&numeral(number)?, unit).filter(|_| !scaled)
     })
 }
 
@@ -168,14 +215,27 @@ fn small(word: &str) -> Option<u64> {
     SMALL.iter().position(|name| *name == word).map(|at| at as u64)
 }
 
-/// `三`, `二十五`, `一百零三`, `两万`.
-fn chinese(text: &str) -> Option<u64> {
+/// `三`, `二十五`, `一百零三`, `两万`, `一亿二千万`.
+pub fn chinese(text: &str) -> Option<u64> {
     const DIGITS: [char; 10] = ['零', '一', '二', '三', '四', '五', '六', '七', '八', '九'];
     const LENGTH_MAX: usize = 16;
-    if text.chars().count() > LENGTH_MAX {
+    if text.is_empty() || text.chars().count() > LENGTH_MAX {
         return None;
     }
-    let (mut total, mut section, mut digit) = (0u64, 0u64, None);
+    // What stands before a `亿` and a `万` is a number below ten thousand of its own.
+    for (name, size) in [('亿', 100_000_000), ('万', 10_000)] {
+        if let Some((above, below)) = text.split_once(name) {
+            let above = chinese(above).filter(|above| *above > 0)?;
+            let mut rest = if below.is_empty() { 0 } else { chinese(below).filter(|below| *below < size)? };
+            // `三万五` is 35,000, `三万零五` is 30,005.
+            if (1..10).contains(&rest) && below.chars().count() == 1 {
+                rest *= size / 10;
+            }
+            return above.checked_mul(size)?.checked_add(rest);
+        }
+    }
+    let (mut section, mut digit) = (0u64, None);
+    let mut zero = false;
     let mut unit_before = u64::MAX;
     for c in text.chars() {
         let value = if c == '两' { Some(2) } else { DIGITS.iter().position(|known| *known == c).map(|at| at as u64) };
@@ -183,6 +243,7 @@ fn chinese(text: &str) -> Option<u64> {
             if digit.is_some_and(|before| before != 0) {
                 return None;
             }
+            zero |= value == 0;
             digit = Some(value);
             continue;
         }
@@ -190,11 +251,6 @@ fn chinese(text: &str) -> Option<u64> {
             '十' => 10,
             '百' => 100,
             '千' => 1_000,
-            '万' => {
-                total = (total + section + digit.take().unwrap_or(0)).checked_mul(10_000).filter(|total| *total > 0)?;
-                (section, unit_before) = (0, u64::MAX);
-                continue;
-            }
             _ => return None,
         };
         if unit >= unit_before {
@@ -203,40 +259,9 @@ fn chinese(text: &str) -> Option<u64> {
         unit_before = unit;
         section += unit * digit.take().unwrap_or(1).max(1);
     }
-    (!text.is_empty()).then(|| total + section + digit.unwrap_or(0))
-}
-
-/// The number's name that a text begins with, as a number, and what follows: `\text{ million dollars}` → 1 000 000, `\text{ dollars}`.
-pub fn scale(text: &str) -> (i64, String) {
-    const NAMES: [(&str, i64); 9] = [
-        ("dozens", 12),
-        ("dozen", 12),
-        ("hundred", 100),
-        ("thousand", 1_000),
-        ("million", 1_000_000),
-        ("billion", 1_000_000_000),
-        ("trillion", 1_000_000_000_000),
-        ("万", 10_000),
-        ("亿", 100_000_000),
-    ];
-    let font = FONTS.iter().find(|font| text.starts_with(**font));
-    let inside = font.map_or(text, |font| text.get(font.len()..).unwrap_or_default()).trim_start();
-    for (name, value) in NAMES {
-        let Some(after) = inside.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name)).and(inside.get(name.len()..))
-        else {
-            continue;
-        };
-        if name.is_ascii() && after.starts_with(char::is_alphabetic) {
-            continue;
-        }
-        let after = match font {
-            None => after.trim().to_string(),
-            Some(_) if after.trim_start().starts_with('}') => after.trim_start().get(1..).unwrap_or_default().trim().to_string(),
-            Some(font) => format!("{font}{}", after.trim()),
-        };
-        return (value, after);
-    }
-    (1, text.to_string())
+    // `三百五` is 350, `三百零五` is 305.
+    let short = !zero && (100..=1_000).contains(&unit_before);
+    Some(section + digit.unwrap_or(0) * if short { unit_before / 10 } else { 1 })
 }
 
 #[cfg(test)]
@@ -259,13 +284,11 @@ mod tests {
             ("half", "1/2"),
             ("three quarters", "3/4"),
             ("two-thirds", "2/3"),
-            ("三", "3"),
-            ("十二", "12"),
-            ("二十五", "25"),
-            ("一百零三", "103"),
-            ("两万", "20000"),
-            ("二分之一", "1/2"),
-            ("一又五分之四", "9/5"),
+            ("two and a half", "2 1/2"),
+            ("minus three and three quarters", "-3 3/4"),
+            ("three point one four", "3.14"),
+            ("fifty percent", "50\\%"),
+            ("one hundred and five", "105"),
         ] {
             assert_eq!(numeral(text).as_deref(), Some(value), "{text}");
         }
@@ -287,12 +310,30 @@ mod tests {
             "five eleven",
             "zero hundred",
             "five apples",
-            "三四",
-            "十百",
-            "甲",
             "-",
         ] {
             assert_eq!(numeral(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_in_chinese() {
+        for (text, value) in [
+            ("三", 3),
+            ("十二", 12),
+            ("二十五", 25),
+            ("一百零三", 103),
+            ("两万", 20_000),
+            ("三万五千", 35_000),
+            ("三万五", 35_000),
+            ("三百五", 350),
+            ("三百零五", 305),
+            ("一亿零三万", 100_030_000),
+        ] {
+            assert_eq!(super::chinese(text), Some(value), "{text}");
+        }
+        for text in ["", "三四", "十百", "甲", "万", "三亿五亿亿"] {
+            assert_eq!(super::chinese(text), None, "{text}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::expression::Expr;
 use crate::spelled;
 use reward_sdk::number;
+use reward_sdk::units::changes_number;
 use std::collections::BTreeSet;
 
 /// Commands whose argument is words.
@@ -49,32 +50,7 @@ pub fn without_remark(text: &str) -> String {
 
 /// What stands before a remark; `None` without one.
 fn valued(text: &str) -> Option<String> {
-    const CHANGES: [&str; 24] = [
-        "mod",
-        "modulo",
-        "base",
-        "not",
-        "no",
-        "except",
-        "excluding",
-        "excluded",
-        "without",
-        "negative",
-        "minus",
-        "or",
-        "and",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "percent",
-        "open",
-        "closed",
-        "remainder",
-        "am",
-        "pm",
-    ];
+    const CHANGES: [&str; 6] = ["excluded", "open", "closed", "am", "pm", "percent"];
     let braced = text.strip_suffix(")}");
     let (before, words) = braced.or_else(|| text.strip_suffix(')'))?.rsplit_once('(')?;
     let before = before.trim_end();
@@ -95,7 +71,7 @@ fn valued(text: &str) -> Option<String> {
     if let Some(spelled) = spelled::numeral(words) {
         return number::read(&value)?.agrees_with(&number::read(&spelled)?).then_some(value);
     }
-    let changes = plain(words).split(' ').any(|word| CHANGES.contains(&word) || word.chars().count() == 1);
+    let changes = plain(words).split(' ').any(|word| CHANGES.contains(&word) || changes_number(word) || word.chars().count() == 1);
     (braced.is_some() && !changes).then_some(value)
 }
 

@@ -73,13 +73,15 @@ impl Default for Correctness {
 
 impl Correctness {
     /// What the judge is shown of the completion; `None` when that is nothing.
-    fn shown<'a>(&self, completion: &'a Completion) -> Option<&'a str> {
+    fn shown<'a>(&self, completion: &'a Completion) -> Option<Cow<'a, str>> {
         let text = completion.text.as_str();
         let shown = match self.text {
-            Text::Completion => text,
-            Text::Answer => answers::of_completion(text).or_else(|| behind_the_thought(completion))?,
+            Text::Completion => text.trim().into(),
+            Text::Answer => {
+                answers::of_completion(text).or_else(|| behind_the_thought(completion).map(|text| text.trim().into()))?
+            }
         };
-        Some(shown.trim()).filter(|shown| !shown.is_empty())
+        Some(shown).filter(|shown| !shown.is_empty())
     }
 
     fn reference<'a>(&self, completion: &'a Completion) -> Result<Option<&'a str>> {
@@ -123,7 +125,8 @@ impl JudgedReward for Correctness {
     fn plan(&self, completion: &Completion) -> Vec<Ask> {
         let (Ok(reference), Some(answer)) = (self.reference(completion), self.shown(completion)) else { return Vec::new() };
         let question = question(completion);
-        let prompt = self.prompt.with(&Shown { question: &question, reference: reference.unwrap_or("(none is known)"), answer });
+        let prompt =
+            self.prompt.with(&Shown { question: &question, reference: reference.unwrap_or("(none is known)"), answer: &answer });
         vec![Ask { model: self.model.clone(), prompt, max_tokens: self.max_tokens }]
     }
 

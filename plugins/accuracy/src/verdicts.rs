@@ -1,0 +1,368 @@
+//! What sentences say of the letters of a multiple choice: `A is wrong, so B`, `not B but C`, `选项B正确`.
+//!
+//! Each letter that a sentence names is chosen, refused, or only mentioned. A text chooses when it chooses one letter, or several in one
+//! list, refuses none of them, and mentions no other but in its reasons.
+
+use std::collections::BTreeSet;
+
+/// Letters that choices have.
+const LETTERS: std::ops::RangeInclusive<char> = 'A'..='J';
+
+/// Words after which a letter is refused.
+const NOT: &[&str] = &[
+    "not",
+    "never",
+    "neither",
+    "nor",
+    "cannot",
+    "than",
+    "instead",
+    "except",
+    "excluding",
+    "excludes",
+    "eliminate",
+    "eliminates",
+    "eliminated",
+    "eliminating",
+    "reject",
+    "rejects",
+    "rejected",
+    "discard",
+    "discarded",
+    "unlike",
+    "avoid",
+    "without",
+    "rule",
+    "rules",
+    "ruled",
+];
+/// Words that say of a letter that it is not the one.
+const WRONG: &[&str] = &[
+    "not",
+    "never",
+    "wrong",
+    "incorrect",
+    "false",
+    "eliminated",
+    "impossible",
+    "invalid",
+    "excluded",
+    "out",
+    "untrue",
+    "rejected",
+    "unlikely",
+    "cannot",
+    "fails",
+    "fail",
+    "bad",
+];
+/// Words that say of a letter that it is the one.
+const RIGHT: &[&str] = &["correct", "right", "true", "answer", "best", "it", "choice", "option", "solution", "one", "valid"];
+/// Words after which a letter is chosen.
+const CUES: &[&str] = &[
+    "is",
+    "are",
+    "be",
+    "answer",
+    "answers",
+    "option",
+    "options",
+    "choice",
+    "choices",
+    "choose",
+    "chose",
+    "select",
+    "selected",
+    "pick",
+    "picked",
+    "so",
+    "therefore",
+    "thus",
+    "hence",
+    "but",
+    "with",
+    "it's",
+    "that's",
+    "mark",
+    "leaving",
+    "leaves",
+];
+/// Words between a cue and a letter.
+const FILLERS: &[&str] =
+    &["option", "choice", "answer", "letter", "the", "clearly", "definitely", "only", "statement", "out", "of", "actually", "both"];
+const VERBS: &[&str] = &["is", "are", "was", "were", "seems", "looks", "must", "be", "has"];
+/// Words behind which there are reasons.
+const REASONS: &[&str] = &["since", "because", "as", "for", "given", "where", "due", "因为", "由于"];
+/// Words of somebody who does not say which.
+const DOUBTS: &[&str] = &[
+    "either", "maybe", "perhaps", "possibly", "probably", "might", "may", "could", "unsure", "sure", "unclear", "unless", "wait",
+    "no", "actually",
+];
+
+#[derive(Clone, Debug, PartialEq)]
+enum Piece {
+    Letter(char),
+    /// In lower case; a run of Chinese characters is one.
+    Word(String),
+    Mark(char),
+}
+
+/// The letters that a text chooses.
+pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
+    let pieces = pieces(text);
+    let doubts = |piece: &Piece| match piece {
+        Piece::Word(word) => DOUBTS.contains(&word.as_str()),
+        Piece::Mark(mark) => matches!(mark, '?' | '？'),
+        Piece::Letter(_) => false,
+    };
+    if pieces.iter().any(doubts) {
+        return None;
+    }
+    let mut chosen: Option<BTreeSet<char>> = None;
+    let mut refused = BTreeSet::new();
+    let mut reasons = false;
+    let mut at = 0;
+    while let Some(piece) = pieces.get(at) {
+        if let Piece::Word(word) = piece
+            && REASONS.contains(&word.as_str())
+        {
+            reasons |= chosen.is_some();
+        }
+        if !matches!(piece, Piece::Letter(_)) {
+            at += 1;
+            continue;
+        }
+        let (letters, either, end) = group(&pieces, at);
+        match said_of(&pieces, at, end) {
+            Some(false) => refused.extend(letters),
+            // Two choices, and `A or B`, are none.
+            Some(true) if either || chosen.as_ref().is_some_and(|before| *before != letters) => return None,
+            Some(true) => chosen = Some(letters),
+            None if reasons => {}
+            None => return None,
+        }
+        at = end;
+    }
+    chosen.filter(|letters| letters.is_disjoint(&refused))
+}
+
+/// Whether what stands behind an option's letter speaks of choices, rather than saying what the option is.
+pub fn speaks_of_choices(text: &str) -> bool {
+    let pieces = pieces(text);
+    let begins = match pieces.iter().find(|piece| !matches!(piece, Piece::Mark(_))) {
+        Some(Piece::Word(word)) => {
+            let word = word.as_str();
+            VERBS.contains(&word)
+                || NOT.contains(&word)
+                || matches!(word, "or" | "and")
+                || word.ends_with("n't")
+                || ["是", "不", "错", "正确", "选项", "对"].iter().any(|said| word.starts_with(said))
+        }
+        Some(Piece::Letter(_)) => true,
+        _ => false,
+    };
+    let judges = |piece: &Piece| matches!(piece, Piece::Word(word) if matches!(word.as_str(), "wrong" | "incorrect" | "actually" | "instead" | "wait" | "错误"));
+    // `(C)`, `C)`: another option; `f(C)` is none.
+    let option = pieces.windows(3).any(|three| matches!(three, [before, Piece::Letter(_), Piece::Mark(')')] if !matches!(before, Piece::Word(word) if word.len() == 1 && word.starts_with(char::is_alphabetic))));
+    // `B. The answer is C`
+    let names_answer = || {
+        pieces.iter().any(|piece| matches!(piece, Piece::Letter(_)))
+            && pieces.iter().filter_map(word).any(|word| {
+                matches!(word, "answer" | "option" | "choice" | "correct") || word.contains('选') || word.contains("答案")
+            })
+    };
+    begins || names_answer() || pieces.iter().any(judges) || (option && !applied(text))
+}
+
+/// Whether each bracketed letter is a function's argument: `f(A)`.
+fn applied(text: &str) -> bool {
+    text.match_indices('(').all(|(at, _)| text.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_ascii_alphabetic())))
+}
+
+fn pieces(text: &str) -> Vec<Piece> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let han = |c: char| matches!(c, '\u{4e00}'..='\u{9fff}');
+        let part: fn(char) -> bool = if han(c) {
+            |c| matches!(c, '\u{4e00}'..='\u{9fff}')
+        } else if c.is_alphanumeric() {
+            |c| (c.is_alphanumeric() || matches!(c, '\'' | '’')) && !matches!(c, '\u{4e00}'..='\u{9fff}')
+        } else {
+            |_| false
+        };
+        let end = rest.find(|c| !part(c)).unwrap_or(rest.len()).max(c.len_utf8());
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        let alone = word.chars().count() == 1;
+        match c {
+            _ if c.is_whitespace() => {}
+            _ if !c.is_alphanumeric() => found.push(Piece::Mark(c)),
+            _ if alone && LETTERS.contains(&c.to_ascii_uppercase()) && is_mention(c, &found, rest) => {
+                found.push(Piece::Letter(c.to_ascii_uppercase()));
+            }
+            _ => found.push(Piece::Word(word.to_lowercase().replace('’', "'"))),
+        }
+    }
+    found
+}
+
+/// Whether a letter alone is an option rather than a word: `A` in `A dog`, `I`, the `a` of `is a number` are words.
+fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
+    // `A(1, 2)` is a point, `A = 5` an equation.
+    if after.starts_with('(')
+        || after.trim_start().starts_with(['=', '<', '>', '^', '_', '+', '/', '|', '~', '\u{2264}', '\u{2265}'])
+    {
+        return false;
+    }
+    let ends = !after.trim_start().starts_with(char::is_alphanumeric);
+    if letter.is_ascii_lowercase() || letter == 'I' {
+        let cued = match before.last() {
+            Some(Piece::Mark('(')) => after.starts_with(')'),
+            Some(Piece::Word(word)) => CUES.contains(&word.as_str()) || word == "not",
+            _ => false,
+        };
+        return ends && cued;
+    }
+    let next: String = after.trim_start().chars().take_while(|c| c.is_alphabetic()).collect();
+    let said = |word: &str| {
+        VERBS.contains(&word)
+            || REASONS.contains(&word)
+            || matches!(
+                word,
+                "and"
+                    | "or"
+                    | "nor"
+                    | "but"
+                    | "not"
+                    | "correct"
+                    | "works"
+                    | "holds"
+                    | "cannot"
+                    | "can"
+                    | "isn"
+                    | "does"
+                    | "doesn"
+                    | "fails"
+            )
+    };
+    letter != 'A' || ends || !next.is_ascii() || said(&next.to_lowercase())
+}
+
+/// Letters in one list, whether `or` is among them, and where it ends.
+fn group(pieces: &[Piece], start: usize) -> (BTreeSet<char>, bool, usize) {
+    let mut letters = BTreeSet::new();
+    let (mut either, mut end) = (false, start);
+    let mut at = start;
+    let mut or = false;
+    while let Some(piece) = pieces.get(at) {
+        match piece {
+            Piece::Letter(letter) => {
+                letters.insert(*letter);
+                either |= or;
+                end = at + 1;
+            }
+            Piece::Mark(',' | '、' | '(' | ')' | '，') => {}
+            Piece::Word(word) if matches!(word.as_str(), "and" | "option" | "options" | "choice") => {}
+            Piece::Word(word) if matches!(word.as_str(), "or" | "nor" | "或") => or = true,
+            _ => break,
+        }
+        at += 1;
+    }
+    // `A, or another`
+    let dangling = matches!(pieces.get(end), Some(Piece::Word(word)) if word == "or")
+        || matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark(_)), Some(Piece::Word(word))) if word == "or");
+    (letters, either || dangling, end)
+}
+
+/// What is said of the letters between two places: chosen, refused, or neither.
+fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
+    let clause = |piece: &&Piece| !matches!(piece, Piece::Mark('.' | ',' | ';' | '，' | '。' | '；'));
+    let before: Vec<&str> = pieces.get(..start)?.iter().rev().take_while(clause).filter_map(word).collect();
+    // `B. is wrong`
+    let marked = matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark('.')), Some(Piece::Word(word))) if VERBS.contains(&word.as_str()));
+    let after: Vec<&str> = pieces.get(end + usize::from(marked)..)?.iter().take_while(clause).filter_map(word).collect();
+    if let Some(said) = in_chinese(&before, &after) {
+        return said;
+    }
+    // `B is not correct`, `B isn't it`
+    let contracted = |word: &str| word.ends_with("n't") || matches!(word, "cannot" | "fails");
+    let verb = after.first().is_some_and(|word| VERBS.contains(word) || contracted(word) || matches!(*word, "can" | "does" | "do"));
+    let about = |words: &[&str]| {
+        after
+            .iter()
+            .take(6)
+            .take_while(|word| !REASONS.contains(word))
+            .any(|word| words.contains(word) || (words.len() == WRONG.len() && contracted(word)))
+    };
+    if verb && about(WRONG) {
+        return Some(false);
+    }
+    let nearest = before.iter().find(|word| !FILLERS.contains(word)).copied();
+    // `not B`, `is not the option B`, `instead of B`, `It isn't B`
+    if nearest == Some("but") {
+        let of_all =
+            before.iter().any(|word| matches!(*word, "all" | "any" | "anything" | "everything" | "every" | "nothing" | "none"));
+        let denies = before.iter().any(|word| NOT.contains(word) || word.ends_with("n't"));
+        return if of_all { Some(false) } else { denies.then_some(true) };
+    }
+    let denied = before
+        .iter()
+        .take(4)
+        .take_while(|word| !matches!(**word, "but" | "so"))
+        .any(|word| NOT.contains(word) || word.ends_with("n't"));
+    // `The wrong option is B`
+    let of_wrong = before.iter().any(|word| matches!(*word, "wrong" | "incorrect" | "false" | "worst" | "untrue"));
+    if denied || of_wrong {
+        return Some(false);
+    }
+    if verb {
+        return about(RIGHT).then_some(true);
+    }
+    if nearest.is_some_and(|word| CUES.contains(&word)) || before.first().is_some_and(|word| CUES.contains(word)) {
+        return Some(true);
+    }
+    let right = after.first().is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
+    // `B, since …`, `B (twelve)`
+    const CONCLUDING: [&str; 6] = ["therefore", "so", "thus", "hence", "finally", "then"];
+    let concluding =
+        |piece: &Piece| word(piece).is_none_or(|word| CONCLUDING.contains(&word)) && !matches!(piece, Piece::Letter(_));
+    let first = pieces.get(..start)?.iter().all(concluding);
+    let parted = match pieces.get(end) {
+        None | Some(Piece::Mark(',' | '.' | ':' | ';' | '(' | ')' | ']' | '，' | '。')) => true,
+        Some(Piece::Mark(_)) => false,
+        Some(Piece::Word(word)) => REASONS.contains(&word.as_str()) || matches!(word.as_str(), "rather" | "not" | "instead"),
+        Some(Piece::Letter(_)) => false,
+    };
+    (right || (first && parted)).then_some(true)
+}
+
+fn word(piece: &Piece) -> Option<&str> {
+    match piece {
+        Piece::Word(word) => Some(word),
+        _ => None,
+    }
+}
+
+/// The same in Chinese, where the words beside the letters are; the outer `None` where they are not.
+fn in_chinese(before: &[&str], after: &[&str]) -> Option<Option<bool>> {
+    let han = |word: &&&str| word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
+    let (before, after) =
+        (before.first().filter(han).copied().unwrap_or_default(), after.first().filter(han).copied().unwrap_or_default());
+    if before.is_empty() && after.is_empty() {
+        return None;
+    }
+    let any = |word: &str, parts: &[&str]| parts.iter().any(|part| word.contains(part));
+    let begins = after.strip_prefix("选项").or_else(|| after.strip_prefix("项")).unwrap_or(after);
+    let begins = begins.strip_prefix('是').unwrap_or(begins);
+    if ["错", "不", "有误", "无", "排除", "除"].iter().any(|said| begins.starts_with(said))
+        || any(before, &["不", "排除", "除", "非", "错", "没"])
+    {
+        return Some(Some(false));
+    }
+    let chosen = ["选", "选择", "选项", "答案", "是", "为", "故", "所以", "因此", "应该"].iter().any(|cue| before.ends_with(cue));
+    if chosen || ["正确", "对", "符合", "成立"].iter().any(|said| begins.starts_with(said)) {
+        return Some(Some(true));
+    }
+    Some(None)
+}
