@@ -8,7 +8,7 @@ use crate::plan::Seen;
 use crate::reward::{Answering, Respondent, Reward, plugin_stem};
 use crate::stage::{Origin, Sft, Stage, Tokenize};
 use crate::{check, keys, size, sound};
-use r1d_proto::worker::{Dtype, Slots};
+use r1d_proto::worker::{Dtype, Slots, slot_tokens};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -125,10 +125,16 @@ pub enum TemplateSource {
 pub struct Sampler {
     /// Completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
     pub slots: u32,
+    /// Prompt and completion tokens that the cache holds; 0: what the stage's own steps need, or [`EVAL_TOKENS_MAX`] for evaluations alone.
+    pub tokens: u32,
 }
 
 /// Slots that `sampler.slots = 0` takes at most.
 pub const SLOTS_MAX: u32 = 256;
+
+/// Tokens that `sampler.tokens = 0` takes at most in a stage that samples for evaluations alone: 6 GB of a 0.5B Qwen2.5 in bfloat16, 30 GB of a
+/// 7B. One completion always fits.
+pub const EVAL_TOKENS_MAX: u64 = 1 << 19;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -280,28 +286,27 @@ impl Job {
         eval.rewards.iter().map(|name| defined(name).unwrap_or_else(|| Reward::of_plugin(name))).collect()
     }
 
-    /// The sampler of a stage: slots that hold its own longest prompt and completion, and those of the evaluations; `None` where neither
-    /// samples. `prompt_max` and `eval_prompt_max` are in tokens.
+    /// The sampler of a stage: what its own steps need, so that a long evaluation decodes fewer completions at a time instead of taking the
+    /// memory of training; at least one completion of any evaluation. `None` where neither samples. `prompt_max` and `eval_prompt_max` are in
+    /// tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
         let evals = || self.evals.iter().chain(stage.evaluation());
         if stage.reward_model().is_some() || (stage.rollouts().is_none() && evals().next().is_none()) {
             return None;
         }
-        let (own, own_count) = stage.rollouts().map_or((0, 0), |rollouts| {
-            (
-                prompt_max.saturating_add(rollouts.longest_completion()),
-                rollouts.prompts_per_step.saturating_mul(rollouts.num_generations),
-            )
-        });
-        let eval = evals().map(|e| eval_prompt_max.saturating_add(e.max_completion_length)).max().unwrap_or(0);
-        let count = if self.sampler.slots > 0 {
-            self.sampler.slots
-        } else if own_count > 0 {
-            own_count.min(SLOTS_MAX)
-        } else {
-            SLOTS_MAX
+        let count = if self.sampler.slots > 0 { self.sampler.slots } else { SLOTS_MAX };
+        let eval = evals().map(|e| slot_tokens(u64::from(eval_prompt_max) + u64::from(e.max_completion_length))).max().unwrap_or(0);
+        let (longest, needed) = match stage.rollouts() {
+            Some(rollouts) => {
+                let own = slot_tokens(u64::from(prompt_max) + u64::from(rollouts.longest_completion()));
+                let samples = rollouts.prompts_per_step.saturating_mul(rollouts.num_generations);
+                (own.max(eval), own * u64::from(count.min(samples)))
+            }
+            None if self.sampler.slots > 0 => (eval, eval * u64::from(count)),
+            None => (eval, (eval * u64::from(count)).min(EVAL_TOKENS_MAX)),
         };
-        Some(Slots { count, capacity: own.max(eval) })
+        let tokens = if self.sampler.tokens > 0 { self.sampler.tokens.into() } else { needed };
+        Some(Slots { count, tokens: tokens.max(longest) })
     }
 }
 
@@ -329,7 +334,7 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
         models: models.collect::<Result<_, JobError>>()?,
         data: data.collect::<Result<_, JobError>>()?,
         stages,
-        sampler: Sampler { slots: job.table("sampler", "[sampler]")?.get("slots")? },
+        sampler: Sampler::read(&job.table("sampler", "[sampler]")?)?,
         checkpoint: Checkpoint::read(&job.table("checkpoint", "[checkpoint]")?)?,
         evals,
     })
@@ -339,6 +344,12 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
 fn titled(path: &str, table: &toml::Table) -> String {
     let name = table.get("name").or_else(|| table.get("data")).and_then(toml::Value::as_str).unwrap_or_default();
     format!("[[{path}]] {name:?}")
+}
+
+impl Sampler {
+    fn read(sampler: &Fields<'_>) -> Result<Sampler, JobError> {
+        Ok(Sampler { slots: sampler.get("slots")?, tokens: sampler.get("tokens")? })
+    }
 }
 
 impl Model {

@@ -84,6 +84,7 @@ fn settings(job: &Job, (index, stage): (usize, &Stage), data: &BTreeSet<String>,
     table.insert("dtype".into(), format!("{:?}", job.model.dtype).into());
     table.insert("fp8".into(), job.model.fp8.into());
     table.insert("slots".into(), i64::from(job.sampler.slots).into());
+    table.insert("tokens".into(), i64::from(job.sampler.tokens).into());
     table.insert("stage".into(), Value::Table(write::stage(stage)));
     let read = data.iter().filter_map(|name| Some((name.clone(), job.data.get(name)?)));
     let read = read.map(|(name, source)| {

@@ -124,13 +124,13 @@ pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BT
             Answering::Directory(dir) => seen.asked.get(dir).map_or((facts, true), |of| (of, of.scores)),
         };
         // A judge that writes has a cache for as many tokens as the policy's.
-        let cached = slots.filter(|_| !scores).map_or(0, |slots| u64::from(slots.count) * u64::from(slots.capacity));
+        let cached = slots.filter(|_| !scores).map_or(0, |slots| slots.tokens);
         let name = if scores { "reward models" } else { "judges" };
         *bytes.entry(name.into()).or_insert(0) += (of.parameters + cached * of.cache_values_per_token) * value_bytes;
     }
     if let Some(slots) = slots {
         let per_token = facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
-        bytes.insert("sampler".into(), slots.count as u64 * slots.capacity as u64 * per_token * value_bytes);
+        bytes.insert("sampler".into(), slots.tokens * per_token * value_bytes);
     }
     bytes
 }

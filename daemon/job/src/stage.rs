@@ -142,6 +142,7 @@ pub struct Ppo {
     pub lam: f64,
     pub kl_coef: f64,
     pub routing_replay: bool,
+    pub routing_replay_reference: bool,
     pub value_learning_rate: f64,
     /// A reward-model stage before, whose weights the value model starts from; else the policy's trunk with a fresh head.
     pub value_model: Option<String>,
@@ -214,6 +215,7 @@ pub struct Grpo {
     pub sync_ref_steps: u64,
     pub mask_truncated_completions: bool,
     pub routing_replay: bool,
+    pub routing_replay_reference: bool,
     pub dynamic_sampling: bool,
     pub max_resample_rounds: u32,
 }
@@ -465,6 +467,7 @@ impl Ppo {
             kl_coef: self.kl_coef,
             temperature: self.rollouts.temperature(step) as f32,
             routing_replay: self.routing_replay,
+            routing_replay_reference: self.routing_replay_reference,
         }
     }
 }
@@ -490,6 +493,7 @@ impl Grpo {
             max_completion_length: self.rollouts.max_completion_length(step),
             temperature: self.rollouts.temperature(step) as f32,
             routing_replay: self.routing_replay,
+            routing_replay_reference: self.routing_replay_reference,
         }
     }
 }

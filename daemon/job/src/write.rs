@@ -30,7 +30,8 @@ pub fn job(job: &Job) -> String {
         job.data.iter().map(|(name, source)| (name.clone(), Value::Table(data(source)))).collect::<toml::Table>(),
     );
     set(&mut table, "stage", job.stages.iter().map(stage).collect::<Vec<_>>());
-    set(&mut table, "sampler", toml::Table::from_iter([("slots".to_string(), job.sampler.slots.into())]));
+    let sampler = [("slots", i64::from(job.sampler.slots)), ("tokens", job.sampler.tokens.into())];
+    set(&mut table, "sampler", toml::Table::from_iter(sampler.map(|(key, value)| (key.to_string(), value.into()))));
     set(&mut table, "checkpoint", checkpoint(&job.checkpoint));
     set(&mut table, "eval", job.evals.iter().map(eval).collect::<Vec<_>>());
     let mut text = String::new();
@@ -248,6 +249,7 @@ fn ppo(table: &mut toml::Table, ppo: &Ppo) {
     set(table, "kl_coef", ppo.kl_coef);
     set(table, "keep_sampling_mask", ppo.rollouts.keep_sampling_mask);
     set(table, "routing_replay", ppo.routing_replay);
+    set(table, "routing_replay_reference", ppo.routing_replay_reference);
     set(table, "value_learning_rate", ppo.value_learning_rate);
     if let Some(model) = &ppo.value_model {
         set(table, "value_model", model);
@@ -292,6 +294,7 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "max_resample_rounds", grpo.max_resample_rounds);
     set(table, "keep_sampling_mask", grpo.rollouts.keep_sampling_mask);
     set(table, "routing_replay", grpo.routing_replay);
+    set(table, "routing_replay_reference", grpo.routing_replay_reference);
 }
 
 pub(crate) fn reward(reward: &Reward) -> toml::Table {

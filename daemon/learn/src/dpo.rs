@@ -5,7 +5,7 @@ use crate::head::{Chunk, Head, entropy_sum};
 use crate::preference::{Side, dpo_loss};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, packing};
-use r1d_model::{AuxLoss, CausalLm};
+use r1d_model::CausalLm;
 use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::{DpoLossType, DpoObjective};
 use r1d_proto::worker::{Metrics, Pair, TrainDpo, TrainSequence};
@@ -33,11 +33,12 @@ impl Trainer {
             let own: Vec<&TrainSequence> = group.iter().flat_map(|&index| &sides[index]).collect();
             let micro = MicroBatch::of_rollouts(&own, shares, None, model.device())?;
             let places = Places::of(&own, model.device())?;
+            // Nobody recorded any experts for either: policy and reference route by themselves.
             let theirs = tch::no_grad(|| {
-                let (hidden, _) = self.forward(reference, &micro, AuxLoss::NONE)?;
+                let hidden = self.hidden(reference, &micro)?;
                 places.sums(&Head::new(reference, 1.0, self.invariant).logprobs(&hidden, &micro.targets)?)
             })?;
-            let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
+            let (hidden, output) = self.forward(model, &micro)?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             let aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, 2 * batch.pairs.len())?;
             drop(output);
@@ -54,9 +55,9 @@ impl Trainer {
                 seen.push(sums_of_tokens(&chunk, &micro, &places)?);
                 Ok(())
             };
-            Head::new(model, 1.0, self.invariant).backward(&hidden, &micro.targets, aux, true, &mut loss, &mut observe)?;
+            let (head, mut take) = (Head::new(model, 1.0, self.invariant), || self.optimiser.accumulate());
+            head.backward(&hidden, &micro.targets, aux, true, &mut loss, &mut observe, &mut take)?;
             sums.tokens(&seen)?;
-            self.optimiser.accumulate()?;
             work::moved(group.len() as u64);
         }
         let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?;

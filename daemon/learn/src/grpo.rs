@@ -1,12 +1,12 @@
 //! Group relative policy optimisation (DeepSeekMath 4.1; R1 2.2.1): the updates that a rollout batch with its advantages makes.
 
 use crate::batch::{self, MicroBatch, Replay};
-use crate::head::{Chunk, Head, entropy_sum};
-use crate::metrics::{Difference, Progress, Sums, Totals, completions};
+use crate::head::{Chunk, Head, Take, entropy_sum};
+use crate::metrics::{Counts, Difference, Progress, Sums, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, kept, minibatch, packing, router};
-use r1d_model::{AuxLoss, CausalLm};
+use r1d_model::CausalLm;
 use r1d_proto::recipe::Objective;
 use r1d_proto::worker::{Metrics, Train, TrainSequence};
 use tch::{Device, Tensor};
@@ -21,8 +21,10 @@ pub(crate) struct Run<'a> {
     /// A prompt is computed once for all sequences of a micro-batch that begin with it. The balance loss is of whole sequences, so with it each
     /// computes its own.
     shares_prompts: bool,
-    /// Experts are forced to those recorded.
+    /// The policy's experts are forced to those recorded.
     replay: Option<Replay>,
+    /// Completions without an advantage are left out of passes that nothing of them could come of.
+    leaves_out: bool,
     /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first update, where there are several.
     pub old: Vec<Option<Tensor>>,
     /// Likewise the reference's, where β > 0.
@@ -41,6 +43,10 @@ impl Trainer {
     /// `reference` is needed where β > 0. `progress(done, total)` counts completion tokens through forward passes. A minibatch whose completions are
     /// all masked makes no update. Metrics are means over the updates, weighted by tokens where TRL's are. An error leaves the weights as
     /// the last whole update made them.
+    ///
+    /// Completions whose advantage is 0, as in groups of equal rewards, have a gradient of 0 where β is 0: they are counted in the loss's
+    /// denominators and computed no further, unless their load on experts has a part in the update. `completions/skipped_ratio` is their
+    /// share; `entropy` and `sampling/…` are then of the others.
     pub fn train(
         &mut self,
         model: &CausalLm,
@@ -52,9 +58,12 @@ impl Trainer {
         let mut metrics = completions(&batch.sequences);
         let Train { step, seed, objective, sequences, .. } = batch;
         let mut run = Run::new(model, *step, sequences, objective, self, Progress::new(progress))?;
+        run.leaves_out = objective.beta == 0.0 && !self.balances(model);
+        run.expect();
+        metrics.insert("completions/skipped_ratio".to_owned(), run.skipped_ratio());
         if run.objective.beta != 0.0 {
             let reference = reference.ok_or_else(|| LearnError::Request("beta > 0 needs a reference model".to_owned()))?;
-            self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
+            self.score_reference(reference, &mut run)?;
             clock = self.time(&mut metrics, "reference", clock);
         }
         if run.keeps_old() {
@@ -90,19 +99,29 @@ impl Trainer {
 
     /// The policy's own log-probabilities, before it moves.
     pub(crate) fn score_old(&self, model: &CausalLm, run: &mut Run) -> Result<(), LearnError> {
-        self.score(model, run, |run, index, logp| run.old[index] = Some(logp))?;
-        run.trained().into_iter().try_for_each(|index| run.measure(index))
+        self.score(model, run, run.replay, |run, index, logp| run.old[index] = Some(logp))?;
+        run.computed().into_iter().try_for_each(|index| run.measure(index))
     }
 
-    /// Log-probabilities of every completion that trains, without gradients.
-    pub(crate) fn score(&self, model: &CausalLm, run: &mut Run, keep: impl Fn(&mut Run, usize, Tensor)) -> Result<(), LearnError> {
-        for group in self.pack(run, &run.trained()) {
-            let micro = run.micro_batch(&group)?;
-            let logp = tch::no_grad(|| {
-                let (hidden, _) = self.forward(model, &micro, AuxLoss::NONE)?;
-                let head = Head::new(model, run.objective.temperature as f64, self.invariant);
-                head.keeping(micro.kept.as_ref()).logprobs(&hidden, &micro.targets)
-            })?;
+    /// The reference's. It is the model that it is with its own experts; those of the policy's rollouts are forced on it where the objective says so.
+    pub(crate) fn score_reference(&self, reference: &CausalLm, run: &mut Run) -> Result<(), LearnError> {
+        let replay = run.replay.filter(|_| run.objective.routing_replay_reference);
+        self.score(reference, run, replay, |run, index, logp| run.reference[index] = Some(logp))
+    }
+
+    /// Log-probabilities of every completion that an update computes, without gradients.
+    fn score(
+        &self,
+        model: &CausalLm,
+        run: &mut Run,
+        replay: Option<Replay>,
+        keep: impl Fn(&mut Run, usize, Tensor),
+    ) -> Result<(), LearnError> {
+        for group in self.pack(run, &run.computed()) {
+            let micro = run.micro_batch(&group, replay)?;
+            let hidden = self.hidden(model, &micro)?;
+            let head = Head::new(model, run.objective.temperature as f64, self.invariant);
+            let logp = head.keeping(micro.kept.as_ref()).logprobs(&hidden, &micro.targets)?;
             let lengths: Vec<i64> = group.iter().map(|&index| run.length(index) as i64).collect();
             for (&index, own) in group.iter().zip(logp.f_split_with_sizes(&lengths, 0)?) {
                 keep(run, index, own);
@@ -120,7 +139,12 @@ impl Trainer {
     /// One update on a minibatch.
     pub(crate) fn update(&mut self, model: &CausalLm, run: &mut Run, minibatch: &[usize], update: u64) -> Result<(), LearnError> {
         let share = run.share(minibatch);
-        let chosen: Vec<usize> = minibatch.iter().copied().filter(|&index| run.trains(index)).collect();
+        let trained: Vec<usize> = minibatch.iter().copied().filter(|&index| run.trains(index)).collect();
+        let mut chosen: Vec<usize> = trained.iter().copied().filter(|&index| run.computes(index)).collect();
+        if chosen.is_empty() {
+            // A gradient of 0 is an update, which moments and weight decay make: the cheapest completion gives it.
+            chosen.extend(trained.iter().min_by_key(|&&index| run.length(index)));
+        }
         if chosen.is_empty() {
             return Ok(());
         }
@@ -128,19 +152,24 @@ impl Trainer {
         let mut sums = Sums::new(run.device)?;
         let mut load = None;
         for group in self.pack(run, &chosen) {
-            let micro = run.micro_batch(&group)?;
-            let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
+            let micro = run.micro_batch(&group, run.replay)?;
+            let (hidden, output) = self.forward(model, &micro)?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             let aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, chosen.len())?;
             drop(output);
-            run.backward(model, &group, &micro, share, &hidden, aux, &mut sums)?;
-            self.optimiser.accumulate()?;
+            run.backward(model, &group, &micro, share, &hidden, aux, &mut sums, &mut || self.optimiser.accumulate())?;
             run.progress.add(&micro);
         }
         let sums = sums.read()?;
         let updated = self.finish_update(model, run.step, update, sums.loss, load)?;
-        let tokens = chosen.iter().map(|&index| run.length(index)).sum();
-        run.totals.add(&sums, tokens, chosen.len(), &updated);
+        let tokens = |sequences: &[usize]| sequences.iter().map(|&index| run.length(index)).sum();
+        let counts = Counts {
+            sequences: trained.len(),
+            tokens: tokens(&trained),
+            skipped: trained.len() - chosen.len(),
+            computed: tokens(&chosen),
+        };
+        run.totals.add(&sums, counts, &updated);
         Ok(())
     }
 }
@@ -161,7 +190,7 @@ impl<'a> Run<'a> {
         let replay = Replay::of(model).filter(|_| objective.routing_replay);
         batch::check_rollouts(sequences, replay, model.config.vocab_size)?;
         let none = || sequences.iter().map(|_| None).collect();
-        let mut run = Run {
+        Ok(Run {
             step,
             sequences,
             objective,
@@ -169,17 +198,28 @@ impl<'a> Run<'a> {
             invariant: trainer.invariant,
             shares_prompts: !trainer.aux_loss(model).wanted(),
             replay,
+            leaves_out: false,
             old: none(),
             reference: none(),
             advantages: None,
             difference: Difference::new(model.device())?,
             totals: Totals::default(),
             progress,
-        };
-        let tokens: usize = run.trained().iter().map(|&index| run.length(index)).sum();
-        let passes = objective.num_iterations.max(1) as u64 + run.keeps_old() as u64 + (objective.beta != 0.0) as u64;
-        run.progress.expect(tokens as u64 * passes);
-        Ok(run)
+        })
+    }
+
+    /// Tells how many tokens will go through forward passes.
+    fn expect(&mut self) {
+        let tokens: usize = self.computed().iter().map(|&index| self.length(index)).sum();
+        let Objective { num_iterations, beta, .. } = *self.objective;
+        let passes = num_iterations.max(1) as u64 + self.keeps_old() as u64 + (beta != 0.0) as u64;
+        self.progress.expect(tokens as u64 * passes);
+    }
+
+    /// Share of the completions that train and are not computed.
+    fn skipped_ratio(&self) -> f64 {
+        let trained = self.trained().len();
+        (trained - self.computed().len()) as f64 / trained.max(1) as f64
     }
 
     /// With a single update π_old is the policy of that update itself.
@@ -189,6 +229,15 @@ impl<'a> Run<'a> {
 
     fn trains(&self, index: usize) -> bool {
         !(self.objective.mask_truncated_completions && self.sequences[index].truncated)
+    }
+
+    /// Whether anything can come of a pass over a completion that trains.
+    fn computes(&self, index: usize) -> bool {
+        !(self.leaves_out && self.sequences[index].advantage == 0.0)
+    }
+
+    fn computed(&self) -> Vec<usize> {
+        self.trained().into_iter().filter(|&index| self.computes(index)).collect()
     }
 
     pub(crate) fn trained(&self) -> Vec<usize> {
@@ -210,9 +259,9 @@ impl<'a> Run<'a> {
         Share { sequences: minibatch.len() as f64, tokens: tokens as f64 * part }
     }
 
-    fn micro_batch(&self, group: &[usize]) -> Result<MicroBatch, LearnError> {
+    fn micro_batch(&self, group: &[usize], replay: Option<Replay>) -> Result<MicroBatch, LearnError> {
         let sequences: Vec<_> = group.iter().map(|&index| &self.sequences[index]).collect();
-        MicroBatch::of_rollouts(&sequences, self.shares_prompts, self.replay, self.device)
+        MicroBatch::of_rollouts(&sequences, self.shares_prompts, replay, self.device)
     }
 
     /// What the sampler recorded, float32 `[N]`.
@@ -270,6 +319,7 @@ impl<'a> Run<'a> {
         hidden: &Tensor,
         aux: Option<Tensor>,
         sums: &mut Sums,
+        take: &mut Take,
     ) -> Result<(), LearnError> {
         let tokens = self.tokens(group, share)?;
         let behaviour = if self.keeps_old() { None } else { Some(self.behaviour(group)?) };
@@ -297,7 +347,7 @@ impl<'a> Run<'a> {
         };
         let whole = tokens.sequences.is_some();
         let head = Head::new(model, temperature, self.invariant).keeping(micro.kept.as_ref());
-        head.backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe)?;
+        head.backward(hidden, &micro.targets, aux, whole, &mut loss, &mut observe, take)?;
         sums.add(&losses, &entropies)?;
         let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
         sums.extremes(&Tensor::f_cat(&held, 1)?, &Sequences::of(&lengths, self.device)?)

@@ -10,8 +10,7 @@ use crate::kept::KeptRows;
 use r1d_model::{CausalLm, Forward, kept_logprobs};
 use tch::{Device, Kind, Tensor};
 
-/// Logits held at a time, elements (float32; the backward pass holds about three times as much). On a GPU small chunks leave it idle, and in
-/// bfloat16 each chunk rounds the head's gradient once more.
+/// Logits held at a time, elements (float32; the backward pass holds about three times as much). On a GPU small chunks leave it idle.
 const LOGITS_MAX_CPU: i64 = 1 << 24;
 const LOGITS_MAX_CUDA: i64 = 1 << 27;
 
@@ -52,6 +51,9 @@ pub struct Chunk<'a> {
 /// The loss of tokens `start..start + n` given their log-probabilities `[n]`.
 pub type ChunkLoss<'a> = dyn FnMut(&Tensor, i64) -> Result<Tensor, LearnError> + 'a;
 pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
+/// Called behind each backward pass, to take the gradients that it left. They are sums in the parameters' own dtype, and the head's would be
+/// rounded with each chunk that is added to it.
+pub type Take<'a> = dyn FnMut() -> Result<(), LearnError> + 'a;
 
 impl<'a> Head<'a> {
     pub fn new(model: &'a CausalLm, temperature: f64, invariant: bool) -> Head<'a> {
@@ -96,6 +98,7 @@ impl<'a> Head<'a> {
 
     /// Adds the gradients of `loss` + `extra` to every parameter that `hidden` `[N, D]`, the head and `extra` depend on.
     /// `whole` says that `loss` must see all tokens at once.
+    #[allow(clippy::too_many_arguments, reason = "what is differentiated, and what is told on the way")]
     pub fn backward(
         &self,
         hidden: &Tensor,
@@ -104,6 +107,7 @@ impl<'a> Head<'a> {
         whole: bool,
         loss: &mut ChunkLoss,
         observe: &mut Observe,
+        take: &mut Take,
     ) -> Result<(), LearnError> {
         let tokens = targets.size()[0];
         // Of frozen weights alone it changes nothing.
@@ -112,18 +116,20 @@ impl<'a> Head<'a> {
             let chunk = self.chunk_logprobs(0, hidden, targets)?;
             chunk.show(0, observe)?;
             let total = loss(&chunk.logp, 0)?;
-            return run_backward(match extra {
+            run_backward(match extra {
                 Some(extra) => total.f_add(&extra)?,
                 None => total,
-            });
+            })?;
+            return take();
         }
         let slopes = if whole { Some(self.slopes(hidden, targets, loss)?) } else { None };
-        let through = self.through(hidden, targets, slopes, loss, observe)?;
+        let through = self.through(hidden, targets, slopes, loss, observe, take)?;
         match (through, extra) {
-            (Some(through), Some(extra)) => run_backward(through.f_add(&extra)?),
-            (Some(loss), None) | (None, Some(loss)) => run_backward(loss),
-            (None, None) => Ok(()),
+            (Some(through), Some(extra)) => run_backward(through.f_add(&extra)?)?,
+            (Some(loss), None) | (None, Some(loss)) => run_backward(loss)?,
+            (None, None) => return Ok(()),
         }
+        take()
     }
 
     /// As [`Self::backward`], for the head alone: a scalar is left whose gradients are those of `loss` in all that `hidden` depends on, or nothing
@@ -134,8 +140,9 @@ impl<'a> Head<'a> {
         targets: &Tensor,
         loss: &mut ChunkLoss,
         observe: &mut Observe,
+        take: &mut Take,
     ) -> Result<Option<Tensor>, LearnError> {
-        self.through(hidden, targets, None, loss, observe)
+        self.through(hidden, targets, None, loss, observe, take)
     }
 
     /// Chunk by chunk: the head's gradients are added, those of `hidden` are gathered.
@@ -146,6 +153,7 @@ impl<'a> Head<'a> {
         slopes: Option<Tensor>,
         loss: &mut ChunkLoss,
         observe: &mut Observe,
+        take: &mut Take,
     ) -> Result<Option<Tensor>, LearnError> {
         let tokens = targets.size()[0];
         let mut gradients = Vec::new();
@@ -159,6 +167,7 @@ impl<'a> Head<'a> {
                 None => loss(&chunk.logp, start)?,
             })?;
             gradients.push(leaf.f_grad()?);
+            take()?;
         }
         // Frozen weights below the head leave nothing to differentiate.
         Ok(match hidden.requires_grad() {

@@ -102,11 +102,24 @@ impl Sums {
     }
 }
 
+/// What an update was made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Counts {
+    /// Sequences that train, and their tokens.
+    pub sequences: usize,
+    pub tokens: usize,
+    /// Those of them that were not computed, because their advantage is 0: the clip holds none of their tokens back.
+    pub skipped: usize,
+    /// Tokens of the others.
+    pub computed: usize,
+}
+
 /// Sums over updates.
 #[derive(Default)]
 pub(crate) struct Totals {
     updates: f64,
     tokens: f64,
+    computed: f64,
     sequences: f64,
     loss: f64,
     kl: f64,
@@ -121,16 +134,17 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn add(&mut self, sums: &HostSums, tokens: usize, sequences: usize, updated: &Updated) {
+    pub(crate) fn add(&mut self, sums: &HostSums, counts: Counts, updated: &Updated) {
         self.updates += 1.0;
-        self.tokens += tokens as f64;
-        self.sequences += sequences as f64;
+        self.tokens += counts.tokens as f64;
+        self.computed += counts.computed as f64;
+        self.sequences += counts.sequences as f64;
         self.loss += sums.loss;
         self.kl += sums.kl;
         self.at_low += sums.at_low;
         self.at_high += sums.at_high;
         self.entropy += sums.entropy;
-        self.low_min += sums.low_min;
+        self.low_min += if counts.skipped > 0 { 0.0 } else { sums.low_min };
         self.high_max += sums.high_max;
         self.norm += updated.norm;
         self.learning_rate = updated.learning_rate;
@@ -138,7 +152,7 @@ impl Totals {
     }
 
     /// `loss`, `grad_norm` and the extremes of the clip ratios are means over updates, `learning_rate` and the load are the last update's, the rest means over tokens
-    /// (the clip ratios over sequences, at sequence level).
+    /// (the clip ratios over sequences, at sequence level). `entropy` is over the tokens that were computed.
     pub(crate) fn report(&self, objective: &Objective, metrics: &mut Metrics) {
         let (updates, tokens) = (self.updates.max(1.0), self.tokens.max(1.0));
         let ratios = if objective::is_sequence_level(objective) { self.sequences.max(1.0) } else { tokens };
@@ -148,7 +162,7 @@ impl Totals {
         put("loss", self.loss / updates);
         put("grad_norm", self.norm / updates);
         put("learning_rate", self.learning_rate);
-        put("entropy", self.entropy / tokens);
+        put("entropy", self.entropy / self.computed.max(1.0));
         put("clip_ratio/low_mean", self.at_low / ratios);
         put("clip_ratio/high_mean", self.at_high / ratios);
         put("clip_ratio/low_min", self.low_min / updates);
@@ -212,8 +226,9 @@ mod tests {
         let updated = |norm, learning_rate, load| Updated { norm, learning_rate, load_max_over_mean: load };
         let sums =
             |loss, kl, at_low, at_high, entropy| HostSums { loss, kl, at_low, at_high, entropy, low_min: 0.1, high_max: 0.4 };
-        totals.add(&sums(1.0, 6.0, 3.0, 0.0, 30.0), 30, 2, &updated(2.0, 0.1, Some(1.5)));
-        totals.add(&sums(3.0, 4.0, 1.0, 4.0, 30.0), 10, 6, &updated(6.0, 0.2, Some(1.25)));
+        let counts = |tokens, sequences, skipped, computed| Counts { tokens, sequences, skipped, computed };
+        totals.add(&sums(1.0, 6.0, 3.0, 0.0, 30.0), counts(30, 2, 0, 30), &updated(2.0, 0.1, Some(1.5)));
+        totals.add(&sums(3.0, 4.0, 1.0, 4.0, 30.0), counts(10, 6, 2, 6), &updated(6.0, 0.2, Some(1.25)));
         let mut objective = Objective {
             loss_type: LossType::Grpo,
             importance_sampling_level: ImportanceSamplingLevel::Token,
@@ -228,6 +243,7 @@ mod tests {
             max_completion_length: 16,
             temperature: 1.0,
             routing_replay: false,
+            routing_replay_reference: false,
         };
         let report = |objective: &Objective| {
             let mut metrics = Metrics::new();
@@ -239,10 +255,10 @@ mod tests {
             ("grad_norm", 4.0),
             ("learning_rate", 0.2),
             ("kl", 0.25),
-            ("entropy", 1.5),
+            ("entropy", 60.0 / 36.0),
             ("clip_ratio/low_mean", 0.1),
             ("clip_ratio/high_mean", 0.1),
-            ("clip_ratio/low_min", 0.1),
+            ("clip_ratio/low_min", 0.05),
             ("clip_ratio/high_max", 0.4),
             ("clip_ratio/region_mean", 0.2),
             ("moe/expert_load_max_over_mean", 1.25),

@@ -50,6 +50,7 @@ fn objective(loss_type: LossType, clip: (f64, f64), beta: f64) -> Objective {
         max_completion_length: 3,
         temperature: 1.0,
         routing_replay: false,
+        routing_replay_reference: false,
     }
 }
 

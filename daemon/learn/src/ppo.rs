@@ -7,7 +7,7 @@ use crate::metrics::Progress;
 use crate::trainer::{Trainer, add_load};
 use crate::value::value_loss;
 use crate::{LearnError, minibatch, packing};
-use r1d_model::{AuxLoss, CausalLm, Forward, Scorer};
+use r1d_model::{CausalLm, Forward, Scorer};
 use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective, PpoObjective};
 use r1d_proto::worker::{Metrics, TrainPpo, TrainSequence};
 use tch::{Kind, Tensor};
@@ -65,7 +65,7 @@ impl Trainer {
         clock = self.time(&mut metrics, "old_logprobs", clock);
         if settings.kl_coef != 0.0 {
             let reference = reference.ok_or_else(|| LearnError::Request("kl_coef > 0 needs a reference model".to_owned()))?;
-            self.score(reference, &mut run, |run, index, logp| run.reference[index] = Some(logp))?;
+            self.score_reference(reference, &mut run)?;
             clock = self.time(&mut metrics, "reference", clock);
         }
         let values = critic.values(&mut run)?;
@@ -118,10 +118,8 @@ impl Critic<'_> {
         let mut values = vec![Vec::new(); run.sequences.len()];
         for group in packing::rollouts(run.sequences, &run.trained(), self.shares_prompts(), self.trainer.budget) {
             let micro = self.micro_batch(run.sequences, &group)?;
-            let flat = tch::no_grad(|| {
-                let (hidden, _) = self.trainer.forward(self.model.model(), &micro, AuxLoss::NONE)?;
-                Ok::<_, LearnError>(self.model.values(&hidden, &self.options())?.f_to_kind(Kind::Float)?)
-            })?;
+            let hidden = self.trainer.hidden(self.model.model(), &micro)?;
+            let flat = tch::no_grad(|| Ok::<_, LearnError>(self.model.values(&hidden, &self.options())?.f_to_kind(Kind::Float)?))?;
             let flat = Vec::<f32>::try_from(flat)?;
             let mut rest = &flat[..];
             for &index in &group {
@@ -150,12 +148,11 @@ impl Critic<'_> {
         if tokens == 0 {
             return Ok(());
         }
-        let aux_loss = self.trainer.aux_loss(model);
         self.trainer.optimiser.clear_gradients()?;
         let (mut sums, mut load) = (Vec::new(), None);
         for group in packing::rollouts(run.sequences, minibatch, self.shares_prompts(), self.trainer.budget) {
             let micro = self.micro_batch(run.sequences, &group)?;
-            let (hidden, output) = self.trainer.forward(model, &micro, aux_loss)?;
+            let (hidden, output) = self.trainer.forward(model, &micro)?;
             let aux = self.trainer.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, minibatch.len())?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             drop(output);
@@ -248,6 +245,7 @@ fn policy_objective(settings: &PpoObjective) -> Objective {
         max_completion_length: 1,
         temperature: settings.temperature,
         routing_replay: settings.routing_replay,
+        routing_replay_reference: settings.routing_replay_reference,
     }
 }
 

@@ -31,7 +31,7 @@ impl Trainer {
         for group in packing::best_fit(&lengths, self.budget) {
             let own: Vec<Text> = group.iter().flat_map(|&index| units[index].iter().copied()).collect();
             let micro = ends::micro_batch(&own, share, model.device())?;
-            let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
+            let (hidden, output) = self.forward(model, &micro)?;
             let aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, texts)?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             let values = scorer.values(&hidden, &Forward { invariant: self.invariant, ..Forward::default() })?;

@@ -35,7 +35,7 @@ impl Trainer {
         for group in self.pack_supervised(batch, &chosen) {
             let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
             let micro = MicroBatch::of_supervised(&sequences, model.device())?;
-            let (hidden, output) = self.forward(model, &micro, self.aux_loss(model))?;
+            let (hidden, output) = self.forward(model, &micro)?;
             let mut aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, chosen.len())?;
             let mut loads = output.load.as_ref().map(Tensor::shallow_clone);
             if self.mtp_loss_weight > 0.0 {
@@ -47,8 +47,7 @@ impl Trainer {
             }
             add_load(&mut load, loads)?;
             drop(output);
-            sums = sums.f_add(&predict(model, self.invariant, &micro, &hidden, aux, tokens)?)?;
-            self.optimiser.accumulate()?;
+            sums = sums.f_add(&self.predict(model, &micro, &hidden, aux, tokens)?)?;
             work::moved(sequences.iter().map(|sequence| sequence.ids.len() as u64).sum());
         }
         let loss = sums.f_double_value(&[0])?;
@@ -71,7 +70,7 @@ impl Trainer {
 
     /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`; `tokens` are its targets in the whole update.
     fn predict_further(
-        &self,
+        &mut self,
         model: &CausalLm,
         sequences: &[&SupervisedSequence],
         hidden: &Tensor,
@@ -81,18 +80,42 @@ impl Trainer {
         let Some(further) = Further::of_supervised(sequences, model.device())? else {
             return Ok(Predicted { loss: None, balance: None, sums: nothing, load: None });
         };
-        let options = Forward { aux_loss: self.aux_loss(model), ..Forward::default() };
+        let options = Forward { aux_loss: self.aux_loss(model), count_experts: true, ..Forward::default() };
         let output = model.predict(&hidden.f_index_select(0, &further.rows)?, &further.next, &options)?;
         let predicting = output.hidden.f_index_select(0, &further.predicting)?;
+        let (mut losses, mut right) = (Vec::new(), Vec::new());
+        let mtp_loss_weight = self.mtp_loss_weight;
+        let mut loss = |logp: &Tensor, _start: i64| {
+            let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;
+            losses.push(loss.f_detach()?);
+            Ok(loss.f_mul_scalar(mtp_loss_weight)?)
+        };
+        let mut observe = |chunk: Chunk| right_ones(&chunk, &further.targets, &mut right);
+        let head = Head::new(model, 1.0, false);
+        let mut take = || self.optimiser.accumulate();
+        let surrogate = head.surrogate(&predicting, &further.targets, &mut loss, &mut observe, &mut take)?;
+        Ok(Predicted { loss: surrogate, balance: output.aux_loss, sums: totals(&losses, &right)?, load: output.load })
+    }
+
+    /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction was right about, `[2]` float64.
+    fn predict(
+        &mut self,
+        model: &CausalLm,
+        micro: &MicroBatch,
+        hidden: &Tensor,
+        aux: Option<Tensor>,
+        tokens: usize,
+    ) -> Result<Tensor, LearnError> {
         let (mut losses, mut right) = (Vec::new(), Vec::new());
         let mut loss = |logp: &Tensor, _start: i64| {
             let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;
             losses.push(loss.f_detach()?);
-            Ok(loss.f_mul_scalar(self.mtp_loss_weight)?)
+            Ok(loss)
         };
-        let mut observe = |chunk: Chunk| right_ones(&chunk, &further.targets, &mut right);
-        let surrogate = Head::new(model, 1.0, false).surrogate(&predicting, &further.targets, &mut loss, &mut observe)?;
-        Ok(Predicted { loss: surrogate, balance: output.aux_loss, sums: totals(&losses, &right)?, load: output.load })
+        let mut observe = |chunk: Chunk| right_ones(&chunk, &micro.targets, &mut right);
+        let head = Head::new(model, 1.0, self.invariant);
+        head.backward(hidden, &micro.targets, aux, false, &mut loss, &mut observe, &mut || self.optimiser.accumulate())?;
+        totals(&losses, &right)
     }
 
     fn pack_supervised(&self, batch: &Supervise, chosen: &[usize]) -> Vec<Vec<usize>> {
@@ -146,24 +169,4 @@ fn right_ones(chunk: &Chunk, targets: &Tensor, right: &mut Vec<Tensor>) -> Resul
 fn totals(losses: &[Tensor], right: &[Tensor]) -> Result<Tensor, LearnError> {
     let total = |parts: &[Tensor]| Tensor::f_stack(parts, 0)?.f_sum(Kind::Double);
     Ok(Tensor::f_stack(&[total(losses)?, total(right)?], 0)?)
-}
-
-/// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction was right about, `[2]` float64.
-fn predict(
-    model: &CausalLm,
-    invariant: bool,
-    micro: &MicroBatch,
-    hidden: &Tensor,
-    aux: Option<Tensor>,
-    tokens: usize,
-) -> Result<Tensor, LearnError> {
-    let (mut losses, mut right) = (Vec::new(), Vec::new());
-    let mut loss = |logp: &Tensor, _start: i64| {
-        let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;
-        losses.push(loss.f_detach()?);
-        Ok(loss)
-    };
-    let mut observe = |chunk: Chunk| right_ones(&chunk, &micro.targets, &mut right);
-    Head::new(model, 1.0, invariant).backward(hidden, &micro.targets, aux, false, &mut loss, &mut observe)?;
-    totals(&losses, &right)
 }

@@ -86,16 +86,30 @@ impl Trainer {
         self.optimiser.restored()
     }
 
-    /// One packed forward pass: hidden states `[N, D]` of the rows that predict targets, and the rest of the output.
-    pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch, aux_loss: AuxLoss) -> Result<(Tensor, Output), LearnError> {
+    /// One packed forward pass of an update: hidden states `[N, D]` of the rows that predict targets, and the rest of the output, with what the
+    /// update learns of the experts.
+    pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch) -> Result<(Tensor, Output), LearnError> {
+        self.pass(model, batch, Forward { aux_loss: self.aux_loss(model), count_experts: true, ..Forward::default() })
+    }
+
+    /// The hidden states of such a pass, without gradients or anything else that an update needs.
+    pub(crate) fn hidden(&self, model: &CausalLm, batch: &MicroBatch) -> Result<Tensor, LearnError> {
+        tch::no_grad(|| Ok(self.pass(model, batch, Forward::default())?.0))
+    }
+
+    fn pass(&self, model: &CausalLm, batch: &MicroBatch, options: Forward) -> Result<(Tensor, Output), LearnError> {
         let forced_experts = batch.forced_experts.as_ref();
-        let options = Forward { invariant: self.invariant, forced_experts, aux_loss, ..Forward::default() };
-        let output = model.forward(&batch.packed, &options)?;
+        let output = model.forward(&batch.packed, &Forward { invariant: self.invariant, forced_experts, ..options })?;
         let hidden = match &batch.rows {
             Some(rows) => output.hidden.f_index_select(0, rows)?,
             None => output.hidden.shallow_clone(),
         };
         Ok((hidden, output))
+    }
+
+    /// Whether a pass moves weights by more than its loss: by the load that its tokens put on the experts.
+    pub(crate) fn balances(&self, model: &CausalLm) -> bool {
+        model.config.moe_layers > 0 && (self.aux_loss(model).wanted() || self.router.bias_update_speed != 0.0)
     }
 
     /// What an update adds to its loss.

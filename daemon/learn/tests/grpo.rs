@@ -235,6 +235,99 @@ fn routing_replay_forces_the_recorded_experts() {
     assert!(elsewhere["sampling/sampling_logp_difference/max"] > 1e-2, "{elsewhere:?}");
 }
 
+/// π_ref is the reference with its own experts; the policy's are forced on it only where that was asked for.
+#[test]
+fn the_reference_routes_by_itself_unless_it_is_told_not_to() {
+    let model = deepseek_v3();
+    let reference = model.deep_copy().unwrap();
+    let kl = |replay: bool, replay_reference: bool, rotated: bool| {
+        let objective = Objective { beta: 0.1, routing_replay: replay, routing_replay_reference: replay_reference, ..objective() };
+        let mut batch = rollouts(&model, objective, 0);
+        for sequence in &mut batch.sequences {
+            let mut all: Vec<i64> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|&id| id as i64).collect();
+            all.pop();
+            let packed = Packed::new(Tensor::from_slice(&all), vec![all.len() as i64]);
+            let options = Forward { record_experts: true, ..Forward::default() };
+            let experts = tch::no_grad(|| model.forward(&packed, &options).unwrap()).experts.unwrap();
+            let flat: Vec<i64> = Vec::try_from(experts.view([-1])).unwrap();
+            sequence.experts = flat.into_iter().map(|expert| ((expert + i64::from(rotated)) % 8) as u16).collect();
+        }
+        let policy = model.deep_copy().unwrap();
+        train(&mut trainer(&policy, 1e-3), &policy, Some(&reference), &batch)["kl"]
+    };
+    // The same weights on the same experts: no divergence. The policy on others than its reference: some.
+    assert!(kl(true, true, true).abs() < 1e-6 && kl(true, false, false).abs() < 1e-6 && kl(false, false, true).abs() < 1e-6);
+    assert!(kl(true, false, true) > 1e-3, "{}", kl(true, false, true));
+    assert!(kl(false, true, true).abs() < 1e-6, "without routing replay there is nothing to force");
+}
+
+/// Half of the groups of a step often have equal rewards: their gradient is 0, and so is what they cost.
+#[test]
+fn completions_without_an_advantage_are_not_computed_and_change_nothing() {
+    let silent = |mut batch: Train| {
+        batch.sequences.iter_mut().skip(3).for_each(|sequence| sequence.advantage = 0.0);
+        batch
+    };
+    let run = |change: &dyn Fn(&mut Train), loss_type: LossType| {
+        let model = qwen2(Kind::Float);
+        let mut batch = silent(rollouts(&model, Objective { loss_type, num_minibatches: 2, ..objective() }, 0));
+        change(&mut batch);
+        let mut most = 0;
+        let mut learner = trainer(&model, 1e-3);
+        let metrics = learner.train(&model, None, &batch, &mut |done, total| most = most.max(done).max(total)).unwrap();
+        (metrics, snapshot(&model), most)
+    };
+    // An advantage too small to matter is computed, as all were.
+    let tiny = |batch: &mut Train| {
+        batch.sequences.iter_mut().filter(|s| s.advantage == 0.0).for_each(|sequence| sequence.advantage = 1e-20);
+    };
+    for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Dapo] {
+        let ((skipped, weights, cost), (whole, expected, full)) = (run(&|_| {}, loss_type), run(&tiny, loss_type));
+        assert_eq!((skipped["completions/skipped_ratio"], whole["completions/skipped_ratio"]), (5.0 / 8.0, 0.0));
+        assert!(distance(&weights, &expected) < 1e-6, "{loss_type:?}: {}", distance(&weights, &expected));
+        for name in ["loss", "grad_norm", "clip_ratio/region_mean", "clip_ratio/low_mean", "clip_ratio/low_min"] {
+            assert!((skipped[name] - whole[name]).abs() < 1e-6, "{loss_type:?} {name}: {} {}", skipped[name], whole[name]);
+        }
+        assert!(cost < full, "{cost} of {full} tokens");
+    }
+}
+
+/// Moments and weight decay move the weights of an update whose gradient is 0.
+#[test]
+fn a_step_without_any_advantage_is_an_update_all_the_same() {
+    let run = |advantage: f32| {
+        let model = qwen2(Kind::Float);
+        let mut learner = trainer(&model, 1e-3);
+        train(&mut learner, &model, None, &rollouts(&model, objective(), 0));
+        let before = snapshot(&model);
+        let mut batch = rollouts(&model, objective(), 1);
+        batch.sequences.iter_mut().for_each(|sequence| sequence.advantage = advantage);
+        let metrics = train(&mut learner, &model, None, &batch);
+        assert!(distance(&snapshot(&model), &before) > 1e-5, "it moves on");
+        (metrics, snapshot(&model))
+    };
+    let ((none, weights), (_, expected)) = (run(0.0), run(1e-20));
+    assert_eq!((none["grad_norm"], none["loss"]), (0.0, 0.0));
+    assert!(distance(&weights, &expected) < 1e-9, "{}", distance(&weights, &expected));
+}
+
+/// Where balance moves weights too, every completion has its part in it; where a KL term does, in that.
+#[test]
+fn completions_that_count_otherwise_are_computed() {
+    let skipped = |router: RouterTraining, beta: f64| {
+        let model = deepseek_v3();
+        let reference = model.deep_copy().unwrap();
+        let mut batch = rollouts(&model, Objective { beta, ..objective() }, 0);
+        batch.sequences.iter_mut().skip(4).for_each(|sequence| sequence.advantage = 0.0);
+        let mut learner = Trainer::new(&model, &optimiser(1e-3), router, 1000, false).unwrap();
+        train(&mut learner, &model, Some(&reference), &batch)["completions/skipped_ratio"]
+    };
+    assert_eq!(skipped(NO_ROUTER_TRAINING, 0.0), 0.5);
+    assert_eq!(skipped(NO_ROUTER_TRAINING, 0.1), 0.0);
+    assert_eq!(skipped(RouterTraining { bias_update_speed: 1e-3, ..NO_ROUTER_TRAINING }, 0.0), 0.0);
+    assert_eq!(skipped(RouterTraining { aux_loss_alpha: 1e-3, ..NO_ROUTER_TRAINING }, 0.0), 0.0);
+}
+
 #[test]
 fn in_invariant_mode_the_difference_to_single_sequences_is_zero() {
     for model in [qwen2(Kind::Float), deepseek_v3()] {

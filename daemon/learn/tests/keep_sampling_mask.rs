@@ -166,7 +166,7 @@ fn log_probabilities_loss_entropy_and_gradients_are_the_goldens() {
                 seen.extend(floats(part.logp));
                 Ok(())
             };
-            head().backward(&hidden, &targets, None, whole, &mut loss, &mut observe).unwrap();
+            head().backward(&hidden, &targets, None, whole, &mut loss, &mut observe, &mut || Ok(())).unwrap();
             assert_near(&seen, &goldens.logp, 1e-5, &what);
             assert_near(&[entropy], &[goldens.entropy], 1e-4, &format!("{what}: entropy"));
             assert_near(&[sum], &[case.loss], 1e-5, &format!("{what}: loss"));
@@ -293,6 +293,7 @@ fn ppo_compares_over_the_same_ids() {
         kl_coef: 0.1,
         temperature: 1.0,
         routing_replay: false,
+        routing_replay_reference: false,
     };
     let mut sequences = with_kept_ids(rollouts(&policy, objective(), 0)).sequences;
     let (mut kl, mut entropy) = (0.0, 0.0);

@@ -21,6 +21,7 @@ const SETTINGS: PpoObjective = PpoObjective {
     kl_coef: 0.1,
     temperature: 1.0,
     routing_replay: false,
+    routing_replay_reference: false,
 };
 
 /// Policy, reference and value model.

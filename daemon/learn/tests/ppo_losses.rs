@@ -61,6 +61,7 @@ fn settings(kl_coef: f64, gamma: f64, lam: f64) -> PpoObjective {
         kl_coef,
         temperature: 1.0,
         routing_replay: false,
+        routing_replay_reference: false,
     }
 }
 
@@ -163,5 +164,6 @@ fn plain(cliprange: f64) -> Objective {
         max_completion_length: 7,
         temperature: 1.0,
         routing_replay: false,
+        routing_replay_reference: false,
     }
 }

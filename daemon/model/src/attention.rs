@@ -161,9 +161,21 @@ fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Res
     let (_, key_heads, _, value_width) = value.size4()?;
     // The fused kernels want one head size.
     let value = if value_width < width { value.f_constant_pad_nd([0, width - value_width])? } else { value.shallow_clone() };
-    let no_mask: Option<&Tensor> = None;
-    let attended = Tensor::f_scaled_dot_product_attention(query, key, &value, no_mask, 0.0, true, scale, heads != key_heads)?;
+    // Without memory for all scores there is one kernel for float32 on a GPU, and it knows nothing of groups.
+    let repeats = heads != key_heads && query.kind() == Kind::Float && query.device() != Device::Cpu;
+    let (key, value) = match repeats {
+        true => (repeat_heads(key, heads / key_heads)?, repeat_heads(&value, heads / key_heads)?),
+        false => (key.shallow_clone(), value),
+    };
+    let (no_mask, grouped): (Option<&Tensor>, bool) = (None, heads != key_heads && !repeats);
+    let attended = Tensor::f_scaled_dot_product_attention(query, &key, &value, no_mask, 0.0, true, scale, grouped)?;
     Ok(if value_width < width { attended.f_narrow(3, 0, value_width)? } else { attended })
+}
+
+/// Each head `times` times, one copy behind the other: `[B, Hk, L, d]` → `[B, Hk · times, L, d]`.
+fn repeat_heads(t: &Tensor, times: i64) -> Result<Tensor> {
+    let (batch, heads, length, width) = t.size4()?;
+    Ok(t.f_unsqueeze(2)?.f_expand([batch, heads, times, length, width], false)?.f_reshape([batch, heads * times, length, width])?)
 }
 
 fn naive_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: &Tensor) -> Result<Tensor> {
@@ -300,6 +312,21 @@ mod tests {
         assert_eq!(band_sizes(&[4096, 128, 128, 128], BAND_SLACK_PLACES), [2, 2]);
         assert_eq!(band_sizes(&[100, 10, 10, 10, 100], 0), [1, 3, 1]);
         assert_eq!(band_sizes(&[100, 10, 10, 10, 100], 4096), [5]);
+    }
+
+    #[test]
+    fn repeated_heads_are_those_of_their_group() {
+        let random = |heads: i64, seed: f64| {
+            let count = 2 * heads * 5 * 8;
+            (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.731 + seed).sin().view([2, heads, 5, 8])
+        };
+        let (query, key, value) = (random(6, 1.0), random(2, 2.0), random(2, 3.0));
+        let attend = |key: &Tensor, value: &Tensor, grouped| {
+            Tensor::scaled_dot_product_attention(&query, key, value, None::<&Tensor>, 0.0, true, 0.3, grouped)
+        };
+        let repeated = attend(&repeat_heads(&key, 3).unwrap(), &repeat_heads(&value, 3).unwrap(), false);
+        let difference = f64::try_from((repeated - attend(&key, &value, true)).abs().max()).unwrap();
+        assert!(difference < 1e-6, "{difference:e}");
     }
 
     #[test]

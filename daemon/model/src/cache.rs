@@ -1,14 +1,17 @@
-//! What attention keeps of earlier tokens, in fixed slots.
+//! What attention keeps of earlier tokens, in slots of one length.
 
 use crate::attention::Seen;
 use crate::error::{ModelError, Result};
 use crate::tile::{TILE_KEYS, whole_tiles};
 use tch::{Device, Kind, Tensor};
 
-/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by [`crate::CausalLm::cache`].
+/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by [`crate::CausalLm::cache`]; its memory can be
+/// [cut](Cache::cut) into other slots.
 pub struct Cache {
-    /// Per layer, per kind of row: `[slots, heads, capacity, width]`.
-    layers: Vec<Vec<Tensor>>,
+    /// Per layer, per kind of row: all the memory, and the part of it that is in use, `[slots, heads, capacity, width]`.
+    layers: Vec<Vec<Held>>,
+    /// Tokens that the memory holds.
+    tokens: i64,
     pub slots: i64,
     /// Tokens that a slot holds.
     pub capacity: i64,
@@ -16,6 +19,11 @@ pub struct Cache {
     pub invariant: bool,
     /// 0, 1, 2, … `[capacity]`.
     places: Tensor,
+}
+
+struct Held {
+    memory: Tensor,
+    slots: Tensor,
 }
 
 impl Cache {
@@ -30,11 +38,42 @@ impl Cache {
         if slots < 1 || capacity < 1 {
             return Err(ModelError::Input(format!("a cache of {slots} slots of {capacity} tokens: both must be at least 1")));
         }
-        let held = if invariant { whole_tiles(capacity, TILE_KEYS) } else { capacity };
+        let too_many = || ModelError::Input(format!("a cache of {slots} slots of {capacity} tokens: no memory holds as many"));
+        let held = slot_length(capacity).ok_or_else(too_many)?;
+        let tokens = slots.checked_mul(held).ok_or_else(too_many)?;
         // Zeros, never garbage: a masked place weighs nothing, but 0 · NaN would not be 0.
-        let layer = || rows.iter().map(|&(heads, width)| Ok(Tensor::f_zeros([slots, heads, held, width], options)?)).collect();
-        let layers = (0..layers).map(|_| layer()).collect::<Result<_>>()?;
-        Ok(Cache { layers, slots, capacity, invariant, places: Tensor::f_arange(held, (Kind::Int64, options.1))? })
+        let one = |&(heads, width): &(i64, i64)| -> Result<Held> {
+            let memory = Tensor::f_zeros([slots, heads, held, width], options)?;
+            Ok(Held { slots: memory.shallow_clone(), memory })
+        };
+        let layers = (0..layers).map(|_| rows.iter().map(one).collect()).collect::<Result<_>>()?;
+        Ok(Cache { layers, tokens, slots, capacity, invariant, places: Tensor::f_arange(held, (Kind::Int64, options.1))? })
+    }
+
+    /// The same memory as `slots` sequences of up to `capacity` tokens, of which none is there yet.
+    pub fn cut(&mut self, slots: i64, capacity: i64) -> Result<()> {
+        let held = slot_length(capacity)
+            .filter(|&held| slots > 0 && capacity > 0 && slots.checked_mul(held).is_some_and(|n| n <= self.tokens));
+        let Some(held) = held else {
+            let message = format!("{slots} slots of {capacity} tokens: the cache holds {} tokens in all", self.tokens);
+            return Err(ModelError::Input(message));
+        };
+        for kept in self.layers.iter_mut().flatten() {
+            let (_, heads, _, width) = kept.memory.size4()?;
+            let part = kept.memory.f_view([-1])?.f_narrow(0, 0, slots * heads * held * width)?;
+            kept.slots = part.f_view([slots, heads, held, width])?;
+        }
+        (self.slots, self.capacity) = (slots, capacity);
+        self.places = Tensor::f_arange(held, (Kind::Int64, self.places.device()))?;
+        Ok(())
+    }
+
+    /// Zeros everywhere, as in the beginning: for when something that is not finite may have come in.
+    pub fn clear(&mut self) -> Result<()> {
+        for held in self.layers.iter_mut().flatten() {
+            let _ = held.memory.f_zero_()?;
+        }
+        Ok(())
     }
 
     /// These slots, for decoding. Consecutive ones are read in place, others are gathered anew in every layer of every step.
@@ -63,7 +102,7 @@ impl Cache {
         let [from, to] = [from, to].map(|slots| Tensor::f_from_slice(&slots)?.f_to_device(self.places.device()));
         let (from, to) = (from?, to?);
         for held in self.layers.iter().flatten() {
-            let mut held = held.f_narrow(2, 0, length)?;
+            let mut held = held.slots.f_narrow(2, 0, length)?;
             let _ = held.f_index_copy_(0, &to, &held.f_index_select(0, &from)?)?;
         }
         Ok(())
@@ -71,7 +110,7 @@ impl Cache {
 
     /// Bytes that it holds on the device.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().flatten().map(|t| (t.numel() * t.kind().elt_size_in_bytes()) as u64).sum()
+        self.layers.iter().flatten().map(|held| (held.memory.numel() * held.memory.kind().elt_size_in_bytes()) as u64).sum()
     }
 }
 
@@ -130,6 +169,11 @@ impl SlotSet {
     }
 }
 
+/// Tokens that a slot of this capacity takes: whole tiles.
+fn slot_length(capacity: i64) -> Option<i64> {
+    capacity.checked_add(TILE_KEYS).map(|_| whole_tiles(capacity, TILE_KEYS))
+}
+
 /// `index_put_` of `rows` `[T, heads, width]`. With deterministic algorithms on, libtorch sorts the indices first on a GPU, which costs more
 /// than a layer of a small model; a scatter does not, and here no place is written twice with different values.
 fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
@@ -182,7 +226,9 @@ impl<'a> Cached<'a> {
             return Err(ModelError::Input(format!("position {max_position} does not fit a slot of {} tokens", cache.capacity)));
         }
         let length = max_position + 1;
-        let length = if cache.invariant { whole_tiles(length, TILE_KEYS) } else { length };
+        // On a GPU products over rows of any length are slow; what lies behind the positions is masked.
+        let in_tiles = cache.invariant || positions.device() != Device::Cpu;
+        let length = if in_tiles { whole_tiles(length, TILE_KEYS) } else { length };
         let SlotSet { index, reads } = slots.same();
         Ok(Cached { cache, source: None, slots: index, positions: positions.shallow_clone(), reads, length })
     }
@@ -205,7 +251,7 @@ impl<'a> Cached<'a> {
 
     /// Writes the pass's rows `[T, heads, width]`, one tensor per kind of row.
     pub fn store(&mut self, layer: usize, rows: &[&Tensor]) -> Result<()> {
-        for (held, rows) in self.cache.layers[layer].iter_mut().zip(rows) {
+        for (Held { slots: held, .. }, rows) in self.cache.layers[layer].iter_mut().zip(rows) {
             let rows = match &self.source {
                 Some(source) => rows.f_index_select(0, source)?,
                 None => rows.shallow_clone(),
@@ -222,7 +268,7 @@ impl<'a> Cached<'a> {
     /// What a step's slots hold: `[B, heads, length, width]`, slots that are repeated once. A view where the slots are consecutive, a copy
     /// otherwise.
     pub fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
-        let held = self.cache.layers[layer][row].f_narrow(2, 0, self.length)?;
+        let held = self.cache.layers[layer][row].slots.f_narrow(2, 0, self.length)?;
         Ok(match self.reads {
             Reads::Range { start, count } => held.f_narrow(0, start, count)?,
             Reads::Scattered => held.f_index_select(0, &self.slots)?,
@@ -233,6 +279,28 @@ impl<'a> Cached<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_cut_into_slots_of_any_length() {
+        let mut cache = Cache::new(1, &[(2, 3), (1, 5)], 4, 128, false, (Kind::Float, Device::Cpu)).unwrap();
+        let bytes = cache.bytes();
+        for (slots, capacity, held) in
+            [(8, 64, 64), (2, 200, 256), (1, 512, 512), (5, 65, 0), (4, 128, 128), (0, 5, 0), (i64::MAX, 64, 0)]
+        {
+            let cut = cache.cut(slots, capacity);
+            if held == 0 {
+                assert!(cut.unwrap_err().to_string().contains("holds 512 tokens"), "{slots} of {capacity}");
+                continue;
+            }
+            assert_eq!((cache.slots, cache.capacity, cache.bytes()), (slots, capacity, bytes));
+            assert_eq!(cache.layers[0][0].slots.size(), [slots, 2, held, 3]);
+            assert_eq!(cache.layers[0][1].slots.size(), [slots, 1, held, 5]);
+            assert!(cache.select(&[slots - 1]).is_ok() && cache.select(&[slots]).is_err());
+        }
+        let _ = cache.layers[0][0].slots.fill_(f64::NAN);
+        cache.clear().unwrap();
+        assert_eq!(cache.layers[0][0].memory, Tensor::zeros([4, 2, 128, 3], (Kind::Float, Device::Cpu)));
+    }
 
     /// The GPU's way to write a cache is the CPU's, place by place.
     #[test]
@@ -249,11 +317,12 @@ mod tests {
     fn copies_read_all_before_they_write_and_name_what_is_outside() {
         let mut cache = Cache::new(2, &[(1, 2)], 3, 4, false, (Kind::Float, Device::Cpu)).unwrap();
         for held in cache.layers.iter().flatten() {
-            held.shallow_clone()
-                .copy_(&Tensor::arange(3, (Kind::Float, Device::Cpu)).view([3, 1, 1, 1]).expand([3, 1, 4, 2], false));
+            held.slots
+                .shallow_clone()
+                .copy_(&Tensor::arange(3, (Kind::Float, Device::Cpu)).view([3, 1, 1, 1]).expand_as(&held.slots));
         }
         cache.copy(&[(0, 1), (1, 2)], 3).unwrap();
-        let column = |place: i64| Vec::<f32>::try_from(cache.layers[1][0].select(2, place).select(2, 0).view([-1])).unwrap();
+        let column = |place: i64| Vec::<f32>::try_from(cache.layers[1][0].slots.select(2, place).select(2, 0).view([-1])).unwrap();
         assert_eq!((column(2), column(3)), (vec![0.0, 0.0, 1.0], vec![0.0, 1.0, 2.0]), "3 tokens are copied, the fourth is not");
         assert!(cache.copy(&[(0, 3)], 1).unwrap_err().to_string().contains("slot 3"));
         assert!(cache.copy(&[(0, 1)], 5).unwrap_err().to_string().contains("5 tokens"));

@@ -8,7 +8,7 @@ use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::init::{Random, Shared, Unfilled};
 use crate::lora::Lora;
-use crate::packed::{Forward, Output, Packed, Span};
+use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
 use crate::pass::{Pass, Routing, View};
 use crate::prediction::PredictionModule;
 use crate::products::Products;
@@ -57,7 +57,7 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     let decoder = Decoder::build(config, weights)?;
     let norm = RmsNorm::build(weights, "model.norm", config.hidden_size, config.rms_norm_eps)?;
     let lm_head = match config.tie_word_embeddings {
-        _ if config.scores => weights.tensor(SCORE, &[1, config.hidden_size], Initial::Normal)?,
+        _ if config.scores => weights.wide_tensor(SCORE, &[1, config.hidden_size], Initial::Normal)?,
         true => embed_tokens.shallow_clone(),
         false => weights.tensor(HEAD, &shape, Initial::Normal)?,
     };
@@ -274,12 +274,12 @@ impl CausalLm {
             return Err(ModelError::Input(message.into()));
         }
         self.check_forced(tokens, options)?;
-        let training = cache.is_none();
+        let fills_cache = cache.is_some();
         let (ids, mut pass) = self.whole(batch, cache, options)?;
         pass.routing.record = options.record_experts;
-        pass.routing.count = training;
-        pass.routing.counted = if training { every_token(batch, self.device)? } else { None };
-        pass.routing.balance = options.aux_loss.wanted().then(|| (batch.lengths.clone(), options.aux_loss));
+        pass.routing.count = options.count_experts && !fills_cache;
+        pass.routing.counted = if pass.routing.count { every_token(batch, self.device)? } else { None };
+        pass.routing.balance = self.balance(batch, options)?;
         self.run(&ids, pass)
     }
 
@@ -359,6 +359,14 @@ impl CausalLm {
         Ok((ids, Pass { products: self.products(options), rotation, view, routing }))
     }
 
+    /// What balance losses need of a batch, where they are asked for.
+    pub(crate) fn balance(&self, batch: &Packed, options: &Forward) -> Result<Option<(Tensor, AuxLoss)>> {
+        if !options.aux_loss.wanted() {
+            return Ok(None);
+        }
+        Ok(Some((Tensor::f_from_slice(&batch.lengths)?.f_to_device(self.device)?, options.aux_loss)))
+    }
+
     fn products<'a>(&'a self, options: &Forward<'a>) -> Products<'a> {
         Products::of(options, self.lora.as_ref(), self.fp8)
     }
@@ -380,7 +388,8 @@ impl CausalLm {
 
     /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that made the hidden states.
     pub fn logits(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
-        let logits = self.products(options).wide().linear(hidden, &self.lm_head, None)?;
+        // A scalar head is float32 whatever the model is: neighbouring values differ by less than bfloat16 tells apart.
+        let logits = self.products(options).wide().linear(&hidden.f_to_kind(self.lm_head.kind())?, &self.lm_head, None)?;
         Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 

@@ -99,6 +99,8 @@ pub struct Forward<'a> {
     pub forced_experts: Option<&'a Tensor>,
     /// Return [`Output::experts`].
     pub record_experts: bool,
+    /// Return [`Output::load`]: for passes over whole sequences that train, since nobody asks others.
+    pub count_experts: bool,
     /// Return [`Output::aux_loss`], unless both weights are 0.
     pub aux_loss: AuxLoss,
 }
@@ -126,7 +128,7 @@ pub struct Output {
     pub hidden: Tensor,
     /// int64 `[T, moe_layers, K]`, where asked for and the model has MoE layers.
     pub experts: Option<Tensor>,
-    /// int64 `[moe_layers, E]`, tokens that each expert got; where the model has MoE layers and gradients are on.
+    /// int64 `[moe_layers, E]`, tokens that each expert got; where asked for and the model has MoE layers.
     pub load: Option<Tensor>,
     /// Scalar float32, where asked for and the model has MoE layers: the weighted balance losses, mean over the sequences, summed over the MoE
     /// layers.

@@ -3,6 +3,7 @@
 use crate::attention::{PackedView, Seen};
 use crate::cache::Cached;
 use crate::error::Result;
+use crate::moe::Dispatch;
 use crate::packed::AuxLoss;
 use crate::products::Products;
 use crate::rope::Rotation;
@@ -33,8 +34,8 @@ pub(crate) struct Routing {
     pub count: bool,
     /// int64: every token of every sequence, those of a shared beginning once for each; absent where nothing is shared.
     pub counted: Option<Tensor>,
-    /// Lengths of the packed sequences, where balance losses are asked for, and the losses' weights.
-    pub balance: Option<(Vec<i64>, AuxLoss)>,
+    /// Lengths of the packed sequences, int64, where balance losses are asked for, and the losses' weights.
+    pub balance: Option<(Tensor, AuxLoss)>,
     /// Tokens that are real: a batch-invariant pass may carry a few more behind them.
     pub tokens: i64,
     pub noted: Noted,
@@ -55,19 +56,20 @@ impl Routing {
         Ok(self.forced.as_ref().map(|forced| forced.f_select(1, self.noted.layers)).transpose()?)
     }
 
-    /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`.
-    pub fn note(&mut self, rule: &RouterRule, scores: &Tensor, experts: &Tensor) -> Result<()> {
+    /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, which `dispatch` has in the order of the experts.
+    pub fn note(&mut self, rule: &RouterRule, scores: &Tensor, experts: &Tensor, dispatch: &Dispatch) -> Result<()> {
         let real = |t: &Tensor| t.f_narrow(0, 0, self.tokens);
-        let count = scores.size()[1];
+        let (rows, count) = scores.size2()?;
         if self.record {
             self.noted.experts.push(real(experts)?);
         }
         if self.count {
-            let experts = match &self.counted {
-                Some(tokens) => experts.f_index_select(0, tokens)?,
-                None => real(experts)?,
-            };
-            self.noted.load.push(experts.f_flatten(0, -1)?.f_bincount(None::<&Tensor>, count)?);
+            // Not bincount, which asks the device for the largest expert and waits.
+            self.noted.load.push(match &self.counted {
+                None if rows == self.tokens => dispatch.load()?,
+                None => Dispatch::new(&real(experts)?, count)?.load()?,
+                Some(tokens) => Dispatch::new(&experts.f_index_select(0, tokens)?, count)?.load()?,
+            });
         }
         if let Some((lengths, weights)) = &self.balance {
             let loss = rule.balance_loss(&real(scores)?, &real(experts)?, lengths, *weights)?;

@@ -64,8 +64,8 @@ impl CausalLm {
         }
         next.check()?;
         let (ids, mut pass) = self.whole(next, None, options)?;
-        pass.routing.count = true;
-        pass.routing.balance = options.aux_loss.wanted().then(|| (next.lengths.clone(), options.aux_loss));
+        pass.routing.count = options.count_experts;
+        pass.routing.balance = self.balance(next, options)?;
         let hidden = self.further(&ids, hidden, &mut pass)?;
         let routing = &mut pass.routing;
         Ok(Output { hidden, experts: None, load: routing.load()?, aux_loss: routing.balance_loss() })

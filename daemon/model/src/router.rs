@@ -55,7 +55,7 @@ impl Router {
 pub(crate) trait Choosing {
     fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor>;
     fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor>;
-    fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &[i64], weights: AuxLoss) -> Result<Tensor>;
+    fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &Tensor, weights: AuxLoss) -> Result<Tensor>;
 }
 
 impl Choosing for RouterRule {
@@ -86,14 +86,13 @@ impl Choosing for RouterRule {
         Ok(gates.f_mul_scalar(self.scaling_factor)?)
     }
 
-    /// Balance losses of the sequences of `lengths`, mean over them: `scores` `[T, E]`, `chosen` int64 `[T, K]`.
+    /// Balance losses of the sequences of `lengths` (int64), mean over them: `scores` `[T, E]`, `chosen` int64 `[T, K]`.
     ///
     /// fᵢ = E/(K·T) · tokens that have expert i among their K, Pᵢ = mean over tokens of sᵢ / Σⱼ sⱼ. DeepSeek-V3 (17)–(20) means the K highest
     /// scores, without bias and groups; DeepSeek-V2 (23)–(25) those that were chosen. The expert-level loss is Σᵢ fᵢ Pᵢ; the device-level one,
     /// V2 (26)–(28), Σ over the groups of the mean of their f times the sum of their P.
-    fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &[i64], weights: AuxLoss) -> Result<Tensor> {
-        let lengths = Tensor::f_from_slice(lengths)?.f_to_device(scores.device())?;
-        let mean = |rows: &Tensor| Tensor::f_segment_reduce(rows, "mean", Some(&lengths), None, None, 0, false, 0.0);
+    fn balance_loss(&self, scores: &Tensor, chosen: &Tensor, lengths: &Tensor, weights: AuxLoss) -> Result<Tensor> {
+        let mean = |rows: &Tensor| Tensor::f_segment_reduce(rows, "mean", Some(lengths), None, None, 0, false, 0.0);
         let frequency = tch::no_grad(|| -> Result<Tensor> {
             let top = match self.scoring {
                 Scoring::Sigmoid => scores.f_topk(self.experts_per_token, -1, true, false)?.1,
@@ -187,7 +186,7 @@ mod tests {
 
     fn balance(rule: RouterRule, scores: &Tensor, chosen: &[i64], lengths: &[i64], weights: AuxLoss) -> f64 {
         let chosen = Tensor::from_slice(chosen).view([-1, rule.experts_per_token]);
-        f64::try_from(rule.balance_loss(scores, &chosen, lengths, weights).unwrap()).unwrap()
+        f64::try_from(rule.balance_loss(scores, &chosen, &Tensor::from_slice(lengths), weights).unwrap()).unwrap()
     }
 
     #[test]
@@ -232,7 +231,9 @@ mod tests {
         let rule = RouterRule { experts: 3, experts_per_token: 1, groups: 3, groups_per_token: 1, ..RULE };
         for weights in [EXPERT, DEVICE] {
             let scores = scores();
-            rule.balance_loss(&scores, &Tensor::from_slice(&[0i64, 0]).view([2, 1]), &[2], weights).unwrap().backward();
+            rule.balance_loss(&scores, &Tensor::from_slice(&[0i64, 0]).view([2, 1]), &Tensor::from_slice(&[2i64]), weights)
+                .unwrap()
+                .backward();
             let gradient = Vec::<f64>::try_from(scores.grad().view([-1])).unwrap();
             assert!(gradient[0] > 0.0 && gradient[1] < 0.0 && gradient[3] > 0.0, "{gradient:?}");
         }

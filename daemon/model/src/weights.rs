@@ -42,6 +42,8 @@ pub(crate) struct Weight {
     pub pieces: Vec<Piece>,
     /// Buffers are not trained, and stay float32.
     pub trained: bool,
+    /// Of at least float32 in memory and on disk, whatever the model's dtype.
+    pub wide: bool,
 }
 
 impl Weight {
@@ -54,7 +56,21 @@ impl Weight {
             shape: self.shape.clone(),
             pieces: self.pieces.clone(),
             trained: self.trained,
+            wide: self.wide,
         })
+    }
+
+    /// Its dtype in a model, or a file, of `kind`.
+    pub fn kind_within(&self, kind: Kind) -> Kind {
+        kind_within(kind, self.trained, self.wide)
+    }
+}
+
+fn kind_within(kind: Kind, trained: bool, wide: bool) -> Kind {
+    match kind {
+        Kind::Double if trained => kind,
+        _ if wide || !trained => Kind::Float,
+        _ => kind,
     }
 }
 
@@ -185,12 +201,12 @@ impl<'a> Builder<'a> {
         Builder { source: None, device: Device::Cpu, kind: Kind::Float, weights: Vec::new() }
     }
 
-    fn add(&mut self, name: String, shape: Vec<i64>, pieces: Vec<Piece>, trained: bool) -> Result<Tensor> {
+    fn add(&mut self, name: String, shape: Vec<i64>, pieces: Vec<Piece>, trained: bool, wide: bool) -> Result<Tensor> {
         let tensor = match &mut self.source {
             Some(source) => match source.ready() {
                 Some(tensor) => tensor,
                 None => {
-                    let tensor = Tensor::f_empty(&shape, (if trained { self.kind } else { Kind::Float }, self.device))?;
+                    let tensor = Tensor::f_empty(&shape, (kind_within(self.kind, trained, wide), self.device))?;
                     for piece in &pieces {
                         tch::no_grad(|| source.fill(piece, &tensor))?;
                     }
@@ -199,21 +215,30 @@ impl<'a> Builder<'a> {
             },
             None => Tensor::new(),
         };
-        self.weights.push(Weight { name, tensor: tensor.shallow_clone(), shape, pieces, trained });
+        self.weights.push(Weight { name, tensor: tensor.shallow_clone(), shape, pieces, trained, wide });
         Ok(tensor)
     }
 
     /// One tensor, in memory as on disk.
     pub fn tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
+        self.single(name, shape, initial, false)
+    }
+
+    /// As [`Self::tensor`], of float32 in models of lower precision too.
+    pub fn wide_tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
+        self.single(name, shape, initial, true)
+    }
+
+    fn single(&mut self, name: &str, shape: &[i64], initial: Initial, wide: bool) -> Result<Tensor> {
         let piece = Piece { name: name.to_owned(), shape: shape.to_vec(), initial, expert: None, start: 0, order: None };
-        self.add(name.to_owned(), shape.to_vec(), vec![piece], true)
+        self.add(name.to_owned(), shape.to_vec(), vec![piece], true, wide)
     }
 
     /// A float32 tensor `[size]` that is not trained, zero at first.
     pub fn buffer(&mut self, name: &str, size: i64) -> Result<Tensor> {
         let piece =
             Piece { name: name.to_owned(), shape: vec![size], initial: Initial::Zeros, expert: None, start: 0, order: None };
-        self.add(name.to_owned(), vec![size], vec![piece], false)
+        self.add(name.to_owned(), vec![size], vec![piece], false, true)
     }
 
     /// Tensors `{prefix}{rows.name}{suffix}` one behind the other: a matrix of `columns`, or a vector where that is `None`. With one entry
@@ -236,7 +261,7 @@ impl<'a> Builder<'a> {
             });
             start += count;
         }
-        self.add(name, shape(start), pieces, true)
+        self.add(name, shape(start), pieces, true, false)
     }
 
     /// The matrix `{prefix}{rows.name}.weight`, zero at first.
@@ -245,7 +270,7 @@ impl<'a> Builder<'a> {
         let name = format!("{prefix}{name}.weight");
         let shape = vec![count, columns];
         let piece = Piece { name: name.clone(), shape: shape.clone(), initial: Initial::Zeros, expert: None, start: 0, order };
-        self.add(name, shape, vec![piece], true)
+        self.add(name, shape, vec![piece], true, false)
     }
 
     /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}` `[experts, rows, columns]`.
@@ -266,6 +291,6 @@ impl<'a> Builder<'a> {
                 start += row.count;
             }
         }
-        self.add(format!("{prefix}.{name}"), vec![experts, height, columns], pieces, true)
+        self.add(format!("{prefix}.{name}"), vec![experts, height, columns], pieces, true, false)
     }
 }

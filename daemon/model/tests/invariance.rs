@@ -6,8 +6,14 @@ use fixture::{load, prompt, sequence};
 use r1d_model::{AuxLoss, CausalLm, Forward, ModelError, Packed, Places, token_logprobs};
 use tch::{Device, Kind, Tensor};
 
-const INVARIANT: Forward =
-    Forward { invariant: true, packed: None, forced_experts: None, record_experts: false, aux_loss: AuxLoss::NONE };
+const INVARIANT: Forward = Forward {
+    invariant: true,
+    packed: None,
+    forced_experts: None,
+    record_experts: false,
+    count_experts: false,
+    aux_loss: AuxLoss::NONE,
+};
 
 fn models() -> Vec<(&'static str, CausalLm)> {
     let mut models: Vec<_> = fixture::ALL.into_iter().map(|name| (name, load(name, Kind::Float))).collect();

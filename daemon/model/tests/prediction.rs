@@ -17,7 +17,7 @@ fn load() -> CausalLm {
 
 /// Two sequences: all tokens but each one's last, and the tokens behind them.
 fn further(model: &CausalLm, input_ids: &Tensor) -> (Tensor, Tensor) {
-    let options = Forward::default();
+    let options = Forward { count_experts: true, ..Forward::default() };
     let length = input_ids.size()[1];
     let hidden = model.forward(&fixture::packed(input_ids), &options).unwrap().hidden;
     let with_next = hidden.view([2, length, -1]).narrow(1, 0, length - 1).reshape([2 * (length - 1), -1]);

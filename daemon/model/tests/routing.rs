@@ -7,8 +7,14 @@ use r1d_model::{AuxLoss, Forward, Packed, Places};
 use tch::{Kind, Tensor};
 
 const EXPERT: AuxLoss = AuxLoss { expert_alpha: 1.0, device_alpha: 0.0 };
-const RECORD: Forward =
-    Forward { invariant: false, packed: None, forced_experts: None, record_experts: true, aux_loss: AuxLoss::NONE };
+const RECORD: Forward = Forward {
+    invariant: false,
+    packed: None,
+    forced_experts: None,
+    record_experts: true,
+    count_experts: true,
+    aux_loss: AuxLoss::NONE,
+};
 
 #[test]
 fn decoding_and_prefill_record_the_experts_of_the_full_forward() {
@@ -99,6 +105,8 @@ fn load_counts_every_choice_once() {
             }
         }
     }
+    let unasked = load("deepseek-v3-yarn", Kind::Float).forward(&sequence(&prompt(8, 5)), &Forward::default()).unwrap();
+    assert!(unasked.load.is_none(), "counting costs, and passes without an update do not ask");
     let dense = load("qwen2", Kind::Float);
     let out = tch::no_grad(|| dense.forward(&sequence(&[1, 2, 3]), &Forward { aux_loss: EXPERT, ..RECORD }).unwrap());
     assert!(out.load.is_none() && out.experts.is_none() && out.aux_loss.is_none());
@@ -125,7 +133,7 @@ fn balance_loss_is_the_mean_over_packed_sequences() {
 fn balancing_by_bias_spreads_the_load() {
     let model = load("deepseek-v3-yarn", Kind::Float);
     let batch = packed(&tensors("deepseek-v3-yarn", "golden.safetensors")["input_ids"]);
-    let load = || tch::no_grad(|| model.forward(&batch, &Forward::default()).unwrap().load.unwrap());
+    let load = || tch::no_grad(|| model.forward(&batch, &RECORD).unwrap().load.unwrap());
     let spread = |load: &Tensor| f64::try_from(load.to_kind(Kind::Double).std(true)).unwrap();
     let before = spread(&load());
     for _ in 0..100 {

@@ -72,6 +72,34 @@ fn what_is_saved_scores_the_same_and_is_the_same_bytes_again() {
     }
 }
 
+/// PPO learns from differences of neighbouring values, which bfloat16 rounds to steps of 1/128 around 1.
+#[test]
+fn a_head_is_float32_whatever_the_trunk_is() {
+    for name in ["deepseek-v3-yarn", "qwen2"] {
+        r1d_torch::runtime::set_threads(1).unwrap();
+        let scorer = Scorer::start(&dir(name), 5, Device::Cpu, Kind::BFloat16).unwrap();
+        let hidden = Tensor::linspace(-1.0, 1.0, 3 * scorer.model().config.hidden_size, (Kind::Float, Device::Cpu));
+        let hidden = hidden.view([3, -1]).to_kind(Kind::BFloat16);
+        let head = || scorer.model().parameters().into_iter().find(|(name, _)| name == "score.weight").unwrap().1;
+        // Updates smaller than bfloat16 sees, as a learning rate of 1e-5 makes them.
+        let _ = tch::no_grad(|| head().f_add_(&(Tensor::ones_like(&head()) * 1e-5)).unwrap());
+        let values = tch::no_grad(|| scorer.values(&hidden, &Forward::default()).unwrap());
+        let exact = tch::no_grad(|| hidden.to_kind(Kind::Double).matmul(&head().to_kind(Kind::Double).get(0)));
+        let difference = f64::try_from((values.to_kind(Kind::Double) - &exact).abs().max()).unwrap();
+        assert!(difference < 1e-6, "{name}: {difference:e}");
+
+        let saved = tempfile::tempdir().unwrap();
+        scorer.save(saved.path(), u64::MAX).unwrap();
+        let opened = Scorer::open(saved.path(), Device::Cpu, Kind::BFloat16).unwrap();
+        assert_eq!(tch::no_grad(|| opened.values(&hidden, &Forward::default()).unwrap()), values, "{name}: saved to the last bit");
+        let tensors = r1d_model::checkpoint::load_tensors(&saved.path().join("model.safetensors"), Device::Cpu).unwrap();
+        for (tensor, kind) in tensors.iter().map(|(tensor, values)| (tensor, values.kind())) {
+            let float32 = tensor == "score.weight" || tensor.ends_with("e_score_correction_bias");
+            assert_eq!(kind, if float32 { Kind::Float } else { Kind::BFloat16 }, "{name}: {tensor}");
+        }
+    }
+}
+
 #[test]
 fn in_batch_invariant_mode_a_score_is_its_sequences_alone() {
     for name in ["deepseek-v3-yarn", "qwen2"] {

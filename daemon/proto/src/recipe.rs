@@ -87,8 +87,10 @@ pub struct Objective {
     pub max_completion_length: u32,
     /// Temperature that the completions were drawn with: log-probabilities are of logits / temperature.
     pub temperature: f32,
-    /// Force the experts recorded while sampling.
+    /// Force the experts recorded while sampling, in the policy.
     pub routing_replay: bool,
+    /// With [`Self::routing_replay`], in the reference too; else it routes by itself.
+    pub routing_replay_reference: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,8 +135,10 @@ pub struct PpoObjective {
     pub kl_coef: f64,
     /// Temperature that the completions were drawn with.
     pub temperature: f32,
-    /// Force the experts recorded while sampling, in the policy.
+    /// Force the experts recorded while sampling, in the policy. The value model has its own routing.
     pub routing_replay: bool,
+    /// With [`Self::routing_replay`], in the reference too; else it routes by itself.
+    pub routing_replay_reference: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -211,13 +211,34 @@ pub enum Dtype {
     Bfloat16,
 }
 
-/// The sampler's fixed slots.
+/// The sampler's cache. Each request cuts it into slots as long as its own longest completion may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
-    /// Completions decoded at a time.
+    /// Completions decoded at a time, at most.
     pub count: u32,
-    /// Prompt + completion tokens that a slot holds.
-    pub capacity: u32,
+    /// Prompt and completion tokens that all slots together hold.
+    pub tokens: u64,
+}
+
+/// A slot's length is a multiple of this: products over a slot's keys have few shapes, and rows that are aligned.
+pub const SLOT_BLOCK_TOKENS: u32 = 64;
+
+impl Slots {
+    /// As many slots of at least `capacity` tokens each.
+    pub fn of(count: u32, capacity: u32) -> Slots {
+        Slots { count, tokens: u64::from(count) * slot_tokens(capacity.into()) }
+    }
+
+    /// How many slots a request gets whose longest completion may come to `capacity` tokens with its prompt; 0 where not one fits.
+    pub fn fitting(&self, capacity: u64) -> u32 {
+        let fitting = self.tokens / slot_tokens(capacity).max(1);
+        u32::try_from(fitting).unwrap_or(u32::MAX).min(self.count)
+    }
+}
+
+/// The tokens that a slot takes which is to hold `capacity`.
+pub fn slot_tokens(capacity: u64) -> u64 {
+    capacity.saturating_add(u64::from(SLOT_BLOCK_TOKENS) - 1) / u64::from(SLOT_BLOCK_TOKENS) * u64::from(SLOT_BLOCK_TOKENS)
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -236,6 +257,8 @@ pub struct Generate {
     pub step: u64,
     pub policy_version: u64,
     pub sampling: Sampling,
+    /// Completions carry [`Rollout::experts`]: for those that are trained on with the experts that they were sampled with.
+    pub record_experts: bool,
     pub groups: Vec<Group>,
 }
 

@@ -126,7 +126,7 @@ impl Evaluation {
         // The same random numbers each time: evaluations of two sets of weights differ by the weights alone, whichever stage is one of them.
         let first = plan.job.evaluations().position(|other| other.data == eval.data).unwrap_or(self.index);
         let seed = counter_hash(&[EVALUATION, plan.job.seed, first as u64]);
-        self.gather.request(eval.sampling(plan.stop_ids(self.of()), seed), self.step, now)
+        self.gather.request(eval.sampling(plan.stop_ids(self.of()), seed), false, self.step, now)
     }
 
     fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {

@@ -110,8 +110,8 @@ impl Gather {
         self.group(rollout.key).is_some_and(|g| g.prompt.row == rollout.row && g.prompt.ids == rollout.prompt_ids)
     }
 
-    /// The request for what is missing; `None` when nothing is.
-    pub fn request(&mut self, sampling: Sampling, policy_version: u64, now: Duration) -> Option<Command> {
+    /// The request for what is missing; `None` when nothing is. `record_experts` asks for the experts that each token took.
+    pub fn request(&mut self, sampling: Sampling, record_experts: bool, policy_version: u64, now: Duration) -> Option<Command> {
         let missing = |group: &Group| -> Vec<u32> {
             let samples = group.samples.iter().enumerate();
             samples.filter(|(_, s)| matches!(s, Sample::Missing)).map(|(i, _)| i as u32).collect()
@@ -129,7 +129,7 @@ impl Gather {
             return None;
         }
         (self.generating, self.since, self.heard) = (true, now, now);
-        let request = Generate { stage: self.stage, step: self.step, policy_version, sampling, groups };
+        let request = Generate { stage: self.stage, step: self.step, policy_version, sampling, record_experts, groups };
         Some(Command::Worker(Box::new(Request::Generate(request))))
     }
 

@@ -129,6 +129,13 @@ impl Plan {
         self.stage(index).is_some_and(|(stage, _)| stage.trains() && stage.rollouts().is_some())
     }
 
+    /// Whether the stage trains with the experts that its completions were sampled with.
+    pub fn replays_routing(&self, index: usize) -> bool {
+        self.stage(index).is_some_and(|(stage, _)| {
+            stage.grpo().is_some_and(|grpo| grpo.routing_replay) || stage.ppo().is_some_and(|ppo| ppo.routing_replay)
+        })
+    }
+
     pub fn checkpoint_dir(&self, stage: &Stage, step: u64) -> PathBuf {
         self.checkpoints.join(&stage.name).join(format!("step-{step}"))
     }

@@ -183,7 +183,7 @@ impl RolloutStep {
         let mut commands = self.take_up_recalled(plan, now)?;
         let version = self.step * plan.stage(self.stage).map_or(0, |(stage, _)| stage.updates_per_step());
         let sampling = rollouts.sampling(self.step, plan.stop_ids(Source::Stage(self.stage)), plan.job.seed);
-        commands.extend(self.gather.request(sampling, version, now));
+        commands.extend(self.gather.request(sampling, plan.replays_routing(self.stage), version, now));
         self.gathered(plan, commands, now)
     }
 

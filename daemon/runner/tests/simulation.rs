@@ -561,8 +561,11 @@ impl World {
                 };
                 self.worker = Weights { policy, reference: policy, value, model };
                 if let Some(slots) = open.sampler {
-                    let longest = slots.capacity;
-                    assert!(longest >= 6 + 4 + model, "the evaluations' prompts, as this model reads them, have room: {longest}");
+                    let longest = slots.tokens;
+                    assert!(
+                        longest >= u64::from(6 + 4 + model),
+                        "the evaluations' prompts, as this model reads them, have room: {longest}"
+                    );
                 }
                 self.opened = Some(*open);
                 let sizes = Opened {

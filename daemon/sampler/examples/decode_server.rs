@@ -73,12 +73,13 @@ impl Server {
                 stop_ids: vec![],
                 seed: 0,
             },
+            record_experts: false,
             groups: prompts.into_iter().enumerate().map(group).collect(),
         };
         let speculative = batch["speculative"].as_bool().unwrap_or(false);
         let key = (count, longest + new_tokens, invariant, speculative);
         if !self.samplers.contains_key(&key) {
-            let slots = Slots { count: key.0, capacity: key.1 };
+            let slots = Slots::of(key.0, key.1);
             let sampler = Sampler::new(&self.model, slots, invariant, SystemClock::shared())?;
             self.samplers.insert(key, sampler.with_speculation(speculative));
         }

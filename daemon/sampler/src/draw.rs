@@ -15,11 +15,12 @@
 //! Every operation works row by row, so a row's id does not depend on the other rows (`ROLL-1`).
 
 use r1d_proto::recipe::Sampling;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Ids per block of the two-level cumulative sum: near the square root of the vocabularies in use (8 k to 150 k).
 const BLOCK_IDS: i64 = 128;
-/// Ids that top-p sorts at first; the widths after it grow by [`WIDTH_GROWTH`] until every row's mass is reached.
+/// Ids that top-p sorts at first on the CPU; the widths after it grow by [`WIDTH_GROWTH`] until every row's mass is reached. On a GPU, where a look at
+/// the mass waits for all that was asked of the device before, it sorts all ids at once.
 const WIDTH_FIRST_IDS: i64 = 64;
 const WIDTH_GROWTH: i64 = 8;
 /// The largest float64 below 1.
@@ -68,21 +69,25 @@ impl Draw {
             (probabilities, kept) = keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?)?;
         }
         if self.top_p < 1.0 {
-            (probabilities, kept) = keep_from(&probabilities, &self.nucleus_threshold(&probabilities)?)?;
+            let first_ids = if probabilities.device() == Device::Cpu { WIDTH_FIRST_IDS } else { vocab };
+            (probabilities, kept) = keep_from(&probabilities, &self.nucleus_threshold(&probabilities, first_ids)?)?;
         }
         Ok((inverse_cdf(&probabilities, uniforms)?, kept))
     }
 
-    /// The smallest probability inside the nucleus, [B, 1].
-    fn nucleus_threshold(&self, probabilities: &Tensor) -> Result<Tensor, TchError> {
+    /// The smallest probability inside the nucleus, [B, 1]. The host looks only where `first_ids` are not all.
+    fn nucleus_threshold(&self, probabilities: &Tensor, first_ids: i64) -> Result<Tensor, TchError> {
         let vocab = probabilities.size()[1];
         let border = probabilities.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Double)?.f_mul_scalar(self.top_p)?;
-        let mut width = WIDTH_FIRST_IDS.min(vocab);
+        let mut width = first_ids.min(vocab);
         loop {
-            let (likeliest, _) = probabilities.f_topk(width, -1, true, true)?;
+            let (likeliest, _) = match width == vocab {
+                true => probabilities.f_sort(-1, true)?,
+                false => probabilities.f_topk(width, -1, true, true)?,
+            };
             // An id is inside when the mass of the likelier ones has not reached the border yet. A prefix sum is the same bits at every width, so a
             // row's threshold does not depend on how wide the other rows need.
-            let reached = likeliest.f_cumsum(-1, Kind::Double)?;
+            let reached = cumulative(&likeliest)?;
             let inside = reached.f_lt_tensor(&border)?.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Int64)?;
             let wide_enough = width == vocab || i64::try_from(inside.f_max()?)? < width;
             if wide_enough {
@@ -110,19 +115,29 @@ fn inverse_cdf(weights: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> 
     let uniforms = uniforms.f_view([rows, 1])?;
 
     let sums = weights.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?;
-    let cumulative = sums.f_cumsum(-1, Kind::Double)?;
-    let target = cumulative.f_narrow(-1, blocks - 1, 1)?.f_mul(&uniforms)?;
-    let block = first_greater(&cumulative, &target)?;
+    let reached = cumulative(&sums)?;
+    let target = reached.f_narrow(-1, blocks - 1, 1)?.f_mul(&uniforms)?;
+    let block = first_greater(&reached, &target)?;
     let sum = sums.f_gather(-1, &block, false)?;
-    let before = cumulative.f_gather(-1, &block, false)?.f_sub(&sum)?;
+    let before = reached.f_gather(-1, &block, false)?.f_sub(&sum)?;
     // The share of the block that lies below the target; rounding may put it outside [0, 1).
     let share = target.f_sub(&before)?.f_div(&sum)?.f_clamp(0.0, BELOW_ONE)?;
 
     let inside = weights.f_gather(1, &block.f_unsqueeze(-1)?.f_expand([rows, 1, BLOCK_IDS], false)?, false)?.f_squeeze_dim(1)?;
-    let cumulative = inside.f_cumsum(-1, Kind::Double)?;
-    let target = cumulative.f_narrow(-1, BLOCK_IDS - 1, 1)?.f_mul(&share)?;
-    let id = block.f_mul_scalar(BLOCK_IDS)?.f_add(&first_greater(&cumulative, &target)?)?;
+    let reached = cumulative(&inside)?;
+    let target = reached.f_narrow(-1, BLOCK_IDS - 1, 1)?.f_mul(&share)?;
+    let id = block.f_mul_scalar(BLOCK_IDS)?.f_add(&first_greater(&reached, &target)?)?;
     id.f_clamp(0, vocab - 1)?.f_view([rows])
+}
+
+/// Sums from each row's beginning, float64 `[B, n]`, in one order. On a GPU libtorch scans a tensor of one row in pieces, whose sums it adds in the
+/// order in which they are ready: another one each time (seen on an H200 with one row, never with two).
+fn cumulative(weights: &Tensor) -> Result<Tensor, TchError> {
+    let (rows, width) = weights.size2()?;
+    match rows == 1 && weights.device() != Device::Cpu {
+        true => weights.f_expand([2, width], false)?.f_cumsum(-1, Kind::Double)?.f_narrow(0, 0, 1),
+        false => weights.f_cumsum(-1, Kind::Double),
+    }
 }
 
 /// Index of the first element of each row that is greater than the row's `target` [B, 1] → [B, 1].
@@ -250,6 +265,21 @@ mod tests {
         assert_eq!(alone, [900]);
         let both = ids(draw, &logits(&[&flat, &peaked]), &[0.9995, 0.8]);
         assert_eq!(both, [999, 900], "all ids of a flat row tie, so all stay");
+    }
+
+    /// The CPU's way to a nucleus, which widens, and the GPU's, which does not look.
+    #[test]
+    fn sorting_all_ids_finds_the_nucleus_that_widening_finds() {
+        let (rows, vocab) = (9, 5000i64);
+        let noise = (Tensor::arange(rows * vocab, (Kind::Float, Device::Cpu)) * 0.77).sin().view([rows, vocab]);
+        // From flat to peaked; with ties, as bfloat16 logits have them.
+        let sharpness = Tensor::arange(rows, (Kind::Float, Device::Cpu)).view([rows, 1]) * 3.0;
+        let probabilities = (noise * sharpness).to_kind(Kind::BFloat16).to_kind(Kind::Float).softmax(-1, Kind::Float);
+        for top_p in [0.01, 0.5, 0.95, 0.9999] {
+            let draw = draw(1.0, 0, top_p);
+            let [looking, at_once] = [WIDTH_FIRST_IDS, vocab].map(|ids| draw.nucleus_threshold(&probabilities, ids).unwrap());
+            assert_eq!(looking, at_once, "top_p {top_p}");
+        }
     }
 
     #[test]

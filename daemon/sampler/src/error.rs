@@ -2,13 +2,14 @@
 
 use r1d_model::{Fault, ModelError};
 use r1d_proto::ids::SampleKey;
+use r1d_proto::worker::SLOT_BLOCK_TOKENS;
 
 pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SamplerError {
-    #[error("the sampler needs at least 1 slot of at least 2 tokens, got {count} slots of {capacity}")]
-    Slots { count: u32, capacity: u32 },
+    #[error("the sampler needs at least 1 slot and a cache of at least {SLOT_BLOCK_TOKENS} tokens, got {count} and {tokens}")]
+    Slots { count: u32, tokens: u64 },
     #[error("speculative decoding needs a model with its multi-token prediction module, and the policy was opened without one")]
     NoPredictionModule,
     #[error("`{key}` is {value}: {expected}")]
@@ -24,9 +25,9 @@ pub enum SamplerError {
     PromptId { step: u64, prompt: u32, row: u64, position: usize, id: u32, vocab_size: i64 },
     #[error(
         "prompt {prompt} of step {step} (row {row}) has {prompt_tokens} tokens and may grow by {max_completion_length} \
-         (`max_completion_length`), but a slot holds {capacity}: raise the sampler's capacity or shorten either"
+         (`max_completion_length`), but the whole cache holds {tokens}: raise `tokens` under [sampler] or shorten either"
     )]
-    Capacity { step: u64, prompt: u32, row: u64, prompt_tokens: usize, max_completion_length: u32, capacity: u32 },
+    Capacity { step: u64, prompt: u32, row: u64, prompt_tokens: usize, max_completion_length: u32, tokens: u64 },
     #[error("prompt {prompt}, sample {sample} of step {step} is asked for twice")]
     Duplicate { step: u64, prompt: u32, sample: u32 },
     #[error(

@@ -2,29 +2,31 @@
 
 use crate::error::{Result, SamplerError};
 use r1d_proto::recipe::Sampling;
-use r1d_proto::worker::{Generate, Group};
+use r1d_proto::worker::{Generate, Group, Slots};
 use std::collections::HashSet;
 
 /// What a request must fit into.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub vocab_size: i64,
-    /// Prompt + completion tokens of a slot.
-    pub capacity: u32,
+    pub cache: Slots,
 }
 
-pub fn check(request: &Generate, limits: Limits) -> Result<()> {
+/// Refuses what cannot be sampled; the slots that the cache is cut into, and the tokens that each is to hold.
+pub fn check(request: &Generate, limits: Limits) -> Result<(u32, u64)> {
     check_sampling(&request.sampling, limits)?;
     let mut seen = HashSet::new();
+    let mut capacity = 1;
     for group in &request.groups {
-        check_group(request, group, limits)?;
+        capacity = check_group(request, group, limits)?.max(capacity);
         for &sample in &group.samples {
             if !seen.insert((group.prompt, sample)) {
                 return Err(SamplerError::Duplicate { step: request.step, prompt: group.prompt, sample });
             }
         }
     }
-    Ok(())
+    let samples = u32::try_from(seen.len()).unwrap_or(u32::MAX).max(1);
+    Ok((limits.cache.fitting(capacity).min(samples), capacity))
 }
 
 fn check_sampling(sampling: &Sampling, limits: Limits) -> Result<()> {
@@ -44,7 +46,8 @@ fn check_sampling(sampling: &Sampling, limits: Limits) -> Result<()> {
     }
 }
 
-fn check_group(request: &Generate, group: &Group, limits: Limits) -> Result<()> {
+/// The tokens that its prompt may grow to.
+fn check_group(request: &Generate, group: &Group, limits: Limits) -> Result<u64> {
     let (step, prompt, row) = (request.step, group.prompt, group.row);
     if group.prompt_ids.is_empty() {
         return Err(SamplerError::EmptyPrompt { step, prompt, row });
@@ -53,10 +56,12 @@ fn check_group(request: &Generate, group: &Group, limits: Limits) -> Result<()> 
         return Err(SamplerError::PromptId { step, prompt, row, position, id, vocab_size: limits.vocab_size });
     }
     let (prompt_tokens, max_completion_length) = (group.prompt_ids.len(), request.sampling.max_completion_length);
-    if prompt_tokens as u64 + u64::from(max_completion_length) > u64::from(limits.capacity) {
-        return Err(SamplerError::Capacity { step, prompt, row, prompt_tokens, max_completion_length, capacity: limits.capacity });
+    let capacity = prompt_tokens as u64 + u64::from(max_completion_length);
+    if limits.cache.fitting(capacity) == 0 {
+        let tokens = limits.cache.tokens;
+        return Err(SamplerError::Capacity { step, prompt, row, prompt_tokens, max_completion_length, tokens });
     }
-    Ok(())
+    Ok(capacity)
 }
 
 #[cfg(test)]
@@ -77,26 +82,44 @@ mod tests {
                 stop_ids: vec![1],
                 seed: 0,
             },
+            record_experts: false,
             groups: vec![Group { prompt: 3, row: 12, prompt_ids: vec![5, 9], samples: vec![0, 1] }],
         }
     }
 
+    const LIMITS: Limits = Limits { vocab_size: 10, cache: Slots { count: 4, tokens: 128 } };
+
     fn message(change: impl FnOnce(&mut Generate)) -> String {
         let mut request = request();
         change(&mut request);
-        check(&request, Limits { vocab_size: 10, capacity: 6 }).unwrap_err().to_string()
+        check(&request, LIMITS).unwrap_err().to_string()
     }
 
     #[test]
     fn a_sound_request_passes() {
-        check(&request(), Limits { vocab_size: 10, capacity: 6 }).unwrap();
+        assert_eq!(check(&request(), LIMITS).unwrap(), (2, 6), "a slot for each sample");
+    }
+
+    #[test]
+    fn a_request_gets_as_many_slots_as_its_own_length_leaves() {
+        let slots = |max_completion_length: u32, samples: u32| {
+            let mut request = request();
+            request.sampling.max_completion_length = max_completion_length;
+            request.groups[0].samples = (0..samples).collect();
+            check(&request, Limits { vocab_size: 10, cache: Slots::of(8, 100) }).unwrap()
+        };
+        assert_eq!(slots(98, 50), (8, 100));
+        assert_eq!(slots(10, 50), (8, 12), "no more than was said");
+        assert_eq!(slots(10, 3), (3, 12), "no more than there are samples");
+        assert_eq!(slots(300, 50), (3, 302));
+        assert_eq!(slots(1022, 50), (1, 1024), "one long evaluation, in the same memory");
     }
 
     #[test]
     fn bad_requests_are_refused_with_key_and_numbers() {
-        let too_long = message(|r| r.groups[0].prompt_ids.push(2));
-        assert!(too_long.starts_with("prompt 3 of step 7 (row 12) has 3 tokens and may grow by 4"), "{too_long}");
-        assert!(too_long.contains("a slot holds 6"), "{too_long}");
+        let too_long = message(|r| r.sampling.max_completion_length = 127);
+        assert!(too_long.starts_with("prompt 3 of step 7 (row 12) has 2 tokens and may grow by 127"), "{too_long}");
+        assert!(too_long.contains("the whole cache holds 128"), "{too_long}");
         let outside = message(|r| r.groups[0].prompt_ids[1] = 10);
         assert!(outside.contains("has id 10 at position 1") && outside.contains("vocabulary of 10"), "{outside}");
         assert!(message(|r| r.groups[0].prompt_ids.clear()).contains("prompt 3 of step 7 (row 12) is empty"));

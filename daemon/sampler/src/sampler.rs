@@ -59,13 +59,13 @@ pub(crate) struct Count {
 }
 
 impl Sampler {
-    /// Allocates the cache of `slots` on the model's device. `invariant` is the batch-invariant mode (`ROLL-1`), which needs one libtorch
+    /// Allocates the cache on the model's device; each request cuts it into slots of its own length. `invariant` is the batch-invariant mode (`ROLL-1`), which needs one libtorch
     /// thread.
     pub fn new(model: &CausalLm, slots: Slots, invariant: bool, clock: SharedClock) -> Result<Sampler> {
-        if slots.count == 0 || slots.capacity < 2 {
-            return Err(SamplerError::Slots { count: slots.count, capacity: slots.capacity });
+        if slots.fitting(1) == 0 {
+            return Err(SamplerError::Slots { count: slots.count, tokens: slots.tokens });
         }
-        let cache = model.cache(slots.count.into(), slots.capacity.into(), invariant)?;
+        let cache = model.cache(1, i64::try_from(slots.tokens).unwrap_or(i64::MAX), invariant)?;
         let look_every = if model.device() == Device::Cpu { LOOK_EVERY_STEPS_CPU } else { LOOK_EVERY_STEPS_CUDA };
         Ok(Sampler { cache, slots, invariant, speculative: false, look_every, clock })
     }
@@ -88,14 +88,15 @@ impl Sampler {
         completed: &mut dyn FnMut(Rollout),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Metrics> {
-        request::check(request, Limits { vocab_size: model.config.vocab_size, capacity: self.slots.capacity })?;
+        let (slots, capacity) = request::check(request, Limits { vocab_size: model.config.vocab_size, cache: self.slots })?;
         if self.speculative && !model.predicts() {
             return Err(SamplerError::NoPredictionModule);
         }
         let started = self.clock.now();
         let packed = if self.invariant { None } else { Some(model.pack()?) };
         let packer = request.sampling.keep_sampling_mask.then(|| Packer::new(model.device())).transpose()?;
-        let record_experts = model.config.moe_layers > 0;
+        let record_experts = request.record_experts && model.config.moe_layers > 0;
+        self.cache.cut(slots.into(), i64::try_from(capacity).unwrap_or(i64::MAX))?;
         let mut run = Run {
             model,
             request,
@@ -109,7 +110,14 @@ impl Sampler {
             prompts: Prompts::new(),
             count: Count::default(),
         };
-        r1d_torch::runtime::inference(|| run.run(self.slots.count as usize, completed, progress))??;
+        // Nothing here needs the deterministic algorithms, which make a sort of every write to the cache: no place is written twice, and what is
+        // summed is summed in one order (draw::cumulative).
+        let sample = || r1d_torch::runtime::inference(|| run.run(slots as usize, completed, progress));
+        if let Err(error) = r1d_torch::runtime::without_deterministic(sample)?? {
+            // What is not finite would reach others through the places that they do not see: 0 · NaN is not 0.
+            self.cache.clear()?;
+            return Err(error);
+        }
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
         Ok(run.count.metrics(seconds))
     }

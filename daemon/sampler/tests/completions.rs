@@ -7,7 +7,7 @@ use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::worker::{Generate, Group};
 use r1d_sampler::SamplerError;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tiny::*;
 
 /// float64 probabilities of the next id after `ids`.
@@ -187,7 +187,7 @@ fn frequencies_follow_the_distribution_at_the_first_and_at_a_decoded_token() {
         let sampling =
             Sampling { temperature, top_k, top_p, keep_sampling_mask: false, max_completion_length: 2, stop_ids: vec![], seed: 3 };
         let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..samples).collect() }];
-        let request = Generate { stage: 0, step: 0, policy_version: 0, sampling: sampling.clone(), groups };
+        let request = Generate { stage: 0, step: 0, policy_version: 0, sampling: sampling.clone(), record_experts: false, groups };
         let rollouts = generate(&mut sampler(&model, 500, false), &model, &request);
         let mut first = vec![0u64; 16];
         let mut second = vec![vec![0u64; 16]; 16];
@@ -221,14 +221,59 @@ fn weights_that_diverged_are_named_and_the_sampler_lives_on() {
     assert_eq!(generate(&mut sampler, &model, &request), sound);
 }
 
+/// As on a GPU, where what a query does not see is multiplied by 0: float64 has that way on the CPU too.
+#[test]
+fn what_is_not_finite_does_not_stay_in_the_cache() {
+    let model = CausalLm::init(QWEN2, 11, Device::Cpu, Kind::Double).unwrap();
+    let mut sampler = sampler(&model, 2, false);
+    let request = request(2, 2);
+    let sound = generate(&mut sampler, &model, &request);
+    let broken = model.deep_copy().unwrap();
+    for (_, mut parameter) in broken.parameters() {
+        let _ = tch::no_grad(|| parameter.fill_(f64::NAN));
+    }
+    try_generate(&mut sampler, &broken, &request).unwrap_err();
+    assert_eq!(generate(&mut sampler, &model, &request), sound);
+}
+
+#[test]
+fn experts_are_recorded_where_they_are_asked_for() {
+    let model = model(DEEPSEEK_V3);
+    let mut request = request(3, 2);
+    let recorded = generate(&mut sampler(&model, 4, false), &model, &request);
+    assert!(recorded.values().all(|rollout| !rollout.experts.is_empty()));
+    request.record_experts = false;
+    let bare = generate(&mut sampler(&model, 4, false), &model, &request);
+    assert!(bare.values().all(|rollout| rollout.experts.is_empty()));
+    assert!(bare.values().zip(recorded.values()).all(|(bare, recorded)| bare.completion_ids == recorded.completion_ids));
+}
+
+/// The memory that a training step needs serves an evaluation of any length, fewer completions at a time.
+#[test]
+fn one_cache_serves_short_and_long_requests() {
+    let model = model(QWEN2);
+    let mut one = sampler(&model, 3, false);
+    for length in [14, 100, 8, 180] {
+        let mut request = request(3, 2);
+        request.sampling.max_completion_length = length;
+        request.sampling.stop_ids.clear();
+        let (rollouts, metrics) = try_generate(&mut one, &model, &request).unwrap();
+        assert!(rollouts.values().all(|rollout| rollout.completion_ids.len() == length as usize));
+        let slots = if length < 48 { 3.0 } else { 1.0 };
+        assert!(metrics["perf/sampling_rows"] <= slots, "{length}: {}", metrics["perf/sampling_rows"]);
+        let fresh = generate(&mut sampler(&model, 3, false), &model, &request);
+        assert_eq!(rollouts, fresh, "{length}: nothing of an earlier request is left");
+    }
+}
+
 #[test]
 fn a_prompt_that_does_not_fit_a_slot_is_refused_before_anything_is_sampled() {
     let model = model(QWEN2);
     let mut request = request(2, 2);
-    request.groups[1].prompt_ids = vec![1; 40];
+    request.groups[1].prompt_ids = vec![1; 115];
     let error = try_generate(&mut sampler(&model, 2, false), &model, &request).unwrap_err().to_string();
-    assert!(error.contains("prompt 1 of step 5 (row 101) has 40 tokens and may grow by 14"), "{error}");
-    assert!(error.contains("a slot holds 48"), "{error}");
+    assert!(error.contains("prompt 1 of step 5 (row 101) has 115 tokens and may grow by 14"), "{error}");
+    assert!(error.contains("the whole cache holds 128"), "{error}");
 }
 
 #[test]
@@ -239,7 +284,7 @@ fn a_slot_is_usable_to_its_last_token() {
     request.sampling.max_completion_length = CAPACITY - 8;
     request.sampling.stop_ids.clear();
     let rollouts = generate(&mut sampler(&model, 2, false), &model, &request);
-    assert!(rollouts.values().all(|rollout| rollout.completion_ids.len() == 40));
+    assert!(rollouts.values().all(|rollout| rollout.completion_ids.len() == CAPACITY as usize - 8));
 }
 
 #[test]

@@ -54,6 +54,27 @@ char* r1d_set_deterministic(bool on) {
   });
 }
 
+// Deterministic algorithms alone: which attention kernels may be chosen stays as it is. `before`: whether they were on.
+char* r1d_switch_deterministic(bool on, bool* before) {
+  return guarded([&] {
+    *before = at::globalContext().deterministicAlgorithms();
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/true);
+  });
+}
+
+// Where cuBLAS splits a product's sum, its parts are added in float32; by default they are rounded to the product's own dtype first.
+char* r1d_sum_in_float32() {
+  return guarded([&] {
+    at::globalContext().setAllowBF16ReductionCuBLAS(false);
+    at::globalContext().setAllowFP16ReductionCuBLAS(false);
+  });
+}
+
+bool r1d_sums_in_float32() {
+  auto narrow = at::CuBLASReductionOption::AllowReducedPrecisionWithSplitK;
+  return at::globalContext().allowBF16ReductionCuBLAS() != narrow && at::globalContext().allowFP16ReductionCuBLAS() != narrow;
+}
+
 // Attention's backward pass on a GPU has a deterministic way, which libtorch takes only where it may also refuse an operation that has none.
 char* r1d_backward(tensor loss) {
   return guarded([&] {

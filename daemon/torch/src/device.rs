@@ -1,5 +1,7 @@
 //! Devices by name, and libtorch's CUDA half opened at run time so that one binary serves machines with and without a GPU.
 
+use crate::runtime;
+use crate::shim::TorchError;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::sync::OnceLock;
 use tch::Device;
@@ -16,6 +18,8 @@ pub enum DeviceError {
     NoGpu,
     #[error("device `cuda:{index}` does not exist: this machine has {count} GPU(s), numbered from 0")]
     NoSuchGpu { index: usize, count: i64 },
+    #[error(transparent)]
+    Torch(#[from] TorchError),
 }
 
 /// `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Looks at the name only; [`open`] checks that the device is there.
@@ -46,9 +50,10 @@ pub fn open_cuda() -> Result<(), DeviceError> {
         .clone()
 }
 
-/// [`parse`], then make sure that the device can be used.
+/// [`parse`], then make sure that the device can be used, and that its products sum in float32.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
     let device = parse(name)?;
+    runtime::sum_in_float32()?;
     if let Device::Cuda(index) = device {
         open_cuda()?;
         let count = tch::Cuda::device_count();
@@ -79,6 +84,12 @@ mod tests {
             Ok(device) => assert_eq!(device, Device::Cuda(0)),
             Err(error) => assert!(error.to_string().contains("use device `cpu`"), "{error}"),
         }
+    }
+
+    #[test]
+    fn an_open_device_sums_products_in_float32() {
+        open("cpu").unwrap();
+        assert!(runtime::sums_in_float32());
     }
 
     #[test]

@@ -22,6 +22,38 @@ pub fn set_deterministic(on: bool) -> Result<(), TorchError> {
     check("set deterministic algorithms", unsafe { shim::r1d_set_deterministic(on) })
 }
 
+/// Runs `body` without deterministic algorithms, whatever [`set_deterministic`] says. They cost where a GPU has a fast way that is deterministic
+/// only if no place is written twice (a scatter is a sort with them), so `body` must know that of its own operations. Attention chooses among
+/// the same kernels as before.
+pub fn without_deterministic<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {
+    struct Guard(bool);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            // It set the same switch a moment ago.
+            let _ = switch_deterministic(self.0);
+        }
+    }
+    let _guard = Guard(switch_deterministic(false)?);
+    Ok(body())
+}
+
+/// Returns what it was.
+fn switch_deterministic(on: bool) -> Result<bool, TorchError> {
+    let mut before = false;
+    check("switch deterministic algorithms", unsafe { shim::r1d_switch_deterministic(on, &mut before) })?;
+    Ok(before)
+}
+
+/// Sums of bfloat16 and float16 products stay float32 to their end on a GPU, where cuBLAS splits them too. For the whole process.
+pub fn sum_in_float32() -> Result<(), TorchError> {
+    check("sum products in float32", unsafe { shim::r1d_sum_in_float32() })
+}
+
+/// Whether [`sum_in_float32`] is in force.
+pub fn sums_in_float32() -> bool {
+    unsafe { shim::r1d_sums_in_float32() }
+}
+
 /// Gradients of a scalar, added to what the parameters hold. On a GPU with [`set_deterministic`] the same bits each time: an operation whose backward
 /// pass has no deterministic way is an error.
 pub fn backward(loss: &Tensor) -> Result<(), TorchError> {
@@ -59,6 +91,19 @@ mod tests {
         set_threads(1).unwrap();
         assert_eq!(threads(), 1);
         assert!(set_threads(0).unwrap_err().to_string().contains("set intra-op threads"));
+    }
+
+    #[test]
+    fn a_body_without_determinism_leaves_it_as_it_was() {
+        for on in [true, false] {
+            set_deterministic(on).unwrap();
+            let inside = without_deterministic(|| switch_deterministic(false).unwrap()).unwrap();
+            assert!(!inside);
+            assert_eq!(switch_deterministic(on).unwrap(), on);
+            let caught = std::panic::catch_unwind(|| without_deterministic(|| panic!("planted")));
+            assert!(caught.is_err());
+            assert_eq!(switch_deterministic(false).unwrap(), on, "after a panic too");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 /// A C++ exception of libtorch, caught in the shim.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {message}")]
 pub struct TorchError {
     /// What was asked of libtorch.
@@ -28,6 +28,9 @@ unsafe extern "C" {
     pub(crate) fn r1d_threads() -> c_int;
     pub(crate) fn r1d_set_interop_threads(count: c_int) -> *mut c_char;
     pub(crate) fn r1d_set_deterministic(on: bool) -> *mut c_char;
+    pub(crate) fn r1d_switch_deterministic(on: bool, before: *mut bool) -> *mut c_char;
+    pub(crate) fn r1d_sum_in_float32() -> *mut c_char;
+    pub(crate) fn r1d_sums_in_float32() -> bool;
     pub(crate) fn r1d_backward(loss: *const C_tensor) -> *mut c_char;
     pub(crate) fn r1d_set_flush_denormal(on: bool) -> bool;
     pub(crate) fn r1d_inference_enter(guard: *mut *mut c_void) -> *mut c_char;

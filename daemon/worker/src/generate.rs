@@ -123,9 +123,9 @@ fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Erro
     let max_new_tokens = max_new_tokens(arguments, &config, prompt_ids.len(), model.config.max_position_embeddings)?;
     let sampling = sampling(arguments, &config, max_new_tokens, tokenizer.eos_ids());
 
-    let slots = Slots { count: arguments.n.min(SLOTS_MAX), capacity: prompt_ids.len() as u32 + max_new_tokens };
+    let slots = Slots::of(arguments.n.min(SLOTS_MAX), prompt_ids.len() as u32 + max_new_tokens);
     let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..arguments.n).collect() }];
-    let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
+    let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, record_experts: false, groups };
     let mut rollouts: Vec<Rollout> = vec![];
     let mut sampler = Sampler::new(&model, slots, false, SystemClock::shared())?.with_speculation(arguments.speculative);
     let metrics = sampler.generate(&model, &request, &mut |rollout| rollouts.push(rollout), &mut |_, _| {})?;

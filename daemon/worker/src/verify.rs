@@ -214,7 +214,7 @@ fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError>
 
 /// Decodes exactly `ids.len() - prompt_len` ids behind the prompt, through the cache; index of the first that is not `ids`'.
 fn first_mismatch(model: &CausalLm, prompt_len: usize, ids: &[i64]) -> Result<Option<usize>, VerifyError> {
-    let slots = Slots { count: 1, capacity: ids.len() as u32 };
+    let slots = Slots::of(1, ids.len() as u32);
     let sampling = Sampling {
         temperature: 0.0,
         top_p: 1.0,
@@ -226,7 +226,7 @@ fn first_mismatch(model: &CausalLm, prompt_len: usize, ids: &[i64]) -> Result<Op
     };
     let prompt_ids = ids[..prompt_len].iter().map(|id| *id as u32).collect();
     let groups = vec![Group { prompt: 0, row: 0, prompt_ids, samples: vec![0] }];
-    let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
+    let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, record_experts: false, groups };
     let mut decoded = vec![];
     let mut sampler = Sampler::new(model, slots, false, SystemClock::shared())?;
     match sampler.generate(model, &request, &mut |rollout| decoded = rollout.completion_ids, &mut |_, _| {}) {

@@ -62,6 +62,7 @@ fn ppo_objective() -> PpoObjective {
         kl_coef: 0.05,
         temperature: 1.0,
         routing_replay: true,
+        routing_replay_reference: false,
     }
 }
 

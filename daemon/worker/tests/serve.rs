@@ -35,6 +35,7 @@ fn train(step: u64, rollouts: &[Rollout]) -> Request {
         max_completion_length: 12,
         temperature: 1.0,
         routing_replay: true,
+        routing_replay_reference: false,
     };
     Request::Train(Train { step, first_update: step, objective, seed: 1, sequences })
 }

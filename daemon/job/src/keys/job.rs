@@ -428,6 +428,15 @@ const fn temperature(meaning: &'static str) -> Key {
 
 const TOP_P: Key = key("top_p", Kind::Float { min: 0.0, max: 1.0, above: true }, Value("1.0"), "", "Nucleus sampling; 1: off.");
 const TOP_K: Key = key("top_k", count(0, u32::MAX), Value("0"), "", "Only the k likeliest ids; 0: off.");
+
+const ROUTING_REPLAY_REFERENCE: Key = key(
+    "routing_replay_reference",
+    Bool,
+    Value("false"),
+    "",
+    "With `routing_replay`, the reference takes the sampler's experts too. false: it routes by itself, as the model that it is; the paper forces the policy's experts, and DPO's reference and PPO's value model always route by themselves.",
+);
+
 const KEEP_SAMPLING_MASK: Key = key(
     "keep_sampling_mask",
     Bool,
@@ -661,6 +670,7 @@ static PPO: &Table = &Table {
                 "",
                 "The trainer takes the experts that the sampler took. No effect on dense models.",
             ),
+            ROUTING_REPLAY_REFERENCE,
             key(
                 "value_model",
                 Text,
@@ -807,6 +817,7 @@ static GRPO: &Table = &Table {
                 "",
                 "The trainer takes the experts that the sampler took (Keep Routing, DeepSeek-V3.2 3.1). No effect on dense models.",
             ),
+            ROUTING_REPLAY_REFERENCE,
             key(
                 "speculative_decoding",
                 Bool,
@@ -980,14 +991,23 @@ static LIMITS: &Table = &Table {
 
 static SAMPLER: &Table = &Table {
     path: "sampler",
-    meaning: "The sampler's fixed slots.",
-    groups: &[&[key(
-        "slots",
-        Integer { min: 0, max: 65_536 },
-        Value("0"),
-        "completions",
-        "Completions decoded at a time; 0: all of a step's, at most 256.",
-    )]],
+    meaning: "The sampler's cache. Each step and each evaluation cuts it into slots of its own longest prompt and completion.",
+    groups: &[&[
+        key(
+            "slots",
+            Integer { min: 0, max: 65_536 },
+            Value("0"),
+            "completions",
+            "Completions decoded at a time; 0: all of a step's, at most 256. Fewer where completions are so long that the cache does not hold as many.",
+        ),
+        key(
+            "tokens",
+            Integer { min: 0, max: 1 << 30 },
+            Value("0"),
+            "tokens",
+            "Prompt and completion tokens that the cache holds, of all slots together; 0: what the stage's own steps need, or one completion of an evaluation where that is longer; in stages that sample for evaluations alone at most 524,288. More lets long evaluations decode more completions at a time.",
+        ),
+    ]],
 };
 
 static CHECKPOINT: &Table = &Table {

@@ -183,6 +183,7 @@ impl Ppo {
             lam: stage.get("lam")?,
             kl_coef: stage.get("kl_coef")?,
             routing_replay: stage.get("routing_replay")?,
+            routing_replay_reference: stage.get("routing_replay_reference")?,
             value_learning_rate: match stage.optional("value_learning_rate")? {
                 Some(rate) => rate,
                 None => stage.get("learning_rate")?,
@@ -223,6 +224,7 @@ impl Grpo {
             sync_ref_steps: stage.get("sync_ref_steps")?,
             mask_truncated_completions: stage.get("mask_truncated_completions")?,
             routing_replay: stage.get("routing_replay")?,
+            routing_replay_reference: stage.get("routing_replay_reference")?,
             dynamic_sampling: stage.get("dynamic_sampling")?,
             max_resample_rounds: stage.get("max_resample_rounds")?,
         })

@@ -124,7 +124,7 @@ fn memory_counts_judges_and_their_caches() {
     };
     let seen = Seen { prompt_max: [("kept".to_string(), 88)].into(), ..Seen::default() };
     let slots = job.slots(&job.stages[2], 88, 0).unwrap();
-    let cache = u64::from(slots.count * slots.capacity) * 6;
+    let cache = slots.tokens * 6;
     let bytes = |scores| memory(&job, &job.stages[2], &[facts(1000, false), facts(5, false), facts(3000, scores)], &seen);
     assert_eq!(bytes(false)["judges"], (1000 + 3000 + 2 * cache) * 4);
     assert_eq!((bytes(true)["judges"], bytes(true)["reward models"]), ((1000 + cache) * 4, 3000 * 4));

@@ -119,9 +119,9 @@ fn memory_and_limits_are_of_each_stages_own_model() {
     let policy: Vec<_> = plan.iter().map(|stage| stage.memory["policy"] / 4).collect();
     assert_eq!(policy, [1000, 1000, 1000, 1000, 1000, 7, 50, 7, 1000]);
     assert_eq!(plan[6].model.as_deref(), Some("llama"));
-    // Evaluations alone: their longest prompt as the stage's model reads it.
-    assert_eq!(plan[6].memory["sampler"], 256 * (200 + 512) * 6 * 4);
-    assert_eq!(plan[7].memory["sampler"], 256 * (300 + 512) * 6 * 4);
+    // Evaluations alone: their longest prompt as the stage's model reads it, 200 + 512 and 300 + 512 tokens in whole blocks of 64.
+    assert_eq!(plan[6].memory["sampler"], 256 * 768 * 6 * 4);
+    assert_eq!(plan[7].memory["sampler"], 256 * 832 * 6 * 4);
     let warned = warnings(&job, &all, &seen).join("\n");
     assert!(warned.contains("\"llama-sft\" makes sequences of up to 1024 tokens; the model's positions reach to 512"), "{warned}");
     assert_eq!(warned.matches("positions reach to").count(), 1, "{warned}");

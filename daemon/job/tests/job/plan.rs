@@ -71,14 +71,36 @@ fn steps_tokens_and_memory_add_up() {
     assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
     assert_eq!(plan[2].rewards, ["accuracy", "brevity"]);
     assert_eq!(tokens_per_step(&job.stages[0], 0), 8 * 1024);
-    // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens.
+    // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens, in whole blocks of 64.
     let expected = BTreeMap::from([
         ("policy".to_string(), 4000),
         ("reference".to_string(), 4000),
         ("optimiser".to_string(), 12_000),
-        ("sampler".to_string(), 256 * 632 * 6 * 4),
+        ("sampler".to_string(), 256 * 640 * 6 * 4),
     ]);
     assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
+}
+
+/// 256 completions of 612 tokens train; nobody asked for 256 evaluations of 33 thousand at a time.
+#[test]
+fn a_long_evaluation_does_not_size_the_cache_of_training() {
+    let long = |settings: &str| {
+        let job = JOB.replace("[[eval]]\ndata = \"train\"", "[[eval]]\ndata = \"train\"\nmax_completion_length = 32768");
+        assert!(job.contains("32768"));
+        parse(&format!("{job}\n{settings}")).unwrap()
+    };
+    let slots = |job: &r1d_job::Job, stage: usize| job.slots(&job.stages[stage], 100, 120).unwrap();
+    let job = long("");
+    assert_eq!(slots(&job, 2).tokens, 256 * 640, "what the stage's own steps need");
+    assert_eq!((slots(&job, 2).fitting(100 + 512), slots(&job, 2).fitting(120 + 32768)), (256, 4));
+    // A stage that samples for evaluations alone.
+    assert_eq!((slots(&job, 1).tokens, slots(&job, 1).fitting(120 + 32768)), (1 << 19, 15));
+    assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen())["sampler"], 256 * 640 * 6 * 4);
+    // One completion of an evaluation always fits.
+    assert_eq!(slots(&long("[sampler]\nslots = 2"), 2).tokens, 32896);
+    let job = long("[sampler]\ntokens = 1_000_000");
+    assert_eq!((slots(&job, 2).tokens, slots(&job, 2).fitting(120 + 32768)), (1_000_000, 30));
+    assert_eq!(slots(&long("[sampler]\nslots = 3"), 1).tokens, 3 * 32896, "what was asked for");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn settings_change_where_the_schedule_says() {
     let objective = |step| job.stages[3].grpo().unwrap().objective(step);
     assert_eq!((objective(50).temperature, objective(80).max_completion_length), (0.7, 1024));
     let slots = job.slots(&job.stages[3], 10, 0).unwrap();
-    assert_eq!(slots.capacity, 10 + 1024, "slots hold the longest of any step");
+    assert!(slots.tokens >= 10 + 1024 && slots.fitting(10 + 1024) > 0, "a slot holds the longest of any step: {slots:?}");
     assert!(refusal("after_step = 80", "after_step = 50").contains("write them in the order of their steps"));
     assert!(refusal("after_step = 80", "after_step = 100").contains("the stage has 100 steps: it would never come"));
     assert!(refusal("after_step = 60", "after_step = 160").contains("helpfulness: after_step = 160, and the stage has 100 steps"));

@@ -155,6 +155,7 @@ pub fn objective() -> Objective {
         max_completion_length: 16,
         temperature: 1.0,
         routing_replay: false,
+        routing_replay_reference: false,
     }
 }
 

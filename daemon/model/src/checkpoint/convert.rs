@@ -40,7 +40,7 @@ pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
     Ok((config, contents))
 }
 
-/// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or float16; routers' correction biases stay float32)
+/// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or float16; routers' correction biases and scalar heads stay float32)
 /// in shards of at most `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module goes along where `prediction` says so.
 pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction: bool) -> Result<()> {
     let (config, mut shards) = open(from)?;
@@ -48,7 +48,7 @@ pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction:
     let weights = weights_of(&config)?;
     let shards_ref = std::cell::RefCell::new(&mut shards);
     export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {
-        let kind = if weight.trained { kind } else { Kind::Float };
+        let kind = weight.kind_within(kind);
         shards_ref.borrow_mut().read(piece, |tensor| {
             let copy = own(tensor, kind, tensor.device())?;
             export::fits(&piece.name, &copy)?;

@@ -28,7 +28,7 @@ pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -
                 Some(lora) => lora.merged(&weight.tensor)?,
                 None => weight.tensor.shallow_clone(),
             };
-            let read = piece.read(&tensor)?.f_to_kind(if weight.trained { kind } else { Kind::Float })?;
+            let read = piece.read(&tensor)?.f_to_kind(weight.kind_within(kind))?;
             if kind != model.kind() {
                 fits(&piece.name, &read)?;
             }
@@ -96,7 +96,7 @@ fn divide<'a>(config: &Config, weights: &'a [Weight], kind: Kind, shard_bytes: u
     let mut filled = 0;
     let pieces = weights.iter().flat_map(|w| w.pieces.iter().map(move |p| (p.name.clone(), w, p)));
     for (name, weight, piece) in pieces.chain(repeated(config, weights)) {
-        let bytes = byte_count(&piece.shape, if weight.trained { kind } else { Kind::Float });
+        let bytes = byte_count(&piece.shape, weight.kind_within(kind));
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(Vec::new());
             filled = 0;

@@ -35,7 +35,7 @@ pub const BOTH: [&str; 2] = [QWEN2, DEEPSEEK_V3];
 /// Experts that one token's record holds in [`DEEPSEEK_V3`]: 2 MoE layers of 3.
 pub const DEEPSEEK_V3_EXPERTS_PER_TOKEN: usize = 6;
 pub const VOCAB_SIZE: u64 = 96;
-pub const CAPACITY: u32 = 48;
+pub const CAPACITY: u32 = 64;
 
 /// float32 on the CPU, with one libtorch thread on the calling thread, as the batch-invariant mode needs.
 pub fn model(config: &str) -> CausalLm {
@@ -50,7 +50,7 @@ pub fn model(config: &str) -> CausalLm {
 }
 
 pub fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {
-    Sampler::new(model, Slots { count: slots, capacity: CAPACITY }, invariant, SystemClock::shared()).unwrap()
+    Sampler::new(model, Slots::of(slots, CAPACITY), invariant, SystemClock::shared()).unwrap()
 }
 
 pub fn sampling() -> Sampling {
@@ -75,7 +75,14 @@ pub fn request(groups: u32, samples: u32) -> Generate {
             .collect(),
         samples: (0..samples).collect(),
     };
-    Generate { stage: 1, step: 5, policy_version: 9, sampling: sampling(), groups: (0..groups).map(group).collect() }
+    Generate {
+        stage: 1,
+        step: 5,
+        policy_version: 9,
+        sampling: sampling(),
+        record_experts: true,
+        groups: (0..groups).map(group).collect(),
+    }
 }
 
 pub type Rollouts = BTreeMap<(u32, u32), Rollout>;

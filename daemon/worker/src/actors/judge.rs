@@ -79,7 +79,7 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
             samples: vec![0],
         };
         let groups = asked.iter().enumerate().map(group).collect();
-        let generate = Generate { stage: 0, step: 0, policy_version: 0, sampling, groups };
+        let generate = Generate { stage: 0, step: 0, policy_version: 0, sampling, record_experts: false, groups };
         let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(of_sampling)?;
         let mut completed = |rollout: Rollout| {
             let Some((question, places)) = asked.get(rollout.key.prompt as usize) else { return };
@@ -112,9 +112,10 @@ fn longest_answer(asked: &[(&Question, Vec<usize>)]) -> u32 {
 
 /// The cache holds as many tokens as the policy's own, or what one question needs.
 fn slots(held: Option<Slots>, capacity: u32, questions: u32) -> Slots {
-    let budget = held.map_or(u64::from(SLOTS_MAX) * u64::from(capacity), |held| u64::from(held.count) * u64::from(held.capacity));
-    let count = u32::try_from(budget / u64::from(capacity.max(1))).unwrap_or(u32::MAX);
-    Slots { count: count.clamp(1, questions.max(1)), capacity }
+    let held = held.unwrap_or(Slots::of(SLOTS_MAX, capacity));
+    // Short questions may be more at a time than the policy's completions: the memory is what counts.
+    let fitting = Slots { count: u32::MAX, ..held }.fitting(capacity.into());
+    Slots::of(fitting.clamp(1, questions.max(1)), capacity)
 }
 
 /// A judge beside what is open, loaded when it is asked first.
@@ -150,10 +151,10 @@ mod tests {
 
     #[test]
     fn the_cache_is_as_large_as_the_policys() {
-        let held = Some(Slots { count: 16, capacity: 100 });
-        assert_eq!(slots(held, 400, 50), Slots { count: 4, capacity: 400 });
-        assert_eq!(slots(held, 50, 10), Slots { count: 10, capacity: 50 }, "no more than there are questions");
-        assert_eq!(slots(held, 10_000, 10), Slots { count: 1, capacity: 10_000 });
-        assert_eq!(slots(None, 10, 1000), Slots { count: SLOTS_MAX, capacity: 10 });
+        let held = Some(Slots::of(16, 128));
+        assert_eq!(slots(held, 512, 50), Slots::of(4, 512));
+        assert_eq!(slots(held, 50, 10), Slots::of(10, 50), "no more than there are questions");
+        assert_eq!(slots(held, 10_000, 10), Slots::of(1, 10_000));
+        assert_eq!(slots(None, 10, 1000), Slots::of(SLOTS_MAX, 10));
     }
 }

@@ -132,7 +132,7 @@ pub fn open(reference: bool) -> Request {
         speculative_decoding: false,
         scores: false,
         value_model: None,
-        sampler: Some(Slots { count: 4, capacity: 32 }),
+        sampler: Some(Slots::of(4, 64)),
         max_tokens_per_device: 256,
         seed: 3,
     }))
@@ -157,7 +157,7 @@ pub fn generate(step: u64) -> Request {
         stop_ids: vec![1],
         seed: 9,
     };
-    Request::Generate(Generate { stage: 0, step, policy_version: step, sampling, groups })
+    Request::Generate(Generate { stage: 0, step, policy_version: step, sampling, record_experts: true, groups })
 }
 
 pub fn weights(dir: &Path) -> Vec<u8> {
