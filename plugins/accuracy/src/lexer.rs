@@ -289,7 +289,7 @@ impl<'a> Lexer<'a> {
             '∞' => Kind::Command("infty"),
             '∅' | 'ø' | 'Ø' => Kind::Command("emptyset"),
             'ℝ' => Kind::Command("Reals"),
-            '‰' => Kind::Word("permille"),
+            '‰' => Kind::Text("permille"),
             'ℤ' => Kind::Roman("Z"),
             'ℕ' => Kind::Roman("N"),
             'ℚ' => Kind::Roman("Q"),

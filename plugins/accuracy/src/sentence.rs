@@ -191,7 +191,7 @@ fn led(text: &str) -> Option<(String, &str)> {
         if rest.get(..end)?.ends_with(',') && !CONNECTED.contains(&word.to_lowercase().as_str()) {
             return None;
         }
-        let next = rest.get(end..)?.trim_start().split_whitespace().next().unwrap_or_default();
+        let next = rest.get(end..)?.split_whitespace().next().unwrap_or_default();
         let named = matches!(next, "is" | "equals" | "are");
         let listed = rest.get(..end)?.len() > 1;
         if word.len() == 1 && !named && (!matches!(word, "a" | "A" | "I") || listed) {

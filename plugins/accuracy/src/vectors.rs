@@ -9,7 +9,8 @@ pub const UNITS: [&str; 3] = ["unit i", "unit j", "unit k"];
 /// A reference and an answer with what they say by i, j, k as tuples, where one of them is a vector; else with i, j, k as letters.
 pub fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
     let units = |expr: &Expr| expr.any(&|e| matches!(e, Expr::Symbol(name) if UNITS.contains(&name.as_str())));
-    if !units(&r) && !units(&a) && !(is_vector(&r) && by_letters(&a)) && !(is_vector(&a) && by_letters(&r)) {
+    let in_letters = (is_vector(&r) && by_letters(&a)) || (is_vector(&a) && by_letters(&r));
+    if !(units(&r) || units(&a) || in_letters) {
         return (r, a);
     }
     let has = |index: usize| {

@@ -174,9 +174,10 @@ pub fn speaks_of_choices(text: &str) -> bool {
     begins || names_answer() || pieces.iter().any(judges) || (option && !applied(text))
 }
 
-/// Whether each bracketed letter is a function's argument: `f(A)`.
+/// Whether brackets stand behind letters only, as a function's do: `f(A)`.
 fn applied(text: &str) -> bool {
-    text.match_indices('(').all(|(at, _)| text.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_ascii_alphabetic())))
+    let behind_letter = |at: usize| text.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_ascii_alphabetic()));
+    text.contains('(') && text.match_indices('(').all(|(at, _)| behind_letter(at))
 }
 
 fn pieces(text: &str) -> Vec<Piece> {
