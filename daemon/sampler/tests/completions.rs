@@ -225,14 +225,17 @@ fn weights_that_diverged_are_named_and_the_sampler_lives_on() {
 #[test]
 fn what_is_not_finite_does_not_stay_in_the_cache() {
     let model = CausalLm::init(QWEN2, 11, Device::Cpu, Kind::Double).unwrap();
-    let mut sampler = sampler(&model, 2, false);
+    let mut sampler = sampler(&model, 4, false);
     let request = request(2, 2);
     let sound = generate(&mut sampler, &model, &request);
     let broken = model.deep_copy().unwrap();
     for (_, mut parameter) in broken.parameters() {
         let _ = tch::no_grad(|| parameter.fill_(f64::NAN));
     }
-    try_generate(&mut sampler, &broken, &request).unwrap_err();
+    // Longer than what comes after it, which does not write over all of it.
+    let mut long = request.clone();
+    long.groups.iter_mut().for_each(|group| group.prompt_ids = vec![1; 40]);
+    try_generate(&mut sampler, &broken, &long).unwrap_err();
     assert_eq!(generate(&mut sampler, &model, &request), sound);
 }
 
