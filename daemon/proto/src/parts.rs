@@ -285,6 +285,7 @@ mod tests {
             kl_coef: 0.0,
             temperature: 1.0,
             routing_replay: true,
+            routing_replay_reference: false,
         };
         let scores = vec![1.0; sequences.len()];
         let train = TrainPpo { step: 0, first_update: 0, objective, seed: 0, sequences, scores };
