@@ -12,8 +12,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ends of the daemon in a row, while it worked for a job of which nothing was committed in between, after which the job is given up (`LIM-1`).
-pub const STRIKES_MAX: u32 = 5;
+/// Ends of the daemon in a row, while it worked for a job of which nothing was committed in between,
+/// after which the job is given up (`LIM-1`). Nobody can tell an operator's kill from the job's doing,
+/// and a step may take long, so this is more than any series of kills by hand.
+pub const STRIKES_MAX: u32 = 12;
 /// A suspect that has been at work for so long did not end the daemon by being read or begun: the next one may come.
 pub const TRIAL_MAX: Duration = Duration::from_secs(300);
 
