@@ -17,7 +17,7 @@ fn wait_opening(house: &mut House, time: u32) {
 #[test]
 fn a_job_that_ends_the_daemon_each_time_is_given_up() {
     let mut house = House::new();
-    (1..=5).for_each(|time| house.plant(&format!("open-{time}"), "hang"));
+    (1..=12).for_each(|time| house.plant(&format!("open-{time}"), "hang"));
     house.start();
     let job = house.submit(house.job(&[]));
     for time in 1..=12 {
