@@ -9,23 +9,33 @@ use unicode_script::Script;
 /// - a function or a unit: `sin`, `km`, `kWh`;
 /// - two letters that no English word is, `xy`, and up to three in a formula: `2ab`, `abc = 6`.
 pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
-    const BYTES_MAX: usize = 12;
-    if word.len() > BYTES_MAX || !matches!(script, Script::Latin | Script::Greek) {
-        return false;
+    match (script, word.as_bytes()) {
+        (Script::Latin, [_]) => true,
+        (Script::Latin, bytes) if word.is_ascii() => match bytes.len() {
+            2 => !is_short_english(bytes) || is_capitals(bytes),
+            3 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || in_formula(before, behind),
+            4..=6 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes),
+            7 | 8 => is_capitals(bytes),
+            _ => false,
+        },
+        (Script::Latin | Script::Greek, bytes) if bytes.len() <= OTHER_BYTES_MAX => match word.chars().count() {
+            1 => true,
+            2 => script == Script::Latin || in_formula(before, behind),
+            3 => in_formula(before, behind),
+            _ => false,
+        },
+        _ => false,
     }
-    let mut letters = 0;
-    let mut capitals = 0;
-    for c in word.chars().filter(|c| !matches!(c, '\'' | '’')) {
-        letters += 1;
-        capitals += usize::from(c.is_ascii_uppercase());
-    }
-    match letters {
-        0 | 1 => true,
-        2..=4 if capitals == letters => true,
-        2 if script == Script::Latin && !is_short_english(word.as_bytes()) => true,
-        2 | 3 if in_formula(before, behind) => true,
-        _ => is_function(word.as_bytes()) || is_unit(word.as_bytes()),
-    }
+}
+
+/// Bytes of up to three letters that are not ASCII.
+const OTHER_BYTES_MAX: usize = 9;
+
+/// Up to four capitals, with primes between them or not: `ABC`, `A'B'`.
+fn is_capitals(word: &[u8]) -> bool {
+    const LETTERS_MAX: usize = 4;
+    word.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'\'')
+        && word.iter().filter(|byte| **byte != b'\'').count() <= LETTERS_MAX
 }
 
 fn is_short_english(word: &[u8]) -> bool {
@@ -43,42 +53,43 @@ fn is_short_english(word: &[u8]) -> bool {
     )
 }
 
-/// Whether an operator, a relation or a digit stands beside a word.
+/// Whether an operator, a relation or a digit stands beside a word. In `3 and`, `the 5`, a number beside a word is none of its formula.
 fn in_formula(before: &str, behind: &str) -> bool {
-    let sign = |c: char| {
-        matches!(
-            c,
-            '=' | '+'
-                | '<'
-                | '>'
-                | '^'
-                | '*'
-                | '_'
-                | '×'
-                | '·'
-                | '÷'
-                | '−'
-                | '±'
-                | '≤'
-                | '≥'
-                | '≠'
-                | '≈'
-                | '√'
-                | '∈'
-                | '∠'
-                | '△'
-                | '⊥'
-                | '∥'
-                | '²'
-                | '³'
-        )
+    let (last, next) = (before.as_bytes().last(), behind.as_bytes().first());
+    if last.is_some_and(u8::is_ascii_digit) || next.is_some_and(u8::is_ascii_digit) {
+        return true;
+    }
+    let (last, next) = match (last, next) {
+        // Most words stand between two blanks and letters.
+        (Some(b' '), Some(b' ')) => (before.as_bytes().get(before.len().wrapping_sub(2)), behind.as_bytes().get(1)),
+        other => other,
     };
-    let beside = |c: Option<char>| c.is_some_and(|c| sign(c) || c.is_ascii_digit());
-    let space = |c: char| c == ' ';
-    let last = before.trim_end_matches(space).chars().next_back();
-    let next = behind.trim_start_matches(space).chars().next();
-    // In `3 and`, `the 5`, a number beside a word is none of its formula.
-    beside(before.chars().next_back()) || beside(behind.chars().next()) || last.is_some_and(sign) || next.is_some_and(sign)
+    if [last, next].into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'\n')) {
+        return false;
+    }
+    let sign = |c: char| {
+        matches!(c, '=' | '+' | '<' | '>' | '^' | '*' | '_')
+            || matches!(
+                c,
+                '×' | '·'
+                    | '÷'
+                    | '−'
+                    | '±'
+                    | '≤'
+                    | '≥'
+                    | '≠'
+                    | '≈'
+                    | '√'
+                    | '∈'
+                    | '∠'
+                    | '△'
+                    | '⊥'
+                    | '∥'
+                    | '²'
+                    | '³'
+            )
+    };
+    before.trim_end_matches(' ').ends_with(sign) || behind.trim_start_matches(' ').starts_with(sign)
 }
 
 fn is_function(word: &[u8]) -> bool {

@@ -43,7 +43,10 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
     let (r, a) = (text::without_remark(&r), text::without_remark(&a));
     let (r, a) = (r.as_str(), a.as_str());
-    let in_figures = |text: &str| chinese::in_signs(text).or_else(|| spelled::numeral(text)).or_else(|| spelled::quantity(text));
+    // Most answers are figures already.
+    let words = |text: &str| text.bytes().any(|byte| byte.is_ascii_alphabetic() || !byte.is_ascii());
+    let figures = |text: &str| chinese::in_signs(text).or_else(|| spelled::numeral(text)).or_else(|| spelled::quantity(text));
+    let in_figures = |text: &str| if words(text) { figures(text) } else { None };
     let (spelled_r, spelled_a) = (in_figures(r), in_figures(a));
     let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
     if r.is_empty() {

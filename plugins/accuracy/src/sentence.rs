@@ -154,7 +154,8 @@ const AFTER: &[&str] = &[
 
 /// The value that a text states, in the text's own writing; `None` where it is no sentence, or one that says something else of it.
 pub fn value(text: &str) -> Option<String> {
-    if text.len() > BYTES_MAX || text.contains(['?', '？', '\n']) {
+    let words = |text: &str| text.contains(|c: char| matches!(c, ' ' | ',') || !c.is_ascii());
+    if text.len() > BYTES_MAX || !words(text) || text.contains(['?', '？', '\n']) {
         return None;
     }
     let text = text.trim().trim_end_matches(['.', '!', '。', '！']).trim_end();
