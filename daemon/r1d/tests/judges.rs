@@ -238,7 +238,10 @@ fn who_gives_something_else_is_refused_at_submission() {
     };
     let config = std::fs::read_to_string(house.path("judge/config.json")).unwrap();
     let neither = broken("config.json", &config.replace("ForCausalLM", "ForTokenClassification"));
-    assert!(neither.contains("\"Qwen2ForTokenClassification\", which gives rewards neither a number nor text"), "{neither}");
+    assert!(
+        neither.contains("judge/config.json") && neither.contains("\"Qwen2ForTokenClassification\", which is not supported"),
+        "{neither}"
+    );
     let template = broken("chat_template.jinja", "{% for %}");
     assert!(template.contains("chat_template.jinja"), "{template}");
     std::fs::remove_file(house.path("judge/chat_template.jinja")).unwrap();
