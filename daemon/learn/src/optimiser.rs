@@ -52,6 +52,8 @@ impl Optimiser {
             } else {
                 tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
             };
+            // Memory that is zeroed is memory that is touched.
+            r1d_torch::work::moved(0);
             Ok(Slot {
                 decays: decays(&name, &parameter),
                 exp_avg: weight.f_zeros_like()?,

@@ -138,6 +138,7 @@ impl Piece {
 pub(crate) fn own(tensor: &Tensor, kind: Kind, device: Device) -> Result<Tensor> {
     let own = Tensor::f_empty(tensor.size(), (kind, device))?;
     tch::no_grad(|| own.shallow_clone().f_copy_(tensor))?;
+    work::moved(0);
     Ok(own)
 }
 
@@ -150,6 +151,7 @@ pub(crate) fn copy(to: &[Weight], from: &[Weight]) -> Result<()> {
     tch::no_grad(|| {
         for (to, from) in to.iter().zip(from) {
             to.tensor.shallow_clone().f_copy_(&from.tensor)?;
+            work::moved(0);
         }
         Ok(())
     })

@@ -10,7 +10,7 @@ use crate::failure::{invalid, of_learning, of_model, of_sampling, of_the_machine
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
-use r1d_model::{CausalLm, LoraSpec, ModelError, checkpoint};
+use r1d_model::{CausalLm, Config, LoraSpec, ModelError, checkpoint};
 use r1d_proto::worker::{self, Dtype, Failure, ModelSource};
 use r1d_proto::world::SharedClock;
 use r1d_sampler::Sampler;
@@ -291,9 +291,15 @@ fn checkpoint_bytes(opened: &Opened) -> u64 {
     tensors.map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
 }
 
-/// Bytes that are read to open a model, where it has a directory; its files are hashed first where they have a manifest.
+/// Bytes that are read to open a model of a directory, or made of random numbers; files are hashed first where they have a manifest.
 pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
-    let ModelSource::Directory(dir) = model else { return 0 };
+    let dir = match model {
+        ModelSource::Directory(dir) => dir,
+        ModelSource::Init { config, .. } => {
+            let parameters = Config::parse(config).map_or(0, |config| config.summary().parameters);
+            return parameters * size_of::<f32>() as u64;
+        }
+    };
     // Whatever is wrong with the directory is told by who opens it.
     let passes = if checkpoint::has_manifest(dir).unwrap_or(false) { 2 } else { 1 };
     passes * checkpoint::bytes_below(dir).unwrap_or(0)
