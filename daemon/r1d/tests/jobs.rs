@@ -150,7 +150,7 @@ fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
     let mut house = House::new();
     house.start();
     for (moment, kind, expected) in
-        [("train-1", "invalid", "planted at train 1"), ("open-1", "out-of-memory", "max_tokens_per_device")]
+        [("train-1", "invalid", "planted at train 1"), ("train-1", "out-of-memory", "max_tokens_per_device")]
     {
         for count in fs::read_dir(house.path("faults")).unwrap() {
             fs::remove_file(count.unwrap().path()).unwrap();
