@@ -24,7 +24,7 @@ pub const JOB_ID_MAX_BYTES: usize = 64;
 pub const NAME_MAX_BYTES: usize = 1 << 10;
 pub const JOB_TOML_MAX_BYTES: usize = 1 << 20;
 /// The id that a client makes for a submission.
-pub const REQUEST_MAX_BYTES: usize = 64;
+pub const SUBMISSION_ID_MAX_BYTES: usize = 64;
 /// Jobs that have not ended.
 pub const JOBS_LIVE_MAX: usize = 10_000;
 /// The job files of those, in all.
@@ -185,7 +185,7 @@ impl State {
         }
         within(job, "the name's length in bytes", name.len(), NAME_MAX_BYTES)?;
         within(job, "the job file's length in bytes", job_toml.len(), JOB_TOML_MAX_BYTES)?;
-        within(job, "the submission id's length in bytes", request.as_ref().map_or(0, String::len), REQUEST_MAX_BYTES)?;
+        within(job, "the submission id's length in bytes", request.as_ref().map_or(0, String::len), SUBMISSION_ID_MAX_BYTES)?;
         within(job, "the number of stages", keys.len(), STAGES_MAX)?;
         keys.iter().try_for_each(|key| within(job, "a key's length", key.len(), 64))?;
         self.has_room_for(job_toml.len())?;

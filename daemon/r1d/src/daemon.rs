@@ -116,7 +116,12 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         notify::send("STATUS=reading the ledger");
         let parts = build(&settings, state, clock.clone(), shutdown)?;
         notify::send("STATUS=trying the devices");
-        setup::try_devices(&parts.recipes, &parts.counter.desk.board).await?;
+        // A device may take minutes to answer; whoever stops the service does not wait for it.
+        tokio::select! {
+            tried = setup::try_devices(&parts.recipes, &parts.counter.desk.board) => tried?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
         let again = setup::keep_trying(parts.recipes.clone(), parts.counter.desk.board.clone(), parts.jobs.clone());
         tasks::spawn("devices", again);
         // Until now no device was given a job. The queue that is being made anew looks by itself.

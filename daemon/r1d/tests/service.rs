@@ -104,13 +104,15 @@ fn a_job_waits_while_the_workers_libraries_are_gone() {
 #[test]
 fn a_file_that_is_away_at_a_restart_is_waited_for() {
     let mut house = House::new();
-    house.plant("train-2", "kill-daemon");
+    house.plant("train-2", "hang");
     house.start();
     let job = house.submit(house.job(&[]));
-    house.wait("the daemon's end", |house| house.try_ask(Request::Nodes).is_none().then_some(()));
+    let trained = house.path("faults/train.count");
+    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.kill();
     let (rows, away) = (house.path("rows.jsonl"), house.path("rows.away"));
     fs::rename(&rows, &away).unwrap();
-    house.revive();
+    house.start();
     house.wait("the reason", |house| {
         let waits = waits(house, &job);
         (waits.contains("rows.jsonl is away") && waits.contains("cancel")).then_some(())

@@ -18,6 +18,7 @@ use crate::tasks;
 use actix::{Actor, AsyncContext, Context, StreamHandler};
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, stream};
+use r1d_ledger::state::SUBMISSION_ID_MAX_BYTES;
 use r1d_ledger::{FindError, JobRecord, LedgerError};
 use r1d_proto::control::{ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response, SampleSort};
 use r1d_proto::frame::{self, Format, FrameError};
@@ -175,6 +176,10 @@ impl Counter {
 
     async fn answer(&self, envelope: Envelope, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
         let Envelope { id, progress, request } = envelope;
+        if id.as_ref().is_some_and(|id| id.len() > SUBMISSION_ID_MAX_BYTES) {
+            let problem = format!("the submission's id has more than {SUBMISSION_ID_MAX_BYTES} bytes");
+            return self.send_answer(&Err(error(ErrorKind::Invalid, problem)), writer).await;
+        }
         let answered = match request {
             Request::Watch { job } => match self.stream_of(&job) {
                 Ok((record, _place)) => return self.watch(record.job(), writer).await,
@@ -236,7 +241,9 @@ impl Counter {
         };
         let id = match id {
             Some(id) if is_known(&id) => id,
-            id => (self.submissions.find_unheard(&contents, now).filter(goes_on))
+            // An equal one may have been refused or cancelled meanwhile, and another be at work.
+            id => std::iter::from_fn(|| self.submissions.find_unheard(&contents, now))
+                .find(goes_on)
                 .or(id)
                 .unwrap_or_else(|| accept::new_request_id(&self.desk)),
         };
