@@ -245,7 +245,10 @@ mod tests {
         std::fs::write(path, bytes).unwrap();
     }
 
-    fn model() -> (Config, Vec<(String, &'static str, Vec<i64>)>) {
+    /// Name, dtype and shape of a tensor of a file.
+    type Entry = (String, &'static str, Vec<i64>);
+
+    fn model() -> (Config, Vec<Entry>) {
         let config = Config::parse(TINY).unwrap();
         let tensors = config.tensors().into_iter().map(|tensor| (tensor.name, "BF16", tensor.shape)).collect();
         (config, tensors)
@@ -261,7 +264,7 @@ mod tests {
             check_weights(dir.path(), &config).map_err(|error| error.to_string())
         };
         check(&whole).unwrap();
-        let refused = |change: &dyn Fn(&mut Vec<(String, &'static str, Vec<i64>)>), words: &[&str]| {
+        let refused = |change: &dyn Fn(&mut Vec<Entry>), words: &[&str]| {
             let mut changed = whole.clone();
             change(&mut changed);
             let error = check(&changed).unwrap_err();

@@ -65,7 +65,8 @@ fn a_file_that_is_not_what_was_written_makes_a_damaged_checkpoint() {
     // Whole, and of another shape than what is open.
     let tensors = |file: &str| checkpoint::load_tensors(&checkpoint.join(file), Device::Cpu).unwrap();
     for file in ["model.safetensors", "trainer.safetensors", "reference/model.safetensors"] {
-        let changes: [fn(&mut Vec<(String, Tensor)>); 3] = [
+        type Change = fn(&mut Vec<(String, Tensor)>);
+        let changes: [Change; 3] = [
             |tensors| drop(tensors.pop()),
             |tensors| tensors.last_mut().unwrap().1 = Tensor::zeros([1], (Kind::Float, Device::Cpu)),
             |tensors| tensors.last_mut().unwrap().1 = tensors.last().unwrap().1.to_kind(Kind::Int64),
