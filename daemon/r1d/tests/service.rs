@@ -240,12 +240,12 @@ fn as_somebody(house: &mut House) -> String {
     if !rustix::process::geteuid().is_root() {
         return rustix::process::geteuid().as_raw().to_string();
     }
+    house.set_user(65534);
     let mut found = vec![house.path(".")];
     files_below(&house.path("."), &mut found);
     for path in found {
         std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     }
-    house.set_user(65534);
     "nobody".into()
 }
 

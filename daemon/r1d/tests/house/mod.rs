@@ -18,6 +18,7 @@ pub struct House {
     daemon: Option<Child>,
     delay_ms: u32,
     silence_s: u32,
+    program: PathBuf,
     worker: PathBuf,
     variables: Vec<(String, String)>,
     umask: Option<u32>,
@@ -41,10 +42,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl House {
     pub fn new() -> House {
         let dir = tempfile::Builder::new().prefix("r1d-test-").tempdir().expect("a directory");
-        let release = Path::new(env!("CARGO_BIN_EXE_r1d")).parent().expect("the binary's directory");
-        let worker = release.join("examples/fake-worker");
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_r1d"));
+        let worker = program.with_file_name("examples").join("fake-worker");
         let (variables, umask, user) = (Vec::new(), None, None);
-        let house = House { daemon: None, delay_ms: 1, silence_s: 60, worker, variables, umask, user, dir };
+        let house = House { daemon: None, delay_ms: 1, silence_s: 60, program, worker, variables, umask, user, dir };
         fs::create_dir_all(house.path("faults")).expect("faults");
         house.write_inputs();
         house
@@ -69,9 +70,20 @@ impl House {
         self.umask = Some(umask);
     }
 
-    /// The daemon runs as this user, and the group of the same number.
+    /// The daemon runs as this user, and the group of the same number, from copies of the programs
+    /// and plugins: the build may lie where this user may not enter.
     pub fn set_user(&mut self, user: u32) {
         self.user = Some(user);
+        let built = self.program.with_file_name("plugins");
+        fs::create_dir_all(self.path("bin/plugins")).expect("a directory for the plugins");
+        for entry in fs::read_dir(&built).expect("plugins").flatten() {
+            fs::copy(entry.path(), self.path("bin/plugins").join(entry.file_name())).expect("a copy of a plugin");
+        }
+        for (program, name) in [(&mut self.program, "r1d"), (&mut self.worker, "fake-worker")] {
+            let copy = self.dir.path().join("bin").join(name);
+            fs::copy(&program, &copy).expect("a copy of a program");
+            *program = copy;
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -106,6 +118,8 @@ impl House {
         };
         let rows: String = (0..40).map(|i| format!("{}\n", row(i))).collect();
         fs::write(self.path("rows.jsonl"), rows).expect("rows");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/models/tiny-deepseek-v3.json");
+        fs::copy(config, self.path("model.json")).expect("the model's config");
     }
 
     /// A model with another architecture, and a tokenizer in which the ids of the first three digits mean other ones.
@@ -139,10 +153,7 @@ impl House {
 
     /// A job of three stages; `changes` replace parts of its text.
     pub fn job(&self, changes: &[(&str, &str)]) -> String {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let config = root.join("configs/models/tiny-deepseek-v3.json").canonicalize().expect("the tiny model's config");
-        let mut text =
-            JOB.replace("CONFIG", &config.display().to_string()).replace("HOUSE", &self.dir.path().display().to_string());
+        let mut text = JOB.replace("HOUSE", &self.dir.path().display().to_string());
         for (old, new) in changes {
             assert!(text.contains(old), "{old:?} is not in the job");
             text = text.replace(old, new);
@@ -160,7 +171,7 @@ impl House {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_r1d"));
+        let mut command = Command::new(&self.program);
         command.args(["dev", "--state-dir"]).arg(self.state()).arg("--worker").arg(&self.worker);
         command.args(["--worker-silence", &self.silence_s.to_string()]);
         command.env("FAKE_WORKER_DELAY_MS", self.delay_ms.to_string()).env("FAKE_WORKER_FAULTS", self.path("faults"));
@@ -358,7 +369,7 @@ seed = 11
 batch_invariant = true
 
 [model]
-init = "CONFIG"
+init = "HOUSE/model.json"
 tokenizer = "HOUSE/tokenizer"
 
 [data.text]
