@@ -12,18 +12,22 @@
 //! | `strikes` | job | [`Strikes`], postcard; likewise |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
-//! A command that cannot be made durable is not carried out: its error says so, readers go on seeing the state before it, and the next
-//! command opens the file again and believes what is there (a commit that failed half-way may have reached the disk or not).
+//! A command that cannot be made durable is not carried out: its error says so, readers go on seeing
+//! the state before it, and the next command opens the file again, which may hold the commit that
+//! failed half-way. Where it was a sync that failed, a fresh copy takes the file's place first
+//! ([`crate::watched`]).
 
 use crate::command::{Command, Effect, Rejected};
 use crate::record::{GraderRecord, JobRecord, Progress, Reuse, Strikes, Submission};
 use crate::state::{FindError, State};
+use crate::watched::WatchedPath;
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -32,8 +36,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 
 pub const FORMAT_VERSION: u64 = 1;
-/// Memory for pages of the file; the whole state is in memory anyway.
-const CACHE_MAX_BYTES: usize = 8 << 20;
+
+thread_local! {
+    static DAMAGE_EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread reads pages that may be damaged. A panic is then caught and becomes
+/// [`LedgerError::Damaged`], so whoever reports panics is to be silent.
+pub fn is_damage_expected() -> bool {
+    DAMAGE_EXPECTED.get()
+}
 
 const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
 const SUBMISSIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("submissions");
@@ -74,7 +86,7 @@ pub struct Ledger {
     path: PathBuf,
     open: OpenDatabase,
     /// The file that was opened at `path`; `None` for a storage of the caller's.
-    file: Option<FileId>,
+    file: Option<Mutex<FileId>>,
     /// Held only to look at it or to put another in its place.
     state: Mutex<Arc<State>>,
     /// The file, held by whoever writes; absent after a failed write.
@@ -113,18 +125,24 @@ impl Ledger {
             }
             Ok(_) => {}
         }
-        let file = path.to_path_buf();
-        let open = move || Database::builder().set_cache_size(CACHE_MAX_BYTES).open(&file);
-        let ledger = Ledger::open_with(path, Box::new(open))?;
-        Ok(Ledger { file: Some(FileId::of(path).map_err(io)?), ..ledger })
+        Ledger::open_watched(WatchedPath::new(path), path)
+    }
+
+    fn open_watched(watched: WatchedPath, path: &Path) -> Result<Ledger, LedgerError> {
+        let ledger = Ledger::open_with(path, Box::new(move || watched.open()))?;
+        let file = FileId::of(path).map_err(|source| LedgerError::Io { path: path.to_path_buf(), source })?;
+        Ok(Ledger { file: Some(Mutex::new(file)), ..ledger })
     }
 
     /// Whether the file that is open is still the one at its path. A ledger whose directory somebody removed would go on to acknowledge what
     /// nobody finds again.
     pub fn is_in_place(&self) -> Result<(), LedgerError> {
-        match self.file {
-            Some(file) if FileId::of(&self.path).ok() != Some(file) => Err(LedgerError::Gone { path: self.path.clone() }),
-            _ => Ok(()),
+        let Some(file) = &self.file else { return Ok(()) };
+        // Whoever puts a fresh copy in its place holds this meanwhile.
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        match FileId::of(&self.path).ok() == Some(*file) {
+            true => Ok(()),
+            false => Err(LedgerError::Gone { path: self.path.clone() }),
         }
     }
 
@@ -161,10 +179,10 @@ impl Ledger {
         };
         ledger.unharmed(|| {
             let mut database = (ledger.open)().map_err(|error| ledger.storage(error.into()))?;
-            match database.check_integrity().map_err(|error| ledger.storage(error.into()))? {
-                true => ledger.take(&mut ledger.lock(), database).map(drop),
-                false => Err(ledger.damaged("its checksums do not fit its contents".into())),
-            }
+            // `false` says that redb has counted its free pages anew, after a crash. Contents that
+            // do not fit their checksums are an error: no commit of two phases is ever undone.
+            database.check_integrity().map_err(|error| ledger.storage(error.into()))?;
+            ledger.take(&mut ledger.lock(), database).map(drop)
         })?;
         Ok(ledger)
     }
@@ -267,7 +285,10 @@ impl Ledger {
 
     /// Does what reads pages that nobody has checked yet. redb asserts what it relies on, so a damaged page may be a panic in it.
     fn unharmed<T>(&self, read: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let outer = DAMAGE_EXPECTED.replace(true);
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+        DAMAGE_EXPECTED.set(outer);
+        read.unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             Err(self.damaged(format!("reading it panics ({})", said.unwrap_or("no message"))))
         })
@@ -284,8 +305,15 @@ impl Ledger {
     fn reopen(&self, open: &mut Option<Arc<Database>>) -> Result<Arc<Database>, LedgerError> {
         // A file that a reader still has open cannot be opened again.
         drop(self.reading.write().unwrap_or_else(PoisonError::into_inner));
-        let database = (self.open)().map_err(|error| self.storage(error.into()))?;
-        self.take(open, database)
+        self.is_in_place()?;
+        let mut file = self.file.as_ref().map(|file| file.lock().unwrap_or_else(PoisonError::into_inner));
+        self.unharmed(|| {
+            let opened = (self.open)();
+            if let Some(file) = &mut file {
+                **file = FileId::of(&self.path).map_err(|source| LedgerError::Io { path: self.path.clone(), source })?;
+            }
+            self.take(open, opened.map_err(|error| self.storage(error.into()))?)
+        })
     }
 
     /// Makes the state what the database holds.
@@ -501,4 +529,47 @@ fn read_metrics(database: &Database, job: &JobId, stage: u32, steps: Range<u64>)
         rows.push((key.value().2, value.value().to_vec()));
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::Ordering;
+
+    fn submit(job: &str) -> Command {
+        let (graders, keys) = Default::default();
+        let (name, job_toml) = ("n".into(), "seed = 1".into());
+        Command::Submit { job: JobId(job.into()), name, priority: 0, job_toml, request: None, graders, keys, reuses: false, at: 1 }
+    }
+
+    /// Nothing is acknowledged on pages that may not be on the disk: a fresh file has taken their place.
+    #[test]
+    fn a_failed_sync_makes_a_fresh_file_before_anything_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.redb");
+        Ledger::create(&path).unwrap();
+        let watched = WatchedPath::new(&path);
+        let ledger = Ledger::open_watched(watched.clone(), &path).unwrap();
+        ledger.apply(submit("a")).unwrap();
+        let inode = || std::fs::metadata(&path).unwrap().ino();
+        let before = inode();
+        watched.fails.store(true, Ordering::Relaxed);
+        let refused = ledger.apply(submit("b")).unwrap_err();
+        assert!(matches!(&refused, LedgerError::Io { .. }), "{refused}");
+        assert_eq!(ledger.jobs().len(), 1);
+        ledger.apply(submit("c")).unwrap();
+        assert_ne!(inode(), before, "acknowledged on the pages of a failed sync");
+        ledger.is_in_place().unwrap();
+        assert!(!path.with_extension("redb.new").exists());
+        let known = ledger.jobs();
+        drop(ledger);
+        let ledger = Ledger::open(&path).unwrap();
+        assert_eq!(ledger.jobs(), known);
+        assert!(ledger.job(&JobId("a".into())).is_some() && ledger.job(&JobId("c".into())).is_some());
+        // What was refused for another reason does not cost a copy.
+        let after = inode();
+        assert!(ledger.apply(submit("c")).is_err());
+        assert_eq!(inode(), after);
+    }
 }

@@ -20,11 +20,12 @@ pub mod record;
 mod segment;
 pub mod state;
 mod step;
+mod watched;
 
 pub use command::{Command, Effect, Rejected};
 pub use disk::Disk;
 pub use journal::{Cut, Entry, Journal, JournalError, Refused};
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::{Ledger, LedgerError, is_damage_expected};
 pub use record::{CheckpointRecord, GraderRecord, JobRecord, Reuse, StageRecord, Strikes};
 pub use state::{FindError, State};
 pub use step::StepRecord;
