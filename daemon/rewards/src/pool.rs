@@ -1,15 +1,20 @@
-//! The scoring threads. They are OS threads of their own, so judging never delays the control plane; their queue is bounded
-//! (`LIM-1`), and time in it is never part of a completion's time.
+//! The scoring threads. They are OS threads of their own, so judging never delays the control plane; their queues are bounded
+//! (`LIM-1`), and time in them is never part of a completion's time.
+//!
+//! Each job has a [`Line`], and the threads take from the lines by turns: a job whose rewards are
+//! slow delays another's completions by the calls at work, not by all that it has handed in.
 
 use crate::engine;
 use crate::error::{RewardError, ScoreError};
 use crate::judge::{Ask, Completion, Judged, LoadedReward};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Completions that wait per thread. A full queue makes [`Pool::score`] wait and [`Pool::try_submit`] refuse.
+/// Completions of one line that wait per thread. A full queue makes [`Pool::score`] wait and [`Pool::try_submit`] refuse.
 pub const QUEUE_PER_THREAD_MAX: usize = 1_024;
 
 type Judgement<T> = Result<T, ScoreError>;
@@ -90,9 +95,26 @@ pub struct Load {
 
 /// Closes when dropped: completions still queued end with [`ScoreError::Closed`], running ones end by themselves.
 pub struct Pool {
+    /// For whoever has no line of its own.
+    line: Line,
+    lines: AtomicU64,
+}
+
+/// One job's place at the pool, with a queue of its own.
+#[derive(Clone)]
+pub struct Line {
+    id: u64,
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
     threads: usize,
+}
+
+impl Deref for Pool {
+    type Target = Line;
+
+    fn deref(&self) -> &Line {
+        &self.line
+    }
 }
 
 struct Shared {
@@ -100,14 +122,77 @@ struct Shared {
     changed: Condvar,
 }
 
+#[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    waiting: Turns<Job>,
+    /// Calls at work, by line.
+    at_work: BTreeMap<u64, usize>,
     running: usize,
     ended: u64,
     closed: bool,
 }
 
+/// What waits, each in its line; lines have their turns one after the other.
+struct Turns<T> {
+    /// Lines in which something waits.
+    lines: BTreeMap<u64, VecDeque<T>>,
+    /// Those lines, in the order of their turns.
+    order: VecDeque<u64>,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Turns { lines: BTreeMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<T> Turns<T> {
+    fn push(&mut self, id: u64, item: T) {
+        let line = self.lines.entry(id).or_default();
+        if line.is_empty() {
+            self.order.push_back(id);
+        }
+        line.push_back(item);
+    }
+
+    /// The next of the line whose turn it is, which then goes to the end.
+    fn take(&mut self) -> Option<T> {
+        let id = self.order.pop_front()?;
+        let line = self.lines.get_mut(&id)?;
+        let item = line.pop_front();
+        match line.is_empty() {
+            true => drop(self.lines.remove(&id)),
+            false => self.order.push_back(id),
+        }
+        item
+    }
+
+    fn len(&self) -> usize {
+        self.lines.values().map(VecDeque::len).sum()
+    }
+}
+
+impl Queue {
+    fn begin(&mut self) -> Option<Job> {
+        let job = self.waiting.take()?;
+        self.running += 1;
+        *self.at_work.entry(job.line).or_default() += 1;
+        Some(job)
+    }
+
+    fn ended(&mut self, line: u64) {
+        (self.running, self.ended) = (self.running - 1, self.ended + 1);
+        if let Some(count) = self.at_work.get_mut(&line) {
+            *count -= 1;
+            if *count == 0 {
+                self.at_work.remove(&line);
+            }
+        }
+    }
+}
+
 struct Job {
+    line: u64,
     reward: LoadedReward,
     task: Task,
     _room: OwnedSemaphorePermit,
@@ -115,15 +200,31 @@ struct Job {
 
 impl Pool {
     pub(crate) fn start(threads: usize) -> Result<Pool, RewardError> {
-        let queue = Mutex::new(Queue { jobs: VecDeque::new(), running: 0, ended: 0, closed: false });
+        let queue = Mutex::new(Queue::default());
         let shared = Arc::new(Shared { queue, changed: Condvar::new() });
-        let pool = Pool { shared: shared.clone(), room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads };
+        let pool = Pool { line: Line::new(0, shared.clone(), threads), lines: AtomicU64::new(1) };
         for i in 0..threads {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name(format!("reward-{i}")).stack_size(2 * engine::STACK_BYTES);
             thread.spawn(move || shared.work()).map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
         }
         Ok(pool)
+    }
+
+    /// A line of its own, for one job.
+    pub fn line(&self) -> Line {
+        Line::new(self.lines.fetch_add(1, Ordering::Relaxed), self.shared.clone(), self.threads)
+    }
+}
+
+impl Line {
+    fn new(id: u64, shared: Arc<Shared>, threads: usize) -> Line {
+        Line { id, shared, room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads }
+    }
+
+    /// Whether one of the line's own calls is at work.
+    pub fn is_at_work(&self) -> bool {
+        self.shared.lock().at_work.contains_key(&self.id)
     }
 
     /// Judges a completion on the pool. Waits, without holding a thread, while the queue is full. Dropping the future takes a
@@ -184,24 +285,24 @@ impl Pool {
 
     pub fn load(&self) -> Load {
         let queue = self.shared.lock();
-        Load { queued: queue.jobs.len(), running: queue.running, threads: self.threads, ended: queue.ended }
+        Load { queued: queue.waiting.len(), running: queue.running, threads: self.threads, ended: queue.ended }
     }
 
     fn push(&self, reward: LoadedReward, task: Task, room: OwnedSemaphorePermit) {
-        self.shared.lock().jobs.push_back(Job { reward, task, _room: room });
+        self.shared.lock().waiting.push(self.id, Job { line: self.id, reward, task, _room: room });
         self.shared.changed.notify_one();
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let jobs = {
+        let waiting = {
             let mut queue = self.shared.lock();
             queue.closed = true;
-            std::mem::take(&mut queue.jobs)
+            std::mem::take(&mut queue.waiting)
         };
         self.shared.changed.notify_all();
-        for job in jobs {
+        for job in waiting.lines.into_values().flatten() {
             job.task.close();
         }
     }
@@ -218,8 +319,7 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop_front() {
-                queue.running += 1;
+            if let Some(job) = queue.begin() {
                 return Some(job);
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -227,12 +327,11 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some(Job { reward, task, _room: room }) = self.next() {
+        while let Some(Job { line, reward, task, _room: room }) = self.next() {
             // Its place in the queue is free as soon as it has left it.
             drop(room);
             task.run(&reward);
-            let mut queue = self.lock();
-            (queue.running, queue.ended) = (queue.running - 1, queue.ended + 1);
+            self.lock().ended(line);
         }
     }
 }
@@ -240,4 +339,25 @@ impl Shared {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string()).or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "unknown".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one line has handed in before does not stand before another's.
+    #[test]
+    fn lines_have_their_turns_one_after_the_other() {
+        let mut turns = Turns::default();
+        (0..1000).for_each(|i| turns.push(1, (1, i)));
+        assert_eq!(turns.take(), Some((1, 0)));
+        turns.push(2, (2, 0));
+        turns.push(2, (2, 1));
+        turns.push(3, (3, 0));
+        let next: Vec<_> = (0..6).filter_map(|_| turns.take()).collect();
+        assert_eq!(next, [(1, 1), (2, 0), (3, 0), (1, 2), (2, 1), (1, 3)]);
+        assert_eq!(turns.len(), 996);
+        assert_eq!(std::iter::from_fn(|| turns.take()).count(), 996);
+        assert!(turns.order.is_empty() && turns.lines.is_empty());
+    }
 }
