@@ -4,6 +4,7 @@ use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place};
 use crate::error::{Ended, Error};
 use crate::sibling::{self, option};
 use r1d_job::DaemonConfig;
+use r1d_proto::user_file;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,10 +34,13 @@ pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
     }
 }
 
+/// A configuration file larger than this is something else.
+const CONFIG_MAX_BYTES: u64 = 1 << 20;
+
 /// libtorch of the service on this machine, for a worker that does not find its own. One that was built in place finds it, and is not to get
 /// another release's.
 fn service_lib(worker: &Path, config: &Path) -> Option<OsString> {
-    let text = std::fs::read_to_string(config).ok()?;
+    let text = user_file::read_text(config, CONFIG_MAX_BYTES).ok()?;
     let config = DaemonConfig::parse(&text, config.parent()?).ok()?;
     let lib = config.torch_lib?;
     let tried = Command::new(worker).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::sibling;
 use r1d_proto::control::{JobStatus, LogLine, Sample, StageStatus, State};
+use r1d_proto::user_file;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,12 +211,15 @@ fn advanced(mut status: JobStatus, curves: &Curves) -> JobStatus {
     status
 }
 
+/// A document of a job's directory that is larger is none of r1d's.
+const DOCUMENT_MAX_BYTES: u64 = 1 << 30;
+
 type Curves = BTreeMap<String, BTreeMap<String, Vec<(u64, f64)>>>;
 
 /// By stage and metric. A line that is torn is the last one, of a step that is being written.
 fn curves(path: &Path) -> Result<Curves, Error> {
     let mut curves = Curves::new();
-    let file = match std::fs::File::open(path) {
+    let file = match user_file::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(curves),
         opened => opened.map_err(|source| Error::File { path: path.into(), source })?,
     };
@@ -239,17 +243,17 @@ fn curves(path: &Path) -> Result<Curves, Error> {
 
 /// Those that workers ran on, as the job's log has them.
 fn devices(path: &Path) -> BTreeSet<String> {
-    let Ok(text) = std::fs::read_to_string(path) else { return BTreeSet::new() };
+    let Ok(file) = user_file::open(path) else { return BTreeSet::new() };
     let device = |line: &str| {
         let line: LogLine = serde_json::from_str(line).ok()?;
         Some(line.message.strip_prefix("worker ")?.split_once(" runs as process ")?.0.to_owned())
     };
-    text.lines().filter_map(device).collect()
+    BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| device(&line)).collect()
 }
 
 /// `None` where there is no file.
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    match std::fs::read_to_string(path) {
+    match user_file::read_text(path, DOCUMENT_MAX_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::File { path: path.into(), source }),
