@@ -85,6 +85,23 @@ impl Board {
         self.change(|state| state.devices.iter_mut().find(|status| status.device == device).map(change));
     }
 
+    /// The job that the device had needs it no more.
+    pub fn left(&self, device: &str) {
+        self.device(device, |status| {
+            status.job = None;
+            if status.problem.is_none() {
+                status.state = "idle".into();
+            }
+        });
+    }
+
+    /// Waits until the device cannot be used.
+    pub async fn until_unusable(&self, device: &str) {
+        let mut changes = self.watch();
+        // The sender lives as long as the board.
+        while self.is_usable(device) && changes.changed().await.is_ok() {}
+    }
+
     /// Whether the device can run a job at all.
     pub fn is_usable(&self, device: &str) -> bool {
         self.lock().devices.iter().any(|status| status.device == device && status.problem.is_none())

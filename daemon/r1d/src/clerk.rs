@@ -30,6 +30,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const QUEUE_MAX_TASKS: usize = 256;
 /// From the end of an attempt to the end of its clerk, which has one write in hand at most.
 pub const CLERK_END_MAX: Duration = Duration::from_secs(600);
+/// Telling the ledger that the other jobs are put down, when a clerk hangs.
+const PUT_DOWN_MAX: Duration = Duration::from_secs(30);
 
 pub enum Task {
     Keep(Keep),
@@ -133,6 +135,8 @@ pub struct Clerk {
     pub clock: SharedClock,
     pub log: JobLog,
     pub journals: BTreeMap<usize, Journal>,
+    /// Hears of each task that is begun, as far as it has room.
+    pub begun: mpsc::Sender<Event>,
     /// A record could not be kept: nothing that builds on it may be confirmed.
     pub failed: Option<End>,
 }
@@ -180,12 +184,26 @@ impl Clerks {
     }
 
     /// Waits until nobody writes for the job. A thread that hangs in the disk cannot be ended but with its process, and no attempt may begin
-    /// beside it: then the daemon gives up, for systemd to start a fresh one.
-    pub async fn none(&self, job: &JobId) {
+    /// beside it: then the daemon gives up, for systemd to start a fresh one. That is held against no other job.
+    pub async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
         if tokio::time::timeout(CLERK_END_MAX, self.end(job)).await.is_err() {
             let waited = CLERK_END_MAX.as_secs();
             tracing::error!(%job, "the writer of the job's last attempt has not ended within {waited} s: the daemon gives up");
+            let (ledger, job) = (ledger.clone(), job.clone());
+            // Where it is the ledger that hangs, there is nobody to tell.
+            let _ = tokio::time::timeout(PUT_DOWN_MAX, tasks::blocking(move || put_down_others(&ledger, &job))).await;
             std::process::exit(70);
+        }
+    }
+}
+
+/// The end of the daemon that follows is the doing of `job`, or of its disk.
+fn put_down_others(ledger: &Ledger, job: &JobId) {
+    let records = ledger.jobs();
+    let others = records.iter().filter(|record| record.strikes.taken_up && !record.state().is_final() && record.job() != job);
+    for other in others.map(|record| record.job()) {
+        if let Err(error) = ledger.apply(LedgerCommand::PutDown { job: other.clone() }) {
+            tracing::warn!(job = %other, "the ledger does not hear that the job was put down: {error}");
         }
     }
 }
@@ -197,6 +215,8 @@ impl Clerk {
         let writing = clerks.begin(&self.job);
         tasks::thread("clerk", move || {
             while let Some(task) = tasks.blocking_recv().filter(|_| !writing.stop.load(Ordering::Relaxed)) {
+                // A word that finds no room stands behind one that says as much.
+                let _ = self.begun.try_send(Event::Writing);
                 self.carry_out(task, &writing.stop);
             }
             // Its files are closed before anybody is told.
@@ -448,11 +468,36 @@ mod tests {
         JobId(name.into())
     }
 
+    fn ledger() -> (Arc<Ledger>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Arc::new(Ledger::open(&dir.path().join("ledger.redb")).unwrap());
+        for name in ["a", "b", "c"] {
+            let (graders, keys) = Default::default();
+            let (name, job_toml, job) = ("n".into(), "seed = 1".into(), job(name));
+            let submit =
+                LedgerCommand::Submit { job, name, priority: 0, job_toml, request: None, graders, keys, reuses: false, at: 1 };
+            ledger.apply(submit).unwrap();
+        }
+        (ledger, dir)
+    }
+
+    /// The daemon's end because of one job's disk is held against that job alone.
+    #[test]
+    fn a_clerk_that_hangs_costs_no_other_job_a_strike() {
+        let (ledger, _dir) = ledger();
+        for name in ["a", "b"] {
+            ledger.apply(LedgerCommand::TakeUp { job: job(name) }).unwrap();
+        }
+        put_down_others(&ledger, &job("a"));
+        let taken_up = |name| ledger.job(&job(name)).unwrap().strikes.taken_up;
+        assert_eq!(["a", "b", "c"].map(taken_up), [true, false, false]);
+    }
+
     /// Nobody writes for the job when its next attempt begins: what is in hand is waited for, what is queued is not begun.
     #[actix::test]
     async fn the_next_attempt_waits_for_the_last_ones_writer() {
-        let clerks = Clerks::default();
-        assert!(clerks.none(&job("a")).now_or_never().is_some(), "nobody has written yet");
+        let (clerks, (ledger, _dir)) = (Clerks::default(), ledger());
+        assert!(clerks.none(&job("a"), &ledger).now_or_never().is_some(), "nobody has written yet");
         let writing = clerks.begin(&job("a"));
         let (begun, has_begun) = threads::channel();
         let (finish, may_finish) = threads::channel::<()>();
@@ -471,9 +516,9 @@ mod tests {
         queue.send(2).unwrap();
         has_begun.recv().unwrap();
         let a = job("a");
-        let mut next = Box::pin(clerks.none(&a));
+        let mut next = Box::pin(clerks.none(&a, &ledger));
         assert!((&mut next).now_or_never().is_none(), "the first write is in hand");
-        assert!(clerks.none(&job("b")).now_or_never().is_some(), "another job's writer is nobody's business");
+        assert!(clerks.none(&job("b"), &ledger).now_or_never().is_some(), "another job's writer is nobody's business");
         finish.send(()).unwrap();
         next.await;
         assert_eq!(written.iter().collect::<Vec<_>>(), [1]);
@@ -482,14 +527,14 @@ mod tests {
 
     #[actix::test]
     async fn a_writer_that_panicked_is_gone() {
-        let clerks = Clerks::default();
+        let (clerks, (ledger, _dir)) = (Clerks::default(), ledger());
         let writing = clerks.begin(&job("a"));
         tasks::thread("clerk", move || {
             let _writing = writing;
             panic!("planted");
         })
         .unwrap();
-        clerks.none(&job("a")).await;
+        clerks.none(&job("a"), &ledger).await;
         drop(clerks.begin(&job("a")));
     }
 }

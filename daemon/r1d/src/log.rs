@@ -3,12 +3,17 @@
 
 use r1d_job::DaemonConfig;
 use r1d_job::daemon::LogFormat;
+use r1d_proto::shown;
+use std::fmt::Debug;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use tracing::field::Field;
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 
 /// Overrides the configuration's level: `debug`, or per module as in `info,r1d::actors=debug`.
 const LEVEL_VARIABLE: &str = "R1D_LOG";
@@ -33,20 +38,37 @@ pub fn init(config: &DaemonConfig) -> Result<(), LevelError> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     let terminal = io::IsTerminal::is_terminal(&io::stderr());
     match (config.log_format, journal) {
-        (LogFormat::Text, false) => lines.with_writer(io::stderr).with_ansi(terminal).init(),
-        (LogFormat::Text, true) => lines.with_writer(Journal).with_ansi(false).without_time().init(),
+        (LogFormat::Text, false) => lines.fmt_fields(fields()).with_writer(io::stderr).with_ansi(terminal).init(),
+        (LogFormat::Text, true) => lines.fmt_fields(fields()).with_writer(Journal).with_ansi(false).without_time().init(),
         (LogFormat::Json, false) => lines.json().with_writer(io::stderr).init(),
         // Whoever reads the documents finds the time in each.
         (LogFormat::Json, true) => lines.json().with_writer(Journal).init(),
     }
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        // The error that it becomes says more.
+        if r1d_ledger::is_damage_expected() {
+            return;
+        }
         tracing::error!("panic: {panic}");
         if !journal {
             default(panic);
         }
     }));
     Ok(())
+}
+
+/// An event is one line, whatever users, models and plugins have to do with its text: cut, and
+/// without anything that moves a terminal's cursor.
+fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+        let text = shown::line(&format!("{value:?}"));
+        match field.name() {
+            "message" => write!(writer, "{text}"),
+            name => write!(writer, "{name}={text}"),
+        }
+    };
+    debug_fn(field).delimited(" ")
 }
 
 /// Prints why the daemon ends, before or after there is a log.
@@ -113,6 +135,24 @@ impl Write for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a job's name or a model's answer says cannot pass for a line of the daemon's own.
+    #[test]
+    fn an_event_is_one_line_without_escapes_and_is_cut() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = std::sync::Mutex::new(file.reopen().unwrap());
+        let lines = tracing_subscriber::fmt().fmt_fields(fields()).with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(lines, || {
+            let hostile = "a\x1b[2J\nERROR r1d: forged";
+            tracing::info!(job = %hostile, "read {hostile}");
+            tracing::info!("{}", "x".repeat(1 << 20));
+        });
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        let found: Vec<&str> = text.lines().collect();
+        assert_eq!(found.len(), 2, "{} lines", found.len());
+        assert!(!text.contains('\x1b') && found[0].matches("a\\u{1b}[2J\\nERROR").count() == 2, "{}", found[0]);
+        assert!(found[1].len() < 8 << 10 && found[1].contains("bytes more"));
+    }
 
     #[test]
     fn every_line_of_an_event_has_its_priority() {

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use r1d_data::{Json, Row, Tokenizer};
 use r1d_proto::verdict::Verdict;
-use r1d_rewards::{Completion, Judged, LoadedReward, Rewards, ScoreError, World};
+use r1d_rewards::{Completion, Judged, Line, LoadedReward, Rewards, ScoreError, World};
 use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 /// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is bounded by what a step or an evaluation samples.
 const QUEUE_MAX_COMPLETIONS: usize = 256;
-/// How often a job that waits for verdicts is told that the pool is at work, for it or for others before it.
+/// How often a job that waits for verdicts is told that others have their turn before it.
 const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
@@ -29,31 +29,29 @@ pub enum Handed {
 }
 
 /// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends the bridge.
-pub fn bridge(materials: Arc<Materials>, rewards: Arc<Rewards>) -> (mpsc::Sender<Handed>, mpsc::Receiver<Event>) {
+pub fn bridge(materials: Arc<Materials>, rewards: &Rewards) -> (mpsc::Sender<Handed>, mpsc::Receiver<Event>) {
     let (items, incoming) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
     let (outgoing, events) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
-    tasks::spawn("scoring", carry(materials, rewards, incoming, outgoing));
+    tasks::spawn("scoring", carry(materials, rewards.pool().line(), incoming, outgoing));
     (items, events)
 }
 
 /// Never waits for one side alone: the job may be handing in completions just when it is not taking verdicts.
-async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc::Receiver<Handed>, events: mpsc::Sender<Event>) {
+async fn carry(materials: Arc<Materials>, pool: Line, mut items: mpsc::Receiver<Handed>, events: mpsc::Sender<Event>) {
     let mut judging = FuturesUnordered::new();
     let mut done: VecDeque<Event> = VecDeque::new();
-    let mut ended = rewards.pool().load().ended;
     loop {
         tokio::select! {
             item = items.recv() => match item {
-                Some(Handed::Score(items)) => judging.push(judge(&materials, &rewards, items, None)),
+                Some(Handed::Score(items)) => judging.push(judge(&materials, &pool, items, None)),
                 Some(Handed::Conclude(answered)) => for Answered { item, answers } in answered {
-                    judging.push(judge(&materials, &rewards, vec![item], Some(answers)));
+                    judging.push(judge(&materials, &pool, vec![item], Some(answers)));
                 },
                 None => return,
             },
             Some(events) = judging.next() => done.extend(events),
             () = tokio::time::sleep(SIGN_INTERVAL), if !judging.is_empty() && done.is_empty() => {
-                let now = rewards.pool().load().ended;
-                if std::mem::replace(&mut ended, now) != now {
+                if !pool.is_at_work() {
                     done.push_back(Event::Judging);
                 }
             }
@@ -69,10 +67,10 @@ async fn carry(materials: Arc<Materials>, rewards: Arc<Rewards>, mut items: mpsc
 type ByReward = BTreeMap<String, Answers>;
 
 /// All verdicts on completions of one prompt; with answers, those of the rewards that had asked.
-async fn judge(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>, answers: Option<ByReward>) -> Vec<Event> {
+async fn judge(materials: &Materials, pool: &Line, items: Vec<ScoreItem>, answers: Option<ByReward>) -> Vec<Event> {
     let judged = match answers {
-        None => verdicts(materials, rewards, items).await,
-        Some(answers) => conclusions(materials, rewards, items, answers).await,
+        None => verdicts(materials, pool, items).await,
+        Some(answers) => conclusions(materials, pool, items, answers).await,
     };
     judged.unwrap_or_else(|end| vec![Event::Fault(end)])
 }
@@ -141,7 +139,7 @@ fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
     completions.iter().map(|completion| Completion { meta: meta.clone(), ..completion.clone() }).collect()
 }
 
-async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
+async fn verdicts(materials: &Materials, pool: &Line, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
     let Some(Hearing { completions, row, judges, policy, adds_special }) = hearing(materials, &items).await? else {
         return Ok(Vec::new());
     };
@@ -150,12 +148,12 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
         let name = &judge.reward.name;
         if loaded.world() == World::JudgedReward {
             let completions = asked_about(&completions, row);
-            let planned = completions.iter().map(|completion| rewards.pool().plan(loaded.clone(), completion.clone()));
+            let planned = completions.iter().map(|completion| pool.plan(loaded.clone(), completion.clone()));
             let planned = try_join_all(planned).await.map_err(|error| abandoned(judge, error))?;
             for ((planned, completion), (verdicts, asked)) in planned.into_iter().zip(&completions).zip(&mut said) {
                 match planned {
                     Ok(asks) if asks.is_empty() => {
-                        let concluded = rewards.pool().conclude(loaded.clone(), completion.clone(), Vec::new()).await;
+                        let concluded = pool.conclude(loaded.clone(), completion.clone(), Vec::new()).await;
                         verdicts.push(verdict(name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
                     }
                     Ok(asks) => {
@@ -167,7 +165,7 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
             }
             continue;
         }
-        let judged = judged(rewards, &loaded, &completions).await.map_err(|error| abandoned(judge, error))?;
+        let judged = judged(pool, &loaded, &completions).await.map_err(|error| abandoned(judge, error))?;
         said.iter_mut().zip(judged).for_each(|((verdicts, _), judged)| verdicts.push(verdict(name, &loaded, judged)));
     }
     let scored = |((item, completion), (verdicts, asked)): ((ScoreItem, Completion), _)| Event::Scored {
@@ -180,12 +178,7 @@ async fn verdicts(materials: &Materials, rewards: &Rewards, items: Vec<ScoreItem
 }
 
 /// The verdicts of the rewards that have answers.
-async fn conclusions(
-    materials: &Materials,
-    rewards: &Rewards,
-    items: Vec<ScoreItem>,
-    mut answers: ByReward,
-) -> Result<Vec<Event>, End> {
+async fn conclusions(materials: &Materials, pool: &Line, items: Vec<ScoreItem>, mut answers: ByReward) -> Result<Vec<Event>, End> {
     let Some(Hearing { completions, row, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
     let completions = asked_about(&completions, row);
     let (Some(item), Some(completion)) = (items.first(), completions.first()) else { return Ok(Vec::new()) };
@@ -193,7 +186,7 @@ async fn conclusions(
     for (judge, loaded) in judges {
         let Some(said) = answers.remove(&judge.reward.name) else { continue };
         let said = materials.respondents.answers(&materials.job, &judge.reward, said).map_err(failed)?;
-        let concluded = rewards.pool().conclude(loaded.clone(), completion.clone(), said).await;
+        let concluded = pool.conclude(loaded.clone(), completion.clone(), said).await;
         verdicts.push(verdict(&judge.reward.name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
     }
     match answers.into_keys().next() {
@@ -203,11 +196,11 @@ async fn conclusions(
 }
 
 /// As many as completions, in their order.
-async fn judged(rewards: &Rewards, loaded: &LoadedReward, completions: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
+async fn judged(pool: &Line, loaded: &LoadedReward, completions: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
     if loaded.world() == World::GroupReward {
-        return rewards.pool().score_group(loaded.clone(), completions.to_vec()).await;
+        return pool.score_group(loaded.clone(), completions.to_vec()).await;
     }
-    try_join_all(completions.iter().map(|completion| rewards.pool().score(loaded.clone(), completion.clone()))).await
+    try_join_all(completions.iter().map(|completion| pool.score(loaded.clone(), completion.clone()))).await
 }
 
 fn verdict(name: &str, loaded: &LoadedReward, judged: Judged) -> Verdict {

@@ -3,12 +3,15 @@
 use crate::cli::Place;
 use r1d_job::DaemonConfig;
 use r1d_job::daemon::LogFormat;
+use r1d_proto::user_file;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Beside the executable: plugins that `make` leaves there.
 pub const PLUGINS_DIRECTORY: &str = "plugins";
 const WORKER: &str = "r1d-worker";
+/// A configuration file larger than this is something else.
+const CONFIG_MAX_BYTES: u64 = 1 << 20;
 /// Of the daemon that systemd starts.
 const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
 
@@ -41,7 +44,7 @@ pub enum SettingsError {
 
 /// Reads `r1d.toml`.
 pub fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
+    let text = user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| SettingsError::Read { path: path.into(), source })?;
     let absolute = std::path::absolute(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     DaemonConfig::parse(&text, base).map_err(|source| SettingsError::Config { path: path.into(), source })

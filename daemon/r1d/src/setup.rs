@@ -13,6 +13,8 @@ const PROBE_MAX: Duration = Duration::from_secs(300);
 /// Between two looks at a device that could not be used: at first, and at most.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
 const PROBE_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// A device that was usable for so long has been mended.
+const OF_USE_AFTER: Duration = Duration::from_secs(60);
 
 /// Nothing can run on this machine until somebody has changed its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -36,23 +38,30 @@ pub async fn try_devices(recipes: &[Recipe], board: &Board) -> Result<(), SetupE
     Ok(())
 }
 
-/// Tries devices again that could not be used; one that can be by then gets the next job.
+/// Tries devices again that cannot be used; one that can be by then gets the next job. None waits
+/// for another's answer.
 pub async fn keep_trying(recipes: Vec<Recipe>, board: Board, jobs: Supervised<Jobs>) {
+    futures_util::future::join_all(recipes.iter().map(|recipe| keep_trying_one(recipe, &board, &jobs))).await;
+}
+
+/// Pauses grow until the device has been of use for a while: one that opens and then does nothing
+/// is not given a job every second.
+async fn keep_trying_one(recipe: &Recipe, board: &Board, jobs: &Supervised<Jobs>) {
     let mut pause = PROBE_AGAIN;
     loop {
+        if tokio::time::timeout(OF_USE_AFTER, board.until_unusable(&recipe.device)).await.is_err() {
+            pause = PROBE_AGAIN;
+            board.until_unusable(&recipe.device).await;
+        }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(PROBE_AGAIN_MAX);
-        for recipe in recipes.iter().filter(|recipe| !board.is_usable(&recipe.device)) {
-            match probe(recipe).await {
-                Ok(None) => {
-                    tracing::info!("device {} can be used", recipe.device);
-                    board.found(&recipe.device, None);
-                    // The queue is being made anew: it looks by itself.
-                    let _ = jobs.ask("the queue", DeviceUsable).await;
-                }
-                Ok(problem) => board.found(&recipe.device, problem),
-                Err(problem) => board.found(&recipe.device, Some(problem.to_string())),
-            }
+        let problem = probe(recipe).await.unwrap_or_else(|problem| Some(problem.to_string()));
+        let is_usable = problem.is_none();
+        board.found(&recipe.device, problem);
+        if is_usable {
+            tracing::info!("device {} can be used", recipe.device);
+            // The queue is being made anew: it looks by itself.
+            let _ = jobs.ask("the queue", DeviceUsable).await;
         }
     }
 }

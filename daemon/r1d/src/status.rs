@@ -179,13 +179,12 @@ impl Desk {
     pub fn why(&self, record: &JobRecord) -> Why {
         let live = self.board.live(record.job());
         let now = self.clock.now();
-        let waits = match record.state() {
-            State::Queued => self.why_queued(record),
-            State::Running => match &live {
-                Some(live) => live.waits.iter().map(|wait| wait.shown(now)).collect(),
-                // The daemon has just started, and no run has looked at it yet.
-                None => vec![self.wait_to_go_on(record)],
-            },
+        let waits = match (record.state(), &live) {
+            // A queued job is in a run's hands from the moment that its files are read.
+            (State::Queued | State::Running, Some(live)) => live.waits.iter().map(|wait| wait.shown(now)).collect(),
+            (State::Queued, None) => self.why_queued(record),
+            // No run has it in hand: the daemon has just started, or no device is free.
+            (State::Running, None) => vec![self.wait_to_go_on(record)],
             _ => Vec::new(),
         };
         Why { job: record.job().clone(), state: state(record, live.as_ref()), waits }

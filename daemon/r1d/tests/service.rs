@@ -53,6 +53,14 @@ fn a_mistaken_configuration_ends_with_a_status_that_no_restart_follows() {
     }
     let (code, said) = refused(Command::new(env!("CARGO_BIN_EXE_r1d")).args(["run", "--config", "/nowhere/r1d.toml"]));
     assert!(code == EXIT_CONFIG && said.contains("/nowhere/r1d.toml"), "{code:?}: {said}");
+    // Whatever its name leads to is opened once, without waiting.
+    let fifo = house.path("fifo.toml");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    for no_file in [fifo.to_str().unwrap(), "/dev/zero"] {
+        let (code, said) =
+            refused(Command::new("timeout").arg("60").arg(env!("CARGO_BIN_EXE_r1d")).args(["run", "--config", no_file]));
+        assert!(code == EXIT_CONFIG && said.contains(no_file) && said.contains("regular file"), "{code:?}: {said}");
+    }
     let long = house.path(&"s".repeat(120));
     let (code, said) = refused(house.command().arg("--socket").arg(&long));
     assert!(code == EXIT_CONFIG && said.contains("[listen] socket") && said.contains("107"), "{code:?}: {said}");
@@ -120,6 +128,83 @@ fn a_file_that_is_away_at_a_restart_is_waited_for() {
     fs::rename(&away, &rows).unwrap();
     let status = house.wait_succeeded(&job);
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
+
+/// The job that waits has no device, which is another job's meanwhile, and goes on when its file is back.
+#[test]
+fn a_job_whose_file_is_away_leaves_its_device_to_others() {
+    for started in [true, false] {
+        let mut house = House::new();
+        house.plant("train-1", "hang");
+        let (rows, away) = (house.path("own.jsonl"), house.path("own.away"));
+        fs::copy(house.path("rows.jsonl"), &rows).unwrap();
+        let own = house.path("rows.jsonl").display().to_string();
+        let own = house.job(&[(&own, &rows.display().to_string())]);
+        let other = [("seed = 11", "seed = 12")];
+        house.start();
+        // The first one to run is the one that waits for its file, or it is behind one that hangs.
+        let blocker = (!started).then(|| house.submit(house.job(&[("seed = 11", "seed = 13")])));
+        let first = house.submit(own);
+        let second = house.submit(house.job(&other));
+        let trained = house.path("faults/train.count");
+        house.wait("the first update", |_| (fs::read_to_string(&trained).ok()? == "1").then_some(()));
+        fs::rename(&rows, &away).unwrap();
+        match blocker {
+            Some(blocker) => drop(house.ask(Request::Cancel { job: blocker })),
+            None => {
+                house.kill();
+                house.start();
+            }
+        }
+        assert_eq!(house.wait_succeeded(&second).restarts, 0, "started: {started}");
+        let waits = waits(&house, &first);
+        assert!(waits.contains("own.jsonl is away") && waits.contains("cancel"), "{waits}");
+        // An end of the daemon without a word is not held against a job that waits.
+        house.kill();
+        house.start();
+        assert_eq!(house.log().matches("ended without a word while it worked for the job").count(), started as usize);
+        fs::rename(&away, &rows).unwrap();
+        let status = house.wait_succeeded(&first);
+        assert_eq!(house.outcome(&status), House::undisturbed(&[]), "started: {started}");
+    }
+}
+
+/// A device that cannot be used is not held by the job that found it so: another device takes the job.
+#[test]
+fn a_job_on_a_device_that_fails_goes_on_another() {
+    let mut house = House::new();
+    house.devices(&["cpu", "cuda:0"]);
+    // The first worker that opens a model finds no device; then its device does not even open for a look.
+    house.plant("start-1", "exit 69");
+    house.start();
+    house.plant("probe", "69 r1d-worker: device: gone");
+    let job = house.submit(house.job(&[]));
+    let status = house.wait_succeeded(&job);
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+    let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
+    let states: Vec<&str> = nodes[0].devices.iter().map(|device| device.state.as_str()).collect();
+    assert_eq!(states, ["failed", "idle"]);
+}
+
+/// A job that is cancelled while its file is away ends at once, and its device goes on with others.
+#[test]
+fn a_job_whose_file_is_away_can_be_cancelled() {
+    let mut house = House::new();
+    house.plant("train-1", "hang");
+    house.start();
+    let blocker = house.submit(house.job(&[("seed = 11", "seed = 13")]));
+    let trained = house.path("faults/train.count");
+    house.wait("the first update", |_| (fs::read_to_string(&trained).ok()? == "1").then_some(()));
+    let job = house.submit(house.job(&[]));
+    let (rows, away) = (house.path("rows.jsonl"), house.path("rows.away"));
+    fs::rename(&rows, &away).unwrap();
+    house.ask(Request::Cancel { job: blocker });
+    house.wait("the reason", |house| waits(house, &job).contains("rows.jsonl is away").then_some(()));
+    house.ask(Request::Cancel { job: job.clone() });
+    assert_eq!(house.wait_ended(&job).state, State::Cancelled);
+    fs::rename(&away, &rows).unwrap();
+    let next = house.submit(house.job(&[("seed = 11", "seed = 12")]));
+    house.wait_succeeded(&next);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::metrics;
 use crate::plan::{EvalFacts, Plan};
 use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
 use crate::step::unexpected;
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_job::{Eval, Metric};
 use r1d_proto::control::{Activity, EvalExample, EvalResult};
 use r1d_proto::ids::SampleKey;
@@ -171,9 +171,9 @@ impl Evaluation {
         self.gather.judging(now);
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         if !self.prompts_read {
-            return vec![Wait::new(owner, "data: prompts", self.started).until(self.started + plan.limits.read)];
+            return vec![Wait::new(owner, "data: prompts", self.started).silent(self.started.max(heard.clerk), plan.limits.read)];
         }
         let (rewards, _) = plan.rewards(self.of());
         let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");

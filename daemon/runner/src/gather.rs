@@ -3,7 +3,7 @@
 use crate::asks::{Asks, Respondents, Said};
 use crate::message::{Asked, Command, End, Prompt, ScoreItem, Source};
 use crate::plan::Limits;
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::kept::KeptIds;
 use r1d_proto::recipe::Sampling;
@@ -54,7 +54,7 @@ pub struct Gather {
     since: Duration,
     /// When the last answer came, of the worker or the rewards.
     heard: Duration,
-    /// When verdicts were last known to be on their way. Waiting in a queue is not judging (`RWD-2`): the time of other jobs' rewards is not
+    /// When the job's completions were last known to wait for their turn. Waiting in a queue is not judging (`RWD-2`): the time of other jobs' rewards is not
     /// this one's.
     judging: Duration,
     /// Sums over the requests: `timing_s/*` of the worker and of this side.
@@ -309,17 +309,17 @@ impl Gather {
         self.judging = now;
     }
 
-    /// `heard` is the worker's last word of any kind.
-    pub fn waits(&self, owner: &str, worker: &str, rewards: &str, limits: &Limits, heard: Duration) -> Vec<Wait> {
+    /// `heard` are the last words of the worker and the clerk, of any kind.
+    pub fn waits(&self, owner: &str, worker: &str, rewards: &str, limits: &Limits, heard: Heard) -> Vec<Wait> {
         let (_, ended, all) = self.counts();
         let mut waits = Vec::new();
         if self.generating {
             let what = format!("{worker}: sampling, {ended} of {all} completions ended");
-            waits.push(Wait::new(owner, what, self.since).silent(heard, limits.worker_silence));
+            waits.push(Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence));
         }
         if let Some((whom, reward, count)) = self.asks.in_flight() {
             let what = format!("{worker}: asking the {whom} of {reward} about {count} completions");
-            waits.push(Wait::new(owner, what, self.heard).silent(heard, limits.worker_silence));
+            waits.push(Wait::new(owner, what, self.heard).silent(heard.worker, limits.worker_silence));
         } else if let Some(first) = self.scoring.first() {
             let count = self.scoring.len();
             let what = format!("rewards {rewards}: {count} completions, first sample {} of prompt {}", first.sample, first.prompt);

@@ -8,7 +8,7 @@ use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
 use crate::separation::{Compared, Separation};
 use crate::step::{Flow, Step, unexpected};
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_job::Answering;
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
@@ -25,8 +25,7 @@ pub struct Machine {
     state: State,
     /// When the state was entered.
     since: Duration,
-    /// The worker's last word.
-    heard: Duration,
+    heard: Heard,
     /// What the worker says it does.
     progress: Option<Activity>,
     /// Until the first step of this attempt begins, the journal may hold an uncommitted one.
@@ -118,7 +117,15 @@ fn to_worker(request: Request) -> Vec<Command> {
 impl Machine {
     /// An attempt that starts from what `record` says is durable. The worker's process has been started.
     pub fn new(plan: Arc<Plan>, record: Record, now: Duration) -> Machine {
-        Machine { plan, record, state: State::StartingWorker, since: now, heard: now, progress: None, leftovers: true }
+        Machine {
+            plan,
+            record,
+            state: State::StartingWorker,
+            since: now,
+            heard: Heard { worker: now, clerk: now },
+            progress: None,
+            leftovers: true,
+        }
     }
 
     pub fn handle(&mut self, event: Event, now: Duration) -> Decision {
@@ -146,8 +153,12 @@ impl Machine {
             Event::Tick => return self.tick(now).map(|_| Vec::new()),
             Event::Fault(end) => return Err(end),
             Event::Worker(Body::Event(worker::Event::Progress { doing, done, total, unit })) => {
-                self.heard = now;
+                self.heard.worker = now;
                 self.progress = Some(Activity { doing, done, total, unit });
+                return Ok(Vec::new());
+            }
+            Event::Writing => {
+                self.heard.clerk = now;
                 return Ok(Vec::new());
             }
             Event::Judging => {
@@ -161,7 +172,7 @@ impl Machine {
             Event::Progress(progress) => {
                 // The last word may come behind the answer.
                 if matches!(self.state, State::MakingDataSet(_)) {
-                    (self.heard, self.progress) = (now, Some(progress));
+                    (self.heard.clerk, self.progress) = (now, Some(progress));
                 }
                 return Ok(Vec::new());
             }
@@ -175,7 +186,7 @@ impl Machine {
                 let returns = matches!(self.state, State::Opening(_) | State::Rebuilding { .. });
                 return Err(if returns { not_returned(&doing, failure) } else { failed(&doing, failure) });
             }
-            Event::Worker(_) | Event::WorkerStarted { .. } => self.heard = now,
+            Event::Worker(_) | Event::WorkerStarted { .. } => self.heard.worker = now,
             _ => {}
         }
         let state = std::mem::replace(&mut self.state, State::Ended);
@@ -185,7 +196,7 @@ impl Machine {
             self.since = now;
         }
         if commands.iter().any(|c| matches!(c, Command::Worker(_))) {
-            (self.heard, self.progress) = (now, None);
+            (self.heard.worker, self.progress) = (now, None);
         }
         self.state = state;
         Ok(commands)
@@ -394,7 +405,7 @@ impl Machine {
             return Ok((State::Comparing { stage, separation: Box::new(separation) }, commands));
         }
         if step == facts.steps && settings.rejection_sampling().is_some() {
-            (self.heard, self.progress) = (now, None);
+            self.progress = None;
             return Ok((State::MakingDataSet(stage), vec![Command::MakeDataSet { stage }]));
         }
         if step == facts.steps {
@@ -467,9 +478,10 @@ impl Machine {
         let owner = describe(&self.state, plan, &self.record);
         let at_worker = |doing: &str| {
             let what = format!("{}: {doing}", plan.worker);
-            vec![Wait::new(&owner, what, self.since).silent(self.heard, limits.worker_silence)]
+            vec![Wait::new(&owner, what, self.since).silent(self.heard.worker, limits.worker_silence)]
         };
-        let at_store = |what: &str| vec![Wait::new(&owner, what, self.since).until(self.since + limits.store)];
+        let at_store =
+            |what: &str| vec![Wait::new(&owner, what, self.since).silent(self.since.max(self.heard.clerk), limits.store)];
         let inner = match &self.state {
             State::StartingWorker => {
                 vec![
@@ -480,7 +492,9 @@ impl Machine {
             State::Opening(_) => at_worker("loading"),
             State::Restoring { .. } => at_worker("restoring"),
             State::Rebuilding { rebuild, .. } => rebuild.waits(plan, &owner, self.heard),
-            State::Recalling { .. } => vec![Wait::new(&owner, "journal", self.since).until(self.since + limits.read)],
+            State::Recalling { .. } => {
+                vec![Wait::new(&owner, "journal", self.since).silent(self.since.max(self.heard.clerk), limits.read)]
+            }
             State::Stepping { step, .. } => step.waits(plan, &owner, self.heard),
             State::SyncingReference { .. } => at_worker("copying the policy to the reference"),
             State::Saving { .. } => at_worker("checkpointing"),
@@ -490,7 +504,10 @@ impl Machine {
             // However long it takes, it is never silent for long.
             State::MakingDataSet(_) => {
                 let far = self.progress.as_ref().map_or(String::new(), |at| format!(" ({} of {} {})", at.done, at.total, at.unit));
-                vec![Wait::new(&owner, format!("data set: being written{far}"), self.since).silent(self.heard, limits.store)]
+                vec![
+                    Wait::new(&owner, format!("data set: being written{far}"), self.since)
+                        .silent(self.since.max(self.heard.clerk), limits.store),
+                ]
             }
             State::Committing { .. } => at_store("rollout file and ledger"),
             State::BeginningStage(_)

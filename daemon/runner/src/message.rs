@@ -26,8 +26,10 @@ pub enum Event {
     Scored { key: SampleKey, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String },
     /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that had asked.
     Concluded { key: SampleKey, verdicts: Vec<Verdict> },
-    /// Completions are being judged, of this job or of those that came before it: a verdict that is awaited has its turn to come.
+    /// None of the job's completions is being judged: those that are awaited have their turn to come.
     Judging,
+    /// The clerk has begun the next of its tasks: what waits behind it has its turn to come.
+    Writing,
     /// Answer to [`Command::Store`], [`Command::MakeDataSet`] and [`Command::Forget`].
     Stored,
     /// How far [`Command::MakeDataSet`] is: sent again and again until its answer, and perhaps once after it.
@@ -273,9 +275,14 @@ pub enum End {
     NoRoom {
         cause: String,
     },
-    /// Something outside of the job is away: a file that it reads, or what a worker needs of the machine. Nothing that was committed is lost: the
-    /// job is taken up again until it is back.
+    /// A file that the job reads is away. Nothing that was committed is lost: the job is taken up
+    /// again when the file is back.
     Away {
+        cause: String,
+    },
+    /// The device cannot be used before somebody mends the machine. Nothing that was committed is
+    /// lost: the job goes back to the queue, for another device or this one once it is mended.
+    Unusable {
         cause: String,
     },
     /// The worker is to be killed; a fresh one may succeed ([`crate::restart`]).

@@ -77,7 +77,7 @@ pub struct Limits {
     pub read: Duration,
     /// One journal, ledger or file write.
     pub store: Duration,
-    /// Between two verdicts, once nothing else is awaited; while other jobs' completions are judged first, between two of theirs.
+    /// Between two verdicts, once nothing else is awaited, while some of the job's completions are being judged.
     pub score: Duration,
 }
 

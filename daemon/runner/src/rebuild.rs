@@ -5,7 +5,7 @@ use crate::message::{Command, End, Event};
 use crate::plan::Plan;
 use crate::rollout_step::train_request;
 use crate::step::{batch_request, unexpected};
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_proto::control::Activity;
 use r1d_proto::worker::{Body, Reply, Request};
 use std::time::Duration;
@@ -84,16 +84,15 @@ impl Rebuild {
         }
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         let limits = &plan.limits;
         let step = self.step + 1;
         vec![match self.phase {
-            Phase::Reading => {
-                Wait::new(owner, format!("journal or data of step {step}"), self.since).until(self.since + limits.read)
-            }
+            Phase::Reading => Wait::new(owner, format!("journal or data of step {step}"), self.since)
+                .silent(self.since.max(heard.clerk), limits.read),
             Phase::Training | Phase::SyncingReference => {
                 let what = format!("{}: rebuilding step {step} of {}", plan.worker, self.committed);
-                Wait::new(owner, what, self.since).silent(heard, limits.worker_silence)
+                Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence)
             }
         }]
     }

@@ -11,7 +11,7 @@ use crate::metrics::{self, Unscored};
 use crate::plan::Plan;
 use crate::select::kept;
 use crate::step::{Flow, unexpected};
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_job::{Grpo, Rollouts, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::SampleKey;
@@ -347,15 +347,19 @@ impl RolloutStep {
         self.gather.judging(now);
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         let limits = &plan.limits;
         let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
         match self.phase {
-            Phase::Prompts => wait("data: prompts").into_iter().map(|w| w.until(self.since + limits.read)).collect(),
-            Phase::Sealing => wait("journal: seal of the step").into_iter().map(|w| w.until(self.since + limits.store)).collect(),
+            Phase::Prompts => {
+                wait("data: prompts").into_iter().map(|w| w.silent(self.since.max(heard.clerk), limits.read)).collect()
+            }
+            Phase::Sealing => {
+                wait("journal: seal of the step").into_iter().map(|w| w.silent(self.since.max(heard.clerk), limits.store)).collect()
+            }
             Phase::Training => {
                 let what = format!("{}: training", plan.worker);
-                wait(&what).into_iter().map(|w| w.silent(heard, limits.worker_silence)).collect()
+                wait(&what).into_iter().map(|w| w.silent(heard.worker, limits.worker_silence)).collect()
             }
             Phase::Gathering => {
                 let (rewards, _) = plan.rewards(Source::Stage(self.stage));

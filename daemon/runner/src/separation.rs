@@ -3,7 +3,7 @@
 use crate::message::{Batch, Command, End, Event};
 use crate::plan::Plan;
 use crate::step::unexpected;
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::worker::{Body, Metrics, Reply, Request};
 use std::time::Duration;
@@ -98,12 +98,12 @@ impl Separation {
         Ok(Compared::Whole { result: Box::new(result), warning })
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         vec![match self.rows {
-            None => Wait::new(owner, "data: held-out rows", self.since).until(self.since + plan.limits.read),
+            None => Wait::new(owner, "data: held-out rows", self.since).silent(self.since.max(heard.clerk), plan.limits.read),
             Some(_) => {
                 let what = format!("{}: scoring held-out rows", plan.worker);
-                Wait::new(owner, what, self.since).silent(heard, plan.limits.worker_silence)
+                Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)
             }
         }]
     }

@@ -4,7 +4,7 @@ use crate::asks::Respondents;
 use crate::message::{Batch, Command, End, Event, Recalled};
 use crate::plan::Plan;
 use crate::rollout_step::RolloutStep;
-use crate::wait::Wait;
+use crate::wait::{Heard, Wait};
 use r1d_job::{RewardLoss, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::rollout::ScoredRollout;
@@ -119,7 +119,7 @@ impl Step {
         }
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         match self {
             Step::Rollout(step) => step.waits(plan, owner, heard),
             Step::Batch(step) => step.waits(plan, owner, heard),
@@ -178,12 +178,12 @@ impl BatchStep {
         }
     }
 
-    fn waits(&self, plan: &Plan, owner: &str, heard: Duration) -> Vec<Wait> {
+    fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         vec![match self.tokens {
-            None => Wait::new(owner, "data: batch", self.since).until(self.since + plan.limits.read),
+            None => Wait::new(owner, "data: batch", self.since).silent(self.since.max(heard.clerk), plan.limits.read),
             Some(_) => {
                 let what = format!("{}: training on {} rows", plan.worker, self.rows);
-                Wait::new(owner, what, self.since).silent(heard, plan.limits.worker_silence)
+                Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)
             }
         }]
     }

@@ -12,6 +12,15 @@ pub struct Wait {
     pub deadline: Option<Duration>,
 }
 
+/// The last words of those who work for an attempt one thing after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    pub worker: Duration,
+    /// The clerk begins the next of its tasks. What waits behind others has not begun, and neither
+    /// has its deadline.
+    pub clerk: Duration,
+}
+
 impl Wait {
     pub fn new(owner: impl Into<String>, waits_for: impl Into<String>, since: Duration) -> Wait {
         Wait { owner: owner.into(), waits_for: waits_for.into(), since, deadline: None }

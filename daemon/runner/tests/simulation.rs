@@ -1294,6 +1294,32 @@ fn waiting_for_other_jobs_verdicts_is_no_fault() {
     );
 }
 
+/// A write waits behind up to hundreds of others; each of them may take its time, and the clerk says that it moves.
+#[test]
+fn a_store_that_waits_behind_others_is_not_late() {
+    let limit = Limits::default().store;
+    let mut machine = Machine::new(plan(true).into(), Record::default(), Duration::ZERO);
+    let mut now = Duration::ZERO;
+    machine.handle(Event::WorkerStarted { pid: 1 }, now);
+    let sizes = Opened {
+        architecture: "test".into(),
+        parameters: 1,
+        active_parameters: 1,
+        vocab_size: 9,
+        moe_layers: 0,
+        experts_per_token: 0,
+    };
+    machine.handle(Event::Worker(Body::Done(Reply::Opened(sizes))), now);
+    assert!(machine.waits().iter().any(|wait| wait.waits_for == "ledger"), "{:?}", machine.waits());
+    for _ in 0..20 {
+        now += limit - Duration::from_secs(1);
+        assert!(machine.handle(Event::Tick, now).commands.is_empty(), "after {now:?}");
+        assert!(machine.handle(Event::Writing, now).commands.is_empty());
+    }
+    let commands = machine.handle(Event::Tick, now + limit).commands;
+    assert!(matches!(&commands[..], [Command::End(End::Abandoned { cause })] if cause.contains("ledger")), "{commands:?}");
+}
+
 /// A reward that is no number would be sealed, refused by the trainer, and met again by each attempt.
 #[test]
 fn rewards_that_float32_does_not_hold_end_the_job_at_once_and_are_named() {

@@ -1,5 +1,5 @@
-//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job that waits for people has no device until they
-//! have answered; then it is the first to get one. Whoever puts a job into the ledger has done enough: the queue listens to the ledger.
+//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job that waits for people, or for a file
+//! that is away, has no device until that is there; then it is the first to get one. Whoever puts a job into the ledger has done enough: the queue listens to the ledger.
 
 use crate::actors::run::{Means, Outcome, Run, Started, Stop};
 use crate::actors::supervise::Alive;
@@ -63,9 +63,9 @@ pub struct Jobs {
     pub devices: Vec<Device>,
     /// Whether workers of an earlier daemon are gone ([`crate::state_dir::StateDir::workers_are_gone`]).
     pub workers_are_gone: Box<dyn FnMut() -> bool>,
-    /// Runs that wait for people, without a device.
+    /// Runs that wait for people or for a file, without a device.
     pub away: HashMap<JobId, Addr<Run>>,
-    /// Epochs in which jobs go on that have waited for people.
+    /// Epochs in which jobs go on that have waited without a device.
     pub resumed: HashMap<JobId, u64>,
     pub panics: HashMap<JobId, u32>,
     /// Ends that the ledger could not take.
@@ -136,7 +136,7 @@ impl Jobs {
         }));
     }
 
-    /// The run waits for people, and needs no device meanwhile.
+    /// The run waits for something, and needs no device meanwhile.
     fn left(&mut self, index: usize, leaver: &Addr<Run>, context: &mut Context<Self>) {
         let Some(device) = self.devices.get_mut(index) else { return };
         if let Some(Running { job, run, .. }) = device.running.take_if(|running| running.run == *leaver) {
@@ -158,7 +158,7 @@ impl Jobs {
         }
         match outcome {
             Ok(Outcome::Over) => drop(self.panics.remove(&job)),
-            Ok(Outcome::Reviewed(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
+            Ok(Outcome::Ready(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
             Ok(Outcome::Unrecorded(command)) => {
                 tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
                 self.unrecorded.push(command);

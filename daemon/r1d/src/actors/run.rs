@@ -5,7 +5,7 @@
 
 mod begin;
 
-use self::begin::{Begun, OpenError, Opened, known, open, start};
+use self::begin::{Begun, OpenError, Opened, Upkeep, known, open, start};
 use crate::actors::MAILBOX_MAX_MESSAGES;
 use crate::actors::supervise::Supervised;
 use crate::actors::worker::{self, Said, Worker};
@@ -18,7 +18,7 @@ use crate::progress::Paces;
 use crate::reading::Reading;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{datasets, review, tasks, turns};
+use crate::{datasets, inputs, review, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -43,8 +43,10 @@ const TICK: Duration = Duration::from_millis(100);
 const SAID_MAX: usize = 64;
 /// Telling the ledger and the worker of a new attempt.
 const START_MAX: Duration = Duration::from_secs(3600);
-/// Between two looks at a file system that was full, or for something that was away.
+/// Between two looks at a file system that was full.
 const ROOM_PAUSE: Duration = Duration::from_secs(10);
+/// Between two looks for a file that was away.
+const AWAY_LOOK: Duration = Duration::from_secs(2);
 /// A pause is over when the daemon has time for it.
 const PAUSE_LATE_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at the record of a data set that waits for its review.
@@ -69,8 +71,9 @@ pub struct Means {
 pub enum Outcome {
     /// The ledger has it, or it was stopped and is to be taken up later.
     Over,
-    /// The review that it waited for has come: it is to be taken up as soon as a device is free, in this epoch where one was begun.
-    Reviewed(Option<u64>),
+    /// What it waited for without a device (a review, a file) has come, or its device cannot be
+    /// used: it is to be taken up as soon as one is free, in this epoch where one was begun.
+    Ready(Option<u64>),
     /// The ledger could not be told; the command is to be tried again.
     Unrecorded(LedgerCommand),
 }
@@ -92,6 +95,10 @@ enum Phase {
     Reviewing {
         stage: String,
         rows: u64,
+    },
+    /// Something that the job needs is not there. The device is other jobs'.
+    Lacking {
+        cause: String,
     },
     /// The worker and the writer of the attempt before are being ended.
     Closing {
@@ -137,10 +144,11 @@ pub struct Run {
     resumed: Option<u64>,
     attempts: Attempts,
     paces: Paces,
+    upkeep: Upkeep,
     stop_after_step: bool,
     stopping: Option<oneshot::Sender<()>>,
     outcome: Option<oneshot::Sender<Outcome>>,
-    /// Told once the device is the job's no more, because it waits for people.
+    /// Told once the device is the job's no more, because it waits for something else.
     leaving: Option<oneshot::Sender<()>>,
     halted: watch::Receiver<bool>,
 }
@@ -192,6 +200,7 @@ impl Run {
                 resumed,
                 attempts: Attempts::default(),
                 paces: Paces::default(),
+                upkeep: Upkeep::default(),
                 stop_after_step: false,
                 stopping: None,
                 outcome: Some(outcome),
@@ -225,12 +234,13 @@ impl Run {
         self.number += 1;
         let number = self.number;
         let (means, outputs, log) = (self.means.clone(), self.outputs.clone(), self.log.clone());
+        let upkeep = self.upkeep.clone();
         let opening = async move {
             // A run of this job before may have panicked, and left its writer.
-            means.clerks.none(record.job()).await;
+            means.clerks.none(record.job(), &means.desk.ledger).await;
             let _wanted = reading.until_dropped();
             let reading = reading.clone();
-            tasks::blocking(move || open(record, &means, &outputs, &log, &reading)).await
+            tasks::blocking(move || open(record, &means, &outputs, &log, &reading, &upkeep)).await
         };
         context.spawn(wrap_future(opening).map(move |opened, run: &mut Self, context: &mut Context<Self>| {
             if run.number != number || !matches!(run.phase, Phase::Reading(_)) {
@@ -314,8 +324,7 @@ impl Run {
         self.leave_device();
         self.number += 1;
         self.show();
-        let putting_down = put_down(self.means.desk.ledger.clone(), self.id.clone());
-        context.spawn(wrap_future(putting_down));
+        context.spawn(wrap_future(self.put_down()));
         let number = self.number;
         let waiting = async move {
             loop {
@@ -330,15 +339,84 @@ impl Run {
         };
         context.spawn(wrap_future(waiting).map(move |(), run: &mut Self, context: &mut Context<Self>| {
             if run.number == number && matches!(run.phase, Phase::Reviewing { .. }) {
-                run.enter(Phase::Ending);
-                let waits = vec![Wait::new("job", run.means.desk.free_device(), run.now())];
-                run.means
-                    .desk
-                    .board
-                    .show(&run.id, Live { activity: Some(idle("waiting")), waits, steps: run.steps(), ..Live::default() });
-                run.over(Outcome::Reviewed(run.resumed), context);
+                run.give_back(context);
             }
         }));
+    }
+
+    /// Waits until a file that the job reads is back. Meanwhile the device is other jobs'.
+    fn lack(&mut self, cause: String, context: &mut Context<Self>) {
+        self.log.warn(format!("the job waits: {cause}"));
+        self.enter(Phase::Lacking { cause });
+        self.number += 1;
+        self.show();
+        let number = self.number;
+        let (closed, putting_down, recorded) = (self.close(), self.put_down(), self.outputs.inputs());
+        let left = wrap_future(async move {
+            closed.await;
+            putting_down.await;
+        });
+        context.spawn(left.then(move |(), run: &mut Self, _: &mut Context<Self>| {
+            if run.number == number {
+                run.leave_device();
+            }
+            wrap_future(async move {
+                loop {
+                    tokio::time::sleep(AWAY_LOOK).await;
+                    let recorded = recorded.clone();
+                    let looked = tasks::blocking(move || inputs::recorded(&recorded).as_ref().and_then(inputs::away)).await;
+                    if !matches!(looked, Ok(Some(_))) {
+                        return;
+                    }
+                }
+            })
+            .map(move |(), run: &mut Self, context: &mut Context<Self>| {
+                if run.number == number && matches!(run.phase, Phase::Lacking { .. }) {
+                    run.log.info("the job goes on as soon as a device is free: what was away is back");
+                    run.give_back(context);
+                }
+            })
+        }));
+    }
+
+    /// The device cannot be used, whoever has it: the job goes back to the queue.
+    fn unusable(&mut self, cause: String, context: &mut Context<Self>) {
+        self.log.warn(format!("the job waits for a device: {cause}"));
+        tracing::error!("device {} gets no jobs until this is mended: {cause}", self.means.device);
+        self.enter(Phase::Lacking { cause: cause.clone() });
+        self.number += 1;
+        self.show();
+        let number = self.number;
+        let (closed, putting_down) = (self.close(), self.put_down());
+        let left = async move {
+            closed.await;
+            putting_down.await;
+        };
+        context.spawn(wrap_future(left).map(move |(), run: &mut Self, context: &mut Context<Self>| {
+            if run.number == number {
+                run.means.desk.board.found(&run.means.device, Some(cause));
+                run.give_back(context);
+            }
+        }));
+    }
+
+    /// Ends, for the queue to take the job up as soon as a device is free.
+    fn give_back(&mut self, context: &mut Context<Self>) {
+        self.enter(Phase::Ending);
+        self.number += 1;
+        self.means.desk.board.clear(&self.id);
+        self.over(Outcome::Ready(self.resumed), context);
+    }
+
+    /// Tells the ledger that the daemon no longer works for the job.
+    fn put_down(&self) -> impl Future<Output = ()> + use<> {
+        let (upkeep, ledger, job) = (self.upkeep.clone(), self.means.desk.ledger.clone(), self.id.clone());
+        async move {
+            let id = job.clone();
+            if let Err(panic) = tasks::blocking(move || upkeep.put_down(&ledger, &id)).await {
+                tracing::error!(%job, "putting the job down: {panic}");
+            }
+        }
     }
 
     /// From here on neither the device nor its worker, which has no model open, is touched any more.
@@ -350,19 +428,19 @@ impl Run {
 
     fn leave_board(&mut self) -> Option<oneshot::Sender<()>> {
         let leaving = self.leaving.take()?;
-        self.means.desk.board.device(&self.means.device, |device| (device.state, device.job) = ("idle".into(), None));
+        self.means.desk.board.left(&self.means.device);
         Some(leaving)
     }
 
     /// The end of the attempt's worker, where it is still this job's, and of its writer: nobody does anything for the job after it.
     fn close(&self) -> impl Future<Output = ()> + use<> {
         let worker = self.leaving.as_ref().map(|_| self.means.worker.clone());
-        let (clerks, job) = (self.means.clerks.clone(), self.id.clone());
+        let (clerks, job, ledger) = (self.means.clerks.clone(), self.id.clone(), self.means.desk.ledger.clone());
         async move {
             if let Some(worker) = worker {
                 let _ = worker.ask("worker", worker::End).await;
             }
-            clerks.none(&job).await;
+            clerks.none(&job, &ledger).await;
         }
     }
 
@@ -375,7 +453,9 @@ impl Run {
         heard: mpsc::Receiver<Said>,
         context: &mut Context<Self>,
     ) {
+        let (begun, writing) = mpsc::channel(1);
         let clerk = Clerk {
+            begun,
             job: self.id.clone(),
             epoch,
             ledger: self.means.desk.ledger.clone(),
@@ -392,10 +472,11 @@ impl Run {
             Ok(clerk) => clerk,
             Err(error) => return self.end(End::Abandoned { cause: format!("cannot start a thread: {error}") }, context),
         };
-        let (items, verdicts) = scoring::bridge(materials, self.means.rewards.clone());
+        let (items, verdicts) = scoring::bridge(materials, &self.means.rewards);
         let number = self.number;
         context.add_stream(tagged(number, heard));
         context.add_stream(tagged(number, verdicts));
+        context.add_stream(tagged(number, writing));
         let machine = Machine::new(plan, known(record), self.now());
         self.enter(Phase::Working(Box::new(Attempt { epoch, machine, clerk, items, in_flight: None, requests: 0 })));
         self.show();
@@ -517,10 +598,8 @@ impl Run {
                 self.log.warn(format!("attempt {} waits for room: {cause}", self.attempt));
                 return self.pause(ROOM_PAUSE, format!("{cause}; make room, or cancel the job"), context);
             }
-            End::Away { cause } => {
-                self.log.warn(format!("the job waits: {cause}"));
-                return self.pause(ROOM_PAUSE, format!("{cause}; the job goes on when that is mended, or cancel it"), context);
-            }
+            End::Away { cause } => return self.lack(cause, context),
+            End::Unusable { cause } => return self.unusable(cause, context),
             End::Succeeded { .. } | End::Failed { .. } => return self.finish(end, context),
         };
         self.log.warn(format!("attempt {} is abandoned: {cause}", self.attempt));
@@ -578,9 +657,11 @@ impl Run {
     fn finish(&mut self, end: End, context: &mut Context<Self>) {
         let (state, error, model) = match end {
             End::Succeeded { model } => (State::Succeeded, None, Some(model)),
-            End::Failed { error } | End::Abandoned { cause: error } | End::NoRoom { cause: error } | End::Away { cause: error } => {
-                (State::Failed, Some(error), None)
-            }
+            End::Failed { error: why }
+            | End::Abandoned { cause: why }
+            | End::NoRoom { cause: why }
+            | End::Away { cause: why }
+            | End::Unusable { cause: why } => (State::Failed, Some(why), None),
             End::Reread => (State::Failed, Some("its data was to be read again".into()), None),
         };
         match &error {
@@ -617,10 +698,10 @@ impl Run {
         self.enter(Phase::Ending);
         self.number += 1;
         let (board, job, closed) = (self.means.desk.board.clone(), self.id.clone(), self.close());
-        let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
+        let (desk, outputs, putting_down) = (self.means.desk.clone(), self.outputs.clone(), self.put_down());
         let ending = async move {
             // First of all: the daemon may have little time left.
-            put_down(desk.ledger.clone(), job.clone()).await;
+            putting_down.await;
             closed.await;
             leave_status(desk, job.clone(), outputs).await;
             board.clear(&job);
@@ -663,6 +744,10 @@ impl Run {
             Phase::Reviewing { stage, rows } => {
                 live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: 0, unit: "rows".into() });
                 live.waits = vec![wait(&review::wanted(&self.id, stage, *rows))];
+            }
+            Phase::Lacking { cause } => {
+                live.activity = Some(idle("waiting"));
+                live.waits = vec![wait(&format!("{cause}; the job goes on when that is mended, or cancel it"))];
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));
@@ -719,7 +804,7 @@ impl StreamHandler<Heard<Said>> for Run {
         }
         let message = match said {
             Said::Lost { cause } => return self.end(End::Abandoned { cause }, context),
-            Said::Unusable { cause } => return self.end(End::Away { cause }, context),
+            Said::Unusable { cause } => return self.end(End::Unusable { cause }, context),
             Said::Message(message) => message,
         };
         if let Some(pid) = worker::started(&message) {
@@ -807,16 +892,6 @@ async fn hand_over(
         }
     }
     Ok(())
-}
-
-/// The daemon has stopped working for the job: what becomes of the daemon from here on is not the job's doing.
-async fn put_down(ledger: Arc<r1d_ledger::Ledger>, job: JobId) {
-    let id = job.clone();
-    match tasks::blocking(move || ledger.apply(LedgerCommand::PutDown { job: id })).await {
-        Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {}
-        Ok(Err(error)) => tracing::warn!(%job, "the ledger does not hear that the job was put down: {error}"),
-        Err(panic) => tracing::error!(%job, "putting the job down: {panic}"),
-    }
 }
 
 async fn leave_status(desk: Desk, job: JobId, outputs: Outputs) {

@@ -23,6 +23,7 @@ pub struct House {
     variables: Vec<(String, String)>,
     umask: Option<u32>,
     user: Option<u32>,
+    is_configured: bool,
 }
 
 /// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations without what the clock decides.
@@ -45,7 +46,8 @@ impl House {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_r1d"));
         let worker = program.with_file_name("examples").join("fake-worker");
         let (variables, umask, user) = (Vec::new(), None, None);
-        let house = House { daemon: None, delay_ms: 1, silence_s: 60, program, worker, variables, umask, user, dir };
+        let is_configured = false;
+        let house = House { daemon: None, is_configured, delay_ms: 1, silence_s: 60, program, worker, variables, umask, user, dir };
         fs::create_dir_all(house.path("faults")).expect("faults");
         house.write_inputs();
         house
@@ -68,6 +70,13 @@ impl House {
 
     pub fn set_umask(&mut self, umask: u32) {
         self.umask = Some(umask);
+    }
+
+    /// The daemon has these devices; without, those of the machine.
+    pub fn devices(&mut self, devices: &[&str]) {
+        let text = format!("[node]\ndevices = {devices:?}\n");
+        fs::write(self.path("r1d.toml"), text).expect("a configuration");
+        self.is_configured = true;
     }
 
     /// The daemon runs as this user, and the group of the same number, from copies of the programs
@@ -172,7 +181,11 @@ impl House {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["dev", "--state-dir"]).arg(self.state()).arg("--worker").arg(&self.worker);
+        match self.is_configured {
+            true => command.args(["run", "--config"]).arg(self.path("r1d.toml")),
+            false => command.arg("dev"),
+        };
+        command.arg("--state-dir").arg(self.state()).arg("--worker").arg(&self.worker);
         command.args(["--worker-silence", &self.silence_s.to_string()]);
         command.env("FAKE_WORKER_DELAY_MS", self.delay_ms.to_string()).env("FAKE_WORKER_FAULTS", self.path("faults"));
         command.env_remove("R1D_STATE_DIR").env_remove("R1D_WORKER");

@@ -11,13 +11,13 @@ use crate::outputs::Outputs;
 use crate::reading::Reading;
 use crate::{inputs, reuse, review, tasks};
 use r1d_job::{Job, JobError};
-use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError};
+use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::{End, Plan, Record, StageRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +30,41 @@ pub(super) enum OpenError {
     Job(#[from] JobError),
     #[error("{0}")]
     Away(String),
+    #[error("the run was stopped before it began")]
+    PutDown,
     #[error("{0} is not as it was when the job was submitted: put the file back, or submit the job again")]
     Changed(String),
+}
+
+/// Whether the daemon works for the job, as the ledger knows it. A run is put down once: what it
+/// still had queued then does not take the job up again.
+#[derive(Clone, Default)]
+pub(super) struct Upkeep(Arc<Mutex<bool>>);
+
+impl Upkeep {
+    fn is_down(&self) -> MutexGuard<'_, bool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_up(&self, ledger: &Ledger, job: &JobId) -> Result<(), OpenError> {
+        let is_down = self.is_down();
+        if *is_down {
+            return Err(OpenError::PutDown);
+        }
+        ledger.apply(LedgerCommand::TakeUp { job: job.clone() })?;
+        Ok(())
+    }
+
+    /// The daemon has stopped working for the job: what becomes of the daemon from here on is not
+    /// the job's doing. Waits for the disk.
+    pub(super) fn put_down(&self, ledger: &Ledger, job: &JobId) {
+        let mut is_down = self.is_down();
+        *is_down = true;
+        match ledger.apply(LedgerCommand::PutDown { job: job.clone() }) {
+            Ok(_) | Err(LedgerError::Rejected(_)) => {}
+            Err(error) => tracing::warn!(%job, "the ledger does not hear that the job was put down: {error}"),
+        }
+    }
 }
 
 /// A job's files, as they were found.
@@ -66,6 +99,7 @@ impl OpenError {
     pub(super) fn end(self) -> End {
         match self {
             OpenError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
+            error @ OpenError::PutDown => End::Abandoned { cause: error.to_string() },
             OpenError::Ledger(error) => unkept(&error),
             OpenError::Away(cause) => End::Away { cause },
             error => End::Failed { error: error.to_string() },
@@ -74,15 +108,16 @@ impl OpenError {
 }
 
 /// The job's materials, after its next stages are taken over where an earlier job has finished them. From here on the daemon's end without a word
-/// counts against the job.
+/// counts against the job, unless the run was put down while this waited for its turn.
 pub(super) fn open(
     record: Arc<JobRecord>,
     means: &Means,
     outputs: &Outputs,
     log: &JobLog,
     reading: &Reading,
+    upkeep: &Upkeep,
 ) -> Result<Opened, OpenError> {
-    means.desk.ledger.apply(LedgerCommand::TakeUp { job: record.job().clone() })?;
+    upkeep.take_up(&means.desk.ledger, record.job())?;
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
     let recorded = inputs::recorded(&outputs.inputs());
     if let Some(away) = recorded.as_ref().and_then(inputs::away) {
@@ -121,7 +156,7 @@ pub(super) async fn start(
     log: JobLog,
     resumed: Option<u64>,
 ) -> Begun {
-    means.clerks.none(&job).await;
+    means.clerks.none(&job, &means.desk.ledger).await;
     let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
     let recorded = tasks::blocking(move || {
         let failed = |error: &str| End::Failed { error: error.to_owned() };
@@ -156,9 +191,42 @@ pub(super) async fn start(
     let Ok(record) = record else { return Begun { epoch, record } };
     let record = match means.worker.ask("worker", worker::Launch { job, said, log }).await {
         Ok(Ok(())) => Ok(record),
-        Ok(Err(error @ WorkerError::Start { .. })) => Err(End::Away { cause: error.to_string() }),
+        Ok(Err(error @ WorkerError::Start { .. })) => Err(End::Unusable { cause: error.to_string() }),
         Ok(Err(error)) => Err(End::Abandoned { cause: error.to_string() }),
         Err(restarting) => Err(End::Abandoned { cause: restarting.to_string() }),
     };
     Begun { epoch, record }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clean stop comes while the job's reading still waits for a thread: no strike.
+    #[test]
+    fn a_run_that_was_put_down_is_not_taken_up_by_what_it_had_queued() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&dir.path().join("ledger.redb")).unwrap();
+        let (job, (graders, keys)) = (JobId("a".into()), Default::default());
+        let (name, job_toml) = ("n".into(), "seed = 1".into());
+        let submit = LedgerCommand::Submit {
+            job: job.clone(),
+            name,
+            priority: 0,
+            job_toml,
+            request: None,
+            graders,
+            keys,
+            reuses: false,
+            at: 1,
+        };
+        ledger.apply(submit).unwrap();
+        let taken_up = || ledger.job(&job).unwrap().strikes.taken_up;
+        let upkeep = Upkeep::default();
+        upkeep.take_up(&ledger, &job).unwrap();
+        assert!(taken_up());
+        upkeep.put_down(&ledger, &job);
+        assert!(matches!(upkeep.take_up(&ledger, &job), Err(OpenError::PutDown)));
+        assert!(!taken_up());
+    }
 }
