@@ -8,6 +8,7 @@
 use crate::LearnError;
 use crate::kept::KeptRows;
 use r1d_model::{CausalLm, Forward, kept_logprobs};
+use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
 /// Logits held at a time, elements (float32; the backward pass holds about three times as much). On a GPU small chunks leave it idle.
@@ -89,7 +90,9 @@ impl<'a> Head<'a> {
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor, LearnError> {
         tch::no_grad(|| {
             let parts = self.chunks(targets.size()[0]).map(|(start, n)| {
-                Ok(self.chunk_logprobs(start, &hidden.f_narrow(0, start, n)?, &targets.f_narrow(0, start, n)?)?.logp)
+                let logp = self.chunk_logprobs(start, &hidden.f_narrow(0, start, n)?, &targets.f_narrow(0, start, n)?)?.logp;
+                work::moved(0);
+                Ok(logp)
             });
             let parts = parts.collect::<Result<Vec<_>, LearnError>>()?;
             Ok(if parts.len() == 1 { parts.into_iter().next().unwrap_or_default() } else { Tensor::f_cat(&parts, 0)? })
@@ -168,6 +171,7 @@ impl<'a> Head<'a> {
             })?;
             gradients.push(leaf.f_grad()?);
             take()?;
+            work::moved(0);
         }
         // Frozen weights below the head leave nothing to differentiate.
         Ok(match hidden.requires_grad() {

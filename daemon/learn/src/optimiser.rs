@@ -4,6 +4,7 @@ use crate::LearnError;
 use r1d_proto::recipe;
 use r1d_torch::adamw::{AdamW, Slices};
 use r1d_torch::foreach;
+use r1d_torch::work;
 use tch::{Kind, Tensor};
 
 /// One parameter and what the optimiser keeps for it.
@@ -53,11 +54,16 @@ impl Optimiser {
                 tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
             };
             // Memory that is zeroed is memory that is touched.
-            r1d_torch::work::moved(0);
+            let moment = || {
+                work::moved(0);
+                weight.f_zeros_like()
+            };
+            let (exp_avg, exp_avg_sq) = (moment()?, moment()?);
+            work::moved(0);
             Ok(Slot {
                 decays: decays(&name, &parameter),
-                exp_avg: weight.f_zeros_like()?,
-                exp_avg_sq: weight.f_zeros_like()?,
+                exp_avg,
+                exp_avg_sq,
                 step: steps.f_select(0, i as i64)?,
                 gradient: None,
                 name,
@@ -93,6 +99,7 @@ impl Optimiser {
                 none => *none = Some(gradient.f_to_kind(Kind::Float)?),
             }
             taken.push(slot.parameter.shallow_clone());
+            work::moved(0);
         }
         Ok(foreach::clear_gradients(&taken)?)
     }

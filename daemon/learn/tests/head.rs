@@ -94,3 +94,45 @@ fn entropy_is_that_of_the_tempered_softmax() {
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
     }
 }
+
+/// How often whoever waits for `work` hears that it moves.
+fn words<T>(work: impl FnOnce() -> T) -> usize {
+    let heard = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counted = heard.clone();
+    r1d_torch::work::heard_by(move |_| counted.set(counted.get() + 1), work);
+    heard.get()
+}
+
+#[test]
+fn chunks_are_heard_of_one_by_one() {
+    let model = qwen2(Kind::Float);
+    model.set_requires_grad(true);
+    let (packed, targets) = batch();
+    let hidden = model.forward(&packed, &Forward::default()).unwrap().hidden.detach();
+    let head = Head::new(&model, 1.0, false).in_chunks(4);
+    let chunks = TOKENS.div_euclid(4) as usize + 1;
+    // The product of a chunk, and its end; with gradients the product's part in the backward pass.
+    assert_eq!(words(|| head.logprobs(&hidden, &targets).unwrap()), 2 * chunks);
+    let mut loss = |logp: &Tensor, _| Ok(logp.sum(Kind::Float));
+    let (mut observe, mut take) = (|_: Chunk| Ok(()), || Ok(()));
+    assert_eq!(words(|| head.backward(&hidden, &targets, None, false, &mut loss, &mut observe, &mut take).unwrap()), 3 * chunks);
+    assert_eq!(
+        words(|| head.backward(&hidden, &targets, None, true, &mut loss, &mut observe, &mut take).unwrap()),
+        5 * chunks,
+        "a loss of the whole goes through them twice"
+    );
+}
+
+#[test]
+fn a_pass_is_heard_of_product_by_product() {
+    let model = qwen2(Kind::Float);
+    model.set_requires_grad(true);
+    let layers = model.config.num_hidden_layers as usize;
+    let (packed, _) = batch();
+    let forward = || model.forward(&packed, &Forward::default()).unwrap().hidden.sum(Kind::Float);
+    let mut loss = Tensor::new();
+    // Queries, keys and values in one, what attention gives out, gate and up in one, down.
+    let products = 4 * layers;
+    assert!(words(|| loss = forward()) >= products);
+    assert_eq!(words(|| r1d_torch::runtime::backward(&loss).unwrap()), products);
+}

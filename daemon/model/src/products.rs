@@ -62,23 +62,23 @@ impl<'a> Products<'a> {
     /// libtorch's grouped product of rows in the order of their experts: `[P, K]`, `[E, N, K]`, int32 `[E]` where each expert's rows end → `[P, N]`.
     pub fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
         if self.fp8 && fp8::takes(weight) {
-            return Ok(fp8::grouped(rows, weight, ends)?);
+            return heard(fp8::grouped(rows, weight, ends)?);
         }
-        Ok(rows.f_internal_grouped_mm(&weight.f_transpose(1, 2)?, Some(ends), None, None)?)
+        heard(rows.f_internal_grouped_mm(&weight.f_transpose(1, 2)?, Some(ends), None, None)?)
     }
 
     /// In the weights' own dtype, without adapters.
     pub fn base_linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self.way {
-            Way::Tiled => return tile::linear(x, weight, bias),
+            Way::Tiled => return heard(tile::linear(x, weight, bias)?),
             Way::Packed(packed) => {
                 if let Some(matrix) = packed.matrices.get(&weight.data_ptr().addr()) {
-                    return Ok(matrix.linear(x, bias)?);
+                    return heard(matrix.linear(x, bias)?);
                 }
             }
             Way::Plain => {}
         }
-        Ok(x.f_linear(weight, bias)?)
+        heard(x.f_linear(weight, bias)?)
     }
 
     /// The matrix itself, with what its adapters add: in float32 at least where it has some, which a rounded sum would lose.
@@ -88,6 +88,16 @@ impl<'a> Products<'a> {
             _ => Ok(weight.shallow_clone()),
         }
     }
+}
+
+/// Products are most of a pass's time: whoever waits hears of each, and on the CPU, where a backward pass is one call that lasts as long as it
+/// computes, of its place in that too.
+fn heard(product: Tensor) -> Result<Tensor> {
+    r1d_torch::work::moved(0);
+    if product.device() == Device::Cpu && product.requires_grad() {
+        r1d_torch::runtime::hear_backward(&product)?;
+    }
+    Ok(product)
 }
 
 /// x + b.

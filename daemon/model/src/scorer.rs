@@ -70,6 +70,7 @@ impl Scorer {
                 let from = model.weights().iter().find(|other| other.name == weight.name && other.shape == weight.shape);
                 let from = from.ok_or_else(|| ModelError::Input(format!("the model has no tensor `{}`", weight.name)))?;
                 weight.tensor.shallow_clone().f_copy_(&from.tensor)?;
+                work::moved(0);
             }
             Ok(Scorer::of(scorer))
         })

@@ -15,6 +15,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -75,6 +76,11 @@ bool r1d_sums_in_float32() {
   return at::globalContext().allowBF16ReductionCuBLAS() != narrow && at::globalContext().allowFP16ReductionCuBLAS() != narrow;
 }
 
+// Calls `reached` when a backward pass has the gradient of `t`.
+char* r1d_on_gradient(tensor t, void (*reached)()) {
+  return guarded([&] { t->register_hook([reached](const at::Tensor&) { reached(); }); });
+}
+
 // Attention's backward pass on a GPU has a deterministic way, which libtorch takes only where it may also refuse an operation that has none.
 char* r1d_backward(tensor loss) {
   return guarded([&] {
@@ -104,15 +110,22 @@ char* r1d_inference_enter(void** guard) {
 
 void r1d_inference_leave(void* guard) { delete static_cast<c10::InferenceMode*>(guard); }
 
-// Euclidean norm of all elements of all tensors, accumulated in float32 (float64 for float64 tensors).
-char* r1d_global_norm(const tensor* tensors, size_t count, double* norm) {
+// Euclidean norm of all elements of all tensors, accumulated in float32 (float64 for float64 tensors). Calls `grouped` behind each `group` of
+// them, which is 1 at least.
+char* r1d_global_norm(const tensor* tensors, size_t count, size_t group, void (*grouped)(), double* norm) {
   return guarded([&] {
     c10::NoGradGuard no_grad;
     *norm = 0.0;
     if (count == 0) return;
     auto all = list(tensors, count);
     auto kind = all[0].scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    auto norms = at::_foreach_norm(all, 2, kind);
+    std::vector<at::Tensor> norms;
+    for (size_t start = 0; start < count; start += group) {
+      auto end = std::min(start + group, count);
+      auto some = at::_foreach_norm(at::TensorList(all).slice(start, end - start), 2, kind);
+      norms.insert(norms.end(), some.begin(), some.end());
+      grouped();
+    }
     *norm = at::linalg_vector_norm(at::stack(norms), 2).item<double>();
   });
 }

@@ -1,7 +1,9 @@
 //! Fused AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2).
 
 use crate::shim::{self, TorchError, check, pointers};
+use crate::{foreach, work};
 use tch::Tensor;
+use torch_sys::C_tensor;
 
 /// Settings of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,8 +40,20 @@ impl AdamW {
             let message = format!("{} parameters with lists of {lengths:?}", slices.parameters.len());
             return Err(TorchError { call: "fused adamw", message });
         }
-        let [parameters, gradients, exp_avg, exp_avg_sq, steps] =
-            [slices.parameters, slices.gradients, slices.exp_avg, slices.exp_avg_sq, slices.steps].map(pointers);
+        for group in foreach::groups(slices.parameters) {
+            let part = |list: &'_ [Tensor]| pointers(&list[group.clone()]);
+            self.step_group(
+                [slices.parameters, slices.gradients, slices.exp_avg, slices.exp_avg_sq, slices.steps].map(part),
+                gradient_scale,
+            )?;
+            work::moved(0);
+        }
+        Ok(())
+    }
+
+    /// Parameters, gradients, both moments and steps of as many tensors each.
+    fn step_group(&self, lists: [Vec<*const C_tensor>; 5], gradient_scale: Option<&Tensor>) -> Result<(), TorchError> {
+        let [parameters, gradients, exp_avg, exp_avg_sq, steps] = lists;
         // SAFETY: all lists hold live tensors and are as long as `parameters`.
         check("fused adamw", unsafe {
             shim::r1d_adamw(

@@ -1,14 +1,33 @@
 //! One call for a whole list of tensors. None of these records gradients.
+//!
+//! On the CPU libtorch goes through such a list tensor by tensor, which takes seconds in a large model. There the list is handed over in
+//! [`groups`], and whoever waits hears of each ([`crate::work`]); the numbers are the same.
 
 use crate::shim::{self, TorchError, check, pointers};
-use tch::Tensor;
+use crate::work;
+use std::ops::Range;
+use tch::{Device, Tensor};
+
+/// Tensors that are handed over at a time: one on the CPU, all of them on a GPU, which is quicker the more it has.
+fn group_size(tensors: &[Tensor]) -> usize {
+    let on_cpu = tensors.first().is_none_or(|tensor| tensor.device() == Device::Cpu);
+    if on_cpu { 1 } else { tensors.len() }
+}
+
+/// Parts of a list of tensors of one device.
+pub(crate) fn groups(tensors: &[Tensor]) -> impl Iterator<Item = Range<usize>> {
+    let (size, count) = (group_size(tensors), tensors.len());
+    (0..count).step_by(size.max(1)).map(move |start| start..(start + size).min(count))
+}
 
 /// √ Σ x² over all elements of all tensors, accumulated in float32. Waits for the device.
 pub fn global_norm(tensors: &[Tensor]) -> Result<f64, TorchError> {
     let list = pointers(tensors);
     let mut norm = 0.0;
     // SAFETY: `list` holds live tensors.
-    check("global norm", unsafe { shim::r1d_global_norm(list.as_ptr(), list.len(), &mut norm) })?;
+    check("global norm", unsafe {
+        shim::r1d_global_norm(list.as_ptr(), list.len(), group_size(tensors).max(1), work::still_moving, &mut norm)
+    })?;
     Ok(norm)
 }
 
@@ -25,9 +44,13 @@ pub fn copy(destinations: &[Tensor], sources: &[Tensor]) -> Result<(), TorchErro
         let message = format!("{} destinations for {} sources", destinations.len(), sources.len());
         return Err(TorchError { call: "copy", message });
     }
-    let (to, from) = (pointers(destinations), pointers(sources));
-    // SAFETY: as above, and the lengths agree.
-    check("copy", unsafe { shim::r1d_copy(to.as_ptr(), from.as_ptr(), to.len()) })
+    for group in groups(destinations) {
+        let (to, from) = (pointers(&destinations[group.clone()]), pointers(&sources[group]));
+        // SAFETY: as above, and the lengths agree.
+        check("copy", unsafe { shim::r1d_copy(to.as_ptr(), from.as_ptr(), to.len()) })?;
+        work::moved(0);
+    }
+    Ok(())
 }
 
 /// Drops the gradients of `parameters` (torch's `zero_grad(set_to_none=True)`).
@@ -68,6 +91,24 @@ mod tests {
         let error = copy(&[Tensor::zeros([2], tch::kind::FLOAT_CPU)], &[Tensor::zeros([3], tch::kind::FLOAT_CPU)]).unwrap_err();
         assert!(error.to_string().starts_with("copy: "), "{error}");
         assert!(!error.to_string().contains("frame #"), "{error}");
+    }
+
+    #[test]
+    fn a_list_on_the_cpu_is_heard_of_tensor_by_tensor() {
+        let heard = std::rc::Rc::new(std::cell::Cell::new(0));
+        let words = |work: &dyn Fn()| {
+            heard.set(0);
+            let counted = heard.clone();
+            work::heard_by(move |_| counted.set(counted.get() + 1), work);
+            heard.get()
+        };
+        let list: Vec<Tensor> = (0..5).map(|_| Tensor::ones([3], tch::kind::FLOAT_CPU)).collect();
+        assert_eq!(words(&|| assert!(global_norm(&list).unwrap() > 0.0)), 5);
+        assert_eq!(words(&|| copy(&list, &list).unwrap()), 5);
+        let steps: Vec<Tensor> = (0..5).map(|_| Tensor::from(1f32)).collect();
+        let settings = crate::adamw::AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
+        let slices = crate::adamw::Slices { parameters: &list, gradients: &list, exp_avg: &list, exp_avg_sq: &list, steps: &steps };
+        assert_eq!(words(&|| settings.step(&slices, None).unwrap()), 5);
     }
 
     #[test]

@@ -32,10 +32,17 @@ unsafe extern "C" {
     pub(crate) fn r1d_sum_in_float32() -> *mut c_char;
     pub(crate) fn r1d_sums_in_float32() -> bool;
     pub(crate) fn r1d_backward(loss: *const C_tensor) -> *mut c_char;
+    pub(crate) fn r1d_on_gradient(tensor: *const C_tensor, reached: extern "C" fn()) -> *mut c_char;
     pub(crate) fn r1d_set_flush_denormal(on: bool) -> bool;
     pub(crate) fn r1d_inference_enter(guard: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn r1d_inference_leave(guard: *mut c_void);
-    pub(crate) fn r1d_global_norm(tensors: *const *const C_tensor, count: usize, norm: *mut f64) -> *mut c_char;
+    pub(crate) fn r1d_global_norm(
+        tensors: *const *const C_tensor,
+        count: usize,
+        group: usize,
+        grouped: extern "C" fn(),
+        norm: *mut f64,
+    ) -> *mut c_char;
     pub(crate) fn r1d_scale(tensors: *const *const C_tensor, count: usize, factor: f64) -> *mut c_char;
     pub(crate) fn r1d_copy(destinations: *const *const C_tensor, sources: *const *const C_tensor, count: usize) -> *mut c_char;
     pub(crate) fn r1d_clear_gradients(tensors: *const *const C_tensor, count: usize) -> *mut c_char;

@@ -29,6 +29,11 @@ pub fn moved(units: u64) {
     }
 }
 
+/// [`moved`] of no units, for C++ to call.
+pub(crate) extern "C" fn still_moving() {
+    moved(0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

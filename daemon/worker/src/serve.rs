@@ -187,7 +187,7 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
         }
         Request::Answer(request) => Reply::Answered { answers: ask(&actors.judge, judge::Write { request, outbox }).await? },
         Request::SyncReference => {
-            ask(&actors.reference, reference::Sync).await?;
+            ask(&actors.reference, reference::Sync { outbox }).await?;
             Reply::ReferenceSynced
         }
         Request::Save { dir } => Reply::Saved { manifest_sha256: ask(&actors.policy, policy::Save { dir, outbox }).await? },

@@ -51,6 +51,28 @@ fn files_are_heard_of_as_they_are_read_and_written() {
     assert!(heard(&worker, "loading") > 20);
 }
 
+/// The words of a request that has just been answered, whatever they count.
+fn words(worker: &Worker, doing: &str) -> usize {
+    worker.progress().iter().filter(|(what, ..)| *what == doing).count()
+}
+
+#[test]
+fn an_update_is_heard_of_tensor_by_tensor_and_a_copy_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start_talkative();
+    worker.ask(open(true));
+    worker.ask(Request::Save { dir: dir.path().join("checkpoint") });
+    let config = r1d_shape::Config::parse(&config()).unwrap();
+    // In memory those of one input are fused, and the experts of a layer are stacked.
+    let tensors = config.num_hidden_layers as usize * 8;
+    let sequences = vec![SupervisedSequence { ids: text(0), trained: vec![true; 12] }];
+    worker.ask(Request::Supervise(Supervise { step: 0, sequences }));
+    // One micro-batch: the norm of each gradient, and the step of each tensor.
+    assert!(words(&worker, "training") > 2 * tensors, "{:?}", worker.progress());
+    worker.ask(Request::SyncReference);
+    assert!(words(&worker, "copying the policy") > tensors, "{:?}", worker.progress());
+}
+
 #[test]
 fn updates_and_scores_are_heard_of_micro_batch_by_micro_batch() {
     let mut worker = Worker::start_talkative();

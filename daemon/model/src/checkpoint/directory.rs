@@ -97,6 +97,7 @@ fn seal(dir: &Path) -> Result<Manifest> {
     let mut files = Vec::new();
     for path in files_below(dir)? {
         sync(&dir.join(&path))?;
+        work::moved(0);
         files.push(entry(dir, path)?);
     }
     let path = dir.join(MANIFEST_FILE);
@@ -106,6 +107,7 @@ fn seal(dir: &Path) -> Result<Manifest> {
     sync(&path)?;
     for folder in folders_below(dir)? {
         sync(&folder)?;
+        work::moved(0);
     }
     Ok(Manifest { sha256: hex(&Sha256::digest(text.as_bytes())), files })
 }
@@ -179,6 +181,7 @@ fn carry(names: &[&str], from: &Path, to: &Path) -> Result<()> {
         let source = from.join(name);
         if is_there(&source)? {
             copy(&source, &to.join(name))?;
+            work::moved(0);
         }
     }
     Ok(())

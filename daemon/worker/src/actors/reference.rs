@@ -2,13 +2,16 @@
 
 use crate::device::DeviceThread;
 use crate::failure::{invalid, of_model};
+use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::worker::Failure;
 
 /// Make the reference equal to the policy.
 #[derive(Message)]
 #[rtype(result = "Result<(), Failure>")]
-pub struct Sync;
+pub struct Sync {
+    pub outbox: Outbox,
+}
 
 pub struct Reference {
     pub device: DeviceThread,
@@ -21,15 +24,16 @@ impl Actor for Reference {
 impl Handler<Sync> for Reference {
     type Result = ResponseFuture<Result<(), Failure>>;
 
-    fn handle(&mut self, _: Sync, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Sync { outbox }: Sync, _: &mut Self::Context) -> Self::Result {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(|bench| {
+                .run(move |bench| {
                     let opened = bench.opened()?;
                     let reference =
                         opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
-                    reference.copy_from(opened.model.policy()?).map_err(of_model)
+                    let policy = opened.model.policy()?;
+                    outbox.during("copying the policy", "bytes", 0, |_| reference.copy_from(policy)).map_err(of_model)
                 })
                 .await
         })
