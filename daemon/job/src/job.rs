@@ -180,6 +180,17 @@ impl Job {
         named.map_or(0, |index| index + 1)
     }
 
+    /// Whether a model's own weights are read for nothing but the beginning of reward models: nothing generates with them.
+    pub fn only_starts_reward_models(&self, model: usize) -> bool {
+        let mut stages = self.stages.iter().filter(|stage| self.model_of(stage) == model).peekable();
+        let is_asked = || {
+            let rewards = self.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| rollouts.rewards.clone());
+            let evals = self.evaluations().flat_map(|eval| self.eval_rewards(eval));
+            rewards.chain(evals).any(|reward| self.asked(&reward) == Some(Answering::Model(model)))
+        };
+        stages.peek().is_some() && stages.all(|stage| stage.reward_model().is_some()) && !is_asked()
+    }
+
     /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it as
     /// a policy.
     pub fn first_of_own_model(&self) -> Option<usize> {

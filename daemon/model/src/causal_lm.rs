@@ -17,7 +17,7 @@ use crate::rope::Rope;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{self, Builder, Initial, Source, Weight};
-use r1d_shape::{Config, EMBEDDING, HEAD, SCORE, Summary};
+use r1d_shape::{Config, EMBEDDING, HEAD, Head, SCORE, Summary};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -120,9 +120,8 @@ impl CausalLm {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         config.refuse_scores()?;
         let config = if prediction { config.with_prediction()? } else { config };
-        let model = CausalLm::assemble(config, &mut shards, device, kind)?;
-        shards.refuse_leftovers(|name| model.config.ignores(name))?;
-        Ok(model)
+        shards.check(&config, Head::Stored)?;
+        CausalLm::assemble(config, &mut shards, device, kind)
     }
 
     /// Random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a function of seed and config alone.
@@ -170,8 +169,7 @@ impl CausalLm {
     pub fn restore(&self, dir: &Path) -> Result<()> {
         let mut shards = Shards::open(dir, self.config.fp8_block)?;
         let pieces = || self.weights.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
-        pieces().try_for_each(|(_, piece)| shards.find(piece))?;
-        shards.refuse_leftovers(|name| self.config.ignores(name))?;
+        shards.check(&self.config, Head::Stored)?;
         tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
     }
 

@@ -1,6 +1,6 @@
 //! What can go wrong with a model, told so that the reader knows which file, tensor or field to mend.
 
-use r1d_shape::ShapeError;
+use r1d_shape::{ShapeError, WeightsError};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -11,16 +11,9 @@ pub enum ModelError {
     Shape(#[from] ShapeError),
     #[error("{}: {message}", path.display())]
     BadFile { path: PathBuf, message: String },
-    #[error("{}: the index names the shard {shard:?}, which is not there: fetch the directory again, whole", dir.display())]
-    MissingShard { dir: PathBuf, shard: String },
-    #[error("{}: no tensor named `{name}`, which config.json asks for", dir.display())]
-    MissingTensor { dir: PathBuf, name: String },
-    #[error("{}: {count} tensors that the model does not have, the first is `{first}`: config.json and weights do not belong together", dir.display())]
-    UnexpectedTensors { dir: PathBuf, count: usize, first: String },
-    #[error("{}: tensor `{name}` has shape {found:?}, config.json asks for {expected:?}", file.display())]
-    WrongShape { file: PathBuf, name: String, expected: Vec<i64>, found: Vec<i64> },
-    #[error("{}: tensor `{name}` has dtype {found}, supported are F32, F16, BF16, F64 and, with block scales, F8_E4M3", file.display())]
-    WrongDtype { file: PathBuf, name: String, found: String },
+    /// Weight files that are not those of the model that config.json describes.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     #[error("{}: tensor `{name}` has {count} values that are not finite: the file is damaged or the training that made it diverged", dir.display())]
     NotFinite { dir: PathBuf, name: String, count: i64 },
     /// A file of a checkpoint is not what its manifest says (`CKP-1`).
@@ -57,12 +50,9 @@ impl ModelError {
             ModelError::Io { source, .. } => of_io(source),
             ModelError::Torch(_) | ModelError::Shim(_) | ModelError::Kernel(_) => Fault::Machine,
             ModelError::Shape(error) => of_shape(error),
-            ModelError::BadFile { .. }
-            | ModelError::MissingShard { .. }
-            | ModelError::MissingTensor { .. }
-            | ModelError::UnexpectedTensors { .. }
-            | ModelError::WrongShape { .. }
-            | ModelError::WrongDtype { .. }
+            ModelError::Weights(WeightsError::Io { source, .. }) => of_io(source),
+            ModelError::Weights(WeightsError::Missing { .. } | WeightsError::Wrong { .. })
+            | ModelError::BadFile { .. }
             | ModelError::NotFinite { .. }
             | ModelError::Manifest { .. }
             | ModelError::Input(_)

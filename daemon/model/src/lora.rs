@@ -16,6 +16,8 @@ use tch::{Kind, Tensor};
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 const ADAPTER_CONFIG_MAX_BYTES: u64 = 16 << 20;
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+/// With an adapted head peft saves the frozen head too.
+const FROZEN_HEAD: &str = ".base_layer.weight";
 /// What peft puts before a module's name.
 const PREFIX: &str = "base_model.model.";
 /// peft's word for every linear layer but the output head.
@@ -250,7 +252,8 @@ impl CausalLm {
         let own = self.lora().map(Lora::weights).unwrap_or_default();
         let pieces = || own.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
         pieces().try_for_each(|(_, piece)| shards.find(piece))?;
-        shards.refuse_leftovers(|name| name.ends_with(".base_layer.weight"))?;
+        let is_own = |name: &str| pieces().any(|(_, piece)| piece.name == name);
+        shards.refuse_others(|name| is_own(name) || name.ends_with(FROZEN_HEAD))?;
         tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
     }
 
@@ -261,8 +264,8 @@ impl CausalLm {
         let has = |module: &&Module<'_>| shards.holds(&format!("{PREFIX}{}.lora_A.weight", module.name));
         let chosen: Vec<_> = all.iter().filter(has).collect();
         let lora = Lora::build(self, &chosen, config, scale, &mut shards)?;
-        // With an adapted head peft saves the frozen head too.
-        shards.refuse_leftovers(|name| name.ends_with(".base_layer.weight"))?;
+        let is_own = |name: &str| lora.weights.iter().flat_map(|weight| &weight.pieces).any(|piece| piece.name == name);
+        shards.refuse_others(|name| is_own(name) || name.ends_with(FROZEN_HEAD))?;
         Ok(lora)
     }
 

@@ -8,7 +8,7 @@ use crate::error::{ModelError, Result};
 use crate::init::Random;
 use crate::packed::{Forward, Packed};
 use crate::weights::{Piece, Source};
-use r1d_shape::{Config, SCORE, ShapeError};
+use r1d_shape::{Config, Head, SCORE, ShapeError};
 use r1d_torch::work;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -46,11 +46,10 @@ impl Scorer {
     }
 
     fn read(config: Config, shards: &mut Shards, fresh: Option<u64>, device: Device, kind: Kind) -> Result<Scorer> {
+        shards.check(&config, if fresh.is_some() { Head::Fresh } else { Head::Stored })?;
         let fresh = fresh.map(|seed| Random { seed, standard_deviation: config.initializer_range });
         let mut source = Started { trunk: shards, fresh };
-        let model = CausalLm::assemble(config, &mut source, device, kind)?;
-        shards.refuse_leftovers(|name| model.config.ignores(name))?;
-        Ok(Scorer::of(model))
+        Ok(Scorer::of(CausalLm::assemble(config, &mut source, device, kind)?))
     }
 
     /// Random weights, as [`CausalLm::init`], from a config.json of either kind.

@@ -132,14 +132,14 @@ fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
         refusal(copy.path())
     };
     let missing = changed(&|tensors| tensors.retain(|t| t.0 != "model.layers.1.mlp.up_proj.weight"));
-    assert!(missing.contains("`model.layers.1.mlp.up_proj.weight`"), "{missing}");
+    assert!(missing.contains("\"model.layers.1.mlp.up_proj.weight\""), "{missing}");
     let extra = changed(&|tensors| tensors.push(("model.layers.3.mlp.up_proj.weight".into(), Tensor::from(1f32))));
-    assert!(extra.contains("1 tensors") && extra.contains("`model.layers.3.mlp.up_proj.weight`"), "{extra}");
+    assert!(extra.contains("1 tensors") && extra.contains("\"model.layers.3.mlp.up_proj.weight\""), "{extra}");
     let reshaped = changed(&|tensors| {
         let tensor = &mut tensors.iter_mut().find(|t| t.0 == "model.layers.0.self_attn.k_proj.weight").unwrap().1;
         *tensor = tensor.reshape([48, 24]);
     });
-    for part in ["model.safetensors", "`model.layers.0.self_attn.k_proj.weight`", "[48, 24]", "[24, 48]"] {
+    for part in ["model.safetensors", "\"model.layers.0.self_attn.k_proj.weight\"", "[48, 24]", "[24, 48]"] {
         assert!(reshaped.contains(part), "{reshaped}");
     }
     let whole_numbers = changed(&|tensors| tensors[0].1 = tensors[0].1.to_kind(Kind::Int64));

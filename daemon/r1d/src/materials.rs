@@ -18,6 +18,7 @@ use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts};
+use r1d_shape::Head;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -147,6 +148,11 @@ struct Shelf<'a> {
     respondents: Respondents,
 }
 
+/// What is to be among the weights of a model of the job: whoever only starts reward models from them puts a head over them.
+fn head(job: &Job, model: usize) -> Head {
+    if job.only_starts_reward_models(model) { Head::Fresh } else { Head::Stored }
+}
+
 impl Materials {
     /// Of a job that has not begun: what its stages are to make is checked as far as it can be. Blocks: reads, tokenises and compiles. Errors
     /// name the key, file or plugin. `recorded` says which components judge, of the plugins that it knows.
@@ -169,7 +175,11 @@ impl Materials {
     ) -> Result<Materials, MaterialsError> {
         let parts = parts(&job);
         reading.at("reading the models' files", 0, parts)?;
-        let models = job.models().map(Model::open).collect::<Result<Vec<_>, _>>()?;
+        let models = job
+            .models()
+            .enumerate()
+            .map(|(index, weights)| Model::open(weights, head(&job, index)))
+            .collect::<Result<Vec<_>, _>>()?;
         let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
         r1d_job::sound::check_models(&job, &facts)?;
         for stage in job.stages.iter().filter(|stage| stage.opens_prediction()) {

@@ -9,7 +9,7 @@ use r1d_job::{Answering, Job, ModelFacts, Reward, Weights};
 use r1d_proto::worker::{ModelSource, Question};
 use r1d_rewards::{Ask, LoadedReward, RewardError, golden};
 use r1d_runner::{Answers, Questions as Asked};
-use r1d_shape::Config;
+use r1d_shape::{Config, Head};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
@@ -24,17 +24,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// Errors name the file.
-    pub fn open(weights: &Weights) -> Result<Model, MaterialsError> {
+    /// Errors name the file. With a fresh `head` the weights of a language model need none of their own.
+    pub fn open(weights: &Weights, head: Head) -> Result<Model, MaterialsError> {
         let (config, text) = read_config(&weights.config())?;
+        let config = match weights {
+            Weights::Directory(dir) => check_weights(dir, config, head)?,
+            Weights::Init { .. } => config,
+        };
         let facts = ModelFacts::of(&config);
         let tokenizer = Tokenizer::open(weights.tokenizer())?;
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match weights {
-            Weights::Directory(dir) => {
-                check_weights(dir, &config)?;
-                ModelSource::Directory(dir.clone())
-            }
+            Weights::Directory(dir) => ModelSource::Directory(dir.clone()),
             Weights::Init { .. } => ModelSource::Init { config: text, carry: Some(tokenizer.directory().into()) },
         };
         Ok(Model { facts, tokenizer: Arc::new(tokenizer), base, config })
@@ -43,7 +44,7 @@ impl Model {
     /// The weights have the multi-token prediction module too, for a stage that runs it.
     pub fn check_prediction(&self) -> Result<(), MaterialsError> {
         match (&self.base, self.config.clone().with_prediction()) {
-            (ModelSource::Directory(dir), Ok(config)) => check_weights(dir, &config),
+            (ModelSource::Directory(dir), Ok(config)) => check_weights(dir, config, Head::Stored).map(drop),
             // That config.json announces none is told in the job's own words.
             _ => Ok(()),
         }
@@ -108,7 +109,7 @@ impl Respondents {
             place.insert(respondent(job, models, &whom)?);
             if let Answering::Directory(dir) = whom {
                 let (config, _) = read_config(&dir.join("config.json"))?;
-                self.facts.insert(dir, ModelFacts::of(&config));
+                self.facts.insert(dir.clone(), ModelFacts::of(&check_weights(&dir, config, Head::Stored)?));
             }
         }
         let misfit = self.misfit(job, reward, loaded);
@@ -203,10 +204,10 @@ fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<Responden
         }
         Answering::Directory(dir) => {
             let (config, _) = read_config(&dir.join("config.json"))?;
-            check_weights(dir, &config)?;
             match Gives::of(&config) {
-                Gives::Text => Ok(Respondent::judge(job, &Model::open(&Weights::Directory(dir.clone()))?)?),
+                Gives::Text => Ok(Respondent::judge(job, &Model::open(&Weights::Directory(dir.clone()), Head::Stored)?)?),
                 Gives::Number => {
+                    check_weights(dir, config, Head::Stored)?;
                     let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::open(dir)).transpose()?;
                     Ok(Respondent::RewardModel(tokenizer.map(Arc::new)))
                 }

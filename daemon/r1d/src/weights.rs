@@ -2,7 +2,7 @@
 
 use crate::materials::MaterialsError;
 use r1d_proto::user_file;
-use r1d_shape::{Config, WeightsError};
+use r1d_shape::{Config, Head, WeightFiles, WeightsError};
 use std::path::Path;
 
 /// Largest config.json that is read.
@@ -35,10 +35,25 @@ pub fn read_config(path: &Path) -> Result<(Config, String), MaterialsError> {
     Ok((config, text))
 }
 
-/// The weights that `config` describes are in the directory.
-pub fn check_weights(dir: &Path, config: &Config) -> Result<(), MaterialsError> {
-    r1d_shape::check_weights(dir, config).map_err(|error| match error {
+/// The config.json of a directory whose weights are those that it describes, as they have it: whether the head is the embedding is theirs to say.
+pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, MaterialsError> {
+    let checked = || {
+        let mut files = WeightFiles::open(dir)?;
+        let config = files.agreed(config, &mut |_| ())?;
+        match head {
+            Head::Fresh if !config.scores => files.check(&config.clone().with_score(), head),
+            _ => files.check(&config, Head::Stored),
+        }?;
+        Ok(config)
+    };
+    checked().map_err(|error| match error {
         WeightsError::Io { path, source } => MaterialsError::Model { path, source },
         WeightsError::Wrong { path, problem } => MaterialsError::Weights { path, problem },
+        WeightsError::Missing { ref dir, .. } => {
+            let problem = error.to_string();
+            let path = dir.clone();
+            let problem = problem.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&problem).to_owned();
+            MaterialsError::Weights { path, problem }
+        }
     })
 }

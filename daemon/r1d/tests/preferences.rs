@@ -167,3 +167,83 @@ fn what_cannot_be_asked_is_refused_at_submission() {
     let same = house.refused(text);
     assert!(same.contains("pairs") && same.contains("row 1") && same.contains("nothing to prefer"), "{same}");
 }
+
+const OF_A_DIRECTORY: &str = r#"
+name = "of-a-directory"
+seed = 1
+[model]
+path = "HOUSE/lm"
+[data.pairs]
+path = "HOUSE/pairs.jsonl"
+template = "plain"
+[[stage]]
+name = "helpful"
+kind = "reward-model"
+data = "pairs"
+steps = 2
+batch_size = 2
+"#;
+
+const PREFERRED: &str = r#"
+[[stage]]
+name = "preferred"
+kind = "dpo"
+data = "pairs"
+steps = 2
+batch_size = 2
+"#;
+
+/// A model's directory whose head is tied or not, and whose weights' last bytes, which are the head's where there is one, are changed.
+fn write_model(house: &House, tied: bool, change: impl Fn(&mut serde_json::Value, &mut Vec<u8>)) {
+    house.write_language_model("lm");
+    let (config, weights) = (house.path("lm/config.json"), house.path("lm/model.safetensors"));
+    let mut fields: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    fields["tie_word_embeddings"] = tied.into();
+    std::fs::write(config, fields.to_string()).unwrap();
+    let bytes = std::fs::read(&weights).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let (mut header, mut data) = (serde_json::from_slice(header).unwrap(), data.to_vec());
+    change(&mut header, &mut data);
+    let header = header.to_string();
+    std::fs::write(weights, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+}
+
+fn without_head(header: &mut serde_json::Value, data: &mut Vec<u8>) {
+    let head = header.as_object_mut().unwrap().remove("lm_head.weight").unwrap();
+    data.truncate(head["data_offsets"][0].as_u64().unwrap() as usize);
+}
+
+/// transformers unties a head whose numbers are not the embedding's, and so does the worker.
+#[test]
+fn a_plan_counts_the_head_that_the_weights_have() {
+    let mut house = House::new();
+    house.start();
+    let _ = job(&house, &[]);
+    let text = OF_A_DIRECTORY.replace("HOUSE", &house.path("").display().to_string()) + PREFERRED;
+    let parameters = || match house.ask(Request::Plan { job: text.clone() }) {
+        Response::Plan(plan) => plan.parameters.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    write_model(&house, true, without_head);
+    let tied = parameters();
+    write_model(&house, true, |_, _| ());
+    assert_eq!(parameters(), tied, "a head that is the embedding is no other");
+    write_model(&house, true, |_, data| *data.last_mut().unwrap() = 1);
+    assert_eq!(parameters(), tied + 32 * 16, "the head has numbers of its own");
+}
+
+#[test]
+fn a_reward_model_starts_from_a_directory_without_a_head() {
+    let mut house = House::new();
+    house.start();
+    let _ = job(&house, &[]);
+    let text = OF_A_DIRECTORY.replace("HOUSE", &house.path("").display().to_string());
+    write_model(&house, false, without_head);
+    match house.ask(Request::Plan { job: text.clone() }) {
+        Response::Plan(plan) => assert_eq!(plan.stages.len(), 1),
+        other => panic!("{other:?}"),
+    }
+    let refused = house.refused(text + PREFERRED);
+    assert!(refused.contains("no tensor named \"lm_head.weight\""), "{refused}");
+}

@@ -1,23 +1,20 @@
-//! Weight files of a Hugging Face directory, by their headers alone: whether the model that config.json describes is in them.
-//!
-//! A safetensors file is `u64` length of the header, the header (JSON: name → dtype, shape, offsets), and the tensors' bytes behind one another.
+//! Weight files of a Hugging Face directory, by their headers: whether the model that config.json describes is in them. The control plane and
+//! the worker both ask here, so neither accepts what the other refuses.
 
 use crate::config::Config;
-use crate::fp8::scale_name;
-use crate::tensors::{HEAD, TensorShape};
+use crate::fp8::{BlockSize, scale_name};
+use crate::safetensors::{SafetensorsFile, StoredTensor};
+use crate::tensors::{EMBEDDING, HEAD, SCORE};
+use crate::values;
 use r1d_proto::user_file;
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub const SINGLE_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Largest header, as the safetensors library has it, and largest index: that of DeepSeek-R1 has 9 MB.
-const HEADER_MAX_BYTES: u64 = 100_000_000;
+/// Largest index: that of DeepSeek-R1's 91,991 tensors has 9 MB.
 const INDEX_MAX_BYTES: u64 = 64 << 20;
 const FP8: &str = "F8_E4M3";
 
@@ -25,204 +22,206 @@ const FP8: &str = "F8_E4M3";
 pub enum WeightsError {
     #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    /// A tensor is missing that config.json asks for, or the scales of one that is there.
+    #[error("{}: no tensor named {name:?}, {wanted_by}", dir.display())]
+    Missing { dir: PathBuf, name: String, wanted_by: String },
     #[error("{}: {problem}", path.display())]
     Wrong { path: PathBuf, problem: String },
 }
 
-type Result<T> = std::result::Result<T, WeightsError>;
+pub(crate) type Result<T> = std::result::Result<T, WeightsError>;
 
-fn wrong<T>(path: &Path, problem: impl Into<String>) -> Result<T> {
+pub(crate) fn wrong<T>(path: &Path, problem: impl Into<String>) -> Result<T> {
     Err(WeightsError::Wrong { path: path.into(), problem: problem.into() })
 }
 
-/// What a header says of a tensor.
-#[derive(Deserialize)]
-struct Info {
-    dtype: String,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
-}
-
-impl Info {
-    /// Bytes that dtype and shape ask for; `None` for a dtype whose width is not known here.
-    fn bytes(&self) -> Option<u64> {
-        let bits = match self.dtype.as_str() {
-            "F64" | "I64" | "U64" | "C64" => 64,
-            "F32" | "I32" | "U32" => 32,
-            "F16" | "BF16" | "I16" | "U16" => 16,
-            "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => 8,
-            _ => return None,
-        };
-        self.shape.iter().try_fold(bits / 8, |bytes: u64, &size| bytes.checked_mul(size))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.shape.contains(&0)
-    }
-}
-
-/// Entries in the file's order; JSON allows a name twice, safetensors does not.
-struct Header(Vec<(String, Info)>);
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Header, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Header;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object with an entry for each tensor")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        let _ = map.next_value::<serde::de::IgnoredAny>()?;
-                    } else {
-                        entries.push((name, map.next_value()?));
-                    }
-                }
-                Ok(Header(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-/// Reads a file's header, and sees that the file is as long as that says: a download that was cut off is not.
-fn header(path: &Path) -> Result<Header> {
-    let unread = |source| WeightsError::Io { path: path.into(), source };
-    let mut file: File = user_file::open(path).map_err(unread)?;
-    let bytes = file.metadata().map_err(unread)?.len();
-    let mut length = [0; 8];
-    if bytes < length.len() as u64 {
-        return wrong(path, "is not a safetensors file: fetch it again");
-    }
-    file.read_exact(&mut length).map_err(unread)?;
-    let length = u64::from_le_bytes(length);
-    if length > HEADER_MAX_BYTES || length > bytes - 8 {
-        return wrong(path, "is not a safetensors file, or is cut off in its header: fetch it again");
-    }
-    let mut text = vec![0; length as usize];
-    file.read_exact(&mut text).map_err(unread)?;
-    let mut header: Header = match serde_json::from_slice(&text) {
-        Ok(header) => header,
-        Err(error) => return wrong(path, format!("has a header that safetensors does not write ({error}): fetch it again")),
-    };
-    header.0.sort_by_key(|(_, info)| info.data_offsets);
-    let mut end = 0;
-    for (name, info) in &header.0 {
-        let (start, stop) = info.data_offsets;
-        if start != end || info.bytes().is_some_and(|bytes| stop.checked_sub(start) != Some(bytes)) || stop < start {
-            let problem = format!("has a header whose tensor {name:?} does not lie behind the one before it: fetch it again");
-            return wrong(path, problem);
-        }
-        end = stop;
-    }
-    let expected = end.saturating_add(8 + length);
-    match bytes == expected {
-        true => Ok(header),
-        false => wrong(path, format!("has {bytes} bytes, its header says {expected}: fetch it again")),
-    }
-}
-
+/// `weight_map` names the shard of every tensor.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The directory's files: one that is whole, which wins, or those of the index.
-fn files(dir: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, String>)> {
-    let (whole, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
-    let is_there = |path: &Path| path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source });
-    if is_there(&whole)? {
-        return Ok((vec![whole], BTreeMap::new()));
-    }
-    if !is_there(&index)? {
-        return wrong(dir, format!("has neither {SINGLE_FILE} nor {INDEX_FILE}: name a directory with safetensors weights"));
-    }
-    let text = user_file::read(&index, INDEX_MAX_BYTES).map_err(|source| WeightsError::Io { path: index.clone(), source })?;
-    let Index { weight_map } = match serde_json::from_slice(&text) {
-        Ok(index) => index,
-        Err(error) => return wrong(&index, format!("is not an index of shards: {error}")),
-    };
-    let names: BTreeSet<&String> = weight_map.values().collect();
-    let mut files = Vec::new();
-    for name in names {
-        // A shard stands beside its index; a path that leads elsewhere is not followed.
-        let path = dir.join(name);
-        if Path::new(name).components().count() != 1 || !is_there(&path)? {
-            return wrong(dir, format!("shard {name}, which {INDEX_FILE} names, is missing: fetch it again"));
-        }
-        files.push(path);
-    }
-    Ok((files, weight_map))
+/// The files with a model's weights, open, and where each tensor is in them.
+#[derive(Debug)]
+pub struct WeightFiles {
+    dir: PathBuf,
+    pub files: Vec<SafetensorsFile>,
+    /// File and name in it of each tensor.
+    places: BTreeMap<String, (usize, String)>,
 }
 
-/// Every tensor of the model is in the directory's files, in its shape and a dtype that is read, and no other. Values are not looked at.
-pub fn check_weights(dir: &Path, config: &Config) -> Result<()> {
-    let (files, weight_map) = files(dir)?;
-    let mut found = BTreeMap::new();
-    for path in &files {
-        found.extend(header(path)?.0.into_iter().map(|(name, info)| (name, (path, info))));
-    }
-    if let Some((name, shard)) = weight_map.iter().find(|(name, _)| !found.contains_key(*name)) {
-        return wrong(dir, format!("{INDEX_FILE} says that {shard} has the tensor {name:?}, which is not there: fetch it again"));
-    }
-    let mut wanted: BTreeSet<String> = BTreeSet::new();
-    for tensor in config.tensors() {
-        let scaled = check_tensor(dir, &found, &tensor)?;
-        if scaled {
-            let shape = config.fp8_block.scales(&tensor.shape);
-            let scale = TensorShape { name: scale_name(&tensor.name), shape, ..tensor.clone() };
-            check_tensor(dir, &found, &scale)?;
-            wanted.insert(scale.name);
+/// The output head of a model that is about to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// It is among the weights.
+    Stored,
+    /// A scalar head is put over them by whoever reads them, as transformers puts one over a language model.
+    Fresh,
+}
+
+impl WeightFiles {
+    /// The directory's files: one that is whole, which wins as in transformers, or the shards of the index.
+    pub fn open(dir: &Path) -> Result<WeightFiles> {
+        let (whole, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
+        if is_there(&whole)? {
+            return WeightFiles::of(dir, vec![whole]);
         }
-        wanted.insert(tensor.name);
+        if !is_there(&index)? {
+            return wrong(dir, format!("has no {SINGLE_FILE} and no {INDEX_FILE}: name a directory with safetensors weights"));
+        }
+        let text = user_file::read(&index, INDEX_MAX_BYTES).map_err(|source| WeightsError::Io { path: index.clone(), source })?;
+        let Index { weight_map } = match serde_json::from_slice(&text) {
+            Ok(index) => index,
+            Err(error) => return wrong(&index, format!("is not an index of shards: {error}")),
+        };
+        let names: BTreeSet<&String> = weight_map.values().collect();
+        let mut paths = Vec::with_capacity(names.len());
+        for name in names {
+            // A shard stands beside its index; a path that leads elsewhere is not followed.
+            let path = dir.join(name);
+            if Path::new(name).components().count() != 1 || !is_there(&path)? {
+                return wrong(dir, format!("shard {name:?}, which {INDEX_FILE} names, is missing: fetch it again"));
+            }
+            paths.push(path);
+        }
+        let files = WeightFiles::of(dir, paths)?;
+        match weight_map.iter().find(|(name, _)| !files.holds(name)) {
+            None => Ok(files),
+            Some((name, shard)) => {
+                wrong(dir, format!("{INDEX_FILE} says that {shard:?} has the tensor {name:?}, which is not there: fetch it again"))
+            }
+        }
     }
-    // A head that is there although config.json ties it has to be one.
-    if config.tie_word_embeddings && !config.scores && found.contains_key(HEAD) {
-        let shape = vec![config.vocab_size, config.hidden_size];
-        check_tensor(dir, &found, &TensorShape { name: HEAD.into(), shape, trained: true, routed: false })?;
+
+    /// One safetensors file of any name.
+    pub fn open_file(path: &Path) -> Result<WeightFiles> {
+        WeightFiles::of(path.parent().unwrap_or(Path::new("")), vec![path.into()])
     }
-    let known = |name: &str, info: &Info| wanted.contains(name) || config.ignores(name) || info.is_empty();
-    let left: Vec<&String> = found.iter().filter(|(name, (_, info))| !known(name, info)).map(|(name, _)| name).collect();
-    match left.first() {
-        None => Ok(()),
-        Some(first) => wrong(
-            dir,
-            format!(
-                "{} tensors that the model does not have, the first is {first:?}: config.json and weights do not belong together",
-                left.len()
+
+    fn of(dir: &Path, paths: Vec<PathBuf>) -> Result<WeightFiles> {
+        let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>>>()?;
+        let named = |(at, file): (usize, &SafetensorsFile)| -> Vec<(String, (usize, String))> {
+            file.tensors.keys().map(|name| (name.clone(), (at, name.clone()))).collect()
+        };
+        let places = files.iter().enumerate().flat_map(named).collect();
+        Ok(WeightFiles { dir: dir.into(), files, places })
+    }
+
+    /// `config` as the files have it: where config.json ties the output head to the embedding, and a head is stored whose numbers are not the
+    /// embedding's, the head stays on its own; where the head alone is stored, it is the embedding. Both as in transformers. `moved` hears of
+    /// the bytes that are read.
+    pub fn agreed(&mut self, mut config: Config, moved: &mut dyn FnMut(u64)) -> Result<Config> {
+        if !config.tie_word_embeddings || !self.holds(HEAD) {
+            return Ok(config);
+        }
+        if !self.holds(EMBEDDING) {
+            for (head, embedding) in [(HEAD.into(), EMBEDDING.into()), (scale_name(HEAD), scale_name(EMBEDDING))] {
+                self.places.remove(&head).and_then(|place| self.places.insert(embedding, place));
+            }
+        } else if values::differ(self, [HEAD, EMBEDDING], config.fp8_block, moved)? {
+            config.untie();
+        }
+        Ok(config)
+    }
+
+    /// Every tensor of the model is in the files, in its shape and a dtype that is read, and no other. Values are not looked at.
+    pub fn check(&self, config: &Config, head: Head) -> Result<()> {
+        let mut wanted: BTreeSet<String> = BTreeSet::new();
+        for tensor in config.tensors() {
+            if head == Head::Fresh && tensor.name == SCORE {
+                continue;
+            }
+            if self.find(&tensor.name, &tensor.shape, config.fp8_block)? {
+                wanted.insert(scale_name(&tensor.name));
+            }
+            wanted.insert(tensor.name);
+        }
+        self.refuse_others(|name| wanted.contains(name) || config.ignores(name))
+    }
+
+    /// Every tensor of the files is `known`, or has no values.
+    pub fn refuse_others(&self, known: impl Fn(&str) -> bool) -> Result<()> {
+        let others: Vec<&str> =
+            self.iter().filter(|(name, tensor)| !known(name) && !tensor.is_empty()).map(|(name, _)| name).collect();
+        match others.first() {
+            None => Ok(()),
+            Some(first) => wrong(
+                &self.dir,
+                format!(
+                    "{} tensors that the model does not have, the first is {first:?}: config.json and weights do not belong together",
+                    others.len()
+                ),
             ),
-        ),
+        }
+    }
+
+    /// That a tensor is there in this shape and a dtype that is read. Tells whether it is stored in FP8, with scales beside it.
+    pub fn find(&self, name: &str, shape: &[i64], block: BlockSize) -> Result<bool> {
+        match self.dtype(name, shape, "which config.json asks for")? {
+            FP8 => {
+                let scale = scale_name(name);
+                if shape.len() != 2 {
+                    return self.missing(scale, format!("the scales of {name:?}"));
+                }
+                self.dtype(&scale, &block.scales(shape), &format!("the scales of {name:?}")).map(|_| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The dtype of a tensor that has this shape, one of those that are read.
+    fn dtype(&self, name: &str, shape: &[i64], wanted_by: &str) -> Result<&str> {
+        let Some((file, stored)) = self.get(name) else { return self.missing(name.into(), wanted_by.into()) };
+        if stored.shape != shape {
+            return wrong(&file.path, format!("tensor {name:?} has shape {:?}, config.json asks for {shape:?}", stored.shape));
+        }
+        match stored.dtype.as_str() {
+            dtype @ ("F32" | "F16" | "BF16" | "F64" | FP8) => Ok(dtype),
+            other => wrong(
+                &file.path,
+                format!("tensor {name:?} has dtype {other:?}, supported are F32, F16, BF16, F64 and, with block scales, {FP8}"),
+            ),
+        }
+    }
+
+    fn missing<T>(&self, name: String, wanted_by: String) -> Result<T> {
+        Err(WeightsError::Missing { dir: self.dir.clone(), name, wanted_by })
+    }
+
+    pub fn holds(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// A tensor and the file that has it.
+    pub fn get(&self, name: &str) -> Option<(&SafetensorsFile, &StoredTensor)> {
+        let at = self.place(name)?;
+        Some((self.files.get(at.0)?, self.files.get(at.0)?.tensors.get(&at.1)?))
+    }
+
+    /// Index into [`Self::files`] and name in that file of a tensor.
+    pub fn place(&self, name: &str) -> Option<&(usize, String)> {
+        self.places.get(name)
+    }
+
+    /// All tensors, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.places.keys().filter_map(|name| Some((name.as_str(), self.get(name)?.1)))
     }
 }
 
-/// Whether it is stored in FP8, with scales beside it.
-fn check_tensor(dir: &Path, found: &BTreeMap<String, (&PathBuf, Info)>, tensor: &TensorShape) -> Result<bool> {
-    let TensorShape { name, shape, .. } = tensor;
-    let Some((path, info)) = found.get(name) else {
-        return wrong(dir, format!("no tensor named {name:?}, which config.json asks for"));
-    };
-    if !info.shape.iter().copied().eq(shape.iter().map(|&size| size as u64)) {
-        return wrong(path, format!("tensor {name:?} has shape {:?}, config.json asks for {shape:?}", info.shape));
-    }
-    match info.dtype.as_str() {
-        "F32" | "F16" | "BF16" | "F64" => Ok(false),
-        FP8 if shape.len() == 2 && found.contains_key(&scale_name(name)) => Ok(true),
-        FP8 => wrong(dir, format!("no tensor named {:?}, the scales of {name:?}", scale_name(name))),
-        other => wrong(
-            path,
-            format!("tensor {name:?} has dtype {other}, supported are F32, F16, BF16, F64 and, with block scales, {FP8}"),
-        ),
-    }
+/// Whether there is something of this name. That it cannot be looked at is an error, and not the same as that it is not there.
+fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check_weights(dir: &Path, config: &Config) -> std::result::Result<(), String> {
+        let checked = WeightFiles::open(dir).and_then(|files| files.check(config, Head::Stored));
+        checked.map_err(|error| error.to_string())
+    }
 
     const TINY: &str = include_str!("../../../configs/models/tiny-deepseek-v3.json");
 
@@ -254,6 +253,77 @@ mod tests {
         (config, tensors)
     }
 
+    /// A file of two matrices `[3, 5]` of these numbers, written as their dtypes have them.
+    fn heads(path: &Path, embedding: Option<(&str, &[f32])>, head: Option<(&str, &[f32])>) {
+        let encoded = |dtype: &str, numbers: &[f32]| -> Vec<u8> {
+            let one = |number: &f32| match dtype {
+                "BF16" => number.to_le_bytes()[2..].to_vec(),
+                "F64" => f64::from(*number).to_le_bytes().to_vec(),
+                _ => number.to_le_bytes().to_vec(),
+            };
+            numbers.iter().flat_map(one).collect()
+        };
+        let (mut entries, mut data) = (Vec::new(), Vec::new());
+        for (name, stored) in [(EMBEDDING, embedding), (HEAD, head)] {
+            let Some((dtype, numbers)) = stored else { continue };
+            let start = data.len();
+            data.extend(encoded(dtype, numbers));
+            entries.push(format!("{name:?}:{{\"dtype\":{dtype:?},\"shape\":[3,5],\"data_offsets\":[{start},{}]}}", data.len()));
+        }
+        let header = format!("{{{}}}", entries.join(","));
+        std::fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    }
+
+    #[test]
+    fn a_tied_head_is_what_the_files_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(SINGLE_FILE);
+        let mut config: serde_json::Value = serde_json::from_str(TINY).unwrap();
+        config["tie_word_embeddings"] = true.into();
+        let tied = Config::parse(&config.to_string()).unwrap();
+        let numbers: Vec<f32> = (0..15).map(|i| i as f32 / 4.0 - 1.0).collect();
+        let mut last = numbers.clone();
+        last[14] += 1.0;
+        let minus_zero: Vec<f32> = numbers.iter().map(|&x| if x == 0.0 { -0.0 } else { x }).collect();
+        let agreed = |embedding, head| {
+            heads(&file, embedding, head);
+            let mut files = WeightFiles::open(dir.path()).unwrap();
+            let config = files.agreed(tied.clone(), &mut |_| ()).unwrap();
+            (config.tie_word_embeddings, files)
+        };
+        for (dtype, head, stays) in [
+            ("F32", &numbers, true),
+            ("BF16", &numbers, true),
+            ("F64", &numbers, true),
+            ("F32", &minus_zero, true),
+            ("F32", &last, false),
+            ("F64", &last, false),
+        ] {
+            let (is_tied, files) = agreed(Some(("F32", &numbers)), Some((dtype, head)));
+            assert_eq!(is_tied, stays, "{dtype} {head:?}");
+            assert!(files.holds(HEAD) && files.holds(EMBEDDING));
+        }
+        assert!(agreed(Some(("F32", &numbers)), None).0);
+        // The head alone is the embedding.
+        let (is_tied, files) = agreed(None, Some(("F32", &numbers)));
+        assert!(is_tied && !files.holds(HEAD));
+        assert_eq!(files.get(EMBEDDING).unwrap().1.shape, [3, 5]);
+    }
+
+    #[test]
+    fn a_reward_model_starts_from_weights_without_a_head() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, mut tensors) = model();
+        tensors.retain(|(name, ..)| name != HEAD);
+        write(&dir.path().join(SINGLE_FILE), &tensors);
+        let files = WeightFiles::open(dir.path()).unwrap();
+        let missing = files.check(&config, Head::Stored).unwrap_err().to_string();
+        assert!(missing.contains("no tensor named \"lm_head.weight\", which config.json asks for"), "{missing}");
+        files.check(&config.clone().with_score(), Head::Fresh).unwrap();
+        let missing = files.check(&config.with_score(), Head::Stored).unwrap_err().to_string();
+        assert!(missing.contains("no tensor named \"score.weight\""), "{missing}");
+    }
+
     #[test]
     fn what_is_not_the_model_of_config_json_is_named() {
         let dir = tempfile::tempdir().unwrap();
@@ -261,7 +331,7 @@ mod tests {
         let (config, whole) = model();
         let check = |tensors: &[_]| {
             write(&file, tensors);
-            check_weights(dir.path(), &config).map_err(|error| error.to_string())
+            check_weights(dir.path(), &config)
         };
         check(&whole).unwrap();
         let refused = |change: &dyn Fn(&mut Vec<Entry>), words: &[&str]| {
@@ -272,7 +342,7 @@ mod tests {
         };
         refused(&|all| drop(all.remove(3)), &["no tensor named", &whole[3].0]);
         refused(&|all| all[0].2[0] += 1, &["embed_tokens", "has shape [129, 128], config.json asks for [128, 128]"]);
-        refused(&|all| all[1].1 = "I32", &["dtype I32", "BF16"]);
+        refused(&|all| all[1].1 = "I32", &["dtype \"I32\"", "BF16"]);
         refused(
             &|all| all.push(("model.vision.weight".into(), "F32", vec![2])),
             &["1 tensors that the model does not have", "vision"],
@@ -289,8 +359,8 @@ mod tests {
     fn files_that_a_download_left_short_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let (config, whole) = model();
-        let refusal = || check_weights(dir.path(), &config).unwrap_err().to_string();
-        assert!(refusal().contains("neither model.safetensors"));
+        let refusal = || check_weights(dir.path(), &config).unwrap_err();
+        assert!(refusal().contains("no model.safetensors and no"));
         let file = dir.path().join(SINGLE_FILE);
         write(&file, &whole);
         let bytes = std::fs::read(&file).unwrap();

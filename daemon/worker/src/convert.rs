@@ -2,7 +2,7 @@
 
 use crate::verify::Format;
 use r1d_model::{CausalLm, ModelError, checkpoint};
-use r1d_shape::ShapeError;
+use r1d_shape::{ShapeError, WeightsError};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,7 +92,9 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     })
     .map_err(|error| match error {
         ModelError::Shape(ShapeError::Config(problem)) if prediction => of_module(problem),
-        ModelError::MissingTensor { ref name, .. } if prediction && config.leaves_out(name) => of_module(error.to_string()),
+        ModelError::Weights(WeightsError::Missing { ref name, .. }) if prediction && config.leaves_out(name) => {
+            of_module(error.to_string())
+        }
         error => error.into(),
     })?;
     Ok(Report {

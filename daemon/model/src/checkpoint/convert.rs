@@ -5,7 +5,7 @@ use super::shards::Shards;
 use crate::causal_lm::weights_of;
 use crate::error::{ModelError, Result};
 use crate::weights::{Weight, own};
-use r1d_shape::{Config, EMBEDDING, HEAD};
+use r1d_shape::{Config, Head};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -24,18 +24,11 @@ pub struct Contents {
 /// Looks at config.json and at the shards' headers: an error unless every tensor is there, in the right shape and a float dtype, and no other. With
 /// `values` all weights are read too and must be finite.
 pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
-    let (config, mut shards) = open(dir)?;
-    for weight in weights_of(&config)? {
-        for piece in &weight.pieces {
-            match values {
-                true => {
-                    shards.read(piece, |tensor| finite(dir, &piece.name, tensor))?;
-                }
-                false => shards.find(piece)?,
-            }
-        }
+    let (config, shards) = open(dir)?;
+    shards.check(&config, Head::Stored)?;
+    for piece in weights_of(&config)?.iter().filter(|_| values).flat_map(|weight| &weight.pieces) {
+        shards.read(piece, |tensor| finite(dir, &piece.name, tensor))?;
     }
-    shards.refuse_leftovers(|name| config.ignores(name))?;
     let contents = shards.contents(|name| config.leaves_out(name));
     Ok((config, contents))
 }
@@ -43,28 +36,25 @@ pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
 /// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or float16; routers' correction biases and scalar heads stay float32)
 /// in shards of at most `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module goes along where `prediction` says so.
 pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction: bool) -> Result<()> {
-    let (config, mut shards) = open(from)?;
+    let (config, shards) = open(from)?;
     let config = if prediction { config.with_prediction()? } else { config };
+    shards.check(&config, Head::Stored)?;
     let weights = weights_of(&config)?;
-    let shards_ref = std::cell::RefCell::new(&mut shards);
     export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {
         let kind = weight.kind_within(kind);
-        shards_ref.borrow_mut().read(piece, |tensor| {
+        shards.read(piece, |tensor| {
             let copy = own(tensor, kind, tensor.device())?;
             export::fits(&piece.name, &copy)?;
             Ok(copy)
         })
-    })?;
-    shards.refuse_leftovers(|name| config.ignores(name))
+    })
 }
 
-/// config.json and the files, agreed on whether the head is the embedding.
+/// config.json and the files, which agree on whether the head is the embedding.
 pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
-    let mut config = Config::read(dir)?;
-    let shards = Shards::open(dir, config.fp8_block)?;
-    if config.tie_word_embeddings && shards.differ(HEAD, EMBEDDING)? {
-        config.untie();
-    }
+    let config = Config::read(dir)?;
+    let mut shards = Shards::open(dir, config.fp8_block)?;
+    let config = shards.agreed(config)?;
     Ok((config, shards))
 }
 

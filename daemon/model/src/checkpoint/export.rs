@@ -1,11 +1,11 @@
 //! Writing a model as a Hugging Face directory.
 
-use super::shards::{INDEX_FILE, SINGLE_FILE};
 use super::tensors::{byte_count, write};
 use crate::causal_lm::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Weight};
 use r1d_shape::{Config, EMBEDDING, HEAD};
+use r1d_shape::{INDEX_FILE, SINGLE_FILE};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use tch::{Kind, Tensor};
