@@ -27,7 +27,8 @@ pub fn environment(date: Option<NaiveDate>) -> Environment<'static> {
     environment
 }
 
-/// As [`environment`], with jinja2's tests and Python's ways of showing values, and lenient about what is undefined.
+/// The environment of chat templates: that of [`environment`] with jinja2's tests and Python's ways of showing
+/// values, and lenient about what is undefined.
 pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     let mut environment = environment(date);
     environment.set_trim_blocks(true);

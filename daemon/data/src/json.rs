@@ -10,7 +10,7 @@ pub const DEPTH_MAX: usize = 128;
 pub enum Json {
     Null,
     Bool(bool),
-    /// As it is written.
+    /// The digits, sign and exponent as the file writes them: no number is converted.
     Number(String),
     Text(String),
     /// Bytes that are no text; written as base64.
@@ -106,7 +106,7 @@ fn wrong(text: &str, error: &serde_json::Error) -> JsonError {
     let at = before + error.column().saturating_sub(1);
     let what = error.to_string();
     let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what).to_string();
-    // Where a value should begin, serde_json stops at the first byte of a word or behind it.
+    // serde_json stops at the first byte of a word, or behind it, if a value should begin there.
     let around = text.get(..).map_or("", |text| text.get(floor(text, at.saturating_sub(2))..).unwrap_or_default());
     let word = ["NaN", "-Infinity", "Infinity"]
         .into_iter()

@@ -99,7 +99,7 @@ impl Message {
 }
 
 impl Said {
-    /// Of several messages: the last one's.
+    /// The text that was said; if it is several messages, that of the last one.
     pub fn text(&self) -> String {
         match self {
             Said::Text(text) => text.clone(),

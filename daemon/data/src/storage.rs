@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Writes a file beside `path`, flushes it to the disk and renames it to `path`. On an error `path` is as it was, and nothing is left beside it.
-/// Of several writers at once, the last one to finish wins, whole.
+/// If several write at once, `path` holds what the last one to finish wrote, whole.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), DataError> {
     let wrong = |e: Error| DataError::write(path, e);
     let part = part_of(path).ok_or_else(|| wrong(Error::new(ErrorKind::InvalidInput, "not the path of a file")))?;
