@@ -16,11 +16,12 @@
 
 use crate::tensorboard;
 use r1d_data::DataError;
-use r1d_data::storage::{remove_parts, write_atomically};
+use r1d_data::storage::write_atomically;
 use r1d_job::Job;
 use r1d_ledger::{Ledger, LedgerError};
 use r1d_proto::control::JobStatus;
 use r1d_proto::ids::JobId;
+use r1d_proto::replace::remove_parts;
 use r1d_proto::storage::create_dir_durably;
 use r1d_proto::worker::Metrics;
 use serde_json::{Map, Value};

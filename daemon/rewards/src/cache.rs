@@ -12,9 +12,9 @@
 //! ```
 //! A file that does not fit is compiled again and replaced.
 
-use crate::durable;
 use crate::error::RewardError;
 use hmac::{Hmac, KeyInit, Mac};
+use r1d_proto::replace::replace;
 use sha2::Sha256;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
@@ -73,7 +73,8 @@ impl CodeCache {
     fn write(&self, path: &Path, component_sha256: &[u8; 32], code: &[u8]) -> std::io::Result<()> {
         let Some(mac) = self.mac(component_sha256, code) else { return Ok(()) };
         self.make_room()?;
-        durable::write(path, 0o600, &[MAGIC, &mac.finalize().into_bytes(), code])
+        let parts: [&[u8]; 3] = [MAGIC, &mac.finalize().into_bytes(), code];
+        replace(path, 0o600, |file| parts.iter().try_for_each(|part| file.write_all(part)))
     }
 
     fn make_room(&self) -> std::io::Result<()> {

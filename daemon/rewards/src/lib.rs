@@ -20,7 +20,6 @@ mod cases;
 mod compile;
 mod component;
 mod components;
-mod durable;
 mod engine;
 mod error;
 mod gate;
@@ -49,6 +48,7 @@ use components::Components;
 use engine::Engine;
 use gate::Gate;
 use judge::Setting;
+use r1d_proto::replace::{FILE_MODE, replace};
 use r1d_proto::world::SharedClock;
 use sha2::{Digest, Sha256};
 use signature::PublicKey;
@@ -161,7 +161,7 @@ impl Rewards {
         let bytes = component::read(reward.path())?;
         // The file may have changed since it was loaded.
         check_pin(reward.path(), &cache::hex(&Sha256::digest(&bytes)), reward.module_sha256())?;
-        let write = |path: &Path, bytes: &[u8]| durable::write(path, 0o666, &[bytes]).map_err(failed);
+        let write = |path: &Path, bytes: &[u8]| replace(path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed);
         if let Some(dir) = kept.parent() {
             r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
         }

@@ -8,7 +8,7 @@
 
 use crate::cache::hex;
 use crate::component::FILE_BYTES_MAX;
-use crate::durable;
+use r1d_proto::replace::{FILE_MODE, replace};
 use r1d_proto::user_file;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
@@ -65,7 +65,7 @@ pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey
     let kept: Vec<String> = read(component)?.lines().filter(|line| !line.contains(&public.to_string())).map(String::from).collect();
     let line = format!("{ALGORITHM} {public} {}", hex(signature.as_ref()));
     let text: String = kept.into_iter().chain([line]).map(|line| line + "\n").collect();
-    durable::write(&path, 0o666, &[text.as_bytes()])?;
+    replace(&path, FILE_MODE, |file| file.write_all(text.as_bytes()))?;
     Ok((path, public))
 }
 

@@ -49,7 +49,7 @@ fn what_a_dead_writer_left_is_removed_and_nothing_else() {
     let left = path.with_file_name(".status.json.1-0.part");
     std::fs::write(&left, "half").unwrap();
     write_atomically(&path, |file| {
-        r1d_data::storage::remove_parts(directory.path());
+        r1d_proto::replace::remove_parts(directory.path());
         file.write_all(b"new")
     })
     .unwrap();

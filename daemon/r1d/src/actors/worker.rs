@@ -417,8 +417,7 @@ pub fn started(message: &FromWorker) -> Option<u32> {
 mod tests {
     use super::*;
     use r1d_proto::kept::KeptIds;
-    use r1d_proto::recipe::PpoObjective;
-    use r1d_proto::worker::{TrainPpo, TrainSequence};
+    use r1d_proto::worker::TrainSequence;
 
     /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it; the requests behind it go out.
     #[actix::test]
@@ -434,24 +433,10 @@ mod tests {
             advantage: 1.0,
             truncated: false,
         };
-        let objective = PpoObjective {
-            num_ppo_epochs: 1,
-            num_mini_batches: 1,
-            cliprange: 0.2,
-            cliprange_value: 0.2,
-            vf_coef: 0.1,
-            gamma: 1.0,
-            lam: 1.0,
-            kl_coef: 0.0,
-            temperature: 1.0,
-            routing_replay: true,
-            routing_replay_reference: false,
-        };
-        let train = TrainPpo { step: 0, first_update: 0, objective, seed: 0, sequences: vec![sequence], scores: vec![1.0] };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         let (said, mut heard) = mpsc::channel(1);
-        requests.send(ToWorker { id: 7, request: Request::TrainPpo(train) }).await.unwrap();
+        requests.send(ToWorker { id: 7, request: Request::More(Part::Rollouts(vec![sequence])) }).await.unwrap();
         requests.send(ToWorker { id: 8, request: Request::Close }).await.unwrap();
         drop(requests);
         write(ours.into_split().1, outgoing, said).await;
