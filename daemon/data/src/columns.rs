@@ -53,7 +53,17 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
     }
     .filter(|tools| *tools != Json::Null);
     row.chat_template_kwargs = find(&columns, CHAT_TEMPLATE_KWARGS).filter(|kwargs| **kwargs != Json::Null).cloned();
-    let taken = [
+    for name in named(source).chain(&whole) {
+        remove(&mut columns, name);
+    }
+    row.meta = (!columns.is_empty()).then(|| Json::Object(columns).to_string());
+    Ok(row)
+}
+
+/// The columns, and parts of columns, that the job file names.
+fn named(source: &DataSource) -> impl Iterator<Item = &String> {
+    let names = [
+        &source.messages,
         &source.prompt,
         &source.completion,
         &source.chosen,
@@ -64,13 +74,14 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
         &source.label,
         &source.margin,
         &source.tools,
-        &whole,
     ];
-    for name in taken.into_iter().flatten() {
-        remove(&mut columns, name);
-    }
-    row.meta = (!columns.is_empty()).then(|| Json::Object(columns).to_string());
-    Ok(row)
+    names.into_iter().flatten()
+}
+
+/// Whether a row is read by this column, or by a part of it; the others are what `meta` shows.
+pub fn is_used(column: &str, source: &DataSource) -> bool {
+    let part = |name: &str| name.strip_prefix(column).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    [MESSAGES, TOOLS, CHAT_TEMPLATE_KWARGS].contains(&column) || named(source).any(|name| part(name))
 }
 
 /// The value of a column, or of a part of one by its path: `reward_model.ground_truth`, `answers.0`. A column of the whole name comes first.

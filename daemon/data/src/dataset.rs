@@ -77,7 +77,7 @@ impl DataSet {
             };
             match format {
                 Format::Json(compression) => lines::read(file, opened, compression, FILES_MAX_BYTES, take)?,
-                Format::Parquet => table::read(file, opened, take)?,
+                Format::Parquet => table::read(file, opened, |column| columns::is_used(column, source), take)?,
             }
         }
         if rows.is_empty() {

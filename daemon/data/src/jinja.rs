@@ -1,5 +1,6 @@
 //! minijinja as transformers sets jinja2 up: the same text of the same template.
 
+use crate::concat;
 use crate::python;
 use chrono::{NaiveDate, NaiveDateTime};
 use minijinja::value::{Kwargs, ValueKind};
@@ -37,6 +38,8 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
         ValueKind::Number | ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&python::text(value))?),
         _ => escape_formatter(out, state, value),
     });
+    environment.add_filter("join", join);
+    environment.add_function(concat::SHOWN, |value: Value| python::text(&value));
     environment.add_filter("string", |value: Value| python::text(&value));
     // None has no iterator in Python, what is undefined has an empty one.
     environment.add_test("iterable", |value: Value| {
@@ -47,6 +50,18 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     });
     environment.add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
     environment
+}
+
+/// The items as Python shows them, one after the other; `attribute` is looked up in each.
+fn join(value: Value, between: Option<String>, options: Kwargs) -> Result<String, Error> {
+    let between = options.get::<Option<String>>("d")?.or(between).unwrap_or_default();
+    let attribute: Option<String> = options.get("attribute")?;
+    options.assert_all_used()?;
+    let items = value.try_iter()?.map(|item| match &attribute {
+        Some(path) => path.split('.').try_fold(item, |item, name| item.get_attr(name)).map(|item| python::text(&item)),
+        None => Ok(python::text(&item)),
+    });
+    Ok(items.collect::<Result<Vec<_>, _>>()?.join(&between))
 }
 
 /// A template's text as jinja2's lexer takes it: every end of a line is `\n`. (The last one is left out there and in minijinja.)

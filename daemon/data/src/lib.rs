@@ -9,7 +9,7 @@
 //! | [`message`] | messages of a conversation, with every key that they have |
 //! | [`naming`] | what a file is that is not what it should be |
 //! | [`tokenizer`] | Hugging Face tokenizers: ids, special tokens, the fit with a model's vocabulary |
-//! | [`template`], [`jinja`] | a row's prompt as the model reads it; templates as transformers renders them |
+//! | [`template`], [`jinja`], `concat` | a row's prompt as the model reads it; templates as transformers renders them |
 //! | [`prompts`] | prompts of a data set, tokenised once (token in, token out) |
 //! | [`supervision`] | batches of `pretrain` and `sft` |
 //! | [`preferences`] | batches of `dpo` and `reward-model` |
@@ -20,6 +20,7 @@
 //! Everything here is a function of files and a seed: no clock, no randomness of its own.
 
 pub mod columns;
+mod concat;
 pub mod dataset;
 pub mod error;
 pub mod jinja;

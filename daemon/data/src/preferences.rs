@@ -165,7 +165,21 @@ fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading)
     let cut = chosen.len() > max_length || rejected.len() > max_length;
     let behind = |ids: Vec<u32>| ids.into_iter().take(max_length).skip(prompt).collect::<Vec<_>>();
     let prompt_ids = chosen.get(..prompt).unwrap_or_default().to_vec();
-    Ok((cut, Pair { prompt_ids, chosen_ids: behind(chosen), rejected_ids: behind(rejected), margin: row.margin.unwrap_or(0.0) }))
+    let (chosen_ids, rejected_ids) = (behind(chosen), behind(rejected));
+    if chosen_ids == rejected_ids {
+        return Err(match cut {
+            true => format!(
+                "`chosen` and `rejected` are the same up to max_length = {max_length} tokens: raise it, or leave the row out"
+            ),
+            false => "`chosen` and `rejected` are the same tokens: there is nothing to prefer".into(),
+        });
+    }
+    for (key, ids) in [("chosen", &chosen_ids), ("rejected", &rejected_ids)] {
+        if ids.is_empty() {
+            return Err(format!("the template writes nothing of `{key}` behind the prompt: there is nothing to learn"));
+        }
+    }
+    Ok((cut, Pair { prompt_ids, chosen_ids, rejected_ids, margin: row.margin.unwrap_or(0.0) }))
 }
 
 fn begins_with_answer(messages: &[Message]) -> bool {

@@ -29,8 +29,13 @@ const BATCH_ROWS: usize = 1024;
 /// Items of a list in a cell (`LIM-1`): nulls cost a file nothing, and memory much.
 const ITEMS_MAX: usize = 1 << 24;
 
-/// Hands every row, a JSON object of its columns, to `take` with its number from 1.
-pub fn read(path: &Path, file: File, mut take: impl FnMut(u64, Json) -> Result<(), DataError>) -> Result<(), DataError> {
+/// Hands every row, a JSON object of its columns, to `take` with its number from 1. A column that cannot be read is left out, unless `is_used`.
+pub fn read(
+    path: &Path,
+    file: File,
+    is_used: impl Fn(&str) -> bool,
+    mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
+) -> Result<(), DataError> {
     let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
     let mut head = Vec::new();
     (&file).take(naming::HEAD_BYTES as u64).read_to_end(&mut head).map_err(|e| DataError::read(path, e))?;
@@ -43,18 +48,19 @@ pub fn read(path: &Path, file: File, mut take: impl FnMut(u64, Json) -> Result<(
         let batch = batch.map_err(|e| broken(e.to_string()))?;
         for row in 0..batch.num_rows() {
             number += 1;
-            let columns = columns(&batch, row).map_err(|problem| DataError::Row { path: path.into(), line: number, problem })?;
+            let columns =
+                columns(&batch, row, &is_used).map_err(|problem| DataError::Row { path: path.into(), line: number, problem })?;
             take(number, columns)?;
         }
     }
     Ok(())
 }
 
-fn columns(batch: &RecordBatch, row: usize) -> Result<Json, String> {
+fn columns(batch: &RecordBatch, row: usize, is_used: impl Fn(&str) -> bool) -> Result<Json, String> {
     let schema = batch.schema_ref();
-    let pairs = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
-        let value = cell(column, row).map_err(|problem| format!("column `{}` {problem}", field.name()))?;
-        Ok((field.name().clone(), value))
+    let pairs = schema.fields().iter().zip(batch.columns()).filter_map(|(field, column)| match cell(column, row) {
+        Ok(value) => Some(Ok((field.name().clone(), value))),
+        Err(problem) => is_used(field.name()).then(|| Err(format!("column `{}` {problem}", field.name()))),
     });
     Ok(Json::Object(pairs.collect::<Result<_, String>>()?))
 }
@@ -79,11 +85,11 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         DataType::UInt64 => number(plain::<UInt64Type>(array, row)),
         DataType::Float16 => {
             let value = array.as_primitive::<Float16Type>().value(row);
-            number(shortest(value.to_f64(), |text| text.parse::<f64>().is_ok_and(|again| half::f16::from_f64(again) == value)))
+            number(narrow(value.to_f64(), |text| text.parse::<f64>().is_ok_and(|again| half::f16::from_f64(again) == value)))
         }
         DataType::Float32 => {
             let value = array.as_primitive::<Float32Type>().value(row);
-            number(shortest(value.into(), |text| text.parse::<f32>().is_ok_and(|again| again == value)))
+            number(narrow(value.into(), |text| text.parse::<f32>().is_ok_and(|again| again == value)))
         }
         DataType::Float64 => number(float_text(array.as_primitive::<Float64Type>().value(row))),
         DataType::Decimal32(..) => number(array.as_primitive::<Decimal32Type>().value_as_string(row)),
@@ -122,6 +128,13 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         }
         other => Err(format!("is of type {other}, which is not read: write it as text or numbers")),
     }
+}
+
+/// A narrow float as it was before it became narrow, as far as digits can tell: a whole number that is written out keeps every digit (2^31 is
+/// 2147483648.0), everything else has the fewest that are this float among its kind (0.1, 1e+30).
+fn narrow(value: f64, is_same: impl Fn(&str) -> bool) -> String {
+    let exact = float_text(value);
+    if value.fract() == 0.0 && !exact.contains('e') { exact } else { shortest(value, is_same) }
 }
 
 fn plain<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> String

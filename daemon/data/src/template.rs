@@ -1,5 +1,6 @@
 //! A row's prompt as the model reads it, and its completion where that is a message.
 
+use crate::concat;
 use crate::dataset::Row;
 use crate::error::DataError;
 use crate::jinja::{self, describe};
@@ -35,6 +36,20 @@ pub struct Telling<'a> {
     pub date: Option<&'a str>,
     /// Further variables: a JSON object, or nothing.
     pub chat_template_kwargs: &'a str,
+    /// The column that the job names for a row's tools.
+    pub tools: Option<&'a str>,
+}
+
+impl Telling<'_> {
+    /// The key of the data set that only a chat template reads.
+    fn unheard(&self) -> Result<Option<&'static str>, DataError> {
+        let settings = settings(self.chat_template_kwargs).map_err(|e| DataError::template("chat_template_kwargs", e))?;
+        Ok(match (self.tools, settings.is_empty()) {
+            (Some(_), _) => Some("tools"),
+            (None, false) => Some("chat_template_kwargs"),
+            (None, true) => None,
+        })
+    }
 }
 
 pub struct Template {
@@ -75,16 +90,23 @@ pub struct Rendered {
 impl Template {
     /// `tokenizer`'s directory is where `chat` finds the chat template.
     pub fn open(source: &TemplateSource, tokenizer: &Tokenizer, telling: &Telling<'_>) -> Result<Template, DataError> {
+        let told_in_vain = |name: &str| match telling.unheard()? {
+            None => Ok(()),
+            Some(key) => {
+                let problem = format!("it takes no `{key}`, which the data set has: use template = \"chat\", or leave `{key}` out");
+                Err(DataError::template(name, problem))
+            }
+        };
         match source {
-            TemplateSource::R1Zero => Template::prompt("r1-zero", R1_ZERO.into()),
-            TemplateSource::Plain => Template::prompt("plain", "{{ prompt }}".into()),
+            TemplateSource::R1Zero => told_in_vain("r1-zero").and_then(|()| Template::prompt("r1-zero", R1_ZERO.into())),
+            TemplateSource::Plain => told_in_vain("plain").and_then(|()| Template::prompt("plain", "{{ prompt }}".into())),
             TemplateSource::File(path) => {
                 let (name, text) = (path.display().to_string(), read(path)?);
                 let file = Template::prompt(&name, text.clone())?;
                 let sees = file.environment.get_template(NAME).map(|template| template.undeclared_variables(false));
                 match sees.is_ok_and(|names| names.contains("messages")) {
                     true => Template::chat(name, &Texts { default: text, tool_use: None }, tokenizer, telling, true),
-                    false => Ok(file),
+                    false => told_in_vain(&name).map(|()| file),
                 }
             }
             TemplateSource::Chat => Template::chat_of(tokenizer, telling)?.ok_or_else(|| {
@@ -127,12 +149,7 @@ impl Template {
                 Some(day)
             }
         };
-        let kwargs = match telling.chat_template_kwargs.trim() {
-            "" => Vec::new(),
-            text => {
-                kwargs(&Json::parse(text).map_err(|e| wrong(format!("chat_template_kwargs: {}", e.problem)))?).map_err(wrong)?
-            }
-        };
+        let kwargs = settings(telling.chat_template_kwargs).map_err(wrong)?;
         let chat = Chat {
             named_tokens: tokenizer.named_tokens().to_vec(),
             kwargs,
@@ -140,7 +157,7 @@ impl Template {
             sees_row,
             has_tool_use: texts.tool_use.is_some(),
         };
-        let compiled = |text: &str| jinja::without_generation_marks(&jinja::normalised(text));
+        let compiled = |text: &str| concat::with_shown_operands(&jinja::without_generation_marks(&jinja::normalised(text)));
         let mut environment = jinja::chat_environment(date);
         if let Some(text) = &texts.tool_use {
             environment.add_template_owned(TOOL_USE, compiled(text)).map_err(|e| DataError::template(&name, describe(&e)))?;
@@ -167,7 +184,7 @@ impl Template {
         let messages = self.messages(row)?;
         match messages.split_last() {
             Some((last, before)) if last.role() == "assistant" => self.render_continued(chat, row, before, last),
-            _ => self.render_messages(chat, row, &messages, true),
+            _ => self.render_messages(chat, row, &messages, self.offered_tools(row)?, true),
         }
     }
 
@@ -179,9 +196,10 @@ impl Template {
             (Said::Messages(messages), Kind::Chat(chat)) => {
                 let prompt = self.messages(row)?;
                 let all = [&prompt[..], messages].concat();
+                let tools = self.tools(row)?;
                 return Ok(Rendered {
-                    prompt: self.render_messages(chat, row, &prompt, true)?,
-                    whole: self.render_messages(chat, row, &all, false)?,
+                    prompt: self.render_messages(chat, row, &prompt, tools.clone(), true)?,
+                    whole: self.render_messages(chat, row, &all, tools, false)?,
                     is_ended: true,
                 });
             }
@@ -211,6 +229,18 @@ impl Template {
         if let Some(key) = row.messages.iter().find_map(Message::other_key) {
             return Err(self.wrong(format!("the prompt's message has `{key}`, which only template = \"chat\" can write")));
         }
+        // Beside a text these may be any columns; beside messages they are what a chat template is told.
+        let told = [("tools", &row.tools), ("chat_template_kwargs", &row.chat_template_kwargs)];
+        let is_told = |value: &Option<Json>| match value {
+            None | Some(Json::Null) => false,
+            Some(Json::List(items)) => !items.is_empty(),
+            Some(Json::Object(pairs)) => !pairs.is_empty(),
+            Some(Json::Text(text)) => !["", "[]", "{}", "null"].contains(&text.trim()),
+            Some(_) => true,
+        };
+        if let Some((key, _)) = told.into_iter().find(|(_, value)| !row.messages.is_empty() && is_told(value)) {
+            return Err(self.wrong(format!("the row has `{key}`, which only template = \"chat\" can write")));
+        }
         self.run(NAME, context! { prompt, ..self.row_context(row)? })
     }
 
@@ -239,6 +269,7 @@ impl Template {
         chat: &Chat,
         row: &Row,
         messages: &[Message],
+        tools: Value,
         add_generation_prompt: bool,
     ) -> Result<String, DataError> {
         let mut variables: Vec<(String, Value)> = Vec::new();
@@ -256,7 +287,6 @@ impl Template {
         for (name, token) in &chat.named_tokens {
             set(name, Value::from(token.as_str()));
         }
-        let tools = self.tools(row)?;
         let name = if chat.has_tool_use && !tools.is_none() { TOOL_USE } else { NAME };
         set("tools", tools);
         set("documents", Value::from(()));
@@ -278,7 +308,7 @@ impl Template {
         }
         let (tagged, text) = last.tagged(CONTINUE_TAG).ok_or_else(|| cannot("it has no text"))?;
         let messages: Vec<Message> = before.iter().cloned().chain([tagged]).collect();
-        let rendered = self.render_messages(chat, row, &messages, false)?;
+        let rendered = self.render_messages(chat, row, &messages, self.offered_tools(row)?, false)?;
         let place = rendered.rfind(CONTINUE_TAG.trim()).filter(|_| rendered.contains(text.trim()));
         let place = place.ok_or_else(|| cannot("the template leaves its text out, or parts of it"))?;
         let (open, behind) = rendered.split_at_checked(place).unwrap_or_default();
@@ -286,7 +316,13 @@ impl Template {
         Ok(if behind.starts_with(CONTINUE_TAG) { open.into() } else { open.trim_end().into() })
     }
 
-    /// None, or a list of JSON schemas.
+    /// The tools of a prompt that is sampled from: an empty list is none, as in TRL's GRPO.
+    fn offered_tools(&self, row: &Row) -> Result<Value, DataError> {
+        let tools = self.tools(row)?;
+        Ok(if tools.len() == Some(0) { Value::from(()) } else { tools })
+    }
+
+    /// None, or a list of JSON schemas. An empty one stays one, as in TRL's SFT, DPO and reward models: a template may ask `tools is not none`.
     fn tools(&self, row: &Row) -> Result<Value, DataError> {
         let wrong = |found: &str| {
             self.wrong(format!("the row's tools are {found}, expected a list of JSON schemas, or a string that is one"))
@@ -297,7 +333,6 @@ impl Template {
         };
         match parsed.as_ref().or(row.tools.as_ref()) {
             None | Some(Json::Null) => Ok(Value::from(())),
-            Some(Json::List(tools)) if tools.is_empty() => Ok(Value::from(())),
             Some(Json::List(tools)) => match tools.iter().find(|tool| tool.as_object().is_none()) {
                 Some(tool) => Err(wrong(&format!("a list with {}", tool.kind()))),
                 None => Ok(python::list(tools.iter().map(python::value).collect())),
@@ -329,6 +364,14 @@ impl Template {
             return Err(self.wrong("the prompt has no token: there is nothing to continue"));
         }
         Ok((text, ids))
+    }
+}
+
+/// The job's settings of a chat template: a JSON object, or nothing.
+fn settings(text: &str) -> Result<Vec<(String, Json)>, String> {
+    match text.trim() {
+        "" => Ok(Vec::new()),
+        text => kwargs(&Json::parse(text).map_err(|e| format!("chat_template_kwargs: {}", e.problem))?),
     }
 }
 

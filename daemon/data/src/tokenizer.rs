@@ -29,7 +29,11 @@ pub enum ReadBack {
 
 /// The tokenizer of a directory that has no tokenizer.json.
 const SENTENCEPIECE_FILE: &str = "tokenizer.model";
-const NAMED_TOKENS: &[&str] = &["bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token"];
+/// The special tokens that every tokenizer may have, in transformers' order. A file may name others, as in `image_token`.
+const NAMED_TOKENS: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const EXTRA_TOKENS: &str = "extra_special_tokens";
+/// The name of [`EXTRA_TOKENS`] before transformers 5.
+const ADDITIONAL_TOKENS: &str = "additional_special_tokens";
 
 /// Bytes of a tokenizer.json, and of a file beside it (`LIM-1`).
 const TOKENIZER_BYTES_MAX: u64 = 1 << 30;
@@ -62,12 +66,17 @@ impl Tokenizer {
         let own = json(&beside.join("tokenizer_config.json"))?;
         let model = json(&beside.join("config.json"))?;
         add_further_tokens(&mut inner, &own, beside)?;
-        let named = named_tokens(&own, beside)?;
+        let special = special_tokens(&own, beside)?;
         let id_of = |name: &str| -> Result<Option<u32>, DataError> {
-            let Some((_, token)) = named.iter().find(|(n, _)| n == name) else { return Ok(None) };
+            let Some(token) = special.named.iter().find(|(n, _)| n == name).map(|(_, token)| &token.content) else {
+                return Ok(None);
+            };
             let missing = || problem(format!("the files beside it say that its `{name}` is {token:?}, and it has no such token"));
             inner.token_to_id(token).map(Some).ok_or_else(missing)
         };
+        let own_eos = id_of("eos_token")?;
+        let own_bos = id_of("bos_token")?;
+        add_special_tokens(&mut inner, &special);
         // What transformers generates with: generation_config.json, or what it makes of config.json where there is none.
         let of_model = |key: &str| {
             let found = ids(&model[key]);
@@ -79,7 +88,7 @@ impl Tokenizer {
         };
         let mut eos_ids = generated("eos_token_id");
         // The tokenizer's own end of sequence comes first: it is what ends a training row.
-        if let Some(own) = id_of("eos_token")? {
+        if let Some(own) = own_eos {
             eos_ids.retain(|id| *id != own);
             eos_ids.insert(0, own);
         }
@@ -90,7 +99,8 @@ impl Tokenizer {
         if let Some(stray) = eos_ids.iter().find(|id| inner.id_to_token(**id).is_none()) {
             return Err(problem(format!("id {stray} is said to end a sequence, and the tokenizer has no such id")));
         }
-        let bos_id = id_of("bos_token")?.or_else(|| generated("bos_token_id").first().copied());
+        let bos_id = own_bos.or_else(|| generated("bos_token_id").first().copied());
+        let named = special.named.into_iter().map(|(name, token)| (name, token.content)).collect();
         Ok(Tokenizer { inner, eos_ids, bos_id, named, file })
     }
 
@@ -216,18 +226,62 @@ impl Tokenizer {
     }
 }
 
-/// The special tokens by name, as transformers finds them: those of special_tokens_map.json go before those of tokenizer_config.json, unless that
+/// What the files beside a tokenizer say of special tokens.
+struct SpecialTokens {
+    /// `bos_token`, `image_token`, … in the order in which they are added.
+    named: Vec<(String, tokenizers::AddedToken)>,
+    /// Those without a name of their own.
+    extra: Vec<tokenizers::AddedToken>,
+}
+
+/// The special tokens, as transformers finds them: those of special_tokens_map.json go before those of tokenizer_config.json, unless that
 /// one has an `added_tokens_decoder`: then it is of a newer kind, and the map is not read.
-fn named_tokens(own: &Value, beside: &Path) -> Result<Vec<(String, String)>, DataError> {
+fn special_tokens(own: &Value, beside: &Path) -> Result<SpecialTokens, DataError> {
     let map = match own.get("added_tokens_decoder") {
         Some(_) => Value::Null,
         None => json(&beside.join("special_tokens_map.json"))?,
     };
-    let token = |name: &&str| {
-        let value = map.get(*name).unwrap_or(&own[*name]);
-        Some((name.to_string(), content(value)?.to_string()))
+    let value = |name: &str| map.get(name).unwrap_or(&own[name]);
+    let mut named = Vec::new();
+    let mut add = |name: &str, value: &Value| {
+        if let Some(token) = special_token(value).filter(|_| named.iter().all(|(known, _)| known != name)) {
+            named.push((name.to_string(), token));
+        }
     };
-    Ok(NAMED_TOKENS.iter().filter_map(token).collect())
+    for name in NAMED_TOKENS {
+        add(name, value(name));
+    }
+    let further = [own, &map].into_iter().filter_map(Value::as_object).flatten().map(|(name, _)| name);
+    for name in further.filter(|name| name.ends_with("_token")) {
+        add(name, value(name));
+    }
+    let listed = [own.get(EXTRA_TOKENS).unwrap_or(&own[ADDITIONAL_TOKENS]), &map[EXTRA_TOKENS], &map[ADDITIONAL_TOKENS]];
+    for (name, token) in listed.iter().filter_map(|value| value.as_object()).flatten() {
+        add(name, token);
+    }
+    let extra = listed.iter().filter_map(|value| value.as_array()).flatten().filter_map(special_token).collect();
+    Ok(SpecialTokens { named, extra })
+}
+
+/// Adds the special tokens that the tokenizer has not among those that are found in a text as a whole, as transformers does.
+fn add_special_tokens(inner: &mut tokenizers::Tokenizer, special: &SpecialTokens) {
+    let known = inner.get_added_tokens_decoder();
+    let is_known = |token: &&tokenizers::AddedToken| known.values().any(|known| known.content == token.content);
+    let tokens = special.named.iter().map(|(_, token)| token).chain(&special.extra);
+    let missing: Vec<_> = tokens.filter(|token| !is_known(token)).cloned().collect();
+    inner.add_special_tokens(&missing);
+}
+
+/// A token that is special wherever it is named so.
+fn special_token(value: &Value) -> Option<tokenizers::AddedToken> {
+    Some(match value {
+        Value::String(text) => tokenizers::AddedToken::from(text.as_str(), true),
+        value => {
+            let mut token = added_token(value)?;
+            token.special = true;
+            token.normalized(value["normalized"].as_bool().unwrap_or(false))
+        }
+    })
 }
 
 /// Tokens that are not in tokenizer.json itself: of `added_tokens_decoder`, or of added_tokens.json where there is none. They get the ids that these

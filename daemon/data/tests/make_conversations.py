@@ -41,11 +41,13 @@ TOOLS = [
         },
     }
 ]
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2, "exact": True, "limit": None, "at": 1e16, "share": 1.10, "big": 2**70, "list": [1.0, "it's"]}}}]}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2, "exact": True, "limit": None, "at": 1e16, "small": 1e-05, "tenth": 0.1, "huge": 1e300, "whole": 3.0, "share": 1.10, "big": 2**70, "list": [1.0, "it's"]}}}]}
 # Each shows a way of real templates with a message's other keys.
 TEMPLATES = {
     # Qwen2.5 and Qwen3: tools as JSON lines, calls with tojson or as they are.
-    "calls": """{%- if tools %}
+    "calls": """{%- if tools is defined and tools is not none and not tools %}<|system|>No tools.
+{%- endif %}
+{%- if tools %}
     {{- '<|system|># Tools' }}
     {%- for tool in tools %}
         {{- "\\n" }}
@@ -94,6 +96,14 @@ TEMPLATES = {
 """,
     # Line ends of other systems; what follows a block on its line; the date in a macro.
     "ends": "{%- macro today() -%}\r\n{{ strftime_now('%d %b %Y') }}\r\n{%- endmacro %}\r\n{{ today() }}\r\n{% for message in messages %}\r\n  {{ message.role }}: {{ message.content }}\r{% if not loop.last %}\n---\r\n{% endif %}\r\n{% endfor %}\r\n{% if add_generation_prompt %}assistant:{% endif %}\r\n",
+    # Numbers beside texts.
+    "numbers": """{%- for message in messages %}{{- message.role ~ ':' }}
+{%- for call in message.tool_calls or [] %}
+{%- for name, value in call.function.arguments | items %}{{- ' ' ~ name ~ '=' ~ value ~ ';' -}}{%- endfor %}
+{{- call.function.arguments.values() | join(', ') ~ '|' ~ 1e16 ~ '|' ~ 2 * 0.1 ~ -1e-5 ~ (call.function.arguments.at ~ '' if call else none) ~ [1e-7] }}
+{{- [{'a': 1e-5}, {'a': true}] | join('/', attribute='a') ~ none ~ call.nothing ~ true }}
+{%- endfor %}
+{%- endfor %}""",
     "trims": "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}\n\n",
 }
 CONVERSATIONS = [
@@ -105,12 +115,15 @@ CONVERSATIONS = [
     dict(messages=[{"role": "user", "content": "Weather?"}, CALL, {"role": "tool", "content": "sun", "name": "weather", "tool_call_id": "call_1"}], tools=TOOLS),
     dict(messages=[{"role": "user", "content": "Hi", "name": "Ada"}], chat_template_kwargs={"enable_thinking": False}),
     dict(messages=[{"role": "user", "content": "Hi"}], chat_template_kwargs={"enable_thinking": True}),
+    dict(messages=[{"role": "user", "content": "Hi"}], tools=[]),
 ]
 PAIRS = [
     dict(prompt=[{"role": "user", "content": "2+2?"}], completion=[{"role": "assistant", "content": "4", "reasoning_content": "easy"}]),
     dict(prompt=[{"role": "user", "content": "Weather?"}], completion=[CALL], tools=TOOLS),
     dict(prompt=[{"role": "user", "content": "Weather?"}], completion=[CALL, {"role": "tool", "content": "sun"}, {"role": "assistant", "content": "It is sunny."}], tools=json.dumps(TOOLS)),
     dict(prompt=[{"role": "user", "content": "2+2?"}], completion=[{"role": "assistant", "content": "4 "}], chat_template_kwargs={"enable_thinking": False}),
+    dict(prompt=[{"role": "user", "content": "2+2?"}], completion=[{"role": "assistant", "content": "4"}], tools=[]),
+    dict(prompt=[{"role": "user", "content": "2+2?"}], completion=[{"role": "assistant", "content": "4"}], tools="[]"),
 ]
 
 
@@ -220,6 +233,15 @@ def ends():
         {"tokenizer_config.json": {"eos_token": "<|new|>", "added_tokens_decoder": {**decoder, str(next_id): token("<|new|>")}}},
         {"tokenizer_config.json": {"eos_token": "<|new|>"}, "added_tokens.json": {"<|new|>": next_id}},
         {"special_tokens_map.json": {"eos_token": "<|new|>"}, "added_tokens.json": {"<|new|>": next_id, "<|other|>": next_id + 1}},
+        # Special tokens that tokenizer.json lacks, or has as a piece alone, get the next ids in the order of their names.
+        {"tokenizer_config.json": {"eos_token": "<|end|>", "pad_token": "<|new|>"}},
+        {"tokenizer_config.json": {"eos_token": "<|end|>", "pad_token": "<|new|>", "unk_token": "<|other|>", "image_token": "<|image|>"}},
+        {"tokenizer_config.json": {"eos_token": "<|end|>", "additional_special_tokens": ["<|user|>", "<|new|>"], "mask_token": "<|mask|>"}},
+        {"tokenizer_config.json": {"eos_token": "<|end|>", "extra_special_tokens": {"image_token": "<|image|>", "boi_token": "<|new|>"}}},
+        {"tokenizer_config.json": {"eos_token": "<|end|>", "pad_token": "h"}},
+        {"special_tokens_map.json": {"eos_token": "<|end|>", "pad_token": token("<|new|>", lstrip=True), "additional_special_tokens": ["<|other|>"]}},
+        {"special_tokens_map.json": {"eos_token": "<|end|>", "extra_special_tokens": ["<|other|>"]}, "tokenizer_config.json": {"extra_special_tokens": ["<|new|>"]}},
+        {"tokenizer_config.json": {"eos_token": "<|end|>", "added_tokens_decoder": decoder, "pad_token": "<|new|>", "extra_special_tokens": ["<|other|>"]}},
     ]
     found = []
     for files in cases:
@@ -232,8 +254,8 @@ def ends():
             if "tokenizer_config.json" not in files:
                 (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
             tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-            text = "<|user|>hi<|new|><|end|>"
-            found.append(dict(files=files, eos_token=tokenizer.eos_token, eos_id=tokenizer.eos_token_id, bos_id=tokenizer.bos_token_id, text=text, ids=tokenizer(text)["input_ids"]))
+            text = "<|user|>hi <|new|> <|other|><|image|><|mask|><|end|>"
+            found.append(dict(files=files, eos_token=tokenizer.eos_token, eos_id=tokenizer.eos_token_id, named=tokenizer.special_tokens_map, bos_id=tokenizer.bos_token_id, text=text, ids=tokenizer(text)["input_ids"]))
     return found
 
 
@@ -254,6 +276,11 @@ def tables():
         "int64": pyarrow.array([-(2**63), 2**53 + 1], pyarrow.int64()),
         "float16": pyarrow.array(numpy.array([0.1, 2048.0], numpy.float16)),
         "float32": pyarrow.array([0.1, 1234.5678], pyarrow.float32()),
+        "whole16": pyarrow.array(numpy.array([10008.0, 65504.0], numpy.float16)),
+        "whole32": pyarrow.array([2147483648.0, 123456792.0], pyarrow.float32()),
+        # What is not read, and does not matter as long as nobody uses it.
+        "zoned": pyarrow.array([datetime.datetime(2024, 1, 31, 12, tzinfo=utc), None], pyarrow.timestamp("ms", "Europe/Berlin")),
+        "span": pyarrow.array([datetime.timedelta(days=1), None]),
         "float64": pyarrow.array([0.1, 1e22], pyarrow.float64()),
         "decimal": pyarrow.array([decimal.Decimal("717897987691852588770249.10"), decimal.Decimal("-0.50")], pyarrow.decimal128(38, 2)),
         "decimal256": pyarrow.array([decimal.Decimal(3**100), None], pyarrow.decimal256(60, 0)),
@@ -272,7 +299,7 @@ def tables():
     shortest = {name: [shown(value) for value in columns[name].to_numpy()] for name in ("float16", "float32")}
     rows = []
     for row, values in enumerate(table.to_pylist()):
-        said = {name: value if value is None or isinstance(value, (list, dict)) else (value.decode() if name in ("bytes", "fixed") else str(value)) for name, value in values.items() if name != "raw"}
+        said = {name: value if value is None or isinstance(value, (list, dict)) else (value.decode() if name in ("bytes", "fixed") else str(value)) for name, value in values.items() if name not in ("raw", "zoned", "span")}
         said.update({name: texts[row] for name, texts in shortest.items()})
         rows.append({name: said[name] for name in said if name not in ("list", "struct", "map")})
     return rows

@@ -440,6 +440,12 @@ impl DataSource {
             let problem = format!("`messages` names whole conversations, and `{key}` a part of one");
             return Err(data.unsound(problem, "keep one of them"));
         }
+        let unprompted = ["dpo", "reward-model"].into_iter().find(|kind| read_by(kind));
+        if let Some(kind) = unprompted.filter(|_| data.has("max_prompt_length")) {
+            let problem =
+                format!("`max_prompt_length` leaves out no row of a {kind} stage, which cuts its texts at its own `max_length`");
+            return Err(data.unsound(problem, "leave it out, or give the stage a data set of its own"));
+        }
         // A whole conversation stands for both.
         let prompted = prompted && messages.is_none();
         let completed = (read_by("sft") || read_by("distill") || labelled) && messages.is_none();

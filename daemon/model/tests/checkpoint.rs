@@ -224,6 +224,18 @@ fn what_stands_beside_the_weights_is_carried() {
     let mut names: Vec<_> = fs::read_dir(to.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["chat_template.jinja", "generation_config.json", "tokenizer.json"]);
+
+    // The template for rows with tools has a folder of its own.
+    let tools = "additional_chat_templates/tool_use.jinja";
+    fs::create_dir(from.path().join("additional_chat_templates")).unwrap();
+    fs::write(from.path().join(tools), "tools").unwrap();
+    fs::write(from.path().join("additional_chat_templates/notes.txt"), "").unwrap();
+    let again = tempdir().unwrap();
+    let whole = again.path().join("checkpoint");
+    checkpoint::write_directory_atomically(&whole, |dir| checkpoint::carry_files(from.path(), dir)).unwrap();
+    assert_eq!(fs::read_to_string(whole.join(tools)).unwrap(), "tools");
+    assert!(!whole.join("additional_chat_templates/notes.txt").exists());
+    assert!(checkpoint::verify_manifest(&whole).unwrap().files.iter().any(|file| file.path == tools));
 }
 
 /// Whoever may read what a job leaves is decided by the umask, whatever writes the file and

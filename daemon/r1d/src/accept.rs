@@ -21,6 +21,7 @@ use r1d_rewards::Rewards;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Letters of a job's id: 32^8 ids, read aloud without doubt (no i, l, o, u).
 const ID_LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -62,7 +63,7 @@ impl AcceptError {
 pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Plan, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
     let resolved = job.to_toml();
-    date(&mut job, desk);
+    date(&mut job, desk.clock.unix());
     reach::check(&job, &Surroundings::own())?;
     let materials = Materials::read(job, rewards, &Recorded::default(), reading)?;
     let facts = materials.facts();
@@ -84,9 +85,9 @@ pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Re
 }
 
 /// The day that chat templates are told is the one of the submission, and recorded with the job: taken up later, its prompts are the same (`STEP-2`).
-fn date(job: &mut Job, desk: &Desk) {
+fn date(job: &mut Job, now: Duration) {
     if job.date.is_none() {
-        job.date = r1d_data::template::date_of(desk.clock.unix().as_secs());
+        job.date = r1d_data::template::date_of(now.as_secs());
     }
 }
 
@@ -116,7 +117,7 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
     let Submission { text, priority, pins, reuses, id: request } = submission;
     desk.ledger.is_in_place()?;
     let mut job = Job::parse(&text, Path::new("/"))?;
-    date(&mut job, desk);
+    date(&mut job, desk.clock.unix());
     reach::check(&job, &Surroundings::own())?;
     let fingerprint = inputs::fingerprint(&job);
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
@@ -192,4 +193,23 @@ fn new_id(desk: &Desk, attempt: u64) -> JobId {
         letter as char
     });
     JobId(letters.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Accepted yesterday and taken up today, from what was recorded: the day is yesterday's.
+    #[test]
+    fn a_recorded_day_stays() {
+        let text = "name = \"a\"\n[model]\ninit = \"a.json\"\ntokenizer = \"t\"\n[data.d]\npath = \"d.jsonl\"\n\
+            [[stage]]\nname = \"s\"\nkind = \"sft\"\ndata = \"d\"\nepochs = 1\n";
+        let mut job = Job::parse(text, Path::new("/")).unwrap();
+        let yesterday = Duration::from_secs(1_720_051_200);
+        date(&mut job, yesterday);
+        assert_eq!(job.date.as_deref(), Some("2024-07-04"));
+        let mut again = Job::parse(&job.to_toml(), Path::new("/")).unwrap();
+        date(&mut again, yesterday + Duration::from_secs(24 * 60 * 60));
+        assert_eq!(again.date.as_deref(), Some("2024-07-04"));
+    }
 }

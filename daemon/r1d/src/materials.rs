@@ -469,7 +469,11 @@ impl Shelf<'_> {
 
     fn open_template(&self, data: &str, template: &TemplateSource, tokenizer: &Tokenizer) -> Result<Template, MaterialsError> {
         let source = self.source(data)?;
-        let telling = Telling { date: self.job.date.as_deref(), chat_template_kwargs: &source.chat_template_kwargs };
+        let telling = Telling {
+            date: self.job.date.as_deref(),
+            chat_template_kwargs: &source.chat_template_kwargs,
+            tools: source.tools.as_deref(),
+        };
         Ok(Template::open(template, tokenizer, &telling)?)
     }
 

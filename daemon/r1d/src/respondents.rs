@@ -65,7 +65,7 @@ enum Respondent {
 impl Respondent {
     fn judge(job: &Job, model: &Model) -> Result<Respondent, DataError> {
         let positions = model.facts.max_position_embeddings;
-        let telling = Telling { date: job.date.as_deref(), chat_template_kwargs: "" };
+        let telling = Telling { date: job.date.as_deref(), ..Telling::default() };
         Ok(Respondent::Judge { questions: Box::new(Questions::open(model.tokenizer.clone(), &telling)?), positions })
     }
 

@@ -557,3 +557,30 @@ fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
         assert!(error.to_lowercase().contains(&expected.to_lowercase()), "{new}: {error}");
     }
 }
+
+/// A chat template asks for the day. It is the one of the submission, recorded with the job: taken up again on another day, its prompts are the same.
+#[test]
+fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
+    let mut house = House::new();
+    let text = "{% for m in messages %}{{ m.content }}{% endfor %} {{ strftime_now('%Y-%m-%d') }}";
+    fs::write(house.path("dated.jinja"), text).unwrap();
+    house.start();
+    let template = format!("template = \"{}\"", house.path("dated.jinja").display());
+    // The day by the clock of the file system.
+    let today = || {
+        fs::write(house.path("now"), "").unwrap();
+        let now = fs::metadata(house.path("now")).unwrap().modified().unwrap();
+        let seconds = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        format!("date = \"{}\"", r1d_data::template::date_of(seconds).unwrap())
+    };
+    let before = today();
+    let submitted = |job: String| {
+        let job = house.submit(job);
+        let recorded = house.try_status(&job).unwrap().directory.join("job.toml");
+        fs::read_to_string(recorded).unwrap()
+    };
+    let own = submitted(house.job(&[("template = \"plain\"", &template)]));
+    assert!(own.contains(&before) || own.contains(&today()), "{own}");
+    let named = house.job(&[("template = \"plain\"", &template), ("seed = 11", "seed = 11\ndate = \"2024-07-04\"")]);
+    assert!(submitted(named).contains("date = \"2024-07-04\""), "a job's own day stays");
+}

@@ -22,7 +22,7 @@ fn conversations_render_as_in_transformers() {
     let all = Json::parse(&text).unwrap();
     let date = all.get("date").unwrap().as_text().unwrap();
     let cases = all.get("cases").unwrap().as_list().unwrap();
-    assert!(cases.len() >= 32);
+    assert!(cases.len() >= 45);
     for case in cases {
         let field = |name: &str| case.get(name).cloned().filter(|value| *value != Json::Null);
         let (style, template) = (field("style").unwrap(), field("template").unwrap());
@@ -53,7 +53,7 @@ fn settings_of_a_chat_template_have_a_key() {
         Template::open(
             &TemplateSource::File(path.clone()),
             &crate::tokenizer(),
-            &Telling { chat_template_kwargs: kwargs, date: None },
+            &Telling { chat_template_kwargs: kwargs, ..Telling::default() },
         )
     };
     let row = Row { prompt: Some("Hi".into()), ..Row::default() };
@@ -69,7 +69,7 @@ fn settings_of_a_chat_template_have_a_key() {
 fn fine_tuning_learns_trls_ids() {
     let all = Json::parse(&std::fs::read_to_string(golden("sft.json")).unwrap()).unwrap();
     let all = all.as_list().unwrap();
-    assert!(all.len() >= 34);
+    assert!(all.len() >= 36);
     for case in all {
         let tokenizer = Tokenizer::open(&golden("sft").join(case.get("tokenizer").unwrap().as_text().unwrap())).unwrap();
         let row = case.get("row").unwrap();
@@ -123,6 +123,8 @@ fn the_end_of_a_sequence_is_the_one_of_transformers() {
         let tokenizer = Tokenizer::open(&path).unwrap_or_else(|e| panic!("{case}: {e}"));
         assert_eq!(u64::from(tokenizer.eos_id()), case["eos_id"].as_u64().unwrap(), "{case}");
         assert_eq!(tokenizer.bos_id().map(u64::from), case["bos_id"].as_u64(), "{case}");
+        let named = tokenizer.named_tokens().iter().map(|(name, token)| (name.clone(), token.clone().into()));
+        assert_eq!(Value::Object(named.collect()), case["named"], "{case}");
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         assert_eq!(tokenizer.encode(case["text"].as_str().unwrap(), true).unwrap(), ids, "{case}");
     }
@@ -154,4 +156,34 @@ fn a_row_with_tools_has_the_template_for_tools() {
     assert_eq!(template.render(&Row { tools, ..row.clone() }).unwrap(), "tools:1Hi");
     let wrong = Row { tools: json(&serde_json::json!("hammer, saw")), ..row };
     assert!(template.render(&wrong).unwrap_err().to_string().contains("the row's tools are a string that is no JSON"));
+}
+
+/// An empty list of tools is one in what SFT, DPO and reward models learn, and none in a prompt that is sampled from, as in TRL.
+#[test]
+fn an_empty_list_of_tools_is_none_where_a_prompt_is_sampled_from() {
+    let text = "{% if tools is not none %}tools:{{ tools | length }} {% endif %}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let (_directory, path) = file("own.jinja", text);
+    let template = crate::open(&TemplateSource::File(path), &crate::tokenizer()).unwrap();
+    let said = r1d_data::Said::Messages(messages(&serde_json::json!([{"role": "assistant", "content": "4"}])));
+    for tools in ["[]", r#""[]""#] {
+        let row = Row { prompt: Some("2+2?".into()), tools: Some(Json::parse(tools).unwrap()), ..Row::default() };
+        assert_eq!(template.render(&row).unwrap(), "2+2?");
+        let learned = template.render_with(&row, &said).unwrap();
+        assert_eq!((learned.prompt.as_str(), learned.whole.as_str()), ("tools:0 2+2?", "tools:0 2+2?4"));
+    }
+}
+
+/// What a data set's keys say is never left out in silence: a template that is none of messages takes neither tools nor settings.
+#[test]
+fn a_template_without_messages_refuses_tools_and_settings() {
+    let (_directory, path) = file("row.jinja", "{{ prompt }}");
+    for source in [TemplateSource::R1Zero, TemplateSource::Plain, TemplateSource::File(path)] {
+        let open = |telling| Template::open(&source, &crate::tokenizer(), &telling);
+        assert!(open(Telling { chat_template_kwargs: "{}", ..Telling::default() }).is_ok());
+        let tools = open(Telling { tools: Some("functions"), ..Telling::default() }).err().unwrap().to_string();
+        assert!(tools.contains("takes no `tools`") && tools.contains("use template = \"chat\""), "{tools}");
+        let settings = open(Telling { chat_template_kwargs: r#"{"enable_thinking": false}"#, ..Telling::default() });
+        let settings = settings.err().unwrap().to_string();
+        assert!(settings.contains("takes no `chat_template_kwargs`"), "{settings}");
+    }
 }

@@ -142,6 +142,12 @@ fn parquet_is_read_in_every_codec_and_type() {
         "{meta}"
     );
     assert!(meta.contains(r#""decimal":717897987691852588770249.10"#) && meta.contains(r#""raw":"/wA=""#), "{meta}");
+    // A column that is not read is no matter, as long as the job does not name it.
+    for (column, what) in [("zoned", "time zone Europe/Berlin"), ("span", "type Duration"), ("span.days", "type Duration")] {
+        let message = DataSet::open(&DataSource { domain: name(column), ..source(&path) }).unwrap_err().to_string();
+        let (column, _) = column.split_once('.').unwrap_or((column, ""));
+        assert!(message.contains(&format!("zstd.parquet:1: column `{column}` is ")) && message.contains(what), "{message}");
+    }
     let raw = DataSet::open(&DataSource { reference: name("raw"), ..source(&path) }).unwrap_err().to_string();
     assert!(raw.ends_with("zstd.parquet:1: column `raw` is bytes that are no text in UTF-8, expected a string"), "{raw}");
 }

@@ -158,3 +158,34 @@ fn conversations_share_the_messages_that_they_begin_with() {
     assert!(refused(json!({"chosen": says("A"), "rejected": [{"role": "user", "content": "Ho"}]})).contains("share no message"));
     assert!(refused(json!({"chosen": says("A"), "rejected": [user]})).contains("only the beginning of the other"));
 }
+
+/// A pair that is none any more once its texts are cut, or written by the template, teaches nothing.
+#[test]
+fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
+    let good = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
+    let long =
+        json!({"prompt": "Who?", "chosen": "The same words at first, then this", "rejected": "The same words at first, then that"});
+    let short = Reading { max_length: 12, ..TOGETHER };
+    for reading in [short, Reading { whole: Whole::Scored, ..short }, Reading { whole: Whole::Learned(Tokenize::Apart), ..short }] {
+        let message = read(&[good.clone(), long.clone()], reading).err().unwrap().to_string();
+        assert!(
+            message.contains("row 2: `chosen` and `rejected` are the same up to max_length = 12 tokens: raise it"),
+            "{message}"
+        );
+    }
+    assert_eq!(read(&[good, long], TOGETHER).unwrap().truncated(), 0);
+
+    // The template leaves out what tells them apart, or all that one of them says.
+    let written = |text: &str, chosen: Value, rejected: Value| {
+        let (_directory, path) = file("own.jinja", text);
+        let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();
+        let row = json!({"prompt": [{"role": "user", "content": "2+2?"}], "chosen": [chosen], "rejected": [rejected]});
+        Preferences::pairs(&[(&of_pairs(&[row]).unwrap(), &template)], &tokenizer(), APART, ORDER).err().unwrap().to_string()
+    };
+    let said = |content: &str, name: &str| json!({"role": "assistant", "content": content, "name": name});
+    let all = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let message = written(all, said("4", "Ada"), said("4", "Bob"));
+    assert!(message.contains("row 1: `chosen` and `rejected` are the same tokens"), "{message}");
+    let message = written(all, said("4", "Ada"), said("", "Bob"));
+    assert!(message.contains("row 1: the template writes nothing of `rejected`"), "{message}");
+}

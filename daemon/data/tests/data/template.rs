@@ -120,6 +120,13 @@ fn a_template_without_messages_refuses_a_messages_other_keys() {
     let call =
         Said::Messages(crate::messages(&serde_json::json!([{"role": "assistant", "content": "4", "reasoning_content": "easy"}])));
     assert!(plain.render_with(&row("Hi"), &call).unwrap_err().to_string().contains("`reasoning_content`"));
+    for (key, value) in [("tools", r#"[{"type": "function"}]"#), ("chat_template_kwargs", r#"{"enable_thinking": false}"#)] {
+        let value = r1d_data::Json::parse(value).ok();
+        let (tools, chat_template_kwargs) = if key == "tools" { (value, None) } else { (None, value) };
+        let told = Row { messages: vec![Message::new("user", "Hi")], tools, chat_template_kwargs, ..row("Hi") };
+        assert!(plain.render(&told).unwrap_err().to_string().contains(&format!("the row has `{key}`")));
+        assert_eq!(plain.render(&Row { messages: Vec::new(), ..told }).unwrap(), "Hi", "a column of that name beside a text");
+    }
     // A file of several rows gives each message all keys.
     let padded = serde_json::json!([{"role": "user", "content": "Hi", "name": null}]);
     assert_eq!(plain.render(&Row { messages: crate::messages(&padded), ..row("Hi") }).unwrap(), "Hi");

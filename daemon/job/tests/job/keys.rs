@@ -134,7 +134,10 @@ fn every_key_is_read_and_written(base: Value) {
         let is_read = dotted == "stage.name" && get(&base, &at).and_then(Value::as_str).is_some_and(|name| read.contains(&name));
         // Whole conversations stand for the prompt and completion that the base names.
         let is_other = dotted.ends_with(".messages");
-        if is_read || is_other || PAIRED.contains(&dotted.as_str()) {
+        // Pairs and labelled texts are cut, not left out.
+        let is_cut =
+            ["data.pairs", "data.held-out", "data.safety"].iter().any(|data| dotted == format!("{data}.max_prompt_length"));
+        if is_read || is_other || is_cut || PAIRED.contains(&dotted.as_str()) {
             continue;
         }
         let mut seen = std::collections::BTreeSet::new();

@@ -151,3 +151,14 @@ fn what_cannot_work_is_refused_with_the_fix() {
     assert!(refusal("kind = \"ppo\"", "kind = \"ppo\"\nnum_mini_batches = 5").contains("do not divide into num_mini_batches = 5"));
     assert!(refusal("kind = \"dpo\"", "kind = \"dpo\"\nlora_r = 8").contains("unknown key `lora_r`"));
 }
+
+/// TRL has no such key there: pairs and labelled texts are cut at `max_length`.
+#[test]
+fn rows_of_pairs_and_texts_are_not_left_out_by_their_prompts() {
+    for (data, kind) in [("[data.pairs]", "dpo"), ("[data.safety]", "reward-model"), ("[data.held-out]", "reward-model")] {
+        let error = refusal(data, &format!("{data}\nmax_prompt_length = 99"));
+        assert!(error.contains(data.trim_matches(['[', ']'])) && error.contains("`max_prompt_length`"), "{error}");
+        assert!(error.contains(&format!("a {kind} stage")), "{error}");
+    }
+    assert!(parse(&JOB.replacen("[data.train]", "[data.train]\nmax_prompt_length = 99", 1)).is_ok());
+}

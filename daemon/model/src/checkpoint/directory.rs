@@ -38,6 +38,9 @@ const CARRIED_FILES: &[&str] = &[
     "chat_template.jinja",
 ];
 
+/// Chat templates by name, beside chat_template.jinja: the one for rows with tools is among them.
+const TEMPLATES_FOLDER: &str = "additional_chat_templates";
+
 /// What a checkpoint directory must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -168,7 +171,19 @@ pub fn bytes_below(dir: &Path) -> Result<u64> {
 
 /// Copies tokenizer, templates and generation settings that `from` has.
 pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
-    carry(CARRIED_FILES, from, to)
+    carry(CARRIED_FILES, from, to)?;
+    let (from, to) = (from.join(TEMPLATES_FOLDER), to.join(TEMPLATES_FOLDER));
+    if !is_there(&from)? {
+        return Ok(());
+    }
+    create_dir_durably(&to).map_err(ModelError::io(&to))?;
+    for entry in std::fs::read_dir(&from).map_err(ModelError::io(&from))? {
+        let name = entry.map_err(ModelError::io(&from))?.file_name();
+        if Path::new(&name).extension().is_some_and(|extension| extension == "jinja") {
+            copy(&from.join(&name), &to.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies an adapter in peft's layout.

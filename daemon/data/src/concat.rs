@@ -1,0 +1,220 @@
+//! jinja2's `~` puts texts together as Python shows them; minijinja's shows floats its own way (1e16, 1e-05). So each operand of a `~` is
+//! handed through the function [`SHOWN`] before a template is compiled: `a ~ b | trim` becomes `shown(a) ~ shown(b | trim)`.
+//!
+//! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and more than `+`, comparisons and the rest.
+
+/// The function that a template then calls; no template has one of this name.
+pub const SHOWN: &str = "__shown";
+
+/// Words that end an operand, besides the one that a statement begins with.
+const WORDS: [&str; 8] = ["and", "or", "not", "in", "if", "else", "elif", "recursive"];
+
+/// The template with the operands of every `~` handed through [`SHOWN`].
+pub fn with_shown_operands(text: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some(place) = rest.find('{') {
+        let (before, tag) = rest.split_at(place);
+        result.push_str(before);
+        let inside = match tag.get(..2) {
+            Some("{{") => expression(tag, "}}"),
+            Some("{%") => expression(tag, "%}"),
+            Some("{#") => tag.find("#}").map(|end| (None, end + 2)),
+            _ => Some((None, 1)),
+        };
+        // A tag that nothing closes is the compiler's to refuse.
+        let Some((tokens, length)) = inside else { return result + tag };
+        let (whole, behind) = tag.split_at(length);
+        rest = behind;
+        match tokens {
+            Some(tokens) if tokens.contains(&"~") => result.push_str(&shown(&tokens)),
+            Some(tokens) if is_raw(&tokens) => {
+                let end = rest.find("endraw").unwrap_or(rest.len());
+                let (raw, behind) = rest.split_at(end);
+                result.push_str(whole);
+                result.push_str(raw);
+                rest = behind;
+            }
+            _ => result.push_str(whole),
+        }
+    }
+    result + rest
+}
+
+fn is_raw(tokens: &[&str]) -> bool {
+    tokens.iter().find(|token| is_word(token)).is_some_and(|word| *word == "raw")
+}
+
+/// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the last the closing one, with their `-` or `+`.
+fn expression<'a>(tag: &'a str, close: &str) -> Option<(Option<Vec<&'a str>>, usize)> {
+    let opening = 2 + usize::from(tag.get(2..).is_some_and(|rest| rest.starts_with(['-', '+'])));
+    let mut tokens = vec![tag.get(..opening)?];
+    let (mut at, mut depth) = (opening, 0usize);
+    loop {
+        let rest = tag.get(at..).filter(|rest| !rest.is_empty())?;
+        let sign = usize::from(rest.starts_with(['-', '+']));
+        if depth == 0 && rest.get(sign..).is_some_and(|rest| rest.starts_with(close)) {
+            tokens.push(rest.get(..sign + 2)?);
+            return Some((Some(tokens), at + sign + 2));
+        }
+        let token = rest.get(..length(rest)?)?;
+        match token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        tokens.push(token);
+        at += token.len();
+    }
+}
+
+/// Bytes of the token that `text` begins with; `None` where a string is not closed.
+fn length(text: &str) -> Option<usize> {
+    let first = text.chars().next()?;
+    let run = |belongs: fn(char) -> bool| text.find(|c| !belongs(c)).unwrap_or(text.len());
+    Some(match first {
+        '\'' | '"' => {
+            let mut is_escaped = false;
+            let end = text.char_indices().skip(1).find(|(_, c)| {
+                let ends = *c == first && !is_escaped;
+                is_escaped = *c == '\\' && !is_escaped;
+                ends
+            });
+            end?.0 + 1
+        }
+        c if c.is_whitespace() => run(char::is_whitespace),
+        '0'..='9' => number(text),
+        c if c.is_alphanumeric() || c == '_' => run(|c| c.is_alphanumeric() || c == '_'),
+        _ if ["**", "//", "==", "!=", "<=", ">="].iter().any(|two| text.starts_with(two)) => 2,
+        c => c.len_utf8(),
+    })
+}
+
+/// Bytes of the number that `text` begins with: `3`, `1_000.5`, `1e-05`.
+fn number(text: &str) -> usize {
+    let digits = |at: usize| {
+        let rest = text.get(at..).unwrap_or_default();
+        rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len())
+    };
+    let mut end = digits(0);
+    let next = |at: usize| text.get(at..).and_then(|rest| rest.chars().next());
+    if next(end) == Some('.') && next(end + 1).is_some_and(|c| c.is_ascii_digit()) {
+        end += 1 + digits(end + 1);
+    }
+    let has_exponent = text.get(..end).is_some_and(|number| number.ends_with(['e', 'E']));
+    if has_exponent && matches!(next(end), Some('-' | '+')) {
+        end += 1 + digits(end + 1);
+    }
+    end
+}
+
+fn is_word(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+}
+
+fn shown(tokens: &[&str]) -> String {
+    // `{% call %}` is a statement, `{{ call }}` a variable.
+    let is_statement = tokens.first().is_some_and(|mark| mark.starts_with("{%"));
+    let mut at = tokens.iter().position(|token| is_statement && is_word(token)).map_or(0, |word| word + 1);
+    let mut result = tokens.get(..at).unwrap_or_default().concat();
+    while at < tokens.len() {
+        at = operand(tokens, at, &mut result);
+        if let Some(delimiter) = tokens.get(at) {
+            result.push_str(delimiter);
+            at += 1;
+        }
+    }
+    result
+}
+
+/// Writes the operand that begins at a place, and says where it ends: at a token that belongs to none, or at the end. `~` ends one too, and says that
+/// it and the next are to be shown.
+fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
+    let (mut at, mut text, mut last) = (start, String::new(), "");
+    while let Some(token) = tokens.get(at) {
+        let is_blank = token.trim().is_empty();
+        match *token {
+            "(" | "[" | "{" => {
+                let close = closing(tokens, at);
+                text.push_str(token);
+                text.push_str(&shown(tokens.get(at + 1..close).unwrap_or_default()));
+                text.push_str(tokens.get(close).unwrap_or(&""));
+                (at, last) = (close + 1, ")");
+                continue;
+            }
+            _ if ends(token, last) => break,
+            _ => text.push_str(token),
+        }
+        if !is_blank {
+            last = token;
+        }
+        at += 1;
+    }
+    let before = tokens.get(..start).unwrap_or_default().last();
+    let is_shown = before == Some(&"~") || tokens.get(at) == Some(&"~");
+    let bare = text.trim();
+    if !is_shown || bare.is_empty() {
+        result.push_str(&text);
+        return at;
+    }
+    let (leading, behind) = text.split_at(text.len() - text.trim_start().len());
+    result.push_str(&format!("{leading}{SHOWN}({bare}){}", behind.get(bare.len()..).unwrap_or_default()));
+    at
+}
+
+/// Whether a token belongs to no operand, given the token before it in the operand.
+fn ends(token: &str, last: &str) -> bool {
+    match token {
+        // An attribute may have any name.
+        _ if last == "." => false,
+        "~" | "," | ":" | "=" | "==" | "!=" | "<" | ">" | "<=" | ">=" => true,
+        // A sign belongs to what follows it.
+        "+" | "-" => !(last.is_empty() || ["*", "/", "//", "%", "**", "-", "+"].contains(&last)),
+        "not" | "in" => !["is", "not"].contains(&last),
+        _ if token.starts_with("{{") || token.starts_with("{%") || token.ends_with("}}") || token.ends_with("%}") => true,
+        word => WORDS.contains(&word),
+    }
+}
+
+/// The place of the bracket that closes the one at `open`, or the end.
+fn closing(tokens: &[&str], open: usize) -> usize {
+    let mut depth = 0usize;
+    for (at, token) in tokens.iter().enumerate().skip(open) {
+        match *token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    tokens.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_reach_as_far_as_the_grammar_says() {
+        for (text, shown) in [
+            ("{{ a ~ b }}", "{{ S(a) ~ S(b) }}"),
+            ("{{- 'it\\'s ~ }}' ~ x.in|trim -}}", "{{- S('it\\'s ~ }}') ~ S(x.in|trim) -}}"),
+            ("{% set x = 2 * -a ~ 'b' + c %}", "{% set x = S(2 * -a) ~ S('b') + c %}"),
+            ("{%- if a ~ b == c and d is not none %}", "{%- if S(a) ~ S(b) == c and d is not none %}"),
+            ("{{ a is not none ~ b }}", "{{ S(a is not none) ~ S(b) }}"),
+            ("{{ f(a ~ b, c)[d ~ 1] ~ (e if g else h) }}", "{{ S(f(S(a) ~ S(b), c)[S(d) ~ S(1)]) ~ S((e if g else h)) }}"),
+            (
+                "{{ {'k': a ~ b} }} {# a ~ b #} ~ {% raw %}{{ a ~ b }}{% endraw %}",
+                "{{ {'k': S(a) ~ S(b)} }} {# a ~ b #} ~ {% raw %}{{ a ~ b }}{% endraw %}",
+            ),
+            ("{{ 1e-05 ~ 2.5e+3 - 1.0 ~ x.0.y }}", "{{ S(1e-05) ~ S(2.5e+3) - S(1.0) ~ S(x.0.y) }}"),
+            ("{% do call.set(a ~ b) %}{{ call.x ~ set }}", "{% do call.set(S(a) ~ S(b)) %}{{ S(call.x) ~ S(set) }}"),
+            ("{{ a ~ b if c else d ~ e }}", "{{ S(a) ~ S(b) if c else S(d) ~ S(e) }}"),
+            ("{{ a ~", "{{ a ~"),
+        ] {
+            assert_eq!(with_shown_operands(text), shown.replace("S(", "__shown("), "{text}");
+        }
+    }
+}
