@@ -186,3 +186,17 @@ fn a_prompt_beyond_the_models_positions_is_named_or_left_out() {
     let learned = Supervision::sft(&rows, &tokenizer(), &stage, ORDER).unwrap();
     assert_eq!((learned.len(), learned.left_out()), (2, 2));
 }
+
+/// A prompt that fills the model's positions to the last leaves none for a completion; one token less leaves one.
+#[test]
+fn a_prompt_must_leave_a_position() {
+    let (_directory, path) = file("rows.jsonl", "{\"prompt\": \"Who is the fox?\"}");
+    let data = DataSet::open(&DataSource { prompt: Some("prompt".into()), ..source(&path) }).unwrap();
+    let (template, tokenizer) = (crate::open(&TemplateSource::Plain, &tokenizer()).unwrap(), tokenizer());
+    let tokens = tokenizer.encode("Who is the fox?", true).unwrap().len() as u64;
+    let build = |positions| {
+        let lengths = Lengths { positions: Some(positions), max_prompt_length: None };
+        Prompts::build(&data, &template, &tokenizer, lengths)
+    };
+    assert!(build(tokens).is_err() && build(tokens + 1).is_ok());
+}
