@@ -13,9 +13,9 @@ pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
         (Script::Latin, [_]) => true,
         (Script::Latin, bytes) if word.is_ascii() => match bytes.len() {
             2 => !is_short_english(bytes) || is_capitals(bytes),
-            3 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || in_formula(before, behind),
-            4..=6 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes),
-            7 | 8 => is_capitals(bytes),
+            3 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || is_joined(bytes) || in_formula(before, behind),
+            4..=6 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || is_joined(bytes),
+            7..=JOINED_BYTES_MAX => is_capitals(bytes) || is_joined(bytes),
             _ => false,
         },
         (Script::Latin | Script::Greek, bytes) if bytes.len() <= OTHER_BYTES_MAX => match word.chars().count() {
@@ -36,6 +36,34 @@ fn is_capitals(word: &[u8]) -> bool {
     const LETTERS_MAX: usize = 4;
     word.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'\'')
         && word.iter().filter(|byte| **byte != b'\'').count() <= LETTERS_MAX
+}
+
+/// Bytes of names that are written into one: `sinAcosBcosC`.
+const JOINED_BYTES_MAX: usize = 12;
+
+/// Functions with the names of angles, `sinA`, `bcosC`, or chemical elements, `NaOH`, `HCl`.
+fn is_joined(word: &[u8]) -> bool {
+    // What has no capital behind its first letter is a word.
+    if !word.iter().skip(1).any(u8::is_ascii_uppercase) {
+        return false;
+    }
+    let (mut rest, mut functions) = (word, 0);
+    while let Some((first, behind)) = rest.split_first() {
+        if matches!(rest.get(..3), Some(b"sin" | b"cos" | b"tan" | b"cot")) && rest.get(3).is_some_and(u8::is_ascii_uppercase) {
+            functions += 1;
+            rest = rest.get(4..).unwrap_or_default();
+        } else if first.is_ascii_lowercase() && matches!(behind.get(..3), Some(b"sin" | b"cos" | b"tan" | b"cot")) {
+            rest = behind;
+        } else {
+            break;
+        }
+    }
+    // Each capital begins an element, of one letter or two.
+    let elements = word.first().is_some_and(u8::is_ascii_uppercase)
+        && word.iter().any(u8::is_ascii_lowercase)
+        && word.len() <= OTHER_BYTES_MAX
+        && !word.windows(2).any(|pair| pair.iter().all(u8::is_ascii_lowercase));
+    (functions > 0 && rest.is_empty()) || elements
 }
 
 fn is_short_english(word: &[u8]) -> bool {
@@ -99,6 +127,8 @@ fn is_function(word: &[u8]) -> bool {
             | b"cos"
             | b"tan"
             | b"cot"
+            | b"ctg"
+            | b"rank"
             | b"sec"
             | b"csc"
             | b"arcsin"

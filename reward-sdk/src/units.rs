@@ -395,6 +395,22 @@ const REFUSED: &[&str] = &[
     "e",
     "half",
     "halves",
+    "negated",
+    "rooted",
+    "recurring",
+    "ish",
+    "debt",
+    "bc",
+    "bce",
+    "magnitude",
+    "db",
+    // What takes the number back.
+    "fail",
+    "failed",
+    "excluded",
+    "rejected",
+    "divide",
+    "when",
     // Of another size.
     "hundred",
     "thousand",
@@ -404,6 +420,13 @@ const REFUSED: &[&str] = &[
     "quadrillion",
     "quintillion",
     "zillion",
+    "sextillion",
+    "septillion",
+    "octillion",
+    "nonillion",
+    "decillion",
+    "googol",
+    "trio",
     "lakh",
     "crore",
     "grand",
@@ -726,8 +749,14 @@ impl Unit {
 
 /// Chinese words that change the number before them: `多个`, `以上`, `个半`.
 fn changes_in_chinese(word: &str) -> bool {
-    const PARTS: [&str; 9] = ["以上", "以下", "以内", "以外", "不到", "不足", "不是", "左右", "百分"];
-    word.starts_with(['万', '亿', '半', '余', '成', '折', '多', '几', '来', '约', '非', '除', '减', '加', '乘'])
+    const PARTS: [&str; 20] = [
+        "以上", "以下", "以内", "以外", "不到", "不足", "不是", "左右", "百分", "的", "次方", "开方", "整除", "舍去", "成立",
+        "上下", "出头", "进制", "夫妻", "倍数",
+    ];
+    let scale = word.starts_with(['百', '十', '千', '兆', '打']) && !KNOWN.iter().any(|(spellings, _)| spellings.contains(&word));
+    scale
+        || matches!(word, "平方" | "立方")
+        || word.starts_with(['万', '亿', '半', '余', '成', '折', '多', '几', '来', '约', '非', '除', '减', '加', '乘'])
         || word.ends_with(['多', '半', '余'])
         || PARTS.iter().any(|part| word.contains(part))
 }

@@ -18,19 +18,31 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
     // Start and writing system of the word at hand.
     let mut open: Option<(usize, Script)> = None;
     let mut known = Known::new();
-    let mut characters = text.char_indices().peekable();
     let mut push = |start: usize, end: usize, script: Script| {
         let word = &text[start..end];
         if !is_name(word, script, &text[..start], &text[end..]) {
             found.push(Word { text: word, script });
         }
     };
-    while let Some((at, character)) = characters.next() {
-        let (script, letter) = known.of(character);
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        // Most letters are ASCII's: their runs are passed over byte by byte.
+        let (script, letter, next) = if byte.is_ascii_alphabetic() {
+            let run = bytes[at..].iter().position(|byte| !byte.is_ascii_alphabetic());
+            (Script::Latin, true, run.map_or(bytes.len(), |length| at + length))
+        } else if byte.is_ascii() {
+            (Script::Common, false, at + 1)
+        } else {
+            let Some(character) = text[at..].chars().next() else { break };
+            let (script, letter) = known.of(character);
+            (script, letter, at + character.len_utf8())
+        };
         let mark = matches!(script, Script::Inherited);
-        let apostrophe = matches!(character, '\'' | '’') && characters.peek().is_some_and(|(_, next)| next.is_alphabetic());
         if let Some((start, own)) = open {
-            if mark || apostrophe || (letter && script == own && !stands_alone(own)) {
+            let apostrophe = || (byte == b'\'' || text[at..next] == *"’") && text[next..].starts_with(char::is_alphabetic);
+            if (letter && script == own && !stands_alone(own)) || mark || apostrophe() {
+                at = next;
                 continue;
             }
             push(start, at, own);
@@ -39,6 +51,7 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
         if letter && !mark && script != Script::Common {
             open = Some((at, script));
         }
+        at = next;
     }
     if let Some((start, script)) = open {
         push(start, text.len(), script);
@@ -61,10 +74,6 @@ impl Known {
     }
 
     fn of(&mut self, character: char) -> (Script, bool) {
-        if character.is_ascii() {
-            let letter = character.is_ascii_alphabetic();
-            return (if letter { Script::Latin } else { Script::Common }, letter);
-        }
         // Always there: the array has a place for every remainder.
         let Some(place) = self.seen.get_mut(character as usize % Known::SEEN) else { return (Script::Common, false) };
         if place.0 != character {

@@ -49,6 +49,19 @@ impl Compare<'_> {
             (other, Expr::Set(items) | Expr::List(_, items)) if self.is_single(items, other, depth) => {
                 items.last().map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
+            // `3 < 5` says no more than `2 < 7`, and is not it.
+            (Expr::Relations(rs, rr), Expr::Relations(az, ar))
+                if (r.symbols().is_empty() || a.symbols().is_empty())
+                    && rr.iter().chain(ar).any(|relation| *relation != Relation::Equal) =>
+            {
+                let turned: (Vec<Expr>, Vec<Relation>) =
+                    (az.iter().rev().cloned().collect(), ar.iter().rev().map(|relation| mirrored(*relation)).collect());
+                match (rr == ar, *rr == turned.1) {
+                    (true, _) if self.in_order(rs, az, depth) == Verdict::Equal => Verdict::Equal,
+                    (_, true) => self.in_order(rs, &turned.0, depth),
+                    _ => Verdict::Different,
+                }
+            }
             (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
             (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => {
                 Verdict::Equal
@@ -89,6 +102,13 @@ impl Compare<'_> {
             }
             (Expr::Quantity(value, unit), other) => self.quantities(value, Some(unit), other, depth),
             (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
+            // `p \land q` is no `p \lor q`.
+            (Expr::List(Joined::And, rs), Expr::List(Joined::Or, az))
+            | (Expr::List(Joined::Or, rs), Expr::List(Joined::And, az))
+                if rs.iter().chain(az).all(|item| matches!(item, Expr::Symbol(_))) =>
+            {
+                Verdict::Different
+            }
             (Expr::List(..) | Expr::Set(_), Expr::List(..) | Expr::Set(_)) => match self.conditions(r, a) {
                 Some(verdict) => verdict,
                 // `x < 2 and x > 3` is no `x < 2 or x > 3`.

@@ -324,6 +324,8 @@ impl Judge {
                 return Some(Verdict::Undecided);
             }
             match values {
+                // Binomials of more than there is are zero, whatever stands beside them.
+                (Ok(x), Ok(y)) if x == y && counts && x.is_zero() && round + 1 < POINTS_MAX => {}
                 (Ok(x), Ok(y)) if x == y => agreed += 1,
                 (Ok(_), Ok(_)) => return Some(Verdict::Different),
                 (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => return None,

@@ -183,6 +183,14 @@ impl<'a> Parser<'a> {
         if after_number && self.spaced() && units::is_symbol(word) {
             return true;
         }
+        // `2MG` within a fraction is the gravity's formula, `\mu mg` is friction.
+        let before = self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        let capitals = word.bytes().all(|byte| byte.is_ascii_uppercase());
+        if letters == 2
+            && ((capitals && self.depth > 1 && !self.spaced()) || matches!(before, Some(Kind::Command(name)) if is_greek(name)))
+        {
+            return false;
+        }
         // `5 min`, `30 sec`, but `2\sec x`.
         let applied = matches!(self.peek_at(1), Some(Kind::Open(Bracket::Round) | Kind::Command(_) | Kind::Word(_)));
         if units::is_known(&lower) && !(is_function(word) && applied) {
@@ -240,9 +248,15 @@ impl<'a> Parser<'a> {
                     found = Expr::Degrees(Box::new(self.with_minutes(found)?));
                 }
                 Some(Kind::Prime) => {
+                    let doubled = self.is_doubled_prime();
                     self.at += 1;
                     found = match found {
-                        Expr::Symbol(name) => Expr::Symbol(format!("{name}'")),
+                        Expr::Symbol(name) => Expr::Symbol(format!("{name}{}", if doubled { "''" } else { "'" })),
+                        // `90'` is a degree and a half.
+                        Expr::Number(value) if self.at == 2 && self.peek().is_none() => {
+                            let parts = Rational::integer(if doubled { 3_600 } else { 60 });
+                            Expr::Degrees(Box::new(Expr::Number(value.divide(&parts)?)))
+                        }
                         _ => return None,
                     };
                 }
@@ -293,6 +307,12 @@ impl<'a> Parser<'a> {
             }
         }
         None
+    }
+
+    /// Whether the mark that comes next is `''` or `″`, which is one token.
+    fn is_doubled_prime(&self) -> bool {
+        let written = self.tokens.get(self.at).and_then(|token| self.text.get(token.at..)).unwrap_or_default();
+        written.starts_with("''") || written.starts_with('″')
     }
 
     /// Degrees with the minutes and seconds of arc behind them: `30'15''`.
@@ -616,6 +636,15 @@ impl<'a> Parser<'a> {
             }
             "cis" => self.cis(),
             "complement" => self.complement(),
+            // The order of the letters is what it says; an angle may be read from either side.
+            "angle" | "measuredangle" | "triangle" if matches!(self.peek(), Some(Kind::Word(word)) if word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_uppercase())) =>
+            {
+                let Some(Kind::Word(word)) = self.peek().cloned() else { return None };
+                self.at += 1;
+                let reversed: String = word.chars().rev().collect();
+                let read = if name != "triangle" && reversed.as_str() < word { reversed.as_str() } else { word };
+                Some(Expr::Symbol(format!("{} {read}", name.trim_start_matches("measured"))))
+            }
             name if UNITS.contains(&name) => Some(Expr::Symbol(name.to_string())),
             "sum" | "prod" => self.series(name),
             _ if is_function(name) || name == "surd" => self.function(name),

@@ -159,7 +159,7 @@ fn apart(normal: &Normal, inside: &Sum) -> Option<(Rational, Vec<Factor>)> {
 }
 
 /// ln|xⁿy| = n·ln|x| + ln|y|
-fn logarithm(normal: &Normal, inside: &Sum) -> Option<Sum> {
+pub fn logarithm(normal: &Normal, inside: &Sum) -> Option<Sum> {
     if inside.0.is_empty() {
         return None;
     }

@@ -155,7 +155,7 @@ impl Reward for Accuracy {
         let given = given.as_deref().map(script::plain);
         let given = given.as_deref();
         let outcome = match self.kind {
-            Kind::Math if self.computed && number::read(truth).is_some() && number::read(given.unwrap_or_default()).is_none() => {
+            Kind::Math if self.computed && number::read(truth).is_some() && !states_number(given.unwrap_or_default()) => {
                 Outcome::Wrong(format!("not a number: {}", excerpt(given.unwrap_or_default())))
             }
             Kind::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
@@ -169,6 +169,12 @@ impl Reward for Accuracy {
             (Outcome::Wrong(why), _) => Ok(Score::fail(why)),
         }
     }
+}
+
+/// Whether an answer is a numeral, in figures or in words, or a sentence that states one.
+fn states_number(answer: &str) -> bool {
+    let numeral = |text: &str| number::read(text).is_some() || spelled::numeral(text).is_some();
+    numeral(answer) || sentence::value(number::unwrap(answer)).is_some_and(|value| numeral(&value))
 }
 
 fn choose(reference: &str, answer: &str) -> Outcome {

@@ -758,6 +758,12 @@ impl Normal {
         if base.0.is_empty() {
             return None;
         }
+        // x^{ln y} is e^{ln x · ln y}, and so is y^{ln x}.
+        let logarithmic = symbolic.any(&|e| matches!(e, Expr::Call(Function::Ln, _)));
+        if logarithmic && !self.complex && *base != Sum::of(Expr::Euler) {
+            let logarithm = laws::logarithm(self, base)?;
+            return self.power(&Sum::of(Expr::Euler), &self.product(vec![exponent.clone(), logarithm])?);
+        }
         let (content, rest) = base.content()?;
         let mut found = Vec::new();
         let whole_exponent = self.is_whole(exponent);
@@ -817,7 +823,9 @@ impl Normal {
                     (Expr::Call(Function::Ln, inside), exponent) if *exponent == number(1) => inside.first().cloned(),
                     _ => None,
                 };
-                if let Some(inside) = term.factors.iter().find_map(log) {
+                let logarithms = |factor: &&Factor| matches!(&factor.base, Expr::Call(Function::Ln, _));
+                let several = term.factors.iter().filter(logarithms).count() > 1;
+                if let Some(inside) = term.factors.iter().find_map(log).filter(|_| !several) {
                     let others = term.factors.iter().filter(|factor| log(factor).is_none()).cloned().collect();
                     let exponent = Sum(vec![Term { times: term.times.clone(), factors: others }]).expr();
                     let raised = self.power(&self.sum(&inside)?, &self.sum(&exponent)?)?;
@@ -873,6 +881,8 @@ impl Normal {
         let base = match &factor.base {
             Expr::Number(value) => !value.is_negative(),
             Expr::Pi | Expr::Euler => true,
+            // A standard deviation, as in `\sqrt{2\pi\sigma^2}`.
+            Expr::Symbol(name) => name == "sigma",
             Expr::Call(Function::Absolute | Function::Cosh, _) => true,
             Expr::Power(..) | Expr::Sum(_) => squares(&factor.base),
             _ => false,

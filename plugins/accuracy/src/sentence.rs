@@ -52,6 +52,18 @@ const NEVER: &[&str] = &[
     "second",
     "day",
     "step",
+    "doubt",
+    "doubtful",
+    "fails",
+    "differs",
+    "close",
+    "tends",
+    "bound",
+    "rarely",
+    "hardly",
+    "equation",
+    "diverges",
+    "can",
     "option",
     "choice",
     "question",
@@ -240,6 +252,8 @@ fn led(text: &str) -> Option<(String, &str)> {
     match lower.iter().map(String::as_str).collect::<Vec<&str>>().as_slice() {
         [.., before, "of"] if !OF.contains(before) => return None,
         ["of"] => return None,
+        // `Its square is 14`
+        [.., "its" | "whose", "square" | "cube", _] => return None,
         // `up to 5`, but `adds up to 5`
         [.., before, "up", "to"] if !before.starts_with("add") && !before.starts_with("sum") && !before.starts_with("come") => {
             return None;
@@ -296,7 +310,10 @@ fn in_chinese(text: &str) -> Option<String> {
     let (before, value) = text.split_at_checked(start)?;
     let before = before.replace("半径", "").replace("大约", "约");
     let words = before.chars().all(|c| matches!(c, '\u{4e00}'..='\u{9fff}' | ',' | ':' | ' ' | '，' | '：'));
-    let changes = "不没非除减加乘倍负无比至超于半或每错第分之零根号未别".chars().any(|c| before.contains(c));
+    const OTHERS: [&str; 14] =
+        ["平方", "立方", "倒数", "相反数", "绝对值", "界", "进制", "亏", "欠", "降", "可能", "也许", "支出", "公元前"];
+    let another = OTHERS.iter().any(|other| before.contains(other));
+    let changes = another || "不没非除减加乘倍负无比至超于半或每错第分之零根号未别".chars().any(|c| before.contains(c));
     let last = before.chars().next_back()?;
     (words && !changes && !matches!(last, '多' | '少' | '近' | '的')).then(|| value.to_string())
 }
