@@ -7,7 +7,8 @@ use unicode_script::Script;
 /// - one Latin or Greek letter: `x`, `θ`, the `r` of `πr²`;
 /// - up to four capitals, as of points: `AB`, `△ABC`;
 /// - a function or a unit: `sin`, `km`, `kWh`;
-/// - two letters that no English word is, `xy`, and up to three in a formula: `2ab`, `abc = 6`.
+/// - functions with the names of angles, and chemical formulas: `sinA`, `bcosC`, `NaOH`;
+/// - two letters that no English word is, `xy`, and three in a formula: `2abc`, `abc = 6`. Markdown's `*` and `_` make no formula.
 pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
     match (script, word.as_bytes()) {
         (Script::Latin, [_]) => true,
@@ -96,7 +97,7 @@ fn in_formula(before: &str, behind: &str) -> bool {
         return false;
     }
     let sign = |c: char| {
-        matches!(c, '=' | '+' | '<' | '>' | '^' | '*' | '_')
+        matches!(c, '=' | '+' | '<' | '>' | '^')
             || matches!(
                 c,
                 '×' | '·'
@@ -195,6 +196,11 @@ mod tests {
             ("2", "abc", ""),
             ("体积 ", "abc", " = 6"),
             ("", "kWh", ""),
+            ("", "sinA", ""),
+            ("", "bcosC", "+"),
+            ("", "sinBcosC", ""),
+            ("用", "NaOH", "滴定"),
+            ("", "HCl", ""),
         ] {
             assert!(is_name(word, Script::Latin, before, behind), "{word}");
         }
@@ -208,6 +214,11 @@ mod tests {
         for word in ["is", "of", "think", "and", "the", "area", "therefore", "EQUALS", "Let", "café"] {
             assert!(!is_name(word, Script::Latin, "我们 ", " 是"), "{word}");
         }
+        // Emphasis is no product: `This is *not* it`.
+        for (before, word, behind) in [("", "is", " *"), ("**", "not", "**"), ("_", "and", "_")] {
+            assert!(!is_name(word, Script::Latin, before, behind), "{word}");
+        }
+        assert!(!is_name("McDonald", Script::Latin, "", "") && !is_name("iPhone", Script::Latin, "", ""));
         assert!(!is_name("γωνία", Script::Greek, "", "") && !is_name("και", Script::Greek, " ", " "));
         assert!(!is_name("и", Script::Cyrillic, "", "") && !is_name("是", Script::Han, "", ""));
     }

@@ -1,6 +1,6 @@
 //! Chinese words of quantity and relation as signs: `负五` → `-5`, `x不大于三` → `x≤3`, `三个半` → `3.5个`, `百分之五` → `5\%`.
 
-use crate::spelled::chinese;
+use crate::spelled::{chinese, undressed};
 use reward_sdk::units;
 
 /// Texts longer than this are prose, in which single characters stand for no numbers.
@@ -119,7 +119,7 @@ pub fn in_signs(text: &str) -> Option<String> {
     if text.len() > BYTES_MAX || !han(text) {
         return None;
     }
-    let mut plain = text.trim().trim_end_matches(['.', '。', '!', ',']).to_string();
+    let mut plain = unbracketed(undressed(text.trim().trim_end_matches(['.', '。', '!', ','])));
     while let Some(rest) = LEADS.iter().find_map(|lead| plain.strip_prefix(lead)).filter(|rest| !rest.trim().is_empty()) {
         plain = rest.trim_start_matches([':', ',', '：', '，', ' ']).to_string();
     }
@@ -130,6 +130,15 @@ pub fn in_signs(text: &str) -> Option<String> {
     let related = with_subjects(&declared(&with_signs(&plain)));
     let figured = figures(&related);
     (figured != text).then_some(figured)
+}
+
+/// `8(个)` → `8个`: schools write the unit in brackets.
+fn unbracketed(text: &str) -> String {
+    let bracketed = text.strip_suffix([')', '）']).and_then(|text| text.rsplit_once(['(', '（']));
+    match bracketed.filter(|(number, unit)| number.ends_with(|c: char| c.is_ascii_digit()) && is_measure(unit)) {
+        Some((number, unit)) => format!("{number}{unit}"),
+        None => text.to_string(),
+    }
 }
 
 fn with_signs(text: &str) -> String {

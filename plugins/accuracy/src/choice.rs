@@ -19,10 +19,13 @@ fn plain(text: &str) -> Option<String> {
         return None;
     }
     let mut plain = unwrap(text).to_string();
-    for command in ["\\text", "\\textbf", "\\mathrm", "\\mathbf", "\\textrm", "\\mathit", "\\left", "\\right"] {
-        // Longest first would be tidier; what is left of `\textbf` is cut below.
-        plain =
-            plain.replace(&format!("{command}{{"), "{").replace(&format!("{command}("), "(").replace(&format!("{command})"), ")");
+    // Most texts have no font, and looking for each of them costs more than all that follows.
+    if ["\\text", "\\math", "\\left", "\\right"].iter().any(|command| plain.contains(command)) {
+        for command in ["\\text", "\\textbf", "\\mathrm", "\\mathbf", "\\textrm", "\\mathit", "\\left", "\\right"] {
+            for bracket in ['{', '(', ')'] {
+                plain = plain.replace(&format!("{command}{bracket}"), bracket.encode_utf8(&mut [0; 4]));
+            }
+        }
     }
     let plain: String =
         plain.chars().map(|c| if matches!(c, '{' | '}' | '$' | '*' | '"' | '`' | '\\' | '“' | '”') { ' ' } else { c }).collect();
@@ -39,8 +42,9 @@ pub fn written(text: &str) -> Option<BTreeSet<char>> {
 /// Two or more letters that are written as choices are: capitals up to H.
 pub fn several(text: &str) -> Option<BTreeSet<char>> {
     let capitals = |letters: &BTreeSet<char>| letters.len() > 1 && letters.iter().all(|letter| ('A'..='H').contains(letter));
-    let written = text.chars().filter(char::is_ascii_uppercase).count();
-    read(text).filter(|letters| capitals(letters) && written == letters.len())
+    let written = text.bytes().filter(u8::is_ascii_uppercase).count();
+    let read = if written > 1 { read(text) } else { None };
+    read.filter(|letters| capitals(letters) && written == letters.len())
 }
 
 /// Nothing but letters and what stands between them: `B`, `(B)`, `A, C and D`, `AC`.

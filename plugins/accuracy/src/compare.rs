@@ -51,7 +51,7 @@ impl Compare<'_> {
             }
             // `3 < 5` says no more than `2 < 7`, and is not it.
             (Expr::Relations(rs, rr), Expr::Relations(az, ar))
-                if (r.symbols().is_empty() || a.symbols().is_empty())
+                if (says_nothing(self.judge, rs, rr) || says_nothing(self.judge, az, ar))
                     && rr.iter().chain(ar).any(|relation| *relation != Relation::Equal) =>
             {
                 let turned: (Vec<Expr>, Vec<Relation>) =
@@ -88,7 +88,13 @@ impl Compare<'_> {
             (Expr::Modulo(value, modulus), other) | (other, Expr::Modulo(value, modulus)) if other.is_scalar() => {
                 self.class_and_formula((value, modulus), other)
             }
-            (Expr::Cases(rs), Expr::Cases(az)) => self.cases(rs, az, depth),
+            (Expr::Cases(rs), Expr::Cases(az)) => match self.cases(rs, az, depth) {
+                Verdict::Equal => Verdict::Equal,
+                otherwise => self.by_regions(r, a).unwrap_or(otherwise),
+            },
+            (Expr::Cases(_), other) | (other, Expr::Cases(_)) if other.is_scalar() => {
+                self.by_regions(r, a).unwrap_or(Verdict::Different)
+            }
             (Expr::Clock(_), _) | (_, Expr::Clock(_)) => match (Clock::of(r), Clock::of(a)) {
                 (Some(r), Some(a)) => Verdict::of(r.agrees_with(&a)),
                 _ => Verdict::Different,
@@ -452,6 +458,19 @@ fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a comparison says nothing of its letters: it holds for all of their values, or for none. An equation's value is its last side's.
+fn says_nothing(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> bool {
+    let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
+    let [left, right] = sides else { return sides.iter().all(constant) };
+    if constant(left) && constant(right) {
+        return true;
+    }
+    let ordered = !matches!(relations, [Relation::Member | Relation::Equal | Relation::Approximately]);
+    let apart = left.clone().minus(right.clone());
+    let same = |value: Rational| judge.equal(&apart, &Expr::Number(value)) == Verdict::Equal;
+    ordered && left.symbols() == right.symbols() && apart.is_scalar() && judge.value_at_a_point(&apart).is_some_and(same)
 }
 
 /// The name of a point and its place: `A(1, 2)`.

@@ -290,6 +290,14 @@ impl<'a> Parser<'a> {
                         self.at += tokens;
                         found = Expr::Degrees(Box::new(self.with_minutes(found)?));
                     }
+                    None if self.primes_after_caret() > 0 => {
+                        let primes = self.primes_after_caret();
+                        self.at += primes + 3;
+                        found = match found {
+                            Expr::Symbol(name) => Expr::Symbol(format!("{name}{}", "'".repeat(primes))),
+                            _ => return None,
+                        };
+                    }
                     None => {
                         self.at += 1;
                         if self.eat(&Kind::Prime) {
@@ -307,6 +315,14 @@ impl<'a> Parser<'a> {
             }
         }
         None
+    }
+
+    /// The marks of `^{\prime\prime}`.
+    fn primes_after_caret(&self) -> usize {
+        let marks = (2..=4).take_while(|ahead| self.peek_at(*ahead) == Some(&Kind::Prime)).count();
+        let braced =
+            self.peek_at(1) == Some(&Kind::Open(Bracket::Group)) && self.peek_at(marks + 2) == Some(&Kind::Close(Bracket::Group));
+        if braced { marks } else { 0 }
     }
 
     /// Whether the mark that comes next is `''` or `″`, which is one token.

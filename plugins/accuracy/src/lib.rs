@@ -69,6 +69,7 @@
 //!
 //! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
+mod applied;
 mod atoms;
 mod ball;
 mod cases;

@@ -4,12 +4,15 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{chinese, choice, parse, remainder, sentence, spelled, text, vectors};
+use crate::{applied, chinese, choice, parse, remainder, sentence, spelled, text, vectors};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
 /// What a text that is no formula may be long, to count as an answer in words.
 const WORDS_BYTES_MAX: usize = 120;
+
+/// Capitals from which on they are a word rather than a product.
+const CAPITALS_MIN: usize = 4;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -99,6 +102,11 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     {
         return Outcome::Right;
     }
+    // `LISTEN` is a word, and `SILENT` another one.
+    let word = |text: &str| text.len() >= CAPITALS_MIN && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    if word(r) && word(a) {
+        return wrong("wrong answer");
+    }
     let Some(read_truth) = read(r, Commas::Group) else {
         return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
     };
@@ -108,6 +116,7 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let given = read(a, Commas::Group).or_else(|| last_side(a).and_then(|side| read(side, Commas::Group)));
     let mut verdict = given.map(|given| {
         let (truth, given) = vectors::resolved(read_truth, given);
+        let (truth, given) = applied::resolved(&judge, truth, given);
         compare.same_but_for_notes(&truth, &given)
     });
     // `1,234` may also be two numbers.
@@ -181,9 +190,11 @@ fn last_side(text: &str) -> Option<&str> {
 
 /// A reference that is one capital letter, as choices are.
 fn lone_letter(text: &str) -> Option<char> {
+    const BYTES_MAX: usize = 15;
+    (text.len() <= BYTES_MAX && text.bytes().filter(u8::is_ascii_uppercase).count() == 1).then_some(())?;
     let mut letters = choice::written(text)?.into_iter();
     let letter = letters.next().filter(|letter| ('A'..='F').contains(letter))?;
-    (letters.next().is_none() && text.chars().filter(|c| c.is_ascii_uppercase()).count() == 1 && text.len() < 16).then_some(letter)
+    letters.next().is_none().then_some(letter)
 }
 
 /// The letter of a choice in a font, and what it stands for: `\textbf{(D)}\ 24`.

@@ -362,6 +362,7 @@ impl<'a> Parser<'a> {
             unit
         };
         let Some(unit) = currency.or(unit) else { return Some(value) };
+        let mut last = Rational::integer(1);
         // `3 hours 20 minutes`, in hours.
         for _ in 0..PARTS_MAX {
             let Some(Kind::Number(part)) = self.peek() else { break };
@@ -369,6 +370,11 @@ impl<'a> Parser<'a> {
             self.at += 1;
             // `3 apples and 5 oranges` are no 8.
             let factor = self.unit().filter(|part| part.is_known() && unit.is_known())?.factor(&unit)?;
+            // `10 cm and 12 cm` are two lengths; the parts of one become smaller.
+            if factor >= last {
+                return None;
+            }
+            last = factor.clone();
             value = Expr::Sum(vec![value, Expr::Number(part.multiply(&factor)?)]);
         }
         Some(Expr::Quantity(Box::new(value), unit))

@@ -193,6 +193,7 @@ fn led(text: &str) -> Option<(String, &str)> {
     loop {
         let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
         let word = rest.get(..end)?.trim_end_matches([',', ':', ';']);
+        let word = word.strip_prefix('$').and_then(|word| word.strip_suffix('$')).filter(|name| name.len() == 1).unwrap_or(word);
         let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’'));
         // A number in words is the value, where nothing follows it but its unit.
         let value =

@@ -151,7 +151,7 @@ pub fn quantity(text: &str) -> Option<String> {
 }
 
 /// Without one `\text{…}`.
-fn undressed(text: &str) -> &str {
+pub fn undressed(text: &str) -> &str {
     let inside = FONTS.iter().find_map(|font| text.strip_prefix(font)?.strip_suffix('}'));
     inside.filter(|inside| !inside.contains(['{', '}'])).unwrap_or(text).trim().trim_end_matches('.')
 }

@@ -150,7 +150,9 @@ pub fn says_nothing(text: &str) -> bool {
         "there are no solutions",
         "no such values exist",
     ];
-    SPELLINGS.contains(&plain(text).as_str())
+    const SUBJECTS: [&str; 4] = ["the equation has ", "equation has ", "the system has ", "system has "];
+    let plain = plain(text);
+    SPELLINGS.contains(&SUBJECTS.iter().find_map(|subject| plain.strip_prefix(subject)).unwrap_or(&plain))
 }
 
 /// That everything is a solution.
