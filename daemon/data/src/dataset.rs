@@ -7,6 +7,7 @@ use crate::message::{Message, Said};
 use crate::{columns, table};
 use r1d_job::DataSource;
 use r1d_proto::user_file;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Bytes of files that one data set may have, and of rows that may come out of them: they are kept in memory (`LIM-1`).
@@ -109,19 +110,29 @@ impl DataSet {
 /// The files of a data set: one, or all that a glob matches, sorted by name.
 pub fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     let problem = |problem: String| DataError::Source { name: source.name.clone(), problem };
-    let text = source.path.to_string_lossy();
-    if source.path.exists() || !text.contains(['*', '?', '[']) {
+    if !is_pattern(&source.path) {
         return Ok(vec![source.path.clone()]);
     }
-    let matches = glob::glob(&text).map_err(|e| problem(format!("{text} is not a pattern: {e}")))?;
-    let mut files = matches.collect::<Result<Vec<_>, _>>().map_err(|e| {
-        let path = e.path().to_path_buf();
-        DataError::read(&path, e.into())
-    })?;
-    files.sort();
+    let files = matches(&source.path).map_err(|error| problem(error.to_string()))?;
     if files.is_empty() {
-        return Err(problem(format!("no file matches {text}")));
+        return Err(problem(format!("no file matches {}", source.path.display())));
     }
+    Ok(files)
+}
+
+/// Whether the path is a pattern of several files, and not the name of one.
+pub fn is_pattern(path: &Path) -> bool {
+    path.to_string_lossy().contains(['*', '?', '[']) && !path.exists()
+}
+
+/// The files that match a pattern now, in order.
+pub fn matches(pattern: &Path) -> io::Result<Vec<PathBuf>> {
+    let text = pattern.to_string_lossy();
+    let found = glob::glob(&text).map_err(|error| io::Error::other(format!("{text} is not a pattern: {error}")))?;
+    let mut files = found
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| io::Error::new(error.error().kind(), format!("{}: {}", error.path().display(), error.error())))?;
+    files.sort();
     Ok(files)
 }
 

@@ -40,7 +40,7 @@ pub mod table;
 pub mod template;
 pub mod tokenizer;
 
-pub use dataset::{DataSet, Row, files};
+pub use dataset::{DataSet, Row, files, is_pattern, matches};
 pub use error::DataError;
 pub use json::Json;
 pub use message::{Message, Said};

@@ -1,7 +1,7 @@
 //! Taking a job in: everything that it reads is read and checked before it is queued.
 
 use crate::graders::{self, Recorded};
-use crate::inputs;
+use crate::inputs::Inputs;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError};
 use crate::outputs::{OutputError, Outputs};
@@ -19,6 +19,7 @@ use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::Rewards;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub enum AcceptError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Keep(#[from] r1d_rewards::RewardError),
+    #[error("{0}")]
+    Inputs(#[from] io::Error),
     #[error("no free job id after {ID_TRIES_MAX} tries")]
     NoId,
 }
@@ -54,7 +57,11 @@ impl AcceptError {
     pub fn is_the_jobs(&self) -> bool {
         matches!(
             self,
-            AcceptError::Job(_) | AcceptError::Reach(_) | AcceptError::Materials(_) | AcceptError::Ledger(LedgerError::Rejected(_))
+            AcceptError::Job(_)
+                | AcceptError::Reach(_)
+                | AcceptError::Inputs(_)
+                | AcceptError::Materials(_)
+                | AcceptError::Ledger(LedgerError::Rejected(_))
         )
     }
 }
@@ -119,11 +126,12 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
     let mut job = Job::parse(&text, Path::new("/"))?;
     date(&mut job, desk.clock.unix());
     reach::check(&job, &Surroundings::own())?;
-    let fingerprint = inputs::fingerprint(&job);
+    let inputs = Inputs::of(&job)?;
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;
     let parts = materials.parts();
     reading.at("hashing what the job reads", parts - 1, parts).map_err(MaterialsError::from)?;
+    let inputs = serde_json::to_vec(&inputs.hashed()?).map_err(io::Error::from)?;
     // A file that is gone again is named when the job opens it.
     let keys = reuse::keys(&materials.job, &plugins, desk).unwrap_or_default();
     let job_toml = materials.job.to_toml();
@@ -136,7 +144,7 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
         }
         let written = outputs.create().map_err(AcceptError::from).and_then(|()| {
             write_atomically(&outputs.job_toml(), |file| file.write_all(job_toml.as_bytes()))?;
-            Ok(write_atomically(&outputs.inputs(), |file| file.write_all(fingerprint.to_string().as_bytes()))?)
+            Ok(write_atomically(&outputs.inputs(), |file| file.write_all(&inputs))?)
         });
         if let Err(error) = written {
             let _ = std::fs::remove_dir_all(&outputs.dir);

@@ -10,7 +10,7 @@
 //! next try clears them away.
 
 use crate::graders;
-use crate::inputs::{tokenizer_files, weight_files};
+use crate::inputs::{sha256, tokenizer_files, weight_files};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::Outputs;
@@ -22,12 +22,11 @@ use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord}
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::create_dir_durably;
-use r1d_proto::user_file;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,15 +162,7 @@ fn key(
 }
 
 fn file_hash(path: &Path) -> Result<String, ReuseError> {
-    let mut file = user_file::open(path).map_err(io_error(path))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        let read = file.read(&mut buffer).map_err(io_error(path))?;
-        if read == 0 {
-            return Ok(hex(hash));
-        }
-        hash.update(buffer.get(..read).unwrap_or_default());
-    }
+    sha256(path).map_err(io_error(path))
 }
 
 fn add_tokenizer(parts: &mut Parts, tokenizer: &Path) -> Result<(), ReuseError> {

@@ -278,20 +278,6 @@ fn unknown_and_ambiguous_ids_are_told_apart() {
 }
 
 #[test]
-fn a_changed_input_ends_a_resumed_job_by_name() {
-    let mut house = House::new();
-    house.plant("train-2", "kill-daemon");
-    house.start();
-    let job = house.submit(house.job(&[]));
-    house.wait("the daemon's end", |house| house.try_ask(Request::Nodes).is_none().then_some(()));
-    let rows = fs::read_to_string(house.path("rows.jsonl")).unwrap();
-    fs::write(house.path("rows.jsonl"), rows.replace("\"0\"", "\"1\"")).unwrap();
-    let status = house.wait_ended(&job);
-    assert_eq!(status.state, State::Failed);
-    assert!(status.error.as_ref().is_some_and(|e| e.contains("rows.jsonl is not as it was")), "{:?}", status.error);
-}
-
-#[test]
 fn shutdown_stops_after_the_step_in_flight() {
     let mut house = House::new().with_delay_ms(20);
     house.start();

@@ -207,6 +207,50 @@ fn a_job_whose_file_is_away_can_be_cancelled() {
     house.wait_succeeded(&next);
 }
 
+/// What a file says counts, not when it was written; other bytes in its place, or a file that was not
+/// there and would have a say, are waited for like one that is away.
+#[test]
+fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
+    let mut house = House::new();
+    house.plant("train-2", "hang");
+    house.start();
+    let part = house.path("rows-*.jsonl").display().to_string();
+    let rows = house.path("rows.jsonl");
+    fs::copy(&rows, house.path("rows-1.jsonl")).unwrap();
+    let changes = [(&*format!("path = \"{}\"", rows.display()), &*format!("path = \"{part}\""))];
+    let job = house.submit(house.job(&changes));
+    let trained = house.path("faults/train.count");
+    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.kill();
+    let rows = house.path("rows-1.jsonl");
+    let whole = fs::read(&rows).unwrap();
+    let half = |house: &House| fs::write(house.path("rows-1.jsonl"), &whole[..whole.len() / 2]).unwrap();
+    let template = |house: &House| fs::write(house.path("tokenizer/chat_template.jinja"), "{{ messages }}").unwrap();
+    let another = |house: &House| fs::write(house.path("rows-0.jsonl"), "{}").unwrap();
+    let faults: [(&dyn Fn(&House), &str, &str); 3] = [
+        (&half, "rows-1.jsonl", "is not as it was"),
+        (&template, "chat_template.jinja", "was not there"),
+        (&another, "rows-0.jsonl", "was not there"),
+    ];
+    for (plant, file, said) in faults {
+        plant(&house);
+        house.start();
+        house.wait(said, |house| {
+            let waits = waits(house, &job);
+            (waits.contains(&format!("{file} {said}")) && waits.contains("cancel")).then_some(())
+        });
+        house.kill();
+        let planted = house.path("tokenizer/chat_template.jinja");
+        let _ = fs::remove_file(planted);
+        let _ = fs::remove_file(house.path("rows-0.jsonl"));
+        // As a copy leaves it: the same bytes, and another time.
+        fs::write(&rows, &whole).unwrap();
+    }
+    house.start();
+    let status = house.wait_succeeded(&job);
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+}
+
 #[test]
 fn a_ledger_that_is_gone_or_empty_beside_jobs_is_named() {
     let mut house = House::new();

@@ -60,21 +60,3 @@ fn attempts_are_counted_one_by_one() {
     let numbers: Vec<&str> = lines.iter().filter_map(|line| line.message.strip_prefix("attempt ")?.split(' ').next()).collect();
     assert_eq!(numbers, ["1", "2", "3"]);
 }
-
-/// A job that cannot even be read has failed once, and is not taken from the queue for ever.
-#[test]
-fn a_queued_job_whose_data_were_changed_fails_once() {
-    let mut house = House::new();
-    house.plant("train-1", "hang");
-    house.start();
-    let first = house.submit(house.job(&[]));
-    let queued = house.submit(house.job(&[("seed = 11", "seed = 12")]));
-    fs::write(house.path("rows.jsonl"), "{\"text\": \"1\", \"prompt\": \"1\", \"reference\": \"1\", \"completion\": \"1\"}\n")
-        .unwrap();
-    house.ask(r1d_proto::control::Request::Cancel { job: first });
-    let status = house.wait_ended(&queued);
-    assert_eq!(status.state, State::Failed);
-    assert!(status.error.unwrap().contains("rows.jsonl is not as it was"));
-    let failures = house.log_lines(&queued).iter().filter(|line| line.message.starts_with("the job failed")).count();
-    assert_eq!(failures, 1);
-}

@@ -344,7 +344,7 @@ impl Run {
         }));
     }
 
-    /// Waits until a file that the job reads is back. Meanwhile the device is other jobs'.
+    /// Waits until the files that the job reads are as they were. Meanwhile the device is other jobs'.
     fn lack(&mut self, cause: String, context: &mut Context<Self>) {
         self.log.warn(format!("the job waits: {cause}"));
         self.enter(Phase::Lacking { cause });
@@ -364,7 +364,7 @@ impl Run {
                 loop {
                     tokio::time::sleep(AWAY_LOOK).await;
                     let recorded = recorded.clone();
-                    let looked = tasks::blocking(move || inputs::recorded(&recorded).as_ref().and_then(inputs::away)).await;
+                    let looked = tasks::blocking(move || inputs::unlike(&recorded)).await;
                     if !matches!(looked, Ok(Some(_))) {
                         return;
                     }
@@ -372,7 +372,7 @@ impl Run {
             })
             .map(move |(), run: &mut Self, context: &mut Context<Self>| {
                 if run.number == number && matches!(run.phase, Phase::Lacking { .. }) {
-                    run.log.info("the job goes on as soon as a device is free: what was away is back");
+                    run.log.info("the job goes on as soon as a device is free: its files are as they were");
                     run.give_back(context);
                 }
             })

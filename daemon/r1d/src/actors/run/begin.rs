@@ -32,8 +32,6 @@ pub(super) enum OpenError {
     Away(String),
     #[error("the run was stopped before it began")]
     PutDown,
-    #[error("{0} is not as it was when the job was submitted: put the file back, or submit the job again")]
-    Changed(String),
 }
 
 /// Whether the daemon works for the job, as the ledger knows it. A run is put down once: what it
@@ -119,12 +117,8 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     upkeep.take_up(&means.desk.ledger, record.job())?;
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-    let recorded = inputs::recorded(&outputs.inputs());
-    if let Some(away) = recorded.as_ref().and_then(inputs::away) {
-        return Err(OpenError::Away(away));
-    }
-    if let Some(changed) = recorded.and_then(|recorded| inputs::changed(&recorded, &inputs::fingerprint(&job))) {
-        return Err(OpenError::Changed(changed));
+    if let Some(cause) = inputs::unlike(&outputs.inputs()) {
+        return Err(OpenError::Away(cause));
     }
     let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
     let record = means.desk.ledger.job(record.job()).unwrap_or(record);
@@ -161,7 +155,7 @@ pub(super) async fn start(
     let recorded = tasks::blocking(move || {
         let failed = |error: &str| End::Failed { error: error.to_owned() };
         // The worker reads the model's files at each attempt.
-        if let Some(cause) = inputs::recorded(&outputs.inputs()).as_ref().and_then(inputs::away) {
+        if let Some(cause) = inputs::unlike(&outputs.inputs()) {
             return Begun { epoch: None, record: Err(End::Away { cause }) };
         }
         let start = || {
