@@ -6,8 +6,11 @@ use std::borrow::Cow;
 
 /// The final answer of a completion: what the last `<answer>…</answer>` holds (its last `\boxed{…}` when there is one), else the
 /// last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or `or` joins are one list ([`boxed::answer`]). `None` when there is
-/// none, when the last box is cut off, or when nothing is in it.
+/// none, when the last tag or box is cut off, or when nothing is in it.
 pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
+    if tags::is_cut_off(tags::split_think(text).rest, "answer") {
+        return None;
+    }
     let (within, else_all) = match tags::last(text, "answer") {
         Some(answer) => (answer, true),
         None => (text, false),
@@ -63,6 +66,9 @@ mod tests {
         assert_eq!(of_completion("\\boxed{3}. Then \\boxed{5"), None);
         assert_eq!(of_completion("<answer>\\boxed{3}. Then \\boxed{5</answer>"), None);
         assert_eq!(of_completion("<answer>4"), None);
+        assert_eq!(of_completion("<answer>12</answer> no: <answer>13"), None);
+        assert_eq!(of_completion("\\boxed{12} <answer>13"), None);
+        assert_eq!(of_completion("<think>into <answer> tags</think> \\boxed{12}").as_deref(), Some("12"));
         assert_eq!(of_completion("<answer> </answer> \\boxed{5}"), None);
         assert_eq!(of_completion("4"), None);
     }

@@ -7,16 +7,18 @@ use unicode_script::Script;
 /// - one Latin or Greek letter: `x`, `θ`, the `r` of `πr²`;
 /// - up to four capitals, as of points: `AB`, `△ABC`;
 /// - a function or a unit: `sin`, `km`, `kWh`;
-/// - functions with the names of angles, and chemical formulas: `sinA`, `bcosC`, `NaOH`;
+/// - functions glued to their arguments, `sinA`, `bcosC`, and chemical formulas, `NaOH`;
 /// - two letters that no English word is, `xy`, and three in a formula: `2abc`, `abc = 6`. Markdown's `*` and `_` make no formula.
 pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
     match (script, word.as_bytes()) {
         (Script::Latin, [_]) => true,
+        (Script::Latin, b"rank") if behind.starts_with('(') => true,
+        (Script::Latin, bytes) if word.is_ascii() && (is_application(bytes) || is_compound(bytes)) => true,
         (Script::Latin, bytes) if word.is_ascii() => match bytes.len() {
             2 => !is_short_english(bytes) || is_capitals(bytes),
-            3 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || is_joined(bytes) || in_formula(before, behind),
-            4..=6 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || is_joined(bytes),
-            7..=JOINED_BYTES_MAX => is_capitals(bytes) || is_joined(bytes),
+            3 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || in_formula(before, behind),
+            4..=6 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes),
+            7 | 8 => is_capitals(bytes),
             _ => false,
         },
         (Script::Latin | Script::Greek, bytes) if bytes.len() <= OTHER_BYTES_MAX => match word.chars().count() {
@@ -29,6 +31,51 @@ pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
     }
 }
 
+/// Functions glued to a letter before and one behind: `sinA`, `bcosC`, `sinBcosC`; of small letters only x and y stand behind one, because
+/// `cost` and `since` are words.
+fn is_application(word: &[u8]) -> bool {
+    const FUNCTIONS: [&[u8]; 12] = [b"sin", b"cos", b"tan", b"cot", b"sec", b"csc", b"log", b"ctg", b"tg", b"ln", b"lg", b"arctan"];
+    const BYTES_MAX: usize = 24;
+    if word.len() > BYTES_MAX || !word.iter().any(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y')) {
+        return false;
+    }
+    let applied = |word: &[u8]| -> Option<usize> {
+        let name = FUNCTIONS.iter().find(|name| word.starts_with(name))?;
+        word.get(name.len()).filter(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y'))?;
+        Some(name.len() + 1)
+    };
+    let mut rest = word;
+    while !rest.is_empty() {
+        let behind = applied(rest).or_else(|| applied(rest.get(1..)?).map(|length| length + 1));
+        let Some(behind) = behind else { return false };
+        rest = rest.get(behind..).unwrap_or_default();
+    }
+    !word.is_empty()
+}
+
+/// Two or more symbols of the elements that chemistry at school knows: `HCl`, `NaOH`, the `SO` of `H2SO4`.
+fn is_compound(word: &[u8]) -> bool {
+    const ELEMENTS: [&str; 43] = [
+        "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar", "K", "Ca", "Cr", "Mn",
+        "Fe", "Co", "Ni", "Cu", "Zn", "Br", "Kr", "Ag", "Sn", "I", "Xe", "Cs", "Ba", "Pt", "Au", "Hg", "Pb", "Ra", "U", "Ti", "Cd",
+    ];
+    const BYTES_MAX: usize = 12;
+    let capitals = word.iter().filter(|byte| byte.is_ascii_uppercase()).count();
+    if word.len() > BYTES_MAX || capitals < 2 || capitals == word.len() {
+        return false;
+    }
+    let mut rest = word;
+    while let Some(first) = rest.first() {
+        let small = rest.get(1).is_some_and(u8::is_ascii_lowercase);
+        let Some((symbol, after)) = rest.split_at_checked(if small { 2 } else { 1 }) else { return false };
+        if !first.is_ascii_uppercase() || !ELEMENTS.iter().any(|element| element.as_bytes() == symbol) {
+            return false;
+        }
+        rest = after;
+    }
+    true
+}
+
 /// Bytes of up to three letters that are not ASCII.
 const OTHER_BYTES_MAX: usize = 9;
 
@@ -37,34 +84,6 @@ fn is_capitals(word: &[u8]) -> bool {
     const LETTERS_MAX: usize = 4;
     word.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'\'')
         && word.iter().filter(|byte| **byte != b'\'').count() <= LETTERS_MAX
-}
-
-/// Bytes of names that are written into one: `sinAcosBcosC`.
-const JOINED_BYTES_MAX: usize = 12;
-
-/// Functions with the names of angles, `sinA`, `bcosC`, or chemical elements, `NaOH`, `HCl`.
-fn is_joined(word: &[u8]) -> bool {
-    // What has no capital behind its first letter is a word.
-    if !word.iter().skip(1).any(u8::is_ascii_uppercase) {
-        return false;
-    }
-    let (mut rest, mut functions) = (word, 0);
-    while let Some((first, behind)) = rest.split_first() {
-        if matches!(rest.get(..3), Some(b"sin" | b"cos" | b"tan" | b"cot")) && rest.get(3).is_some_and(u8::is_ascii_uppercase) {
-            functions += 1;
-            rest = rest.get(4..).unwrap_or_default();
-        } else if first.is_ascii_lowercase() && matches!(behind.get(..3), Some(b"sin" | b"cos" | b"tan" | b"cot")) {
-            rest = behind;
-        } else {
-            break;
-        }
-    }
-    // Each capital begins an element, of one letter or two.
-    let elements = word.first().is_some_and(u8::is_ascii_uppercase)
-        && word.iter().any(u8::is_ascii_lowercase)
-        && word.len() <= OTHER_BYTES_MAX
-        && !word.windows(2).any(|pair| pair.iter().all(u8::is_ascii_lowercase));
-    (functions > 0 && rest.is_empty()) || elements
 }
 
 fn is_short_english(word: &[u8]) -> bool {
@@ -128,8 +147,6 @@ fn is_function(word: &[u8]) -> bool {
             | b"cos"
             | b"tan"
             | b"cot"
-            | b"ctg"
-            | b"rank"
             | b"sec"
             | b"csc"
             | b"arcsin"
@@ -155,6 +172,10 @@ fn is_function(word: &[u8]) -> bool {
             | b"arg"
             | b"dim"
             | b"ker"
+            | b"ctg"
+            | b"arctg"
+            | b"arcctg"
+            | b"cosec"
     )
 }
 
@@ -196,11 +217,14 @@ mod tests {
             ("2", "abc", ""),
             ("体积 ", "abc", " = 6"),
             ("", "kWh", ""),
-            ("", "sinA", ""),
-            ("", "bcosC", "+"),
-            ("", "sinBcosC", ""),
-            ("用", "NaOH", "滴定"),
-            ("", "HCl", ""),
+            ("，", "sinA", "=3"),
+            ("且", "bcosC", "+"),
+            ("", "sinBcosC", "+"),
+            ("", "cosx", "+"),
+            ("用", "HCl", "滴定"),
+            ("", "NaOH", "，"),
+            ("", "rank", "(A)"),
+            ("", "ctg", " γ"),
         ] {
             assert!(is_name(word, Script::Latin, before, behind), "{word}");
         }
@@ -211,7 +235,26 @@ mod tests {
 
     #[test]
     fn words_are_no_names() {
-        for word in ["is", "of", "think", "and", "the", "area", "therefore", "EQUALS", "Let", "café"] {
+        for word in [
+            "is",
+            "of",
+            "think",
+            "and",
+            "the",
+            "area",
+            "therefore",
+            "EQUALS",
+            "Let",
+            "café",
+            "since",
+            "cost",
+            "using",
+            "second",
+            "Basic",
+            "rank",
+            "logic",
+            "Cos",
+        ] {
             assert!(!is_name(word, Script::Latin, "我们 ", " 是"), "{word}");
         }
         // Emphasis is no product: `This is *not* it`.

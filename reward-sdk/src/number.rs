@@ -36,6 +36,7 @@ impl Quantity {
             (Some(a), Some(b)) => {
                 a.factor(b).and_then(|factor| self.value.multiply(&factor)).is_some_and(|value| value == other.value)
             }
+            (Some(unit), None) | (None, Some(unit)) if !unit.may_be_missing() => false,
             _ => self.value == other.value,
         }
     }
@@ -56,9 +57,23 @@ pub fn read(text: &str) -> Option<Quantity> {
 pub fn unwrap(text: &str) -> &str {
     const WRAPS: [(&str, &str); 8] =
         [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ("\"", "\""), ("“", "”")];
-    const LEADS: [&str; 9] =
-        ["the final answer is", "the answer is", "final answer:", "answer:", "answer is", "答案是", "答案为", "答案:", "答案："];
+    const LEADS: [&str; 12] = [
+        "**answer:**",
+        "**answer**:",
+        "**final answer:**",
+        "the final answer is",
+        "the answer is",
+        "final answer:",
+        "answer:",
+        "answer is",
+        "答案是",
+        "答案为",
+        "答案:",
+        "答案：",
+    ];
     let mut text = text.trim();
+    // Minerva's prompt for MATH, which is the most published one, ends its answers so.
+    text = text.strip_suffix("I hope it is correct.").map_or(text, str::trim_end);
     // Each round takes something off; six rounds are more than any honest answer needs.
     for _ in 0..6 {
         let before = text.len();
@@ -94,7 +109,7 @@ fn unpunctuated(text: &str) -> &str {
         for spacing in ["\\,", "\\;", "\\!", "\\:", "\\ ", "~"] {
             text = text.strip_suffix(spacing).unwrap_or(text);
         }
-        text = text.trim_end_matches(['.', '。', ',', ';']).trim_end();
+        text = text.trim_end_matches(['.', '。', ',', ';', '✓', '✔', '✅']).trim_end();
         if text.len() == before {
             return text;
         }

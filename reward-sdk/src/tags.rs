@@ -9,6 +9,11 @@ pub fn last<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     before.get(start..)
 }
 
+/// Whether the last `<name>` of a text is not closed.
+pub fn is_cut_off(text: &str, name: &str) -> bool {
+    text.rfind(&format!("<{name}>")).is_some_and(|open| !text.get(open..).unwrap_or_default().contains(&format!("</{name}>")))
+}
+
 /// A chain of thought and what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thought<'a> {

@@ -1,282 +1,55 @@
-//! Units after a number. A few are known: `5 km` does not pass for `5 m`, and `1 km` is `1000 m`; any other plain words are taken for what
-//! is counted (`18 eggs`) and ignored.
+//! Units after a number: `5 km` does not pass for `5 m`, and `1 km` is `1000 m`. Words that are no unit of the table ([`table`]) are taken
+//! for what is counted (`18 eggs`): they are left out, but no unit passes for them.
+
+mod table;
 
 use crate::number::Token;
 use crate::number::lexer;
 use crate::rational::Rational;
+use table::{DIMENSIONS, Found, Measure};
 
-/// What a unit measures, as powers of the base quantities of [`DIMENSIONS`], and how many of the base units one is: a fraction.
-type Measure = ([i8; DIMENSIONS], u64, u64);
-
-/// Length (metre), mass (gram), time (second), calendar time (month), money (cent), angle (second of arc), current (ampere).
-const DIMENSIONS: usize = 7;
-
-const fn length(above: u64, below: u64) -> Option<Measure> {
-    Some(([1, 0, 0, 0, 0, 0, 0], above, below))
-}
-
-/// In square metres.
-const fn area(above: u64, below: u64) -> Option<Measure> {
-    Some(([2, 0, 0, 0, 0, 0, 0], above, below))
-}
-
-/// In cubic metres.
-const fn volume(above: u64, below: u64) -> Option<Measure> {
-    Some(([3, 0, 0, 0, 0, 0, 0], above, below))
-}
-
-const fn mass(above: u64, below: u64) -> Option<Measure> {
-    Some(([0, 1, 0, 0, 0, 0, 0], above, below))
-}
-
-const fn time(above: u64, below: u64) -> Option<Measure> {
-    Some(([0, 0, 1, 0, 0, 0, 0], above, below))
-}
-
-/// Months have no fixed number of days.
-const fn calendar(months: u64) -> Option<Measure> {
-    Some(([0, 0, 0, 1, 0, 0, 0], months, 1))
-}
-
-const fn money(cents: u64) -> Option<Measure> {
-    Some(([0, 0, 0, 0, 1, 0, 0], cents, 1))
-}
-
-/// In seconds of arc.
-const fn angle(seconds: u64) -> Option<Measure> {
-    Some(([0, 0, 0, 0, 0, 1, 0], seconds, 1))
-}
-
-/// In newtons.
-const fn force(above: u64, below: u64) -> Option<Measure> {
-    Some(([1, 1, -2, 0, 0, 0, 0], 1_000 * above, below))
-}
-
-/// In joules.
-const fn energy(above: u64, below: u64) -> Option<Measure> {
-    Some(([2, 1, -2, 0, 0, 0, 0], 1_000 * above, below))
-}
-
-/// In watts.
-const fn power(above: u64, below: u64) -> Option<Measure> {
-    Some(([2, 1, -3, 0, 0, 0, 0], 1_000 * above, below))
-}
-
-/// In pascals.
-const fn pressure(above: u64, below: u64) -> Option<Measure> {
-    Some(([-1, 1, -2, 0, 0, 0, 0], 1_000 * above, below))
-}
-
-/// In hertz.
-const fn frequency(above: u64, below: u64) -> Option<Measure> {
-    Some(([0, 0, -1, 0, 0, 0, 0], above, below))
-}
-
-/// In volts.
-const fn voltage(above: u64, below: u64) -> Option<Measure> {
-    Some(([2, 1, -3, 0, 0, 0, -1], 1_000 * above, below))
-}
-
-/// In amperes.
-const fn current(above: u64, below: u64) -> Option<Measure> {
-    Some(([0, 0, 0, 0, 0, 0, 1], above, below))
-}
-
-/// In ohms.
-const fn resistance(above: u64, below: u64) -> Option<Measure> {
-    Some(([2, 1, -3, 0, 0, 0, -2], 1_000 * above, below))
-}
-
-/// Cubic metres in a US gallon: 231 cubic inches.
-const GALLON: (u64, u64) = (3_785_411_784, 1_000_000_000_000);
-
-/// A gallon's n-th part.
-const fn gallon(part: u64) -> Option<Measure> {
-    volume(GALLON.0, part * GALLON.1)
-}
-
-/// Spellings of the known units in lower case; the first is the canonical one. Plurals in `s` are understood. What has no measure is
-/// converted into nothing.
-const KNOWN: &[(&[&str], Option<Measure>)] = &[
-    (&["mm", "millimeter", "millimetre", "毫米"], length(1, 1_000)),
-    (&["cm", "centimeter", "centimetre", "厘米"], length(1, 100)),
-    (&["dm", "decimeter", "decimetre", "分米"], length(1, 10)),
-    (&["m", "meter", "metre", "米"], length(1, 1)),
-    (&["km", "kilometer", "kilometre", "千米", "公里"], length(1_000, 1)),
-    (&["micrometer", "micrometre", "micron", "微米"], length(1, 1_000_000)),
-    (&["nanometer", "nanometre", "纳米"], length(1, 1_000_000_000)),
-    (&["inch", "inches", "in"], length(254, 10_000)),
-    (&["ft", "foot", "feet"], length(3_048, 10_000)),
-    (&["yd", "yard"], length(9_144, 10_000)),
-    (&["mile", "mi"], length(1_609_344, 1_000)),
-    (&["furlong"], length(201_168, 1_000)),
-    (&["fathom"], length(18_288, 10_000)),
-    (&["nautical mile"], length(1_852, 1)),
-    (&["acre"], area(40_468_564_224, 10_000_000)),
-    (&["hectare", "公顷"], area(10_000, 1)),
-    (&["mg", "milligram", "milligramme", "毫克"], mass(1, 1_000)),
-    (&["microgram"], mass(1, 1_000_000)),
-    (&["g", "gram", "gramme", "克"], mass(1, 1)),
-    (&["kg", "kilogram", "kilogramme", "kilo", "千克", "公斤"], mass(1_000, 1)),
-    (&["tonne", "metric ton", "吨"], mass(1_000_000, 1)),
-    (&["斤"], mass(500, 1)),
-    (&["lb", "pound", "lbs"], mass(45_359_237, 100_000)),
-    (&["oz", "ounce"], mass(45_359_237, 1_600_000)),
-    (&["stone"], mass(14 * 45_359_237, 100_000)),
-    // Of 2,000 pounds or of 1,000 kilograms.
-    (&["ton"], None),
-    (&["ml", "milliliter", "millilitre", "毫升"], volume(1, 1_000_000)),
-    (&["centiliter", "centilitre"], volume(1, 100_000)),
-    (&["deciliter", "decilitre"], volume(1, 10_000)),
-    (&["l", "liter", "litre", "升"], volume(1, 1_000)),
-    (&["gallon", "gal"], gallon(1)),
-    (&["quart"], gallon(4)),
-    (&["pint"], gallon(8)),
-    (&["cup"], gallon(16)),
-    (&["fluid ounce"], gallon(128)),
-    (&["tablespoon", "tbsp"], gallon(256)),
-    (&["teaspoon", "tsp"], gallon(768)),
-    (&["millisecond", "毫秒"], time(1, 1_000)),
-    (&["microsecond"], time(1, 1_000_000)),
-    (&["nanosecond"], time(1, 1_000_000_000)),
-    (&["s", "second", "sec", "秒", "秒钟"], time(1, 1)),
-    (&["min", "minute", "分钟"], time(60, 1)),
-    (&["h", "hour", "hr", "小时", "时"], time(3_600, 1)),
-    (&["day", "天", "日"], time(86_400, 1)),
-    (&["week", "周", "星期"], time(604_800, 1)),
-    (&["fortnight"], time(1_209_600, 1)),
-    (&["month", "个月"], calendar(1)),
-    (&["year", "yr", "年"], calendar(12)),
-    (&["decade"], calendar(120)),
-    (&["century", "centuries"], calendar(1_200)),
-    (&["knot"], Some(([1, 0, -1, 0, 0, 0, 0], 1_852, 3_600))),
-    (&["newton", "牛顿", "牛"], force(1, 1)),
-    (&["kilonewton"], force(1_000, 1)),
-    (&["joule", "焦耳", "焦"], energy(1, 1)),
-    (&["kilojoule", "千焦"], energy(1_000, 1)),
-    (&["megajoule"], energy(1_000_000, 1)),
-    (&["calorie"], energy(4_184, 1_000)),
-    (&["kilocalorie", "kcal", "千卡", "大卡"], energy(4_184, 1)),
-    (&["watt", "瓦特", "瓦"], power(1, 1)),
-    (&["kilowatt", "千瓦"], power(1_000, 1)),
-    (&["megawatt"], power(1_000_000, 1)),
-    (&["watthour"], energy(3_600, 1)),
-    (&["kwh", "kilowatthour", "千瓦时", "千瓦小时"], energy(3_600_000, 1)),
-    (&["megawatthour"], energy(3_600_000_000, 1)),
-    (&["pascal", "帕斯卡", "帕"], pressure(1, 1)),
-    (&["kilopascal", "千帕"], pressure(1_000, 1)),
-    (&["megapascal"], pressure(1_000_000, 1)),
-    (&["hertz", "赫兹"], frequency(1, 1)),
-    (&["kilohertz"], frequency(1_000, 1)),
-    (&["megahertz"], frequency(1_000_000, 1)),
-    (&["gigahertz"], frequency(1_000_000_000, 1)),
-    (&["volt", "伏特", "伏"], voltage(1, 1)),
-    (&["kilovolt", "千伏"], voltage(1_000, 1)),
-    (&["millivolt"], voltage(1, 1_000)),
-    (&["ampere", "amp", "安培", "安"], current(1, 1)),
-    (&["milliampere", "milliamp"], current(1, 1_000)),
-    (&["ohm", "欧姆"], resistance(1, 1)),
-    (&["kiloohm", "kilohm"], resistance(1_000, 1)),
-    (&["bar"], pressure(100_000, 1)),
-    (&["atm", "atmosphere"], pressure(101_325, 1)),
-    (&["coulomb", "库仑"], Some(([0, 0, 1, 0, 0, 0, 1], 1, 1))),
-    (&["farad", "法拉"], Some(([-2, -1, 4, 0, 0, 0, 2], 1, 1_000))),
-    (&["tesla", "特斯拉"], Some(([0, 1, -2, 0, 0, 0, -1], 1_000, 1))),
-    (&["weber", "韦伯"], Some(([2, 1, -2, 0, 0, 0, -1], 1_000, 1))),
-    (&["henry", "亨利"], Some(([2, 1, -2, 0, 0, 0, -2], 1_000, 1))),
-    (&["kelvin"], None),
-    (&["mole", "摩尔"], None),
-    (&["bit", "比特"], None),
-    (&["byte", "字节"], None),
-    (&["kilobyte"], None),
-    (&["megabyte"], None),
-    (&["gigabyte"], None),
-    (&["terabyte"], None),
-    (&["dollar", "usd", "buck", "美元"], money(100)),
-    (&["cent"], money(1)),
-    (&["euro", "eur", "欧元"], None),
-    (&["sterling", "gbp", "英镑"], None),
-    (&["yen", "jpy", "日元"], None),
-    (&["yuan", "rmb", "cny", "元", "块", "人民币"], None),
-    (&["degree", "度"], angle(3_600)),
-    (&["arcminute", "arcmin"], angle(60)),
-    (&["arcsecond", "arcsec"], angle(1)),
-    (&["rad", "radian", "弧度"], None),
-    (&["celsius", "c", "摄氏度"], None),
-    (&["fahrenheit", "f", "华氏度"], None),
-    (&["am"], None),
-    (&["pm"], None),
-];
-
-/// Symbols that are what they are by the case of their letters, and what they are called in [`KNOWN`].
-const SYMBOLS: &[(&str, &str)] = &[
-    ("N", "newton"),
-    ("kN", "kilonewton"),
-    ("J", "joule"),
-    ("kJ", "kilojoule"),
-    ("MJ", "megajoule"),
-    ("W", "watt"),
-    ("kW", "kilowatt"),
-    ("MW", "megawatt"),
-    ("Wh", "watthour"),
-    ("kWh", "kwh"),
-    ("MWh", "megawatthour"),
-    ("Pa", "pascal"),
-    ("kPa", "kilopascal"),
-    ("MPa", "megapascal"),
-    ("Hz", "hertz"),
-    ("kHz", "kilohertz"),
-    ("MHz", "megahertz"),
-    ("GHz", "gigahertz"),
-    ("V", "volt"),
-    ("kV", "kilovolt"),
-    ("mV", "millivolt"),
-    ("A", "ampere"),
-    ("mA", "milliampere"),
-    ("Ω", "ohm"),
-    ("kΩ", "kiloohm"),
-    ("KB", "kilobyte"),
-    ("MB", "megabyte"),
-    ("GB", "gigabyte"),
-    ("TB", "terabyte"),
-    ("mol", "mole"),
-    ("kcal", "kcal"),
-    ("ms", "millisecond"),
-    ("μs", "microsecond"),
-    ("µs", "microsecond"),
-    ("ns", "nanosecond"),
-    ("μm", "micrometer"),
-    ("µm", "micrometer"),
-    ("nm", "nanometer"),
-    ("μg", "microgram"),
-    ("µg", "microgram"),
-    ("cl", "centiliter"),
-    ("cL", "centiliter"),
-    ("dl", "deciliter"),
-    ("dL", "deciliter"),
-    ("ha", "hectare"),
-    ("t", "tonne"),
-    ("qt", "quart"),
-    ("pt", "pint"),
-];
-
-/// Units of several words, as they are once each word is canonical, and what they are called in [`KNOWN`].
+/// Words that several words are read as once each is known: `fluid ounces`, `minutes of arc`.
 const WORDS: &[(&[&str], &str)] = &[
-    (&["fluid", "oz"], "fluid ounce"),
-    (&["fl", "oz"], "fluid ounce"),
+    (&["fluid", "ounce"], "fluid ounce"),
+    (&["fl", "ounce"], "fluid ounce"),
     (&["nautical", "mile"], "nautical mile"),
     (&["metric", "ton"], "tonne"),
     (&["metric", "tonne"], "tonne"),
-    (&["min", "of", "arc"], "arcminute"),
-    (&["arc", "min"], "arcminute"),
-    (&["s", "of", "arc"], "arcsecond"),
-    (&["arc", "s"], "arcsecond"),
+    (&["minute", "of", "arc"], "arcminute"),
+    (&["arc", "minute"], "arcminute"),
+    (&["second", "of", "arc"], "arcsecond"),
+    (&["arc", "second"], "arcsecond"),
     (&["degree", "of", "arc"], "degree"),
+    (&["light", "year"], "lightyear"),
+    (&["astronomical", "unit"], "au"),
+    (&["electron", "volt"], "electronvolt"),
+    (&["atomic", "mass", "unit"], "dalton"),
+    (&["degree", "celsius"], "celsius"),
+    (&["degree", "fahrenheit"], "fahrenheit"),
+    (&["degree", "kelvin"], "kelvin"),
+    (&["degree", "C"], "celsius"),
+    (&["degree", "F"], "fahrenheit"),
+    (&["degree", "K"], "kelvin"),
 ];
 
-/// Units that are written as one word and mean two.
-const SHORT: [(&str, [&str; 3]); 4] =
-    [("mph", ["mile", "/", "h"]), ("kph", ["km", "/", "h"]), ("kmh", ["km", "/", "h"]), ("mps", ["m", "/", "s"])];
+/// Units that are written as one word and mean several, with their powers.
+const SHORT: &[(&str, &[(&str, i8)])] = &[
+    ("mph", &[("mile", 1), ("hour", -1)]),
+    ("kph", &[("km", 1), ("hour", -1)]),
+    ("kmh", &[("km", 1), ("hour", -1)]),
+    ("kmph", &[("km", 1), ("hour", -1)]),
+    ("mps", &[("meter", 1), ("second", -1)]),
+    ("fps", &[("foot", 1), ("second", -1)]),
+    ("mpg", &[("mile", 1), ("gallon", -1)]),
+    ("rpm", &[("revolution", 1), ("minute", -1)]),
+    ("rps", &[("revolution", 1), ("second", -1)]),
+    ("kbps", &[("kilobit", 1), ("second", -1)]),
+    ("mbps", &[("megabit", 1), ("second", -1)]),
+    ("gbps", &[("gigabit", 1), ("second", -1)]),
+    ("sqft", &[("foot", 2)]),
+    ("sqm", &[("meter", 2)]),
+    ("cc", &[("cm", 3)]),
+];
 
 /// Things that are counted, whose singular is refused below: `5 points`, `6 pairs`, `3 bases`.
 const COUNTED: &[&str] =
@@ -363,7 +136,42 @@ const REFUSED: &[&str] = &[
     "infinity",
     "unknown",
     "impossible",
+    "fail",
+    "failed",
+    "can",
+    "will",
+    "be",
+    "been",
+    "does",
+    "did",
+    "has",
+    "have",
+    "had",
+    "when",
+    "while",
+    "until",
+    "unless",
+    "excluded",
+    "rejected",
+    "discarded",
+    "eliminated",
+    "invalid",
+    "extraneous",
+    "sometimes",
+    "something",
+    "somewhat",
+    "ish",
+    "best",
+    "worst",
+    "too",
     // Worked on.
+    "divide",
+    "divisor",
+    "multiple",
+    "recurring",
+    "repeating",
+    "rooted",
+    "negated",
     "squared",
     "cubed",
     "factorial",
@@ -402,23 +210,18 @@ const REFUSED: &[&str] = &[
     "e",
     "half",
     "halves",
-    "negated",
-    "rooted",
-    "recurring",
-    "ish",
+    "odds",
+    // With another sign.
     "debt",
+    "deficit",
+    "hole",
     "bc",
     "bce",
-    "magnitude",
-    "db",
-    // What takes the number back.
-    "fail",
-    "failed",
-    "excluded",
-    "rejected",
-    "divide",
-    "when",
     // Of another size.
+    "magnitude",
+    "googol",
+    "trio",
+    "quartet",
     "hundred",
     "thousand",
     "million",
@@ -427,13 +230,6 @@ const REFUSED: &[&str] = &[
     "quadrillion",
     "quintillion",
     "zillion",
-    "sextillion",
-    "septillion",
-    "octillion",
-    "nonillion",
-    "decillion",
-    "googol",
-    "trio",
     "lakh",
     "crore",
     "grand",
@@ -518,97 +314,186 @@ const OPPOSITES: &[(&[&str], &[&str])] = &[
     (&["early", "before", "ago"], &["late", "after"]),
 ];
 
+/// Words that say nothing of what is counted: `5 left`, `5 in total`.
+const FILLERS: &[&str] = &[
+    "left",
+    "in",
+    "total",
+    "altogether",
+    "all",
+    "each",
+    "of",
+    "the",
+    "away",
+    "exactly",
+    "only",
+    "remaining",
+    "overall",
+    "together",
+    "old",
+    "tall",
+    "long",
+    "wide",
+    "high",
+    "deep",
+    "unit",
+];
+
+/// Words behind a length in inches that is written `in`, a preposition before any other.
+const BEHIND_INCHES: &[&str] = &["long", "tall", "wide", "high", "deep", "thick", "by"];
+
 const WORDS_MAX: usize = 8;
+/// Powers of units go up to this: `\text{W}/(\text{m}^2\text{K}^4)`.
+const POWER_MAX: i8 = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    /// The unit's canonical name, or the singular of a word that is none, in lower case.
+    name: String,
+    /// The place in the table and the power of ten of the prefix; `None` for a word that is no unit.
+    found: Option<Found>,
+    /// Below zero behind a `/` or a "per".
+    power: i8,
+}
+
+/// What stands behind a number: units and their powers, and other words.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Canonical words, `/` for "per", powers as digits: `km / h`, `m 2`.
-    words: Vec<String>,
-    /// Every word is one of the known units.
-    known: bool,
+    parts: Vec<Part>,
 }
 
 impl Unit {
-    pub fn currency(name: &str) -> Unit {
-        Unit { words: vec![name.into()], known: true }
+    pub fn currency(name: &'static str) -> Unit {
+        let found = table::spelt(name);
+        Unit { parts: vec![Part { name: found.map_or(name, |found| found.name()).into(), found, power: 1 }] }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        matches!(self.parts.as_slice(), [part] if part.name == name && part.power == 1)
     }
 
     /// Nothing but degrees of an angle.
     pub fn is_degree(&self) -> bool {
-        self.words == ["degree"]
+        self.is("degree")
     }
 
     pub fn is_radian(&self) -> bool {
-        self.words == ["rad"]
+        self.is("radian")
     }
 
     /// Not merely what is counted.
     pub fn is_known(&self) -> bool {
-        self.known
+        self.parts.iter().all(|part| part.found.is_some())
     }
 
-    /// What a number of this unit is multiplied by to be one of the other: 1 where they are the same or one of them is not known,
-    /// 1000 from `km` to `m`; `None` for units that measure different things, or that nothing converts.
+    /// Whether a number without a unit may be one of this unit. `M` may be millions or moles in a litre, `K` thousands or kelvins, `T`
+    /// trillions or teslas; decibels are a logarithm.
+    pub fn may_be_missing(&self) -> bool {
+        !matches!(self.parts.as_slice(), [part] if matches!(part.name.as_str(), "M" | "K" | "T" | "decibel"))
+    }
+
+    /// What a number of this unit is multiplied by to be one of the other: 1 where they are the same or both are merely what is counted,
+    /// 1000 from `km` to `m`; `None` for units that measure different things, or that nothing converts, and for a unit beside what is
+    /// counted.
     pub fn factor(&self, other: &Unit) -> Option<Rational> {
-        if !self.known || !other.known {
-            let says = |unit: &Unit, side: &[&str]| unit.words.iter().any(|word| side.contains(&word.as_str()));
+        let one = Some(Rational::integer(1));
+        if self.parts == other.parts {
+            return one;
+        }
+        if !self.is_known() || !other.is_known() {
+            let says = |unit: &Unit, side: &[&str]| unit.parts.iter().any(|part| side.contains(&part.name.as_str()));
             let opposite = |a: &Unit, b: &Unit| OPPOSITES.iter().any(|(one, two)| says(a, one) && says(b, two));
             if opposite(self, other) || opposite(other, self) {
                 return None;
             }
-            // `units^2` is not `units^3`.
-            let power = |word: &String| matches!(word.as_str(), "2" | "3");
-            let bare = |unit: &Unit| unit.words.iter().filter(|word| !power(word)).cloned().collect::<Vec<String>>();
-            let contradicts = self.words != other.words
-                && bare(self) == bare(other)
-                && self.words.iter().any(power)
-                && other.words.iter().any(power);
-            return (!contradicts).then(|| Rational::integer(1));
         }
-        if self.words == other.words {
-            return Some(Rational::integer(1));
+        let (own, theirs) = (self.measured(), other.measured());
+        match (own.is_empty(), theirs.is_empty()) {
+            (false, false) => conversion(&own, &theirs),
+            (true, true) => self.counts_as(other).then_some(one).flatten(),
+            (true, false) => self.is_vague_beside(other).then_some(one).flatten(),
+            (false, true) => other.is_vague_beside(self).then_some(one).flatten(),
         }
-        // A ton is 2,000 pounds among pounds, else 1,000 kilograms.
-        let in_pounds =
-            [self, other].iter().any(|unit| unit.words.iter().any(|word| matches!(word.as_str(), "lb" | "oz" | "stone")));
-        let (own, factor) = self.measure(in_pounds)?;
-        let (wanted, divisor) = other.measure(in_pounds)?;
-        if own == wanted { factor.divide(&divisor) } else { None }
     }
 
-    /// Its dimensions, and how many base units it is.
-    fn measure(&self, tons_in_pounds: bool) -> Option<([i8; DIMENSIONS], Rational)> {
-        let mut dimensions = [0i8; DIMENSIONS];
-        let mut factor = Rational::integer(1);
-        let mut words = self.words.iter().map(String::as_str).peekable();
-        let mut sign = 1;
-        while let Some(word) = words.next() {
-            if word == "/" {
-                sign = -1;
-                continue;
-            }
-            let (powers, above, below) = match word {
-                "ton" if tons_in_pounds => mass(2_000 * 45_359_237, 100_000)?,
-                "ton" => mass(1_000_000, 1)?,
-                _ => measured(word)?,
-            };
-            let power = words.next_if(|next| matches!(*next, "2" | "3")).map_or(1, |next| if next == "2" { 2 } else { 3 });
-            let one = Rational::integer(above.try_into().ok()?).divide(&Rational::integer(below.try_into().ok()?))?;
-            for _ in 0..power {
-                factor = if sign < 0 { factor.divide(&one)? } else { factor.multiply(&one)? };
-            }
-            for (sum, own) in dimensions.iter_mut().zip(powers) {
-                *sum = sum.checked_add(sign * power * own)?;
-            }
-            sign = 1;
+    /// The parts that are units, without what is counted beside them: of `dollars per apple`, `km away`.
+    fn measured(&self) -> Vec<&Part> {
+        self.parts.iter().filter(|part| part.found.is_some()).collect()
+    }
+
+    /// Whether two that are no units may be the same: `18 eggs`, `18 large eggs`. Symbols that are not in the table are, unless one
+    /// begins as the other does (`5 pts`, `5 points`), different; so are powers: `units^2`, `units^3`.
+    fn counts_as(&self, other: &Unit) -> bool {
+        let bare = |unit: &Unit| unit.parts.iter().map(|part| part.name.clone()).collect::<Vec<String>>();
+        if bare(self) == bare(other) {
+            let raised = |unit: &Unit| unit.parts.iter().any(|part| part.power != 1);
+            return !raised(self) || !raised(other);
         }
-        Some((dimensions, factor))
+        let (Some(a), Some(b)) = (self.parts.first(), other.parts.first()) else { return true };
+        let symbols = looks_like_symbol(&a.name) || looks_like_symbol(&b.name);
+        !symbols || a.name == b.name || a.name.chars().next() == b.name.chars().next()
+    }
+
+    /// Whether it says nothing that is not a unit: `5 left`, `5 units`; `5块蛋糕` beside `5块`.
+    fn is_vague_beside(&self, known: &Unit) -> bool {
+        let only = |part: &Part| FILLERS.contains(&part.name.as_str());
+        let longer = |part: &Part| known.parts.iter().any(|unit| !part.name.is_ascii() && part.name.starts_with(&unit.written()));
+        let raised = |unit: &Unit| unit.parts.iter().map(|part| part.power).max();
+        (self.parts.iter().all(only) && (raised(self) == Some(1) || raised(self) == raised(known))) || self.parts.iter().any(longer)
+    }
+
+    fn push_part(&mut self, name: &str, found: Option<Found>, power: i8) {
+        self.parts.push(Part { name: name.into(), found, power });
     }
 }
 
-/// What a known unit measures, by its canonical name.
-fn measured(name: &str) -> Option<Measure> {
-    KNOWN.iter().find(|(spellings, _)| spellings.first() == Some(&name))?.1
+impl Part {
+    /// The Chinese spelling of a unit, else its name.
+    fn written(&self) -> String {
+        self.found.and_then(Found::chinese).unwrap_or(&self.name).to_string()
+    }
+}
+
+/// Letters that are no word: `hp`, `xyz`.
+fn looks_like_symbol(word: &str) -> bool {
+    const LETTERS_MAX: usize = 4;
+    word.is_ascii() && word.len() <= LETTERS_MAX && !word.contains(['a', 'e', 'i', 'o', 'u', 'y'])
+}
+
+fn conversion(own: &[&Part], theirs: &[&Part]) -> Option<Rational> {
+    if own == theirs {
+        return Some(Rational::integer(1));
+    }
+    // Ambiguous names are what the other side is.
+    let names = |parts: &[&Part]| parts.iter().map(|part| part.name.clone()).collect::<Vec<String>>();
+    let (left, right) = (names(own), names(theirs));
+    // `25 C` is of degrees where the other side is.
+    let degrees = |left: &[String], right: &[String]| matches!((left, right), ([c], [name]) if (c == "C" && name == "celsius") || (c == "F" && name == "fahrenheit"));
+    if degrees(&left, &right) || degrees(&right, &left) {
+        return Some(Rational::integer(1));
+    }
+    let (from, factor) = measure(own, &right, &left)?;
+    let (to, divisor) = measure(theirs, &left, &right)?;
+    if from == to { factor.divide(&divisor) } else { None }
+}
+
+/// Its dimensions, and how many base units it is, beside the names of another; `None` where nothing converts it.
+fn measure(parts: &[&Part], beside: &[String], names: &[String]) -> Option<([i8; DIMENSIONS], Rational)> {
+    let mut dimensions = [0i8; DIMENSIONS];
+    let mut factor = Rational::integer(1);
+    for part in parts {
+        let found = part.found?;
+        let Measure { powers, above, below, ten } = found.measure(beside, names)?;
+        let one = Rational::integer(above.try_into().ok()?).divide(&Rational::integer(below.try_into().ok()?))?;
+        let one = one.scale((ten + found.ten).into())?;
+        for _ in 0..part.power.unsigned_abs() {
+            factor = if part.power < 0 { factor.divide(&one)? } else { factor.multiply(&one)? };
+        }
+        for (sum, own) in dimensions.iter_mut().zip(powers) {
+            *sum = sum.checked_add(part.power.checked_mul(own)?)?;
+        }
+    }
+    Some((dimensions, factor))
 }
 
 /// The unit that `text` is, whole: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` for anything that is no unit.
@@ -623,48 +508,106 @@ pub fn read(text: &str) -> Option<Unit> {
 
 /// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for anything that is no unit.
 pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
-    let mut unit = Unit { words: Vec::new(), known: true };
+    let mut unit = Unit { parts: Vec::new() };
     let mut power = None;
+    // Behind a `/` everything is below it: `J/(mol K)`, `J/mol K`.
+    let mut sign = 1;
+    // Whether a unit must follow: behind a `/`, a "square".
+    let mut awaited = false;
+    let mut group = false;
     let mut tokens = tokens.iter().peekable();
     while let Some(token) = tokens.next() {
         match token {
             Token::Word { text, roman } => {
                 let word = text.to_lowercase();
+                let alone = unit.parts.is_empty();
+                let only = matches!(tokens.peek(), None | Some(Token::Word { text: "cent", .. }));
                 match word.as_str() {
-                    "per" | "a" | "an" if !unit.words.is_empty() && *text != "A" => unit.words.push("/".into()),
                     // `5 per cent` is not 5 of anything; `$5 per day` is.
-                    "per" if matches!(tokens.peek(), None | Some(Token::Word { text: "cent", .. })) => return None,
+                    "per" if only => return None,
+                    "per" => (sign, awaited) = (-1, true),
+                    "a" | "an" if !alone && *text != "A" => (sign, awaited) = (-1, true),
                     // `15 more pages`, but not `15 more than`.
-                    "more"
-                        if unit.words.is_empty()
-                            && !tokens.clone().any(|token| matches!(token, Token::Word { text: "than", .. })) => {}
-                    "square" | "sq" => power = Some("2"),
-                    "cubic" => power = Some("3"),
+                    "more" if alone && !tokens.clone().any(|token| matches!(token, Token::Word { text: "than", .. })) => {}
+                    "square" | "sq" => (power, awaited) = (Some(2), true),
+                    "cubic" => (power, awaited) = (Some(3), true),
                     _ => {
-                        let follows_degree = unit.words.last().is_some_and(|last| last == "degree");
-                        if text.chars().count() == 1 && text.is_ascii() && !roman && !follows_degree && unit.words.is_empty() {
+                        // `kΩ`, `μm`
+                        let joined = match tokens.peek() {
+                            Some(Token::Word { text: next, roman: upright })
+                                if (*next == "Ω" && matches!(*text, "k" | "M" | "m" | "μ" | "G"))
+                                    || (matches!(*text, "μ" | "µ") && *upright) =>
+                            {
+                                Some(format!("{text}{next}"))
+                            }
+                            _ => None,
+                        };
+                        if joined.is_some() {
+                            tokens.next();
+                        }
+                        let text = joined.as_deref().unwrap_or(text);
+                        let follows_degree = unit.parts.last().is_some_and(|last| last.name == "degree");
+                        if text.chars().count() == 1 && text != "Ω" && text.is_ascii() && !roman && !follows_degree && alone {
                             return None;
                         }
-                        unit.known &= unit.push(text, &word)?;
-                        unit.words.extend(power.take().map(String::from));
+                        // Two capitals that are no unit are a product: `2GM`, and `2MG`.
+                        let capitals = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+                        let product = *text == *"MG" || (table::symbol(text).is_none() && table::spelt(&word).is_none());
+                        if matches!(text, "μ" | "µ") || (capitals && product && !roman && alone && tokens.peek().is_none()) {
+                            return None;
+                        }
+                        let before = if word == "in" {
+                            let inches = alone || awaited;
+                            let next = match tokens.peek() {
+                                Some(Token::Word { text, .. }) => BEHIND_INCHES.contains(text),
+                                _ => true,
+                            };
+                            !(inches && next)
+                        } else {
+                            false
+                        };
+                        let raised = sign * power.take().unwrap_or(1);
+                        if before {
+                            unit.push_part("in", None, raised);
+                        } else {
+                            unit.push(text, &text.to_lowercase(), raised)?;
+                        }
+                        awaited = false;
                     }
                 }
             }
-            Token::Currency(name) if unit.words.is_empty() => unit.words.push((*name).into()),
-            Token::Degree => unit.words.push("degree".into()),
-            Token::Slash if !unit.words.is_empty() => unit.words.push("/".into()),
+            Token::Currency(name) if unit.parts.is_empty() => unit = Unit::currency(name),
+            Token::Degree => {
+                unit.push_part("degree", table::spelt("degree"), sign);
+                awaited = false;
+            }
+            Token::Slash if !unit.parts.is_empty() && !awaited => (sign, awaited) = (-1, true),
+            // `\cdot{}^\circ`
+            Token::Open('}') if tokens.next_if(|token| **token == Token::Close('}')).is_some() => {}
+            Token::Open(')') if awaited && sign < 0 && !group => group = true,
+            Token::Close(')') if group && !awaited => group = false,
             // `N·m`, `kilowatt-hours`
             Token::Times | Token::Minus
-                if unit.known && unit.ends_in_unit() && matches!(tokens.peek(), Some(Token::Word { .. })) => {}
-            Token::Superscript(digit) if !unit.words.is_empty() => unit.words.push(digit.to_string()),
+                if unit.is_known()
+                    && !unit.parts.is_empty()
+                    && !awaited
+                    && matches!(tokens.peek(), Some(Token::Word { .. } | Token::Degree | Token::Caret | Token::Open('}'))) => {}
+            Token::Superscript(digit) if !awaited => unit.raise(i8::try_from(*digit).ok()?)?,
             // `m^2`, `m^{2}`, `s^{-1}`; `^\circ`
             Token::Caret => {
                 let braced = tokens.next_if(|token| **token == Token::Open('}')).is_some();
                 let below = tokens.next_if(|token| **token == Token::Minus).is_some();
                 match tokens.next()? {
-                    Token::Degree if !below => unit.words.push("degree".into()),
-                    Token::Number(literal) if literal.is_integer() && !unit.words.is_empty() => {
-                        unit.raise(&literal.digits, below)?
+                    Token::Degree if !below => {
+                        unit.push_part("degree", table::spelt("degree"), sign);
+                        awaited = false;
+                    }
+                    Token::Number(literal) if literal.is_integer() && !awaited => {
+                        let power: i8 = literal.digits.parse().ok().filter(|power| (1..=POWER_MAX).contains(power))?;
+                        // `/s^{-1}` is said by nobody who means it.
+                        (!below || sign > 0).then_some(())?;
+                        (below || power > 1).then_some(())?;
+                        unit.raise(if below { -power } else { power })?;
                     }
                     _ => return None,
                 }
@@ -674,81 +617,111 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
             }
             _ => return None,
         }
-        if unit.words.len() > WORDS_MAX {
+        if unit.parts.len() > WORDS_MAX {
             return None;
         }
     }
-    if power.is_some() || unit.words.last().is_some_and(|last| last == "/") {
+    if awaited || group {
+        return None;
+    }
+    // `14 negated`, but not `14 red`, `14 seeds`, `14 needed`.
+    const PARTICIPLES: [&str; 6] = ["needed", "required", "used", "unused", "completed", "combined"];
+    if let [part] = unit.parts.as_slice()
+        && part.found.is_none()
+        && part.name.len() > 4
+        && part.name.ends_with("ed")
+        && !part.name.ends_with("eed")
+        && !PARTICIPLES.contains(&part.name.as_str())
+    {
         return None;
     }
     unit.join_words();
-    Some(if unit.words.is_empty() { None } else { Some(unit) })
+    Some(if unit.parts.is_empty() { None } else { Some(unit) })
 }
 
 impl Unit {
-    /// Adds a word, as written and in lower case; whether it is a known unit. `None` for a word that no unit contains.
-    fn push(&mut self, written: &str, word: &str) -> Option<bool> {
-        if let Some((_, name)) = SYMBOLS.iter().find(|(symbol, _)| *symbol == written) {
-            self.words.push((*name).into());
-            return Some(true);
+    /// Adds a word, as written and in lower case, to a power; `None` for a word that no unit contains.
+    fn push(&mut self, written: &str, word: &str, power: i8) -> Option<()> {
+        // `5B` is five billion.
+        if written == "B" && self.parts.is_empty() && power > 0 {
+            return None;
+        }
+        if let Some(found) = table::symbol(written) {
+            self.push_part(found.name(), Some(found), power);
+            return Some(());
         }
         let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
-        // `万元` is ten thousand of them, `5M` five million.
+        // `千米每小时`
+        if let Some((above, below)) = word.split_once('每').filter(|(above, below)| !above.is_empty() && !below.is_empty()) {
+            self.push(above, above, power)?;
+            return self.push(below, below, -power);
+        }
         if changes_in_chinese(word)
-            || matches!(written, "M" | "B" | "T")
             || REFUSED.contains(&word)
             || (REFUSED.contains(&singular) && !COUNTED.contains(&word))
+            || word.trim_end_matches('s').ends_with("illion")
         {
             return None;
         }
-        // `平方米`
-        if let Some((unit, power)) =
-            word.strip_prefix("平方").map(|unit| (unit, "2")).or_else(|| word.strip_prefix("立方").map(|unit| (unit, "3")))
-            && KNOWN.iter().any(|(spellings, _)| spellings.contains(&unit))
+        if !word.is_ascii() {
+            // `平方米`, `个小时`
+            let raised =
+                word.strip_prefix("平方").map(|unit| (unit, 2)).or_else(|| word.strip_prefix("立方").map(|unit| (unit, 3)));
+            if let Some((unit, times)) = raised
+                && let Some(found) = table::spelt(unit)
+            {
+                self.push_part(found.name(), Some(found), power * times);
+                return Some(());
+            }
+            if let Some(found) = word.strip_prefix('个').and_then(table::spelt) {
+                self.push_part(found.name(), Some(found), power);
+                return Some(());
+            }
+        }
+        // `千克苹果`
+        if !word.is_ascii()
+            && table::spelt(word).is_none()
+            && let Some((found, what)) = word.char_indices().skip(2).take(2).find_map(|(end, _)| {
+                let (unit, what) = word.split_at_checked(end)?;
+                Some((table::spelt(unit)?, what))
+            })
         {
-            let known = self.push(unit, unit)?;
-            self.words.push(power.into());
-            return Some(known);
+            self.push_part(found.name(), Some(found), power);
+            self.push_part(what, None, 1);
+            return Some(());
         }
         if let Some((_, meant)) = SHORT.iter().find(|(short, _)| *short == word) {
-            self.words.extend(meant.map(String::from));
-            return Some(true);
-        }
-        let canonical = KNOWN.iter().find(|(spellings, _)| spellings.contains(&word) || spellings.contains(&singular));
-        self.words.push(canonical.and_then(|(spellings, _)| spellings.first()).map_or(singular, |name| name).into());
-        Some(canonical.is_some())
-    }
-
-    /// `^2`, `^{-1}` behind the last word.
-    fn raise(&mut self, digits: &str, below: bool) -> Option<()> {
-        let known = matches!(digits, "2" | "3") || (below && digits == "1");
-        known.then_some(())?;
-        if below {
-            let last = self.words.pop()?;
-            if last == "/" || self.words.last().is_some_and(|word| word == "/") {
-                return None;
+            for (name, own) in *meant {
+                let found = table::spelt(name)?;
+                self.push_part(found.name(), Some(found), power * own);
             }
-            self.words.extend(["/".to_string(), last]);
+            return Some(());
         }
-        if digits != "1" {
-            self.words.push(digits.into());
-        }
+        let found = table::spelt(word).or_else(|| table::spelt(singular));
+        self.push_part(found.map_or(singular, |found| found.name()), found, power);
         Some(())
     }
 
-    fn ends_in_unit(&self) -> bool {
-        self.words.last().is_some_and(|last| last != "/")
+    /// `^2`, `^{-1}` behind the last word.
+    fn raise(&mut self, power: i8) -> Option<()> {
+        let last = self.parts.last_mut()?;
+        (last.power.abs() == 1).then_some(())?;
+        last.power *= power;
+        Some(())
     }
 
     /// `fluid ounces`, `minutes of arc`: several words that are one unit.
     fn join_words(&mut self) {
+        if self.parts.len() < 2 {
+            return;
+        }
         for (several, one) in WORDS {
-            if let Some(at) = self.words.windows(several.len()).position(|words| words.iter().eq(several.iter())) {
-                self.words.splice(at..at + several.len(), [one.to_string()]);
-                self.known = self.words.iter().all(|word| {
-                    matches!(word.as_str(), "/" | "2" | "3")
-                        || KNOWN.iter().any(|(spellings, _)| spellings.first() == Some(&word.as_str()))
-                });
+            let spelt = |parts: &[Part]| parts.iter().map(|part| part.name.as_str()).eq(several.iter().copied());
+            if let Some(at) = self.parts.windows(several.len()).position(spelt)
+                && let Some(found) = table::spelt(one)
+                && let Some(power) = self.parts.get(at + several.len() - 1).map(|part| part.power)
+            {
+                self.parts.splice(at..at + several.len(), [Part { name: found.name().into(), found: Some(found), power }]);
             }
         }
     }
@@ -756,14 +729,49 @@ impl Unit {
 
 /// Chinese words that change the number before them: `多个`, `以上`, `个半`.
 fn changes_in_chinese(word: &str) -> bool {
-    const PARTS: [&str; 20] = [
-        "以上", "以下", "以内", "以外", "不到", "不足", "不是", "左右", "百分", "的", "次方", "开方", "整除", "舍去", "成立",
-        "上下", "出头", "进制", "夫妻", "倍数",
+    const PARTS: [&str; 30] = [
+        "以上",
+        "以下",
+        "以内",
+        "以外",
+        "不到",
+        "不足",
+        "不是",
+        "左右",
+        "百分",
+        "不成立",
+        "不对",
+        "不符",
+        "不合",
+        "不能",
+        "不可",
+        "不满足",
+        "不正确",
+        "不等",
+        "舍去",
+        "舍掉",
+        "排除",
+        "错误",
+        "整除",
+        "进制",
+        "上下",
+        "出头",
+        "开外",
+        "次方",
+        "夫妻",
+        "倍数",
     ];
-    let scale = word.starts_with(['百', '十', '千', '兆', '打']) && !KNOWN.iter().any(|(spellings, _)| spellings.contains(&word));
-    scale
-        || matches!(word, "平方" | "立方")
-        || word.starts_with(['万', '亿', '半', '余', '成', '折', '多', '几', '来', '约', '非', '除', '减', '加', '乘'])
+    // `7的平方`, `8开方`, `8平方`; `8百`, but `8千米` is known.
+    let operation = word.starts_with(['的', '开', '取'])
+        || [word.strip_prefix("平方"), word.strip_prefix("立方")].into_iter().flatten().any(|unit| table::spelt(unit).is_none());
+    let scaled = word.starts_with(['十', '百', '千', '兆']);
+    // `5千克苹果`
+    let unit_first =
+        || word.char_indices().skip(2).take(2).any(|(end, _)| word.get(..end).is_some_and(|unit| table::spelt(unit).is_some()));
+    if (operation || (scaled && !unit_first())) && table::spelt(word).is_none() {
+        return true;
+    }
+    word.starts_with(['打', '万', '亿', '半', '余', '成', '折', '多', '几', '来', '约', '非', '除', '减', '加', '乘'])
         || word.ends_with(['多', '半', '余'])
         || PARTS.iter().any(|part| word.contains(part))
 }
@@ -775,18 +783,24 @@ pub fn changes_number(word: &str) -> bool {
     REFUSED.contains(&lower.as_str()) || (REFUSED.contains(&singular) && !COUNTED.contains(&lower.as_str()))
 }
 
-/// Whether a word is the symbol of a unit that no product of variables looks like: `kWh`, `kJ`, `Pa`.
+/// Whether a word is the symbol of a unit that no product of variables looks like: `kWh`, `kJ`, `Pa`, `keV`.
 pub fn is_symbol(word: &str) -> bool {
-    let capitals = word.chars().filter(|c| c.is_uppercase()).count();
-    capitals > 0 && word.chars().count() > capitals && SYMBOLS.iter().any(|(symbol, _)| *symbol == word)
+    const PLAIN: [&str; 23] = [
+        "kN", "kJ", "MJ", "kW", "MW", "kV", "mV", "mA", "kΩ", "KB", "MB", "GB", "TB", "cL", "dL", "mL", "Pa", "Hz", "eV", "Wh",
+        "Torr", "mmHg", "cmHg",
+    ];
+    let first = word.chars().next().map_or(0, char::len_utf8);
+    PLAIN.contains(&word)
+        || (table::symbol(word).is_some() && word.get(first..).is_some_and(|unit| matches!(unit, "Pa" | "Hz" | "eV" | "Wh")))
 }
 
 /// Whether a lower-case word is one of the known units of two letters or more, or begins one.
 pub fn is_known(word: &str) -> bool {
     let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
-    let spelt = |(spellings, _): &(&[&str], _)| spellings.contains(&word) || spellings.contains(&singular);
     let short = SHORT.iter().any(|(short, _)| *short == word);
-    short || matches!(word, "sq" | "square" | "cubic") || (word.len() > 1 && KNOWN.iter().any(spelt))
+    short
+        || matches!(word, "sq" | "square" | "cubic")
+        || (word.len() > 1 && (table::spelt(word).is_some() || table::spelt(singular).is_some()))
 }
 
 #[cfg(test)]
@@ -821,6 +835,38 @@ mod tests {
             ("miles", "feet", 5_280, 1),
             (r"\text{ V}\cdot\text{A}", r"\text{ W}", 1, 1),
             ("fluid ounces", "cups", 1, 8),
+            (r"\text{ bar}", r"\text{ kPa}", 100, 1),
+            (r"\text{ atm}", r"\text{ Pa}", 101_325, 1),
+            (r"\text{ atm}", r"\text{ mmHg}", 760, 1),
+            (r"\text{ MeV}", r"\text{ keV}", 1_000, 1),
+            (r"\text{ mmol}", r"\text{ mol}", 1, 1_000),
+            (r"\text{ MPa}", r"\text{ mPa}", 1_000_000_000, 1),
+            (r"\text{ MW}", r"\text{ mW}", 1_000_000_000, 1),
+            (r"\text{ M}", r"\text{ mmol/L}", 1_000, 1),
+            (r"\text{ Å}", r"\text{ nm}", 1, 10),
+            (r"\text{ pm}", r"\text{ nm}", 1, 1_000),
+            (r"\text{ V}", r"\text{ J/C}", 1, 1),
+            (r"\text{ F}", r"\text{ C/V}", 1, 1),
+            (r"\text{ T}", r"\text{ Wb/m}^2", 1, 1),
+            (r"\ \Omega", r"\text{ V/A}", 1, 1),
+            (r"\text{ N/C}", r"\text{ V/m}", 1, 1),
+            (r"\text{ C}", r"\text{ A s}", 1, 1),
+            (r"\text{ J/(mol K)}", r"\text{ J mol}^{-1}\text{K}^{-1}", 1, 1),
+            (r"\text{ J/(kg}\cdot{}^\circ\text{C)}", r"\text{ J/(kg K)}", 1, 1),
+            (r"\text{ W/(m}^2\text{K)}", r"\text{ W m}^{-2}\text{K}^{-1}", 1, 1),
+            (r"\text{ rpm}", "revolutions per second", 1, 60),
+            ("per hour", "per day", 24, 1),
+            ("元", "角", 10, 1),
+            ("分", "秒", 60, 1),
+            ("角", "分", 10, 1),
+            ("千米每小时", "米/秒", 5, 18),
+            ("千克苹果", "克", 1_000, 1),
+            ("兆电子伏", "电子伏", 1_000_000, 1),
+            ("公顷", "亩", 15, 1),
+            ("kilometers away", "meters", 1_000, 1),
+            ("dollars per apple", "cents", 100, 1),
+            ("large eggs", "eggs", 1, 1),
+            ("points", "pts", 1, 1),
         ] {
             let wanted = Rational::integer(above).divide(&Rational::integer(below)).unwrap();
             assert_eq!(factor(a, b), Some(wanted), "{a} in {b}");
@@ -829,6 +875,8 @@ mod tests {
 
     #[test]
     fn units_of_two_kinds_are_not() {
+        let exact = |a: &str, b: &str| factor(a, b).is_some_and(|factor| factor.is_one());
+        assert!(!exact("个月", "岁") && !exact("people per hour", "people per day"));
         for (a, b) in [
             (r"\text{ J}", r"\text{ W}"),
             (r"\text{ N}", r"\text{ J}"),
@@ -837,6 +885,17 @@ mod tests {
             ("ounces", "fluid ounces"),
             ("minutes", "minutes of arc"),
             (r"\text{ GB}", r"\text{ MB}"),
+            (r"\text{ MB/s}", r"\text{ kB/s}"),
+            (r"\text{ J}", r"\text{ C}"),
+            (r"\text{ H}", r"\text{ hours}"),
+            ("boxes", r"\text{ kg}"),
+            ("laps", "meters"),
+            ("semesters", "years"),
+            ("revolutions", "radians"),
+            ("nickels", "dimes"),
+            ("rad/s", "rpm"),
+            ("ly", "pc"),
+            ("quux", "hp"),
         ] {
             assert_eq!(factor(a, b), None, "{a} in {b}");
         }
@@ -861,10 +920,13 @@ mod tests {
             "times more than",
             "short of ten",
             "basis points",
-            r"\text{ M}",
+            r"\text{ B}",
+            "nonillion",
         ] {
             assert_eq!(read(text), None, "{text}");
         }
+        // Millions, or moles in a litre: no number without a unit passes for it.
+        assert!(!read(r"\text{ M}").unwrap().may_be_missing());
         for text in ["eggs", "more pages", "times", "real roots", "zeros", "km away", "each", "apples in total"] {
             assert!(read(text).is_some(), "{text}");
         }

@@ -1,7 +1,7 @@
 //! Chinese words of quantity and relation as signs: `负五` → `-5`, `x不大于三` → `x≤3`, `三个半` → `3.5个`, `百分之五` → `5\%`.
 
 use crate::spelled::{chinese, undressed};
-use reward_sdk::units;
+use reward_sdk::{number, units};
 
 /// Texts longer than this are prose, in which single characters stand for no numbers.
 const BYTES_MAX: usize = 400;
@@ -119,7 +119,7 @@ pub fn in_signs(text: &str) -> Option<String> {
     if text.len() > BYTES_MAX || !han(text) {
         return None;
     }
-    let mut plain = unbracketed(undressed(text.trim().trim_end_matches(['.', '。', '!', ','])));
+    let mut plain = undressed(text.trim().trim_end_matches(['.', '。', '!', ','])).to_string();
     while let Some(rest) = LEADS.iter().find_map(|lead| plain.strip_prefix(lead)).filter(|rest| !rest.trim().is_empty()) {
         plain = rest.trim_start_matches([':', ',', '：', '，', ' ']).to_string();
     }
@@ -130,15 +130,6 @@ pub fn in_signs(text: &str) -> Option<String> {
     let related = with_subjects(&declared(&with_signs(&plain)));
     let figured = figures(&related);
     (figured != text).then_some(figured)
-}
-
-/// `8(个)` → `8个`: schools write the unit in brackets.
-fn unbracketed(text: &str) -> String {
-    let bracketed = text.strip_suffix([')', '）']).and_then(|text| text.rsplit_once(['(', '（']));
-    match bracketed.filter(|(number, unit)| number.ends_with(|c: char| c.is_ascii_digit()) && is_measure(unit)) {
-        Some((number, unit)) => format!("{number}{unit}"),
-        None => text.to_string(),
-    }
 }
 
 fn with_signs(text: &str) -> String {
@@ -276,6 +267,14 @@ fn plain(text: &str) -> Option<String> {
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Some(text.to_string()).filter(|text| text.starts_with(|c: char| c.is_ascii_digit()) && !text.ends_with('.'));
     }
+    // `8百`, `3.5万`
+    const SCALES: [(&str, i64); 8] = [("千万", 7), ("百万", 6), ("十万", 5), ("百", 2), ("千", 3), ("万", 4), ("亿", 8), ("十", 1)];
+    if let Some((figures, ten)) = SCALES.iter().find_map(|(name, ten)| Some((text.strip_suffix(name)?, *ten)))
+        && figures.starts_with(|c: char| c.is_ascii_digit())
+        && figures.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return number::read(figures)?.value.scale(ten)?.to_i64().map(|value| value.to_string());
+    }
     if let Some((whole, decimals)) = text.split_once('点') {
         let digits = decimals.chars().map(digit).collect::<Option<String>>().filter(|digits| !digits.is_empty())?;
         return Some(format!("{}.{digits}", chinese(whole)?));
@@ -315,6 +314,9 @@ mod tests {
             ("二又三分之一", "2\\frac{1}{3}"),
             ("三万五千", "35000"),
             ("一亿二千万", "120000000"),
+            ("8百", "800"),
+            ("3.5万元", "35000元"),
+            ("8千元", "8000元"),
             ("两千零五", "2005"),
             ("二〇二四", "2024"),
             ("根号三", "\\sqrt{3}"),
@@ -353,6 +355,7 @@ mod tests {
             "一点",
             "千克",
             "5千克",
+            "8千米",
             "5",
             "x > 3",
             "三四",

@@ -150,12 +150,20 @@ mod tests {
             "A错误，B正确",
             "不选A，选B",
             "本题答案为(B)",
+            "故本题选B，A、C错误",
+            "选B，A、C、D均错误",
         ] {
             assert_eq!(read_as(text).as_deref(), Some("B"), "{text}");
         }
         assert_eq!(read_as("A, C").as_deref(), Some("AC"));
         assert_eq!(read_as("C and A").as_deref(), Some("AC"));
         assert_eq!(read_as("ACD").as_deref(), Some("ACD"));
+        for text in ["故选AC", "选AC。", "故选：AC。", "答案为AC", "故选A、C"] {
+            assert_eq!(read_as(text).as_deref(), Some("AC"), "{text}");
+        }
+        for text in ["不选AC", "故选CAB", "选BAD计划"] {
+            assert_eq!(read_as(text), None, "{text}");
+        }
     }
 
     #[test]

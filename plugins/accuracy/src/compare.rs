@@ -228,6 +228,7 @@ impl Compare<'_> {
         };
         let factor = match (unit, other) {
             (Some(own), Some(other)) => own.factor(other),
+            (Some(unit), None) | (None, Some(unit)) if !unit.may_be_missing() => None,
             _ => Some(Rational::integer(1)),
         };
         match factor {

@@ -422,7 +422,8 @@ impl Judge {
         Some(Verdict::Undecided)
     }
 
-    /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|: what Math-Verify's rounding to six places comes to.
+    /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|, which is what Math-Verify's rounding to six places comes to,
+    /// and within six significant figures of b: two tiny numbers are not near each other for being tiny.
     pub fn close(&self, a: &Expr, b: &Expr) -> bool {
         let numeric = Numeric { bits: BITS_FIRST, real: false, budget: &self.budget };
         let within = || -> Option<bool> {
@@ -436,6 +437,10 @@ impl Judge {
             } else {
                 Ball::integer(1)
             };
+            let figures = b.re.clone().absolute().subtract(&gap.multiply(&Ball::integer(200_000), BITS_FIRST)?, BITS_FIRST)?;
+            if figures.sign() != Some(Ordering::Greater) {
+                return Some(false);
+            }
             Some(a.may_be_real() && b.may_be_real() && bound.subtract(&scaled, BITS_FIRST)?.sign() != Some(Ordering::Less))
         };
         a.is_scalar() && b.is_scalar() && within().unwrap_or(false)

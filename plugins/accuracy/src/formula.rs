@@ -169,7 +169,8 @@ impl<'a> Parser<'a> {
     pub fn is_unit(&self, word: &str) -> bool {
         let letters = word.chars().count();
         let lower = word.to_ascii_lowercase();
-        if letters == 1 && word.is_ascii() {
+        // `2MG` is of two masses, not of milligrams.
+        if (letters == 1 && word.is_ascii()) || word == "MG" {
             return false;
         }
         // What is left of a run of letters: `Mm` of `GMm` is no length.

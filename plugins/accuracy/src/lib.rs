@@ -18,7 +18,7 @@
 //! | numbers | exact: `0.5` is `\frac12` is `1/2` is `50\%`; `0.333` is not `1/3`, `0.\overline{3}` and `0.333\ldots` are. `1,234`, `1{,}234`, `1\,234`, `1 234`, `1'234` are one number; so are `1\frac12` and `1½`; `101_2` is 5; `twenty-five`, `2.5 \text{ million}`, `3^{\text{rd}}`, `１２` and `十二` are numbers |
 //! | percentages | a percent is a hundredth: `50\%` is `0.5`, not `50` |
 //! | words behind a number | are read as what they mean ([`qualifier`]): `5 \text{ ppm}`, `5 per thousand`, `3 \text{ dozen}`, `5 below zero`; what else changes a number is not read |
-//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `1 \text{ kWh}` is `3.6 \times 10^6 \text{ J}`; `3 \text{ dozen}` is 36, `12 \text{ out of } 20` is 3/5; what points the other way is not the same (`20\% increase`, `20\% decrease`); `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
+//! | units, money | may be missing on either side; two known ones must measure the same and are converted: `5 km` is `5` and `5000 m`, not `5 m`; `1 \text{ kWh}` is `3.6 \times 10^6 \text{ J}`; `3 \text{ dozen}` is 36, `12 \text{ out of } 20` is 3/5; what points the other way is not the same (`20\% increase`, `20\% decrease`); one of them beside what is counted is another (`5 \text{ kg}`, `5 \text{ boxes}`); a symbol that is not known is only itself; `5 \text{ M}` is no 5; `3 hours 20 minutes` is 200 minutes; `72 km/h` is `20 m/s`, `\$0.50` is 50 cents. Temperatures and currencies are not converted. What is counted (`18 eggs`) is left out |
 //! | times | `3:05 PM` is `15:05`; the half of the day may be missing |
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
 //! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, and roots are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. Floors and ceilings are looked at where they jump ([`steps`]): `\lceil x\rceil` is not `\lfloor x\rfloor+1`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number: beside `(-1)^n`, `\cos n\pi` is `(-1)^n`. A logarithm is compared where both sides have one: `\ln x^2` is `2\ln x`, `\ln|x|` is `\ln x`, but `\ln(-x)` is not. A function of a number is one of radians: `\sin 30` is not `1/2` |
@@ -54,7 +54,7 @@
 //! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers, points, and what all evaluations may cost
 //! are bounded, so every answer ends in a verdict well within the default fuel.
 //!
-//! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals that agree to six places
+//! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals that agree to six places and six figures
 //! (`0.333333` for 1/3), a decimal comma, sets for tuples and columns for points, `y = 5` for `x = 5`.
 //!
 //! `computed` refuses an answer that leaves sums undone where the reference is a numeral: `9 \cdot 2` is 18, but a policy that is asked

@@ -44,6 +44,7 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     // What is left of `42\ ` or `42 \\` once it is trimmed.
     let whole = |text: &str| text.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_string();
     let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
+    let (r, a) = (bare(r), bare(a));
     let (r, a) = (text::without_remark(&r), text::without_remark(&a));
     let (r, a) = (r.as_str(), a.as_str());
     // Most answers are figures already.
@@ -150,6 +151,16 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
         Some(Verdict::Undecided) => wrong("too complex to decide"),
         None => wrong("not understood"),
     }
+}
+
+/// Chinese words and units out of what is set around them: `\text{无解}`, `8(个)`; and lists of lengths as lists.
+fn bare(text: String) -> String {
+    let han = text.contains(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
+    if han {
+        let unfonted = if text.starts_with("\\text") { text::unfonted(&text) } else { text };
+        return text::with_bracketed_unit(&unfonted).unwrap_or(unfonted);
+    }
+    if text.contains(" and") { text::listed(&text).unwrap_or(text) } else { text }
 }
 
 /// The answer in a text: a formula, or else a few plain words.

@@ -369,6 +369,7 @@ impl<'a> Parser<'a> {
             let part = part.value()?;
             self.at += 1;
             // `3 apples and 5 oranges` are no 8.
+            // Only of a smaller unit is it a part: 10 cm and 12 cm are two lengths.
             let factor = self.unit().filter(|part| part.is_known() && unit.is_known())?.factor(&unit)?;
             // `10 cm and 12 cm` are two lengths; the parts of one become smaller.
             if factor >= last {

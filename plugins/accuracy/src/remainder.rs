@@ -7,11 +7,12 @@ const BYTES_MAX: usize = 80;
 
 /// Quotient and remainder, where a text is nothing but these.
 pub fn read(text: &str) -> Option<(u64, u64)> {
-    let marked = |text: &str| text.contains(['R', 'r', '余', '·', '⋯']);
+    let marked = |text: &str| text.contains(['R', 'r', '余', '·', '⋯', '…']) || text.contains("\\cdots");
     if text.len() > BYTES_MAX || !marked(text) {
         return None;
     }
-    let plain = unfonted(text).replace("\\ ", " ").replace("\\,", " ").replace("\\quad", " ");
+    let plain =
+        unfonted(text).replace("\\ ", " ").replace("\\,", " ").replace("\\quad", " ").replace("\\cdots", "⋯⋯").replace('…', "⋯");
     let mut words = words(&plain)?.into_iter().peekable();
     let skip = |words: &mut std::iter::Peekable<std::vec::IntoIter<Word>>, names: &[&str]| {
         while words.next_if(|word| matches!(word, Word::Name(name) if names.contains(&name.as_str()))).is_some() {}
@@ -20,7 +21,7 @@ pub fn read(text: &str) -> Option<(u64, u64)> {
     let Some(Word::Number(quotient)) = words.next() else { return None };
     skip(&mut words, &["and", "with", "a", "the"]);
     let Some(Word::Name(name)) = words.next() else { return None };
-    matches!(name.as_str(), "r" | "rem" | "remainder" | "余" | "余数" | "······" | "⋯⋯").then_some(())?;
+    matches!(name.as_str(), "r" | "rem" | "remainder" | "余" | "余数" | "······" | "⋯⋯" | "⋯⋯⋯⋯").then_some(())?;
     skip(&mut words, &["of", "is", "为", "是"]);
     let Some(Word::Number(remainder)) = words.next() else { return None };
     words.next().is_none().then_some((quotient, remainder))
@@ -72,13 +73,16 @@ mod tests {
             "商2余3",
             "2余3",
             "2······3",
+            "2……3",
+            r"2 \cdots 3",
+            r"2\cdots\cdots 3",
             "quotient 2, remainder 3",
             "The quotient is 2 and the remainder is 3",
             r"2\ \text{R}\ 3",
         ] {
             assert_eq!(read(text), Some((2, 3)), "{text}");
         }
-        for text in ["2 3", "2", "R", "remainder 3", "2 R 3 R 4", "-2 R 3", "r = 3", "2 r", "2.5 R 3"] {
+        for text in ["2 3", "2", "R", "remainder 3", "2 R 3 R 4", "-2 R 3", "r = 3", "2 r", "2.5 R 3", "2, …, 3", "2…, 3"] {
             assert_ne!(read(text), Some((2, 3)), "{text}");
         }
     }

@@ -3,7 +3,8 @@
 use crate::expression::Expr;
 use crate::spelled;
 use reward_sdk::number;
-use reward_sdk::units::changes_number;
+use reward_sdk::rational::Rational;
+use reward_sdk::units::{self, changes_number};
 use std::collections::BTreeSet;
 
 /// Commands whose argument is words.
@@ -43,6 +44,37 @@ pub fn unfonted(text: &str) -> String {
     out
 }
 
+/// A unit in brackets, as Chinese schools write it, without them: `3+5=8(个)`, `$3+5=8$(个)` → `3+5=8个`.
+pub fn with_bracketed_unit(text: &str) -> Option<String> {
+    const CHARS_MAX: usize = 6;
+    let (before, unit) = text.strip_suffix(')')?.rsplit_once('(')?;
+    let value = number::unwrap(before);
+    let han = |c: char| matches!(c, '\u{4e00}'..='\u{9fff}');
+    let measure = !unit.is_empty() && unit.chars().count() <= CHARS_MAX && unit.chars().all(|c| han(c) || c == '/');
+    let figures = value.ends_with(|c: char| c.is_ascii_digit() || c == '}') && !value.contains(han);
+    (measure && figures).then(|| format!("{value}{unit}"))
+}
+
+/// Lists of two lengths with one unit, or a larger one behind, as lists: `10\text{ cm and }12\text{ cm}`; `3\text{ m and }5\text{ cm}` is a sum.
+pub fn listed(text: &str) -> Option<String> {
+    let at = text.find(" and")?;
+    let (before, after) = text.split_at_checked(at)?;
+    let behind = after.strip_prefix(" and")?.trim_start();
+    let (closed, behind) = match behind.strip_prefix('}') {
+        Some(behind) => (true, behind.trim_start()),
+        None => (false, behind),
+    };
+    let unit = |part: &str, open: bool| {
+        let start = part.find(|c: char| c.is_alphabetic() || c == '\\')?;
+        let (value, unit) = part.split_at_checked(start)?;
+        value.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then_some(())?;
+        (!value.trim().is_empty()).then(|| units::read(&format!("{unit}{}", if open { "}" } else { "" })))?
+    };
+    let (first, second) = (unit(before, closed)?, unit(behind, false)?);
+    let factor = second.factor(&first).filter(|_| first.is_known() && second.is_known())?;
+    (factor >= Rational::integer(1)).then(|| format!("{before}{}, {behind}", if closed { "}" } else { "" }))
+}
+
 /// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`. What such words may change stays.
 pub fn without_remark(text: &str) -> String {
     valued(text).unwrap_or_else(|| text.to_string())
@@ -71,7 +103,9 @@ fn valued(text: &str) -> Option<String> {
     if let Some(spelled) = spelled::numeral(words) {
         return number::read(&value)?.agrees_with(&number::read(&spelled)?).then_some(value);
     }
-    let changes = plain(words).split(' ').any(|word| CHANGES.contains(&word) || changes_number(word) || word.chars().count() == 1);
+    let changes = plain(words)
+        .split(' ')
+        .any(|word| CHANGES.contains(&word) || changes_number(word) || (word.is_ascii() && word.chars().count() == 1));
     (braced.is_some() && !changes).then_some(value)
 }
 
@@ -133,8 +167,15 @@ pub fn same(a: &str, b: &str) -> bool {
     if a.is_empty() || b.is_empty() {
         return false;
     }
-    let missing = |text: &str| matches!(text, "dne" | "does not exist");
+    let missing = |text: &str| matches!(text, "dne" | "does not exist" | "limit does not exist" | "it does not exist");
+    let (a, b) = (without_solutions(&a), without_solutions(&b));
     a == b || (missing(&a) && missing(&b)) || a.replace(' ', "") == b.replace(' ', "") || (says_nothing(&a) && says_nothing(&b))
+}
+
+/// `infinitely many solutions` → `infinitely many`.
+fn without_solutions(text: &str) -> String {
+    let bare = [" solutions", " values", " answers"].iter().find_map(|what| text.strip_suffix(what)).unwrap_or(text);
+    if bare.ends_with("infinitely many") { "infinitely many".into() } else { text.into() }
 }
 
 /// That there is no solution.
@@ -150,9 +191,23 @@ pub fn says_nothing(text: &str) -> bool {
         "there are no solutions",
         "no such values exist",
     ];
-    const SUBJECTS: [&str; 4] = ["the equation has ", "equation has ", "the system has ", "system has "];
+    const SUBJECTS: [&str; 9] = [
+        "equation",
+        "this equation",
+        "system",
+        "this system",
+        "inequality",
+        "problem",
+        "it",
+        "system of equations",
+        "given equation",
+    ];
     let plain = plain(text);
-    SPELLINGS.contains(&SUBJECTS.iter().find_map(|subject| plain.strip_prefix(subject)).unwrap_or(&plain))
+    let stated = || {
+        let (subject, nothing) = plain.split_once(" has ")?;
+        (SUBJECTS.contains(&subject) && nothing.starts_with("no ")).then(|| SPELLINGS.contains(&nothing))
+    };
+    SPELLINGS.contains(&plain.as_str()) || stated() == Some(true)
 }
 
 /// That everything is a solution.

@@ -202,10 +202,30 @@ fn pieces(text: &str) -> Vec<Piece> {
             _ if alone && LETTERS.contains(&c.to_ascii_uppercase()) && is_mention(c, &found, rest) => {
                 found.push(Piece::Letter(c.to_ascii_uppercase()));
             }
+            // `故选AC`
+            _ if of_choices(word)
+                && matches!(found.last(), Some(Piece::Word(cue)) if ["选", "选择", "答案", "答案是", "答案为"].iter().any(|end| cue.ends_with(end))) =>
+            {
+                found.extend(word.chars().map(Piece::Letter));
+            }
+            // `故选:AC`
+            _ if of_choices(word)
+                && matches!(found.as_slice(), [.., Piece::Word(cue), Piece::Mark(':' | '：')] if ["选", "选择", "答案"].iter().any(|end| cue.ends_with(end))) =>
+            {
+                found.extend(word.chars().map(Piece::Letter));
+            }
             _ => found.push(Piece::Word(word.to_lowercase().replace('’', "'"))),
         }
     }
     found
+}
+
+/// Several letters, as sets of choices are written: `ACD`.
+fn of_choices(word: &str) -> bool {
+    const LETTERS_MAX: usize = 6;
+    (2..=LETTERS_MAX).contains(&word.len())
+        && word.bytes().all(|letter| (b'A'..=b'H').contains(&letter))
+        && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last())
 }
 
 /// Whether a letter alone is an option rather than a word: `A` in `A dog`, `I`, the `a` of `is a number` are words.
@@ -263,6 +283,8 @@ fn group(pieces: &[Piece], start: usize) -> (BTreeSet<char>, bool, usize) {
                 either |= or;
                 end = at + 1;
             }
+            // `选B，A、C错误`: what stands behind the comma is another clause.
+            Piece::Mark(',' | '，') if end > start && is_cued(pieces, start) && said_wrong(pieces, at + 1) => break,
             Piece::Mark(',' | '、' | '(' | ')' | '，') => {}
             Piece::Word(word) if matches!(word.as_str(), "and" | "option" | "options" | "choice") => {}
             Piece::Word(word) if matches!(word.as_str(), "or" | "nor" | "或") => or = true,
@@ -274,6 +296,22 @@ fn group(pieces: &[Piece], start: usize) -> (BTreeSet<char>, bool, usize) {
     let dangling = matches!(pieces.get(end), Some(Piece::Word(word)) if word == "or")
         || matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark(_)), Some(Piece::Word(word))) if word == "or");
     (letters, either || dangling, end)
+}
+
+/// Whether a Chinese word that chooses stands before a letter: `故选B`.
+fn is_cued(pieces: &[Piece], at: usize) -> bool {
+    let cue = at.checked_sub(1).and_then(|before| pieces.get(before)).and_then(word);
+    cue.is_some_and(|cue| ["选", "选择", "答案", "是", "为"].iter().any(|end| cue.ends_with(end)))
+}
+
+/// Whether the letters that begin here are said to be wrong, in Chinese.
+fn said_wrong(pieces: &[Piece], at: usize) -> bool {
+    let mut behind = pieces.iter().skip(at).skip_while(|piece| match piece {
+        Piece::Letter(_) | Piece::Mark('、' | ',') => true,
+        Piece::Word(word) => matches!(word.as_str(), "and" | "项" | "选项"),
+        _ => false,
+    });
+    matches!(behind.next(), Some(Piece::Word(word)) if ["错", "不", "均错", "都错", "均不", "都不", "项错", "有误", "选项错"].iter().any(|said| word.starts_with(said)))
 }
 
 /// What is said of the letters between two places: chosen, refused, or neither.
@@ -355,7 +393,7 @@ fn in_chinese(before: &[&str], after: &[&str]) -> Option<Option<bool>> {
     }
     let any = |word: &str, parts: &[&str]| parts.iter().any(|part| word.contains(part));
     let begins = after.strip_prefix("选项").or_else(|| after.strip_prefix("项")).unwrap_or(after);
-    let begins = begins.strip_prefix('是').unwrap_or(begins);
+    let begins = begins.strip_prefix(['是', '均', '都']).unwrap_or(begins);
     if ["错", "不", "有误", "无", "排除", "除"].iter().any(|said| begins.starts_with(said))
         || any(before, &["不", "排除", "除", "非", "错", "没"])
     {

@@ -138,6 +138,8 @@ fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'
         "frac" | "dfrac" | "tfrac" | "cfrac" => out.push(Token::Fraction),
         "times" | "cdot" => out.push(Token::Times),
         "circ" | "degree" => out.push(Token::Degree),
+        "Omega" => out.push(Token::Word { text: "Ω", roman: true }),
+        "mu" => out.push(Token::Word { text: "μ", roman: false }),
         "pounds" => out.push(Token::Currency("sterling")),
         "euro" => out.push(Token::Currency("euro")),
         "left" | "right" | "quad" | "qquad" | "displaystyle" | "textstyle" | "thinspace" => {}
