@@ -1,7 +1,7 @@
 //! Taking a job in: everything that it reads is read and checked before it is queued.
 
 use crate::graders::{self, Recorded};
-use crate::inputs::Inputs;
+use crate::inputs::Found;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError};
 use crate::outputs::{OutputError, Outputs};
@@ -126,12 +126,13 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
     let mut job = Job::parse(&text, Path::new("/"))?;
     date(&mut job, desk.clock.unix());
     reach::check(&job, &Surroundings::own())?;
-    let inputs = Inputs::of(&job)?;
+    let inputs = Found::of(&job)?;
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;
     let parts = materials.parts();
     reading.at("hashing what the job reads", parts - 1, parts).map_err(MaterialsError::from)?;
-    let inputs = serde_json::to_vec(&inputs.hashed()?).map_err(io::Error::from)?;
+    let wanted = || reading.at("hashing what the job reads", parts - 1, parts).map_err(io::Error::other);
+    let inputs = serde_json::to_vec(&inputs.hashed(&wanted)?).map_err(io::Error::from)?;
     // A file that is gone again is named when the job opens it.
     let keys = reuse::keys(&materials.job, &plugins, desk).unwrap_or_default();
     let job_toml = materials.job.to_toml();

@@ -1,5 +1,6 @@
 //! The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
 
+use r1d_data::storage::write_atomically;
 use r1d_job::reward::Plugin;
 use r1d_job::{Job, Respondent, Stage, StageKind, TemplateSource, Weights};
 use r1d_proto::user_file;
@@ -7,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 /// Beside a tokenizer, what has a say in what it makes.
 const TOKENIZER_FILES: [&str; 8] = [
@@ -85,40 +87,91 @@ fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
 /// Safetensors of a Hugging Face directory, and their index.
 pub fn weight_files(dir: &Path) -> BTreeSet<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    entries.filter(|path| is_weights(path) || path.to_string_lossy().ends_with(".safetensors.index.json")).collect()
+    let weights =
+        |path: &PathBuf| path.to_str().is_some_and(|p| p.ends_with(".safetensors") || p.ends_with(".safetensors.index.json"));
+    entries.filter(weights).collect()
 }
 
-fn is_weights(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "safetensors")
-}
+/// Bytes up to which a file that is no data is hashed whole.
+const WHOLE_MAX_BYTES: u64 = 64 << 20;
+/// Places of a larger file that are hashed, besides its beginning, and the bytes of each.
+const SAMPLES: u64 = 1024;
+const SAMPLE_BYTES: u64 = 4096;
 
 /// SHA-256 of a file's bytes, hex.
 pub fn sha256(path: &Path) -> io::Result<String> {
+    hash(path, true, &|| Ok(()))
+}
+
+/// SHA-256, hex, of all bytes of a file, or of its size, its beginning and evenly spaced samples:
+/// other weights differ nearly everywhere. `wanted` is asked between parts and ends it by an error.
+fn hash(path: &Path, whole: bool, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
     let mut file = user_file::open(path)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+    let bytes = file.metadata()?.len();
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    let mut add = |file: &mut File, bytes: u64| -> io::Result<()> {
+        let (mut part, mut left) = (file.take(bytes), bytes);
+        while left > 0 {
+            wanted()?;
+            let read = part.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hash.update(buffer.get(..read).unwrap_or_default());
+            left -= read as u64;
         }
-        hash.update(buffer.get(..read).unwrap_or_default());
+        Ok(())
+    };
+    if whole {
+        // A file that grows meanwhile is told by its stamp.
+        add(&mut file, bytes)?;
+    } else {
+        add(&mut file, SAMPLES * SAMPLE_BYTES)?;
+        for sample in 0..SAMPLES {
+            let place = u128::from(bytes.saturating_sub(SAMPLE_BYTES)) * u128::from(sample + 1) / u128::from(SAMPLES);
+            file.seek(SeekFrom::Start(place as u64))?;
+            add(&mut file, SAMPLE_BYTES)?;
+        }
     }
+    if !whole {
+        hash.update(bytes.to_le_bytes());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A file as it was found. Weights, which may have terabytes, are told by size and time alone.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Seen {
+/// What changes whenever a file is written or replaced, and now and then without that.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
     bytes: u64,
-    changed_ns: u64,
-    sha256: Option<String>,
+    modified_ns: i128,
+    /// The time of the last change of the inode, which no copy can set.
+    changed_ns: i128,
+    inode: u64,
 }
 
-impl Seen {
-    fn of(path: &Path) -> io::Result<Seen> {
-        let metadata = user_file::open(path)?.metadata()?;
-        let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Seen { bytes: metadata.len(), changed_ns: changed.as_nanos() as u64, sha256: None })
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Stamp> {
+        let found = user_file::open(path)?.metadata()?;
+        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Ok(Stamp {
+            bytes: found.len(),
+            modified_ns: ns(found.mtime(), found.mtime_nsec()),
+            changed_ns: ns(found.ctime(), found.ctime_nsec()),
+            inode: found.ino(),
+        })
     }
+}
+
+/// A file as it was found.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    stamp: Stamp,
+    /// Whether the hash is of all its bytes.
+    whole: bool,
+    sha256: String,
+    /// The stamp of a file in its place that had other bytes: it need not be read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    other: Option<Stamp>,
 }
 
 /// What a job reads, as it was when the job was submitted: its files, those that were looked for in
@@ -131,9 +184,16 @@ pub struct Inputs {
     weights: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
 }
 
-impl Inputs {
-    /// The job's inputs as they are now, without their hashes.
-    pub fn of(job: &Job) -> io::Result<Inputs> {
+/// What is found of a job's inputs before the job is read.
+pub struct Found {
+    inputs: Inputs,
+    data: BTreeSet<PathBuf>,
+    stamps: BTreeMap<PathBuf, Stamp>,
+}
+
+impl Found {
+    pub fn of(job: &Job) -> io::Result<Found> {
+        let data: BTreeSet<PathBuf> = job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
         let patterns = job.data.values().map(|source| &source.path).filter(|path| r1d_data::is_pattern(path));
         let patterns = patterns.map(|pattern| Ok((pattern.clone(), matching(pattern)?))).collect::<io::Result<_>>()?;
         let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
@@ -148,26 +208,30 @@ impl Inputs {
             _ => None,
         });
         let weights = own.chain(asked).map(|dir| (dir.clone(), weight_files(dir))).collect();
-        let seen = |path: PathBuf| Seen::of(&path).map(|seen| (path.clone(), seen)).map_err(|error| at(&path, error));
-        let files = paths(job).into_iter().filter(|path| path.is_file()).map(seen).collect::<io::Result<_>>()?;
-        Ok(Inputs { files, absent, patterns, weights })
+        let stamp = |path: PathBuf| Stamp::of(&path).map_err(|error| at(&path, error)).map(|stamp| (path, stamp));
+        let stamps = paths(job).into_iter().filter(|path| path.is_file()).map(stamp).collect::<io::Result<_>>()?;
+        Ok(Found { inputs: Inputs { files: BTreeMap::new(), absent, patterns, weights }, data, stamps })
     }
 
-    /// The same with the hashes of all files but weights. A file that has changed since is an error
-    /// that names it.
-    pub fn hashed(mut self) -> io::Result<Inputs> {
-        for (path, seen) in self.files.iter_mut().filter(|(path, _)| !is_weights(path)) {
-            let hash = sha256(path).map_err(|error| at(path, error))?;
-            if Seen::of(path).map_err(|error| at(path, error))? != *seen {
-                return Err(at(path, "it changes while it is read: submit the job when it is whole"));
+    /// The same with hashes. A file that has changed since is an error that names it; `wanted` is asked
+    /// between parts and ends it by an error.
+    pub fn hashed(self, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<Inputs> {
+        let Found { mut inputs, data, stamps } = self;
+        for (path, stamp) in stamps {
+            let whole = data.contains(&path) || stamp.bytes <= WHOLE_MAX_BYTES;
+            let sha256 = hash(&path, whole, wanted).map_err(|error| at(&path, error))?;
+            if Stamp::of(&path).map_err(|error| at(&path, error))? != stamp {
+                return Err(at(&path, "it changes while it is read: submit the job when it is whole"));
             }
-            seen.sha256 = Some(hash);
+            inputs.files.insert(path, Seen { stamp, whole, sha256, other: None });
         }
-        Ok(self)
+        Ok(inputs)
     }
+}
 
+impl Inputs {
     /// Names what is not as it was; `None` when all is.
-    fn unlike(&self) -> Option<String> {
+    fn unlike(&mut self) -> Option<String> {
         let away = self.files.keys().find_map(|path| {
             let error = user_file::open(path).err()?;
             Some(format!("{} is away ({error}): it was there when the job was submitted", path.display()))
@@ -186,19 +250,23 @@ impl Inputs {
         Some(format!("{new} was not there when the job was submitted: move it away, or cancel the job and submit it again"))
     }
 
-    fn changed(&self) -> Option<String> {
-        self.files.iter().find_map(|(path, was)| {
-            let now = Seen::of(path).ok()?;
-            if (now.bytes, now.changed_ns) == (was.bytes, was.changed_ns) {
+    /// Names a file with other bytes. One whose stamp alone differs gets its new stamp.
+    fn changed(&mut self) -> Option<String> {
+        self.files.iter_mut().find_map(|(path, was)| {
+            let now = Stamp::of(path).ok()?;
+            if now == was.stamp {
                 return None;
             }
-            let same = now.bytes == was.bytes && was.sha256.is_some() && sha256(path).ok() == was.sha256;
-            let with = if was.sha256.is_none() { " with its time of change" } else { "" };
+            let read = now.bytes == was.stamp.bytes && was.other != Some(now);
+            if read && hash(path, was.whole, &|| Ok(())).is_ok_and(|hash| hash == was.sha256) {
+                was.stamp = now;
+                return None;
+            }
+            was.other = Some(now);
             let path = path.display();
-            (!same).then(|| {
-                let mend = format!("put the file back{with}, or cancel the job and submit it again");
-                format!("{path} is not as it was when the job was submitted: {mend}")
-            })
+            Some(format!(
+                "{path} is not as it was when the job was submitted: put the file back, or cancel the job and submit it again"
+            ))
         })
     }
 }
@@ -213,15 +281,25 @@ fn at(path: &Path, error: impl Display) -> io::Error {
 }
 
 /// Names an input that is not as `record`, the file of the job's [`Inputs`], says; `None` when all
-/// are. A job waits until they are.
+/// are. A job waits until they are. What was learned of files on the way is written into the record.
 pub fn unlike(record: &Path) -> Option<String> {
-    match std::fs::read(record).and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?)) {
-        Ok(inputs) => inputs.unlike(),
+    let read = std::fs::read(record);
+    let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
+    let (mut inputs, before) = match inputs {
+        Ok(inputs) => inputs,
         Err(error) => {
             let record = record.display();
-            Some(format!(
+            return Some(format!(
                 "{record} should say what the job read when it was submitted ({error}): cancel the job and submit it again"
-            ))
+            ));
         }
+    };
+    let unlike = inputs.unlike();
+    // What cannot be written is found out again the next time.
+    if let Ok(after) = serde_json::to_vec(&inputs)
+        && after != before
+    {
+        let _ = write_atomically(record, |file| file.write_all(&after));
     }
+    unlike
 }

@@ -227,7 +227,15 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     let half = |house: &House| fs::write(house.path("rows-1.jsonl"), &whole[..whole.len() / 2]).unwrap();
     let template = |house: &House| fs::write(house.path("tokenizer/chat_template.jinja"), "{{ messages }}").unwrap();
     let another = |house: &House| fs::write(house.path("rows-0.jsonl"), "{}").unwrap();
-    let faults: [(&dyn Fn(&House), &str, &str); 3] = [
+    // Other bytes with the size and the time of those that were there, as an archive sets them.
+    let disguised = |house: &House| {
+        let rows = house.path("rows-1.jsonl");
+        let time = fs::metadata(&rows).unwrap().modified().unwrap();
+        fs::write(&rows, String::from_utf8(whole.clone()).unwrap().replace("\"0\"", "\"1\"")).unwrap();
+        fs::File::options().write(true).open(&rows).unwrap().set_modified(time).unwrap();
+    };
+    let faults: [(&dyn Fn(&House), &str, &str); 4] = [
+        (&disguised, "rows-1.jsonl", "is not as it was"),
         (&half, "rows-1.jsonl", "is not as it was"),
         (&template, "chat_template.jinja", "was not there"),
         (&another, "rows-0.jsonl", "was not there"),
