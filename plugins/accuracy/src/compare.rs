@@ -186,6 +186,7 @@ impl Compare<'_> {
         // A word that was read as a product: `Odd`, `odd`.
         if let (Some(x), Some(y)) = (text::letters(r), text::letters(a))
             && x.chars().count() > 1
+            && x.chars().all(char::is_alphabetic)
             && text::same(&x, &y)
             && x.chars().skip(1).eq(y.chars().skip(1))
         {
@@ -385,6 +386,12 @@ impl Compare<'_> {
         if let ([variable, rs], [Relation::Member], [other, az], [Relation::Member]) = (r.0, r.1, a.0, a.1) {
             return if variable == other || self.lenient { self.within(rs, az, depth) } else { Verdict::Different };
         }
+        // `x \equiv 2 \pmod 5` is a class, and `x = 2` a number.
+        let class = |sides: &[Expr]| matches!(sides.last(), Some(Expr::Modulo(..)));
+        let number = |sides: &[Expr]| sides.last().is_some_and(|last| last.is_scalar() && last.symbols().is_empty());
+        if (class(r.0) && number(a.0)) || (number(r.0) && class(a.0)) {
+            return Verdict::Different;
+        }
         let expr = |(sides, relations): (&[Expr], &[Relation])| Expr::Relations(sides.to_vec(), relations.to_vec());
         let (whole_r, whole_a) = (expr(r), expr(a));
         let named = (assigned(self.judge, r.0, r.1, false), assigned(self.judge, a.0, a.1, false));
@@ -393,17 +400,6 @@ impl Compare<'_> {
             && self.within(x, y, depth) == Verdict::Equal
         {
             return Verdict::Equal;
-        }
-        // `f(x) = x^2` and `f(t) = t^2`.
-        if let (([r_name, _], [Relation::Equal]), ([a_name, value], [Relation::Equal])) = (r, a)
-            && let (Some((f, x)), Some((g, t))) = (applied(r_name), applied(a_name))
-            && f == g
-            && x != t
-            && !value.symbols().contains(&x)
-        {
-            let rename = |name: &str| (name == t).then(|| Expr::Symbol(x.clone()));
-            let renamed = [r_name.clone(), value.substitute(&rename)];
-            return self.relations(r, (&renamed, a.1), depth);
         }
         // `x > 2` and `x \in (2, \infty)`.
         let member = |relations: &[Relation]| relations == [Relation::Member];
@@ -419,6 +415,16 @@ impl Compare<'_> {
         if let ([rl, rr], [r_relation], [al, ar], [a_relation]) = (r.0, r.1, a.0, a.1) {
             return equivalent(self.judge, (rl, *r_relation, rr), (al, *a_relation, ar));
         }
+        // `x = y = z` has no order.
+        let equalities = |relations: &[Relation]| relations.iter().all(|relation| *relation == Relation::Equal);
+        if equalities(r.1) && equalities(a.1) && r.0.len() == a.0.len() {
+            return self.unordered(r.0, a.0, depth);
+        }
+        self.side_by_side(r, a, depth)
+    }
+
+    /// The same sides in the same order, or all of it read from its end.
+    fn side_by_side(&self, r: (&[Expr], &[Relation]), a: (&[Expr], &[Relation]), depth: u32) -> Verdict {
         let straight = if r.1 == a.1 { self.in_order(r.0, a.0, depth) } else { Verdict::Different };
         if straight == Verdict::Equal {
             return straight;
@@ -483,21 +489,6 @@ fn labelled(expr: &Expr) -> Option<(&str, &Expr)> {
         {
             Some((name, place))
         }
-        _ => None,
-    }
-}
-
-/// `f` and `x` of `f(x)`.
-fn applied(expr: &Expr) -> Option<(String, String)> {
-    match expr {
-        Expr::Product(factors) => match factors.as_slice() {
-            [Expr::Symbol(function), Expr::Symbol(variable)]
-                if matches!(function.as_str(), "f" | "g" | "h" | "F" | "G" | "p" | "P") =>
-            {
-                Some((function.clone(), variable.clone()))
-            }
-            _ => None,
-        },
         _ => None,
     }
 }

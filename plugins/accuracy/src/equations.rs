@@ -1,5 +1,6 @@
 //! Equations and inequalities: `x = 5` as the answer 5, `y = 2x + 1` as the line `2x − y + 1 = 0`.
 
+use crate::applications::is_value;
 use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
 use crate::inverse::{of_powers, unrooted};
@@ -41,9 +42,14 @@ fn names(expr: &Expr) -> bool {
 /// `f(x)`, `-g(x)`, `P(A)`: a function's name and what it is applied to.
 fn is_application(expr: &Expr) -> bool {
     const FUNCTIONS: [&str; 9] = ["f", "g", "h", "F", "G", "H", "P", "E", "n"];
+    let value = |expr: &Expr| matches!(expr, Expr::Symbol(name) if is_value(name));
+    if value(expr) {
+        return true;
+    }
     let Expr::Product(factors) = expr else { return false };
     let factors = factors.strip_prefix(&[Expr::integer(-1)]).unwrap_or(factors);
     match factors {
+        [only] if value(only) => true,
         [Expr::Symbol(name), _] => FUNCTIONS.contains(&name.trim_end_matches('\'')),
         [inner @ Expr::Product(_)] => is_application(inner),
         _ => false,

@@ -179,17 +179,20 @@ impl<'a> Parser<'a> {
         if !whole_run && word.is_ascii() {
             return false;
         }
+        // `\mu mg`, `\mu_k mg` are products.
+        let back = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        let greek = |kind: Option<&Kind<'_>>| matches!(kind, Some(Kind::Command(name)) if *name != "pi" && is_greek(name));
+        if letters == 2 && word.is_ascii() && (greek(back(1)) || (back(2) == Some(&Kind::Underscore) && greek(back(3)))) {
+            return false;
+        }
         let after_number =
             matches!(self.at.checked_sub(1).and_then(|at| self.tokens.get(at)), Some(Token { kind: Kind::Number(_), .. }));
         if after_number && self.spaced() && units::is_symbol(word) {
             return true;
         }
-        // `2MG` within a fraction is the gravity's formula, `\mu mg` is friction.
-        let before = self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        // `2MG` within a fraction is the gravity's formula.
         let capitals = word.bytes().all(|byte| byte.is_ascii_uppercase());
-        if letters == 2
-            && ((capitals && self.depth > 1 && !self.spaced()) || matches!(before, Some(Kind::Command(name)) if is_greek(name)))
-        {
+        if letters == 2 && capitals && self.depth > 1 && !self.spaced() {
             return false;
         }
         // `5 min`, `30 sec`, but `2\sec x`.
@@ -260,6 +263,9 @@ impl<'a> Parser<'a> {
                         }
                         _ => return None,
                     };
+                }
+                Some(Kind::Open(Bracket::Round)) if self.applies(&found) => {
+                    found = self.application(found)?;
                 }
                 Some(Kind::Underscore) => {
                     self.at += 1;
@@ -622,6 +628,25 @@ impl<'a> Parser<'a> {
         })
     }
 
+    /// `\angle ABC` with its points, which is `\angle CBA` and not `\angle BAC`; those of a triangle stand in any order, except where
+    /// two triangles are compared corner by corner.
+    fn points(&mut self, name: &str) -> Expr {
+        let Some(Kind::Word(points)) = self.peek() else { return Expr::Symbol(name.to_string()) };
+        let mut points: Vec<char> = points.chars().collect();
+        if points.len() != 3 || !points.iter().all(char::is_ascii_uppercase) {
+            return Expr::Symbol(name.to_string());
+        }
+        self.at += 1;
+        let compared = ["\\sim", "\\cong"].iter().any(|sign| self.text.contains(sign));
+        if name != "triangle" && points.first() > points.last() {
+            points.reverse();
+        }
+        if name == "triangle" && !compared {
+            points.sort_unstable();
+        }
+        Expr::Symbol(format!("{name} {}", points.into_iter().collect::<String>()))
+    }
+
     /// `\complement_U A`, the command read already: a name.
     fn complement(&mut self) -> Option<Expr> {
         let start = self.at;
@@ -652,16 +677,8 @@ impl<'a> Parser<'a> {
                 Some(Expr::Symbol(format!("{name} {inside}")))
             }
             "cis" => self.cis(),
+            "angle" | "measuredangle" | "triangle" => Some(self.points(name)),
             "complement" => self.complement(),
-            // The order of the letters is what it says; an angle may be read from either side.
-            "angle" | "measuredangle" | "triangle" if matches!(self.peek(), Some(Kind::Word(word)) if word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_uppercase())) =>
-            {
-                let Some(Kind::Word(word)) = self.peek().cloned() else { return None };
-                self.at += 1;
-                let reversed: String = word.chars().rev().collect();
-                let read = if name != "triangle" && reversed.as_str() < word { reversed.as_str() } else { word };
-                Some(Expr::Symbol(format!("{} {read}", name.trim_start_matches("measured"))))
-            }
             name if UNITS.contains(&name) => Some(Expr::Symbol(name.to_string())),
             "sum" | "prod" => self.series(name),
             _ if is_function(name) || name == "surd" => self.function(name),

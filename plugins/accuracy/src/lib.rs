@@ -23,10 +23,12 @@
 //! | degrees | `90^\circ` is `90`; within a sine they are an angle: `\sin 30^\circ` is `1/2` |
 //! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, and roots are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. Floors and ceilings are looked at where they jump ([`steps`]): `\lceil x\rceil` is not `\lfloor x\rfloor+1`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number: beside `(-1)^n`, `\cos n\pi` is `(-1)^n`. A logarithm is compared where both sides have one: `\ln x^2` is `2\ln x`, `\ln|x|` is `\ln x`, but `\ln(-x)` is not. A function of a number is one of radians: `\sin 30` is not `1/2` |
 //! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
+//! | functions | `f(2)` is the value of f at 2, not f times 2 ([`applications`]); `g(a + b)`, `P(1+r)^n` are products; `y''` is not `y'` |
+//! | order | matrices, `A^{-1}B`, composed functions, `\vec a \times \vec b`, `p \to q`, similar triangles: equal only where they are written alike ([`ordered`]), else undecided; `\angle ABC` is `\angle CBA`; a word in capitals is no product |
 //! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
 //! | inequalities | in one variable are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x^2 < 4`, `|x| < 2`, `-2 < x < 2`; `\frac{1}{x} < 1`; `x \ne 3`; `x<1 \text{ or } x>2`, also with a comma between them, not with an `and`. Absolute values by cases ([`solve`]), rational functions whose roots are rational or of quadratics ([`polynomial`]); `\sqrt{x} < 3`, `2^x > 8`, `\ln x \ge 1` by their inverses ([`inverse`]) |
 //! | sums | `\sum_{k=1}^{10} k^2` is written out; `\sum_{k=1}^{n} k`, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, polynomials of the index and geometric series, have their closed form ([`series`]), so have rational functions whose terms cancel ([`telescope`]); others are equal where they are written alike. `1 + 2 + \cdots + n`, `1 \cdot 2 \cdots n`, `1, 2, \ldots, 10` are what their first terms and the last one say ([`progression`]) |
-//! | congruences | are classes: `x \equiv 3 \pmod 7` is `x \equiv 10 \pmod 7` and `x = 7k + 3`; the number 3 is taken for it, 10 is not. `17 \bmod 5` is 2 |
+//! | congruences | are classes: `x \equiv 3 \pmod 7` is `x \equiv 10 \pmod 7` and `x = 7k + 3`; the number 3 is taken for it, 10 and `x = 3` are not. `17 \bmod 5` is 2 |
 //! | parameters | `x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}`: the letter does not matter, nor where counting begins, nor whether one family is written as several ([`periodic`]): `(-1)^k\frac{\pi}{6} + k\pi`; intervals may be moved by a period. Conditions on a whole number are those that meet them: `\{x \in \mathbb{Z} \mid -2 < x < 2\}` is `\{-1, 0, 1\}`, and no interval |
 //! | notes | on where a formula holds may be missing on either side: `\frac{1}{x}, x \ne 0`, `2x \ (x > 0)`, `\text{for all } x` ([`notes`]); two must agree |
 //! | rows | of `aligned`, `gathered`, `split` are read one behind the other: a system, or a chain of equalities ([`rows`]) |
@@ -69,7 +71,7 @@
 //!
 //! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
-mod applied;
+mod applications;
 mod atoms;
 mod ball;
 mod cases;
@@ -97,6 +99,7 @@ mod normal;
 mod notes;
 mod numerals;
 mod numeric;
+mod ordered;
 mod parse;
 mod periodic;
 mod pieces;

@@ -6,6 +6,7 @@
 //! sides   := sum (":" sum)*, joined by ∪ ∩ ∖
 //! ```
 
+use crate::applications::Applications;
 use crate::congruence;
 use crate::equal::Judge;
 use crate::expression::{Expr, Function, Joined};
@@ -27,9 +28,9 @@ const DOTTED_MAX: usize = 64;
 const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
-pub fn read(text: &str, commas: Commas) -> Option<Expr> {
+pub fn read<'a>(text: &'a str, commas: Commas, applications: &'a Applications) -> Option<Expr> {
     let tokens = lexer::tokens(text, commas)?;
-    let mut parser = Parser { text, tokens, at: 0, depth: 0, bars: 0, series: 0, judge: Judge::of_reader(text) };
+    let mut parser = Parser { text, tokens, at: 0, depth: 0, bars: 0, series: 0, judge: Judge::of_reader(text), applications };
     if parser.tokens.is_empty() {
         return None;
     }
@@ -108,6 +109,8 @@ pub struct Parser<'a> {
     pub series: u32,
     /// For sums: whether terms follow a rule.
     pub judge: Judge,
+    /// Which letters are functions.
+    pub applications: &'a Applications,
 }
 
 impl<'a> Parser<'a> {
