@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 /// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is bounded by what a step or an evaluation samples.
 const QUEUE_MAX_COMPLETIONS: usize = 256;
-/// How often a job that waits for verdicts is told that others have their turn before it.
+/// How often a job that waits for verdicts is told that its calls go on, or have their turn to come.
 const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
@@ -40,6 +40,7 @@ pub fn bridge(materials: Arc<Materials>, rewards: &Rewards) -> (mpsc::Sender<Han
 async fn carry(materials: Arc<Materials>, pool: Line, mut items: mpsc::Receiver<Handed>, events: mpsc::Sender<Event>) {
     let mut judging = FuturesUnordered::new();
     let mut done: VecDeque<Event> = VecDeque::new();
+    let mut before = pool.calls();
     loop {
         tokio::select! {
             item = items.recv() => match item {
@@ -51,9 +52,11 @@ async fn carry(materials: Arc<Materials>, pool: Line, mut items: mpsc::Receiver<
             },
             Some(events) = judging.next() => done.extend(events),
             () = tokio::time::sleep(SIGN_INTERVAL), if !judging.is_empty() && done.is_empty() => {
-                if !pool.is_at_work() {
+                let calls = pool.calls();
+                if calls.go_on_since(&before) {
                     done.push_back(Event::Judging);
                 }
+                before = calls;
             }
             room = events.reserve(), if !done.is_empty() => match (room, done.pop_front()) {
                 (Ok(room), Some(event)) => room.send(event),

@@ -38,7 +38,7 @@ pub use component::{FILE_BYTES_MAX, componentize, read};
 pub use error::{ComponentizeError, RewardError, ScoreError};
 pub use judge::{Ask, Completion, Info, Judged, LoadedReward};
 pub use limits::Limits;
-pub use pool::{Line, Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
+pub use pool::{Calls, Line, Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
 pub use world::World;
 
 use cache::CodeCache;

@@ -8,7 +8,6 @@ use crate::engine;
 use crate::error::{RewardError, ScoreError};
 use crate::judge::{Ask, Completion, Judged, LoadedReward};
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -89,13 +88,30 @@ pub struct Load {
     pub queued: usize,
     pub running: usize,
     pub threads: usize,
-    /// Calls that have ended since the pool began, of whichever job: while it grows, whoever waits has its turn to come.
+}
+
+/// The calls of one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    pub waiting: usize,
+    pub at_work: usize,
+    /// Counts those that have ended since the line began.
     pub ended: u64,
+}
+
+impl Calls {
+    /// Whether the line is on its way to its verdicts, although it may have none since `before`:
+    /// its own calls end one after the other, or all of them wait while other lines have their
+    /// turns. A line without calls goes nowhere.
+    pub fn go_on_since(&self, before: &Calls) -> bool {
+        let has_any = self.waiting + self.at_work > 0;
+        has_any && (self.at_work == 0 || self.ended != before.ended)
+    }
 }
 
 /// Closes when dropped: completions still queued end with [`ScoreError::Closed`], running ones end by themselves.
 pub struct Pool {
-    /// For whoever has no line of its own.
+    /// The line of those that have none of their own.
     line: Line,
     lines: AtomicU64,
 }
@@ -103,18 +119,17 @@ pub struct Pool {
 /// One job's place at the pool, with a queue of its own.
 #[derive(Clone)]
 pub struct Line {
-    id: u64,
+    place: Arc<Place>,
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
     threads: usize,
 }
 
-impl Deref for Pool {
-    type Target = Line;
-
-    fn deref(&self) -> &Line {
-        &self.line
-    }
+/// What the line's calls know of it. The counts change under the queue's lock.
+struct Place {
+    id: u64,
+    begun: AtomicU64,
+    ended: AtomicU64,
 }
 
 struct Shared {
@@ -125,10 +140,7 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: Turns<Job>,
-    /// Calls at work, by line.
-    at_work: BTreeMap<u64, usize>,
     running: usize,
-    ended: u64,
     closed: bool,
 }
 
@@ -170,29 +182,28 @@ impl<T> Turns<T> {
     fn len(&self) -> usize {
         self.lines.values().map(VecDeque::len).sum()
     }
+
+    fn len_of(&self, id: u64) -> usize {
+        self.lines.get(&id).map_or(0, VecDeque::len)
+    }
 }
 
 impl Queue {
     fn begin(&mut self) -> Option<Job> {
         let job = self.waiting.take()?;
         self.running += 1;
-        *self.at_work.entry(job.line).or_default() += 1;
+        job.place.begun.fetch_add(1, Ordering::Relaxed);
         Some(job)
     }
 
-    fn ended(&mut self, line: u64) {
-        (self.running, self.ended) = (self.running - 1, self.ended + 1);
-        if let Some(count) = self.at_work.get_mut(&line) {
-            *count -= 1;
-            if *count == 0 {
-                self.at_work.remove(&line);
-            }
-        }
+    fn end(&mut self, place: &Place) {
+        self.running -= 1;
+        place.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 struct Job {
-    line: u64,
+    place: Arc<Place>,
     reward: LoadedReward,
     task: Task,
     _room: OwnedSemaphorePermit,
@@ -213,18 +224,42 @@ impl Pool {
 
     /// A line of its own, for one job.
     pub fn line(&self) -> Line {
-        Line::new(self.lines.fetch_add(1, Ordering::Relaxed), self.shared.clone(), self.threads)
+        Line::new(self.lines.fetch_add(1, Ordering::Relaxed), self.line.shared.clone(), self.line.threads)
+    }
+
+    /// [`Line::score`] for a caller that has no line of its own.
+    pub async fn score(&self, reward: LoadedReward, completion: Completion) -> Judgement<Judged> {
+        self.line.score(reward, completion).await
+    }
+
+    /// [`Line::try_submit`] for a caller that has no line of its own.
+    pub fn try_submit(
+        &self,
+        reward: LoadedReward,
+        completion: Completion,
+        done: impl FnOnce(Judgement<Judged>) + Send + 'static,
+    ) -> Result<(), QueueFull> {
+        self.line.try_submit(reward, completion, done)
+    }
+
+    pub fn load(&self) -> Load {
+        let queue = self.line.shared.lock();
+        Load { queued: queue.waiting.len(), running: queue.running, threads: self.line.threads }
     }
 }
 
 impl Line {
     fn new(id: u64, shared: Arc<Shared>, threads: usize) -> Line {
-        Line { id, shared, room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads }
+        let place = Arc::new(Place { id, begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
+        Line { place, shared, room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads }
     }
 
-    /// Whether one of the line's own calls is at work.
-    pub fn is_at_work(&self) -> bool {
-        self.shared.lock().at_work.contains_key(&self.id)
+    pub fn calls(&self) -> Calls {
+        let queue = self.shared.lock();
+        let Place { id, begun, ended } = &*self.place;
+        let ended = ended.load(Ordering::Relaxed);
+        let at_work = begun.load(Ordering::Relaxed) - ended;
+        Calls { waiting: queue.waiting.len_of(*id), at_work: at_work as usize, ended }
     }
 
     /// Judges a completion on the pool. Waits, without holding a thread, while the queue is full. Dropping the future takes a
@@ -276,20 +311,16 @@ impl Line {
         &self,
         reward: LoadedReward,
         completion: Completion,
-        done: impl FnOnce(Result<Judged, ScoreError>) + Send + 'static,
+        done: impl FnOnce(Judgement<Judged>) + Send + 'static,
     ) -> Result<(), QueueFull> {
         let room = self.room.clone().try_acquire_owned().map_err(|_| QueueFull)?;
         self.push(reward, Task::One(completion, Answer::Callback(Box::new(done))), room);
         Ok(())
     }
 
-    pub fn load(&self) -> Load {
-        let queue = self.shared.lock();
-        Load { queued: queue.waiting.len(), running: queue.running, threads: self.threads, ended: queue.ended }
-    }
-
     fn push(&self, reward: LoadedReward, task: Task, room: OwnedSemaphorePermit) {
-        self.shared.lock().waiting.push(self.id, Job { line: self.id, reward, task, _room: room });
+        let job = Job { place: self.place.clone(), reward, task, _room: room };
+        self.shared.lock().waiting.push(self.place.id, job);
         self.shared.changed.notify_one();
     }
 }
@@ -297,11 +328,11 @@ impl Line {
 impl Drop for Pool {
     fn drop(&mut self) {
         let waiting = {
-            let mut queue = self.shared.lock();
+            let mut queue = self.line.shared.lock();
             queue.closed = true;
             std::mem::take(&mut queue.waiting)
         };
-        self.shared.changed.notify_all();
+        self.line.shared.changed.notify_all();
         for job in waiting.lines.into_values().flatten() {
             job.task.close();
         }
@@ -327,11 +358,11 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some(Job { line, reward, task, _room: room }) = self.next() {
+        while let Some(Job { place, reward, task, _room: room }) = self.next() {
             // Its place in the queue is free as soon as it has left it.
             drop(room);
             task.run(&reward);
-            self.lock().ended(line);
+            self.lock().end(&place);
         }
     }
 }

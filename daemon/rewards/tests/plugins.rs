@@ -4,7 +4,7 @@ mod guests;
 
 use guests::{Guest, completion, load, returns, rewards};
 use r1d_proto::verdict::Outcome;
-use r1d_rewards::{LoadedReward, QUEUE_PER_THREAD_MAX, RewardError, RewardSpec, Rewards, ScoreError, World, golden};
+use r1d_rewards::{Calls, Line, LoadedReward, QUEUE_PER_THREAD_MAX, RewardError, RewardSpec, Rewards, ScoreError, World, golden};
 use std::time::Duration;
 
 fn named(rewards: &Rewards, name: &str, config: &str) -> LoadedReward {
@@ -80,6 +80,51 @@ async fn the_pool_answers_each_and_lets_go_of_the_abandoned() {
         assert!(tokio::time::timeout(Duration::ZERO, score).await.is_err());
     }
     assert!(rewards.pool().score(reward, completion("", Some("7"))).await.is_ok());
+}
+
+/// A job may wait for a whole verdict as long as its own calls end one after the other, or all of
+/// them wait for their turn; what is at work may not hang, and what was lost is not waited for.
+#[tokio::test]
+async fn a_line_goes_on_while_its_calls_end_or_wait_for_their_turn() {
+    let rewards = rewards(1);
+    let bytes = guests::component(&Guest { score: "(loop $again (br $again)) (unreachable)", ..Guest::default() });
+    let endless = guests::load_bytes(&rewards, &bytes, |spec| {
+        (spec.limits.fuel, spec.limits.wall_ms) = (Some(u64::MAX / 2), Some(2_000));
+    });
+    let (endless, quick) = (endless.unwrap(), named(&rewards, "accuracy", "{}"));
+    let submit = |line: &Line, reward: &LoadedReward| {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        line.try_submit(reward.clone(), completion("", Some("7")), |judged| drop(sender.send(judged))).unwrap();
+        done
+    };
+    let until = async |line: &Line, what: fn(&Calls) -> bool| {
+        while !what(&line.calls()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        line.calls()
+    };
+    let (own, other) = (rewards.pool().line(), rewards.pool().line());
+    let empty = own.calls();
+    assert!(empty == Calls::default() && !empty.go_on_since(&empty), "nothing was handed in: {empty:?}");
+
+    let others = submit(&other, &endless);
+    until(&other, |calls| calls.at_work == 1).await;
+    let (first, second) = (submit(&own, &quick), submit(&own, &endless));
+    let waits = own.calls();
+    assert_eq!((waits.waiting, waits.at_work, waits.ended), (2, 0, 0));
+    assert!(waits.go_on_since(&waits), "another line has its turn");
+
+    // The second of its calls is at work, and no verdict is whole before that has ended.
+    others.await.unwrap().unwrap();
+    first.await.unwrap().unwrap();
+    let moved = until(&own, |calls| calls.at_work == 1 && calls.ended == 1).await;
+    assert!(moved.go_on_since(&waits), "one of its calls has ended: {moved:?}");
+    assert!(!moved.go_on_since(&moved), "the same call is at work as before: {moved:?}");
+
+    second.await.unwrap().unwrap();
+    let done = until(&own, |calls| calls.ended == 2).await;
+    assert_eq!((done.waiting, done.at_work), (0, 0));
+    assert!(!done.go_on_since(&moved) && !done.go_on_since(&done), "nothing is to come: {done:?}");
 }
 
 #[tokio::test]

@@ -54,8 +54,8 @@ pub struct Gather {
     since: Duration,
     /// When the last answer came, of the worker or the rewards.
     heard: Duration,
-    /// When the job's completions were last known to wait for their turn. Waiting in a queue is not judging (`RWD-2`): the time of other jobs' rewards is not
-    /// this one's.
+    /// When the job's rewards were last known to get on, or to wait for their turn: a whole verdict
+    /// may take many calls, and the time of other jobs' rewards is not this one's (`RWD-2`).
     judging: Duration,
     /// Sums over the requests: `timing_s/*` of the worker and of this side.
     pub timings: Metrics,
