@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// The final answer of a completion: what the last `<answer>…</answer>` holds (its last `\boxed{…}` when there is one), else the
 /// last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or `or` joins are one list ([`boxed::answer`]). `None` when there is
-/// none, when the last tag or box is cut off, or when nothing is in it.
+/// none, when the last tag or box is cut off, when the text takes the box back, or when nothing is in it.
 pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
     if tags::is_cut_off(tags::split_think(text).rest, "answer") {
         return None;
@@ -18,7 +18,7 @@ pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
     let answer = match boxed::answer(within) {
         Boxed::Answer(answer) => answer,
         Boxed::Absent if else_all => within.into(),
-        Boxed::Absent | Boxed::CutOff => return None,
+        Boxed::Absent | Boxed::CutOff | Boxed::TakenBack => return None,
     };
     Some(trimmed(answer)).filter(|answer| !answer.is_empty())
 }
@@ -32,7 +32,7 @@ pub fn of_reference(reference: &str) -> Cow<'_, str> {
     };
     trimmed(match boxed::answer(answer) {
         Boxed::Answer(answer) => answer,
-        Boxed::Absent | Boxed::CutOff => answer.into(),
+        Boxed::Absent | Boxed::CutOff | Boxed::TakenBack => answer.into(),
     })
 }
 

@@ -1,5 +1,7 @@
 //! `\boxed{…}`: where mathematical answers stand.
 
+mod around;
+
 use std::borrow::Cow;
 
 /// What a text's boxes say.
@@ -9,6 +11,8 @@ pub enum Boxed<'a> {
     Absent,
     /// The last box never closes: a completion was cut off in its answer, and no earlier box is the answer.
     CutOff,
+    /// The text says that the last box is not the answer: `not \boxed{5}`, `\boxed{5} is wrong`.
+    TakenBack,
     Answer(Cow<'a, str>),
 }
 
@@ -35,7 +39,8 @@ pub fn last(text: &str) -> Option<&str> {
 }
 
 /// The last box, with the boxes before it that only commas, semicolons, `and` or `or` part from it: `\boxed{3}, \boxed{5}` is `3, 5`.
-/// Names may stand before each of them: `x = \boxed{3} and y = \boxed{5}` is `x = 3 and y = 5`.
+/// Names may stand before each of them: `x = \boxed{3} and y = \boxed{5}` is `x = 3 and y = 5`. Signs right around a box belong to it:
+/// `-\boxed{12}` is `-12` ([`around`]).
 pub fn answer(text: &str) -> Boxed<'_> {
     let (places, cut_off) = places(text);
     let last = match places.iter().max_by_key(|place| place.start) {
@@ -43,7 +48,10 @@ pub fn answer(text: &str) -> Boxed<'_> {
         None => return Boxed::Absent,
         Some(last) => *last,
     };
-    let content = |place: Place| text.get(place.start..place.end).unwrap_or_default();
+    if around::is_taken_back(outside(text, last)) {
+        return Boxed::TakenBack;
+    }
+    let content = |place: Place| around::signed(text.get(place.start..place.end).unwrap_or_default(), outside(text, place));
     // From the last to the first: each with what joins it to the one before it.
     let mut list = vec![(last, None)];
     while list.len() < LIST_MAX
@@ -54,7 +62,7 @@ pub fn answer(text: &str) -> Boxed<'_> {
         list.push((*before, Some(join)));
     }
     let Some((first, _)) = list.last().filter(|_| list.len() > 1).copied() else {
-        return Boxed::Answer(Cow::Borrowed(content(last)));
+        return Boxed::Answer(content(last));
     };
     let mut joined = String::new();
     let named = list.iter().any(|(_, join)| join.is_some_and(|join| join.name.is_some()));
@@ -62,17 +70,22 @@ pub fn answer(text: &str) -> Boxed<'_> {
         match text.get(..first.command).and_then(name_before) {
             Some(name) => joined.push_str(&format!("{name} = ")),
             // `a, y = b`: what is a?
-            None => return Boxed::Answer(Cow::Borrowed(content(last))),
+            None => return Boxed::Answer(content(last)),
         }
     }
     for (place, join) in list.iter().rev() {
-        joined.push_str(content(*place));
+        joined.push_str(&content(*place));
         if let Some(Join { word, name }) = join {
             joined.push_str(word);
             joined.push_str(&name.map(|name| format!("{name} = ")).unwrap_or_default());
         }
     }
     Boxed::Answer(Cow::Owned(joined))
+}
+
+/// What stands before and behind a box.
+fn outside(text: &str, place: Place) -> (&str, &str) {
+    (text.get(..place.command).unwrap_or_default(), text.get(place.end + 1..).unwrap_or_default())
 }
 
 /// What stands between two boxes of one list.

@@ -94,6 +94,7 @@ mod laws;
 mod lexer;
 mod math;
 mod matrix;
+mod named;
 mod names;
 mod normal;
 mod notes;

@@ -5,7 +5,7 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{chinese, choice, ordered, parse, remainder, sentence, spelled, text, vectors};
+use crate::{chinese, choice, named, ordered, parse, remainder, sentence, spelled, text, vectors};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
@@ -47,7 +47,17 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let (r, a) = (r.as_str(), a.as_str());
     // Most answers are figures already.
     let words = |text: &str| text.bytes().any(|byte| byte.is_ascii_alphabetic() || !byte.is_ascii());
-    let figures = |text: &str| chinese::in_signs(text).or_else(|| spelled::numeral(text)).or_else(|| spelled::quantity(text));
+    let figures = |text: &str| {
+        chinese::in_signs(text).or_else(|| spelled::numeral(text)).or_else(|| spelled::quantity(text)).or_else(|| text::share(text))
+    };
+    if let (true, Some(r)) = (words(r) && words(a), named::read(r))
+        && let Some(a) = named::read(a)
+        && r.keys().eq(a.keys())
+    {
+        let same = |(r, a): (&String, &String)| self::judge(r, a, lenient) == Outcome::Right;
+        let all = r.values().zip(a.values()).all(same);
+        return if all { Outcome::Right } else { Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))) };
+    }
     let in_figures = |text: &str| if words(text) { figures(text) } else { None };
     let (spelled_r, spelled_a) = (in_figures(r), in_figures(a));
     let (r, a) = (spelled_r.as_deref().unwrap_or(r), spelled_a.as_deref().unwrap_or(a));
@@ -89,7 +99,8 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let judge = Judge::new(&[r, a]);
     let compare = Compare { judge: &judge, lenient };
     // The letter of a choice, with what it stands for: `(B) 12`.
-    if let (Some(letter), Some(chosen)) = (lone_letter(r), choice::read(a))
+    let signed = a.trim_start_matches("\\text{").starts_with(['-', '+']);
+    if let (Some(letter), false, Some(chosen)) = (lone_letter(r), signed, choice::read(a))
         && chosen.len() == 1
         && chosen.contains(&letter)
         && names_choice(a, letter)
@@ -157,12 +168,15 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     }
 }
 
-/// Chinese words and units out of what is set around them: `\text{无解}`, `8(个)`; and lists of lengths as lists.
+/// Chinese words and units out of what is set around them: `\text{无解}`, `8(个)`; lists of lengths as lists; `5'6''` in feet and inches.
 fn bare(text: String) -> String {
     let han = text.contains(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
     if han {
         let unfonted = if text.starts_with("\\text") { text::unfonted(&text) } else { text };
         return text::with_bracketed_unit(&unfonted).unwrap_or(unfonted);
+    }
+    if text.contains('\'') {
+        return text::in_feet(&text).unwrap_or(text);
     }
     if text.contains(" and") { text::listed(&text).unwrap_or(text) } else { text }
 }
@@ -181,6 +195,10 @@ fn read(text: &str, commas: Commas, applications: &Applications) -> Option<Expr>
 /// The result of a calculation that is not understood otherwise: `9 \times \$2 = \$18` → `\$18`.
 fn last_side(text: &str) -> Option<&str> {
     let (before, last) = text.rsplit_once('=')?;
+    // `The solution is not x=2`
+    if sentence::denies(before) {
+        return None;
+    }
     const OTHERS: [&str; 16] = [
         ",",
         ";",

@@ -5,7 +5,7 @@
 use crate::compare::Compare;
 use crate::equal::Verdict;
 use crate::expression::{Expr, Joined};
-use crate::lexer::{Bracket, Kind, Relation, Token};
+use crate::lexer::{Bracket, Kind, Numeral, Relation, Token};
 
 /// Words that a note begins with.
 const INTRODUCTIONS: [&str; 10] = ["where", "for", "with", "when", "if", "provided", "given", "such", "assuming", "whenever"];
@@ -163,6 +163,11 @@ fn condition<'a>(clause: &[Piece<'a>], token: &dyn Fn(Kind<'a>) -> Token<'a>) ->
             || clause.iter().any(|piece| piece.word.is_some_and(|word| matches!(word, "all" | "any" | "every" | "each" | "real")));
         return says.then(Vec::new);
     };
+    // `when x is positive` says nothing of whole numbers.
+    if kind == "+" {
+        let zero = Numeral { digits: "0".into(), decimals: None, exponent: 0 };
+        return Some(vec![letter.token.clone(), token(Kind::Relation(Relation::Greater)), token(Kind::Number(zero))]);
+    }
     let mut out = vec![
         letter.token.clone(),
         token(Kind::Relation(Relation::Member)),

@@ -3,173 +3,15 @@
 //! Only the words before and behind the value are taken off, and only where none of them changes it or says that it is another
 //! ([`changes_number`]). What is left is read as any answer is.
 
+mod words;
+
 use crate::names::is_function;
 use crate::spelled;
 use reward_sdk::units::changes_number;
+use words::{AFTER, ALONE, BEFORE, CLOSING, CONNECTED, DENIALS, DENYING, DERIVED, MODIFIERS, OF, STATING};
 
 /// Longer texts are essays.
 const BYTES_MAX: usize = 300;
-
-/// Verbs and the like that a value may follow, though behind a number they would change it.
-const BEFORE: &[&str] = &[
-    "be",
-    "been",
-    "has",
-    "have",
-    "had",
-    "can",
-    "will",
-    "is",
-    "are",
-    "was",
-    "were",
-    "to",
-    "more",
-    "parts",
-    "unknown",
-    "point",
-    "base",
-    "root",
-    "power",
-    "third",
-    "fourth",
-    "fifth",
-    "score",
-    "remainder",
-];
-/// Words before a value that say it is not the value alone.
-const NEVER: &[&str] = &[
-    "if",
-    "unless",
-    "until",
-    "when",
-    "multiply",
-    "divide",
-    "add",
-    "subtract",
-    "increase",
-    "increased",
-    "decrease",
-    "decreased",
-    "every",
-    "per",
-    "as",
-    "first",
-    "last",
-    "second",
-    "day",
-    "step",
-    "doubt",
-    "doubtful",
-    "fails",
-    "differs",
-    "close",
-    "tends",
-    "bound",
-    "rarely",
-    "hardly",
-    "equation",
-    "diverges",
-    "can",
-    "option",
-    "choice",
-    "question",
-    "problem",
-];
-/// Words before a comma at a sentence's beginning: `In total, `; another word would be an answer of its own.
-const CONNECTED: &[&str] = &[
-    "so",
-    "therefore",
-    "thus",
-    "hence",
-    "altogether",
-    "finally",
-    "overall",
-    "total",
-    "all",
-    "conclusion",
-    "summary",
-    "result",
-    "consequently",
-    "then",
-];
-/// Words that alone may stand before a value.
-const ALONE: &[&str] =
-    &["so", "therefore", "thus", "hence", "altogether", "answer", "total", "exactly", "only", "about", "approximately"];
-/// Words behind a comma that say nothing more of the value.
-const CLOSING: &[&str] = &[
-    "altogether",
-    "in",
-    "total",
-    "all",
-    "exactly",
-    "only",
-    "together",
-    "left",
-    "each",
-    "as",
-    "required",
-    "expected",
-    "needed",
-    "of",
-    "course",
-    "indeed",
-    "overall",
-    "therefore",
-    "obviously",
-    "now",
-    "remaining",
-];
-/// What has a value: `a total of 68`.
-const OF: &[&str] = &[
-    "total",
-    "sum",
-    "value",
-    "answer",
-    "result",
-    "area",
-    "volume",
-    "perimeter",
-    "cost",
-    "price",
-    "speed",
-    "rate",
-    "profit",
-    "distance",
-    "length",
-    "height",
-    "weight",
-    "age",
-    "amount",
-    "number",
-    "count",
-    "average",
-    "mean",
-    "probability",
-];
-/// Words behind a verb that follows the value: `68 clips are left`.
-const AFTER: &[&str] = &[
-    "left",
-    "needed",
-    "required",
-    "sold",
-    "used",
-    "the",
-    "answer",
-    "correct",
-    "total",
-    "in",
-    "altogether",
-    "remaining",
-    "made",
-    "there",
-    "final",
-    "result",
-    "solution",
-    "value",
-    "still",
-    "now",
-];
 
 /// The value that a text states, in the text's own writing; `None` where it is no sentence, or one that says something else of it.
 pub fn value(text: &str) -> Option<String> {
@@ -179,6 +21,12 @@ pub fn value(text: &str) -> Option<String> {
     }
     let text = text.trim().trim_end_matches(['.', '!', '。', '！']).trim_end();
     let text = text.strip_suffix(" left over").or_else(|| text.strip_suffix(" leftover")).unwrap_or(text);
+    if let Some(value) = before_reason(text) {
+        return Some(value.to_string());
+    }
+    if let Some(conclusion) = concluded(text) {
+        return self::value(conclusion).or_else(|| Some(conclusion.to_string()));
+    }
     if text.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}')) {
         return in_chinese(text);
     }
@@ -189,12 +37,41 @@ pub fn value(text: &str) -> Option<String> {
     (!rest.is_empty() && (rest.len() < text.len() || !lead.is_empty())).then(|| format!("{lead}{rest}"))
 }
 
-/// Whether what stands before a value states it: `The total is`, `She has exactly`, `So`. An unknown verb, a doubt, a denial or a
-/// number made of the value (`Its square is`) does not.
-fn is_stating(words: &[&str]) -> bool {
-    if words.iter().any(|word| DENIALS.contains(word)) {
+/// What stands before a reason in brackets: `14 (because 7 + 7 = 14)` → `14`; `None` for a reason that denies something.
+fn before_reason(text: &str) -> Option<&str> {
+    let (before, reason) = text.strip_suffix(')')?.rsplit_once('(')?;
+    let mut words = reason.split(|c: char| !c.is_alphabetic() && c != '\'').filter(|word| !word.is_empty());
+    let begins = words.next().is_some_and(|word| matches!(word, "because" | "since" | "as"));
+    (begins && words.all(|word| !word.ends_with("n't") && !is_denial(&word.to_lowercase()))).then(|| before.trim())
+}
+
+/// Whether words before an equation deny it, reject it, or make another one of it: `We reject x=2`, `除了x=1`.
+pub fn denies(before: &str) -> bool {
+    if !before.contains(' ') && before.is_ascii() {
         return false;
     }
+    let han = ["不", "除", "舍去", "排除", "错"].iter().any(|word| before.contains(word));
+    han || before.split(|c: char| !c.is_alphabetic() && !matches!(c, '\'' | '’')).any(|word| {
+        let word = word.to_lowercase();
+        DENYING.contains(&word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")
+    })
+}
+
+fn is_denial(word: &str) -> bool {
+    DENIALS.contains(&word) || matches!(word, "not" | "no" | "never" | "wrong" | "incorrect" | "false")
+}
+
+/// The last clause of a text that concludes: `n = 14, so there are 14 ways` → `there are 14 ways`.
+fn concluded(text: &str) -> Option<&str> {
+    const SIGNS: [&str; 8] = [", so ", ", therefore ", ", thus ", ", hence ", ". So ", ". Therefore ", ". Thus ", ". Hence "];
+    let since = || ["Since ", "Because ", "As "].iter().any(|word| text.starts_with(word)).then(|| text.rsplit_once(", "))?;
+    let behind = SIGNS.iter().filter_map(|sign| text.rsplit_once(sign)).min_by_key(|(_, clause)| clause.len()).or_else(since);
+    behind.map(|(_, clause)| clause.trim_start_matches([',', ' ']))
+}
+
+/// Whether what stands before a value states it: `The total is`, `She has exactly`, `So`. An unknown verb, or a number made of the
+/// value (`Its square is`), does not.
+fn is_stating(words: &[&str]) -> bool {
     let mut words = words;
     let mut nouns = false;
     while let Some((last, before)) = words.split_last()
@@ -208,351 +85,6 @@ fn is_stating(words: &[&str]) -> bool {
     (nouns && matches!(*last, "correct" | "right" | "least" | "greatest" | "common" | "our" | "my" | "her" | "his" | "its"))
         || (STATING.contains(last) && !derived)
 }
-
-/// Words that take back, doubt or condition what a sentence says.
-const DENIALS: &[&str] = &[
-    "doubt",
-    "doubts",
-    "doubtful",
-    "doubted",
-    "unlikely",
-    "improbable",
-    "dubious",
-    "fail",
-    "fails",
-    "failed",
-    "differs",
-    "differ",
-    "different",
-    "close",
-    "closer",
-    "near",
-    "tends",
-    "approaches",
-    "rarely",
-    "seldom",
-    "hardly",
-    "scarcely",
-    "barely",
-    "nobody",
-    "nothing",
-    "denies",
-    "deny",
-    "reject",
-    "rejects",
-    "refuse",
-    "refuses",
-    "loses",
-    "lost",
-    "lacks",
-    "owes",
-    "owed",
-    "see",
-    "equation",
-    "diverges",
-    "converges",
-    "bound",
-    "guess",
-    "claimed",
-    "supposedly",
-    "allegedly",
-    "cannot",
-    "avoid",
-    "excludes",
-    "contradicts",
-    "lower",
-    "upper",
-    "exceed",
-];
-/// Nouns that are made of a number: `Its square is 14` does not say 14.
-const DERIVED: &[&str] = &[
-    "square",
-    "cube",
-    "double",
-    "triple",
-    "half",
-    "reciprocal",
-    "inverse",
-    "opposite",
-    "negation",
-    "negative",
-    "complement",
-    "factorial",
-    "logarithm",
-    "limit",
-    "conjugate",
-    "multiple",
-    "divisor",
-];
-/// Words between a verb and the value.
-const MODIFIERS: &[&str] = &[
-    "a",
-    "an",
-    "the",
-    "of",
-    "to",
-    "at",
-    "in",
-    "as",
-    "exactly",
-    "precisely",
-    "only",
-    "just",
-    "simply",
-    "approximately",
-    "about",
-    "roughly",
-    "around",
-    "altogether",
-    "now",
-    "also",
-    "then",
-    "still",
-    "thus",
-    "therefore",
-    "indeed",
-    "equal",
-    "worth",
-    "up",
-    "all",
-    "another",
-    "additional",
-    "together",
-    "this",
-    "for",
-    "on",
-    "my",
-    "our",
-    "final",
-    "us",
-    "me",
-    "her",
-    "him",
-    "them",
-    "me",
-    "that",
-    "be",
-    "been",
-    "minus",
-    "negative",
-    "out",
-    "off",
-    "over",
-    "through",
-    "back",
-    "it",
-];
-/// Verbs that state how much something is.
-const STATING: &[&str] = &[
-    "is",
-    "are",
-    "was",
-    "were",
-    "be",
-    "equals",
-    "becomes",
-    "became",
-    "has",
-    "have",
-    "had",
-    "gets",
-    "get",
-    "got",
-    "gives",
-    "give",
-    "gave",
-    "given",
-    "yields",
-    "needs",
-    "need",
-    "needed",
-    "costs",
-    "cost",
-    "takes",
-    "take",
-    "took",
-    "makes",
-    "make",
-    "made",
-    "earns",
-    "earn",
-    "earned",
-    "sells",
-    "sell",
-    "sold",
-    "spends",
-    "spend",
-    "spent",
-    "pays",
-    "pay",
-    "paid",
-    "buys",
-    "buy",
-    "bought",
-    "eats",
-    "eat",
-    "ate",
-    "reads",
-    "read",
-    "uses",
-    "use",
-    "used",
-    "saves",
-    "save",
-    "saved",
-    "receives",
-    "receive",
-    "received",
-    "collects",
-    "collect",
-    "collected",
-    "contains",
-    "contain",
-    "holds",
-    "hold",
-    "walks",
-    "walked",
-    "walk",
-    "runs",
-    "ran",
-    "run",
-    "drives",
-    "drove",
-    "drive",
-    "travels",
-    "travel",
-    "traveled",
-    "travelled",
-    "produces",
-    "produce",
-    "produced",
-    "comes",
-    "come",
-    "adds",
-    "amounts",
-    "totals",
-    "sums",
-    "works",
-    "worked",
-    "work",
-    "wins",
-    "won",
-    "scores",
-    "scored",
-    "weighs",
-    "weigh",
-    "weighed",
-    "measures",
-    "lasts",
-    "requires",
-    "require",
-    "required",
-    "remains",
-    "remain",
-    "leaves",
-    "leave",
-    "keeps",
-    "keep",
-    "kept",
-    "brings",
-    "brought",
-    "carries",
-    "carried",
-    "finds",
-    "find",
-    "found",
-    "obtain",
-    "obtains",
-    "conclude",
-    "owns",
-    "own",
-    "plants",
-    "planted",
-    "picks",
-    "picked",
-    "bakes",
-    "baked",
-    "drinks",
-    "drank",
-    "charges",
-    "charged",
-    "raises",
-    "raised",
-    "owe",
-    "grows",
-    "grew",
-    "lives",
-    "lived",
-    "sees",
-    "saw",
-    "knows",
-    "know",
-    "catches",
-    "caught",
-    "gains",
-    "gained",
-    "completes",
-    "completed",
-    "invites",
-    "invited",
-    "solves",
-    "solved",
-    "answered",
-    "answers",
-    "writes",
-    "wrote",
-    "washes",
-    "feeds",
-    "fills",
-    "cuts",
-    "cut",
-    "fits",
-    "fit",
-    "sleeps",
-    "slept",
-    "averages",
-    "returns",
-    "returned",
-    "reaches",
-    "reached",
-    "delivers",
-    "delivered",
-    "attended",
-    "left",
-    "arrive",
-    "arrives",
-    "will",
-    "should",
-    "must",
-    "can",
-    "would",
-    "there",
-    "choose",
-    "donated",
-    "donates",
-    "scored",
-    "burns",
-    "burned",
-    "climbed",
-    "climbs",
-    "serves",
-    "served",
-    "visited",
-    "visits",
-    "watched",
-    "watches",
-    "covers",
-    "covered",
-    "simplifies",
-    "evaluates",
-    "reduces",
-    "i",
-    "we",
-    "she",
-    "he",
-    "they",
-    "you",
-];
 
 /// Whether a text says of something that it is a value: `The answer is 5`.
 pub fn states(text: &str) -> bool {
@@ -610,7 +142,7 @@ fn led(text: &str) -> Option<(String, &str)> {
     let denies = |word: &String| {
         word.ends_with("n't")
             || word.ends_with("n’t")
-            || NEVER.contains(&word.as_str())
+            || DENIALS.contains(&word.as_str())
             || (changes_number(word) && !BEFORE.contains(&word.as_str()) && word.len() > 1)
     };
     if lower.iter().any(denies) {

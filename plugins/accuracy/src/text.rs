@@ -75,6 +75,32 @@ pub fn listed(text: &str) -> Option<String> {
     (factor >= Rational::integer(1)).then(|| format!("{before}{}, {behind}", if closed { "}" } else { "" }))
 }
 
+/// A share in words as a formula: `2 in 5` → `2/5`, `40\% of 1` → `40\%\cdot1`.
+pub fn share(text: &str) -> Option<String> {
+    const BYTES_MAX: usize = 60;
+    if text.len() > BYTES_MAX || !(text.contains("in") || text.contains("of")) {
+        return None;
+    }
+    let plain = unfonted(text).replace(['$', '~'], "");
+    let whole = |text: &str| text.trim().parse::<u64>().ok();
+    if let Some((part, all)) = plain.split_once(" in ") {
+        let (part, all) = (whole(part)?, whole(all)?);
+        return (part > 0 && part <= all).then(|| format!("{part}/{all}"));
+    }
+    let (part, all) = plain.split_once("of ")?;
+    let part = part.trim_end().strip_suffix('%')?.trim_end_matches('\\').trim_end();
+    let numeral = |text: &str| text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | ',')) && number::read(text).is_some();
+    (numeral(part) && numeral(all.trim())).then(|| format!("{part}\\% \\cdot {}", all.trim()))
+}
+
+/// A height as it is written with ticks: `5'6''` → `5 feet 6 inches`.
+pub fn in_feet(text: &str) -> Option<String> {
+    let (feet, inches) = text.split_once('\'')?;
+    let inches = inches.strip_suffix("''").or_else(|| inches.strip_suffix('"'))?.trim();
+    let whole = |text: &str| (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(());
+    whole(feet).and(whole(inches)).map(|()| format!("{feet} feet {inches} inches"))
+}
+
 /// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`. What such words may change stays.
 pub fn without_remark(text: &str) -> String {
     valued(text).unwrap_or_else(|| text.to_string())

@@ -109,7 +109,97 @@ enum Piece {
 
 /// The letters that a text chooses.
 pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
-    let pieces = pieces(text);
+    let pieces = apposed(pieces(text));
+    chosen_of(&pieces).or_else(|| chosen_of(&without_options(&pieces)?))
+}
+
+/// `the fourth option, D` as `the fourth option D`, where D is the fourth.
+fn apposed(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    const ORDINALS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "sixth"];
+    let is_apposition = |four: &[Piece]| match four {
+        [Piece::Word(ordinal), Piece::Word(noun), Piece::Mark(',' | ':'), Piece::Letter(letter)] => {
+            matches!(noun.as_str(), "option" | "choice" | "answer" | "one" | "statement")
+                && ORDINALS.iter().zip(LETTERS).any(|(name, own)| name == ordinal && own == *letter)
+        }
+        _ => false,
+    };
+    if let Some(at) = pieces.windows(4).position(is_apposition) {
+        pieces.remove(at + 2);
+    }
+    pieces
+}
+
+/// Without a list of all the options before what is said of them: `A) 3, B) 4, C) 5. The answer is C`, `Among A, B and C, …`; `None` without
+/// such a list, and where it judges the options.
+fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
+    let first = pieces.iter().position(|piece| *piece == Piece::Letter('A'))?;
+    let mark = match pieces.get(first + 1)? {
+        Piece::Mark(mark @ (')' | '.' | ':')) => Some(*mark),
+        _ => None,
+    };
+    // What stands behind the last letter of the list.
+    let mut behind = first;
+    let mut count = 0;
+    for letter in LETTERS {
+        let begins = |at: &usize| {
+            pieces.get(*at) == Some(&Piece::Letter(letter))
+                && mark.is_none_or(|mark| pieces.get(at + 1) == Some(&Piece::Mark(mark)))
+        };
+        let between = |at: usize| mark.is_some() || pieces.get(behind..at).is_some_and(|parts| parts.iter().all(joins));
+        let Some(at) = (behind..pieces.len()).find(begins).filter(|at| between(*at)) else { break };
+        behind = at + 1;
+        count += 1;
+    }
+    let introduced = || {
+        let before = pieces.get(..first).unwrap_or_default().iter().rev().filter_map(word).take(3);
+        before.into_iter().any(|word| matches!(word, "options" | "choices" | "among" | "of" | "from" | "between" | "选项"))
+    };
+    if count < 2 || (mark.is_none() && !introduced()) {
+        return None;
+    }
+    let concludes = |piece: &Piece| {
+        matches!(piece, Piece::Word(word) if matches!(word.as_str(), "so" | "therefore" | "thus" | "hence" | "the" | "my" | "i" | "it" | "only")
+            || word.contains('选') || word.contains("答案") || word.contains("所以"))
+    };
+    let ends = |at: &usize| match pieces.get(*at) {
+        Some(Piece::Mark('.' | ';' | '。' | '；')) => {
+            *at > behind && !matches!(pieces.get(at + 1), Some(Piece::Word(word)) if word.starts_with(|c: char| c.is_ascii_digit()))
+        }
+        Some(Piece::Mark(',' | '，')) => mark.is_none(),
+        Some(piece) => concludes(piece),
+        None => true,
+    };
+    let end = if mark.is_none() && matches!(pieces.get(behind), Some(Piece::Mark('.'))) {
+        behind
+    } else {
+        (behind..=pieces.len()).find(ends)?
+    };
+    let listed = pieces.get(first..end)?;
+    let judges = |word: &str| {
+        VERBS.contains(&word)
+            || NOT.contains(&word)
+            || WRONG.contains(&word)
+            || RIGHT.contains(&word)
+            || word.contains(['错', '对', '不'])
+    };
+    if listed.iter().filter_map(word).any(judges) {
+        return None;
+    }
+    let open = usize::from(first > 0 && pieces.get(first - 1) == Some(&Piece::Mark('(')));
+    let before = pieces.get(..first - open)?.iter();
+    Some(before.chain([&Piece::Mark('.')]).chain(pieces.get(end..)?).cloned().collect())
+}
+
+/// Whether it stands between the letters of one list.
+fn joins(piece: &Piece) -> bool {
+    match piece {
+        Piece::Mark(mark) => matches!(mark, ',' | '、' | '，'),
+        Piece::Word(word) => matches!(word.as_str(), "and" | "or" | "和"),
+        Piece::Letter(_) => false,
+    }
+}
+
+fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let doubts = |piece: &Piece| match piece {
         Piece::Word(word) => DOUBTS.contains(&word.as_str()),
         Piece::Mark(mark) => matches!(mark, '?' | '？'),
@@ -132,8 +222,8 @@ pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
             at += 1;
             continue;
         }
-        let (letters, either, end) = group(&pieces, at);
-        match said_of(&pieces, at, end) {
+        let (letters, either, end) = group(pieces, at);
+        match said_of(pieces, at, end) {
             Some(false) => refused.extend(letters),
             // Two choices, and `A or B`, are none.
             Some(true) if either || chosen.as_ref().is_some_and(|before| *before != letters) => return None,
