@@ -178,7 +178,7 @@ fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<Letter<'t>> {
                 for (position, letter) in word.chars().enumerate() {
                     let last = position + 1 == run;
                     // `Var(2)`, `mg(2)`
-                    let glued = run > 2 || (run == 2 && (letter != 'f' && !(letter == 'g' && !word.starts_with('m'))));
+                    let glued = run > 2 || (run == 2 && letter != 'f' && (letter != 'g' || word.starts_with('m')));
                     found.push(Letter::read(letter.to_string(), tokens, at, last && !glued));
                 }
             }
