@@ -2,6 +2,16 @@
 
 /// Words that a value may follow, though behind a number they would change it.
 pub const BEFORE: &[&str] = &[
+    "between",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
     "be",
     "been",
     "has",
