@@ -1,16 +1,23 @@
-//! jinja2's `~` puts texts together as Python shows them; minijinja's shows floats its own way (1e16, 1e-05). So each operand of a `~` is
-//! handed through the function [`SHOWN`] before a template is compiled: `a ~ b | trim` becomes `shown(a) ~ shown(b | trim)`.
+//! What minijinja's grammar does otherwise than jinja2's, handed through functions before a template is compiled.
+//!
+//! jinja2's `~` puts texts together as Python shows them; minijinja's shows floats its own way (1e16,
+//! 1e-05). So each operand of a `~` is handed through [`SHOWN`]: `a ~ b | trim` becomes `shown(a) ~
+//! shown(b | trim)`. None has no items in Python, and neither it nor what is undefined has a part from
+//! here to there; in minijinja both are empty. So what `for` and `loop(…)` go through is handed through
+//! [`ITERATED`], and what is cut is handed through [`SLICED`].
 //!
 //! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and more than `+`, comparisons and the rest.
 
-/// The function that a template then calls; no template has one of this name.
+/// The functions that a template then calls; no template has one of these names.
 pub const SHOWN: &str = "__shown";
+pub const ITERATED: &str = "__iterated";
+pub const SLICED: &str = "__sliced";
 
 /// Words that end an operand, besides the one that a statement begins with.
 const WORDS: [&str; 8] = ["and", "or", "not", "in", "if", "else", "elif", "recursive"];
 
-/// The template with the operands of every `~` handed through [`SHOWN`].
-pub fn with_shown_operands(text: &str) -> String {
+/// The template with every `~`, `for`, `loop(…)` and slice handed through the functions.
+pub fn as_in_python(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
     while let Some(place) = rest.find('{') {
@@ -27,7 +34,6 @@ pub fn with_shown_operands(text: &str) -> String {
         let (whole, behind) = tag.split_at(length);
         rest = behind;
         match tokens {
-            Some(tokens) if tokens.contains(&"~") => result.push_str(&shown(&tokens)),
             Some(tokens) if is_raw(&tokens) => {
                 let end = rest.find("endraw").unwrap_or(rest.len());
                 let (raw, behind) = rest.split_at(end);
@@ -35,6 +41,7 @@ pub fn with_shown_operands(text: &str) -> String {
                 result.push_str(raw);
                 rest = behind;
             }
+            Some(tokens) => result.push_str(&tag_text(&tokens)),
             _ => result.push_str(whole),
         }
     }
@@ -42,7 +49,37 @@ pub fn with_shown_operands(text: &str) -> String {
 }
 
 fn is_raw(tokens: &[&str]) -> bool {
-    tokens.iter().find(|token| is_word(token)).is_some_and(|word| *word == "raw")
+    statement(tokens) == Some("raw")
+}
+
+/// The word that a statement begins with.
+fn statement<'a>(tokens: &[&'a str]) -> Option<&'a str> {
+    // `{% call %}` is a statement, `{{ call }}` a variable.
+    let is_statement = tokens.first().is_some_and(|mark| mark.starts_with("{%"));
+    tokens.iter().find(|token| is_statement && is_word(token)).copied()
+}
+
+fn tag_text(tokens: &[&str]) -> String {
+    let outside = |words: &'static [&'static str], from: usize| {
+        let mut depth = 0usize;
+        tokens.iter().enumerate().skip(from).find_map(|(at, token)| {
+            match *token {
+                "(" | "[" | "{" => depth += 1,
+                ")" | "]" | "}" => depth = depth.saturating_sub(1),
+                word if depth == 0 && words.contains(&word) => return Some(at),
+                _ => {}
+            }
+            None
+        })
+    };
+    let Some(from) = outside(&["in"], 0).filter(|_| statement(tokens) == Some("for")).map(|at| at + 1) else {
+        return shown(tokens);
+    };
+    // The closing mark is the last token.
+    let to = outside(&["if", "recursive"], from).unwrap_or(tokens.len().saturating_sub(1)).max(from);
+    let (head, items, tail) =
+        (tokens.get(..from).unwrap_or_default(), tokens.get(from..to).unwrap_or_default(), tokens.get(to..).unwrap_or_default());
+    format!("{} {ITERATED}({}) {}", head.concat(), shown(items).trim(), shown(tail))
 }
 
 /// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the last the closing one, with their `-` or `+`.
@@ -113,9 +150,10 @@ fn is_word(token: &str) -> bool {
 }
 
 fn shown(tokens: &[&str]) -> String {
-    // `{% call %}` is a statement, `{{ call }}` a variable.
-    let is_statement = tokens.first().is_some_and(|mark| mark.starts_with("{%"));
-    let mut at = tokens.iter().position(|token| is_statement && is_word(token)).map_or(0, |word| word + 1);
+    let mut at = match statement(tokens) {
+        Some(word) => tokens.iter().position(|token| *token == word).map_or(0, |word| word + 1),
+        None => 0,
+    };
     let mut result = tokens.get(..at).unwrap_or_default().concat();
     while at < tokens.len() {
         at = operand(tokens, at, &mut result);
@@ -131,19 +169,40 @@ fn shown(tokens: &[&str]) -> String {
 /// it and the next are to be shown.
 fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     let (mut at, mut text, mut last) = (start, String::new(), "");
+    // Where in the text the value begins that a bracket behind it would call or look into.
+    let mut value = 0;
     while let Some(token) = tokens.get(at) {
         let is_blank = token.trim().is_empty();
         match *token {
             "(" | "[" | "{" => {
                 let close = closing(tokens, at);
-                text.push_str(token);
-                text.push_str(&shown(tokens.get(at + 1..close).unwrap_or_default()));
+                let inside = tokens.get(at + 1..close).unwrap_or_default();
+                if !is_value(last) {
+                    value = text.len();
+                }
+                let (before, after) = match *token {
+                    "(" if last == "loop" => (format!("({ITERATED}("), ")"),
+                    "[" if is_value(last) && has_colon(inside) => {
+                        text.truncate(text.trim_end().len());
+                        text.insert_str(value, &format!("{SLICED}("));
+                        (")[".into(), "")
+                    }
+                    _ => (token.to_string(), ""),
+                };
+                text.push_str(&before);
+                text.push_str(&shown(inside));
+                text.push_str(after);
                 text.push_str(tokens.get(close).unwrap_or(&""));
                 (at, last) = (close + 1, ")");
                 continue;
             }
             _ if ends(token, last) => break,
-            _ => text.push_str(token),
+            _ => {
+                if !is_blank && *token != "." && last != "." {
+                    value = text.len();
+                }
+                text.push_str(token);
+            }
         }
         if !is_blank {
             last = token;
@@ -160,6 +219,24 @@ fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     let (leading, behind) = text.split_at(text.len() - text.trim_start().len());
     result.push_str(&format!("{leading}{SHOWN}({bare}){}", behind.get(bare.len()..).unwrap_or_default()));
     at
+}
+
+/// Whether a value may end in the token, so that a bracket behind it calls it or looks into it.
+fn is_value(token: &str) -> bool {
+    token == ")" || token.starts_with(['\'', '"']) || (is_word(token) && !WORDS.contains(&token) && token != "is")
+}
+
+/// Whether a colon stands in a bracket, and in none inside it.
+fn has_colon(tokens: &[&str]) -> bool {
+    let mut depth = 0usize;
+    tokens.iter().any(|token| {
+        match *token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && *token == ":"
+    })
 }
 
 /// Whether a token belongs to no operand, given the token before it in the operand.
@@ -213,8 +290,16 @@ mod tests {
             ("{% do call.set(a ~ b) %}{{ call.x ~ set }}", "{% do call.set(S(a) ~ S(b)) %}{{ S(call.x) ~ S(set) }}"),
             ("{{ a ~ b if c else d ~ e }}", "{{ S(a) ~ S(b) if c else S(d) ~ S(e) }}"),
             ("{{ a ~", "{{ a ~"),
+            ("{% for a, b in x.items() if a ~ b %}", "{% for a, b in I(x.items()) if S(a) ~ S(b) %}"),
+            ("{%- for p in [1, 2] recursive -%}{{ loop(p.of) }}", "{%- for p in I([1, 2]) recursive -%}{{ loop(I(p.of)) }}"),
+            ("{% for p in m['in'][1:] %}{% if 'for' in x %}", "{% for p in I(C(m['in'])[1:]) %}{% if 'for' in x %}"),
+            ("{{ a + f(x)[0][:-1].b|trim ~ {'k': [c[1:]]} }}", "{{ a + S(C(f(x)[0])[:-1].b|trim) ~ S({'k': [C(c)[1:]]}) }}"),
+            ("{{ not a[::-1] and -b.c[1:] }}", "{{ not C(a)[::-1] and -C(b.c)[1:] }}"),
+            ("{% set d = {'a': [1]}['a'][f({1: 2})] %}", "{% set d = {'a': [1]}['a'][f({1: 2})] %}"),
         ] {
-            assert_eq!(with_shown_operands(text), shown.replace("S(", "__shown("), "{text}");
+            let expected = shown.replace("S(", "__shown(").replace("I(", "__iterated(").replace("C(", "__sliced(");
+            let blanks = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert_eq!(blanks(&as_in_python(text)), expected, "{text}");
         }
     }
 }

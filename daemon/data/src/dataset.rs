@@ -2,7 +2,7 @@
 
 use crate::error::DataError;
 use crate::json::Json;
-use crate::lines::{self, Compression};
+use crate::lines::Compression;
 use crate::message::{Message, Said};
 use crate::{columns, table};
 use r1d_job::DataSource;
@@ -42,6 +42,10 @@ pub struct Row {
 pub struct DataSet {
     name: String,
     rows: Vec<Row>,
+    /// Of each file, the index of its first row.
+    files: Vec<(usize, PathBuf)>,
+    /// Of each row, its line (of Parquet, its row) in its file, from 1.
+    lines: Vec<u64>,
 }
 
 impl DataSet {
@@ -59,8 +63,10 @@ impl DataSet {
                 gib(FILES_MAX_BYTES)
             )));
         }
-        let (mut rows, mut left) = (Vec::new(), FILES_MAX_BYTES);
+        let (mut rows, mut lines, mut left) = (Vec::new(), Vec::new(), FILES_MAX_BYTES);
+        let mut firsts = Vec::new();
         for file in &files {
+            firsts.push((rows.len(), file.clone()));
             let Some(format) = format_of(file) else {
                 return Err(problem(format!(
                     "{} is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson (or one of these with .gz or .zst) or .parquet",
@@ -74,17 +80,28 @@ impl DataSet {
                     at(format!("more than {} GiB of rows come out of its files: split the data set", FILES_MAX_BYTES >> 30))
                 })?;
                 rows.push(columns::row(value, source).map_err(at)?);
+                lines.push(line);
                 Ok(())
             };
             match format {
-                Format::Json(compression) => lines::read(file, opened, compression, FILES_MAX_BYTES, take)?,
+                Format::Json(compression) => crate::lines::read(file, opened, compression, FILES_MAX_BYTES, take)?,
                 Format::Parquet => table::read(file, opened, |column| columns::is_used(column, source), take)?,
             }
         }
         if rows.is_empty() {
             return Err(problem(format!("{} has no row", source.path.display())));
         }
-        Ok(DataSet { name: source.name.clone(), rows })
+        Ok(DataSet { name: source.name.clone(), rows, files: firsts, lines })
+    }
+
+    /// An error of the row at `index`, from 0, which names its file and line.
+    pub(crate) fn wrong(&self, index: usize, problem: impl std::fmt::Display) -> DataError {
+        let file = self.files.iter().rfind(|(first, _)| *first <= index).map(|(_, file)| file.display().to_string());
+        let place = match (file, self.lines.get(index)) {
+            (Some(file), Some(line)) => format!(" ({file}:{line})"),
+            _ => String::new(),
+        };
+        DataError::Source { name: self.name.clone(), problem: format!("row {}{place}: {problem}", index + 1) }
     }
 
     pub fn name(&self) -> &str {

@@ -47,11 +47,6 @@ impl DataError {
         DataError::Template { name: name.into(), problem: problem.to_string() }
     }
 
-    /// The same error, naming the row of the data set (from 1) that it came from.
-    pub(crate) fn in_row(self, data: &str, index: usize) -> DataError {
-        DataError::Source { name: data.into(), problem: format!("row {}: {self}", index + 1) }
-    }
-
     /// A file system that cannot take more, as against one that is broken or a file that is wrong.
     pub fn is_storage_full(&self) -> bool {
         matches!(self, DataError::Write { source, .. }

@@ -3,8 +3,8 @@
 use crate::concat;
 use crate::python;
 use chrono::{NaiveDate, NaiveDateTime};
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Value, escape_formatter};
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters};
 
 /// Instructions of one rendering: a hundred times what a long conversation takes (`LIM-1`).
 const FUEL: u64 = 50_000_000;
@@ -40,6 +40,18 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     });
     environment.add_filter("join", join);
     environment.add_function(concat::SHOWN, |value: Value| python::text(&value));
+    environment.add_function(concat::ITERATED, with_items);
+    environment.add_function(concat::SLICED, |value: Value| match value.is_undefined() {
+        true => Err(Error::new(ErrorKind::UndefinedError, "what is cut here is undefined")),
+        false => with_items(value),
+    });
+    add_filters_of_items(&mut environment);
+    // What is undefined is empty in jinja2; minijinja refuses it here.
+    for name in ["length", "count"] {
+        environment.add_filter(name, |value: Value| if value.is_undefined() { Ok(0) } else { filters::length(&value) });
+    }
+    environment.add_filter("first", |value: Value| if value.is_undefined() { Ok(value) } else { filters::first(&value) });
+    environment.add_filter("last", |value: Value| if value.is_undefined() { Ok(value) } else { filters::last(value) });
     environment.add_filter("string", |value: Value| python::text(&value));
     // None has no iterator in Python, what is undefined has an empty one.
     environment.add_test("iterable", |value: Value| {
@@ -52,12 +64,38 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     environment
 }
 
+/// A value that is gone through; None has no items in Python, and is empty in minijinja.
+fn with_items(value: Value) -> Result<Value, Error> {
+    match value.is_none() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "None is not iterable")),
+        false => Ok(value),
+    }
+}
+
+/// minijinja's filters that take None for empty, with what jinja2 says of None. (Its `map`, `select`, `reject` and their kin
+/// take None for empty.)
+fn add_filters_of_items(environment: &mut Environment<'static>) {
+    macro_rules! add {
+        ($($name:ident),*) => {
+            $({
+                const BUILT_IN: &str = concat!("__", stringify!($name));
+                environment.add_filter(BUILT_IN, filters::$name);
+                environment.add_filter(stringify!($name), |state: &State, value: Value, options: Rest<Value>| {
+                    let all: Vec<Value> = [with_items(value)?].into_iter().chain(options.0).collect();
+                    state.apply_filter(BUILT_IN, &all)
+                });
+            })*
+        };
+    }
+    add!(list, sort, unique, batch, slice, groupby, min, max, sum, reverse, dictsort, items);
+}
+
 /// The items as Python shows them, one after the other; `attribute` is looked up in each.
 fn join(value: Value, between: Option<String>, options: Kwargs) -> Result<String, Error> {
     let between = options.get::<Option<String>>("d")?.or(between).unwrap_or_default();
     let attribute: Option<String> = options.get("attribute")?;
     options.assert_all_used()?;
-    let items = value.try_iter()?.map(|item| match &attribute {
+    let items = with_items(value)?.try_iter()?.map(|item| match &attribute {
         Some(path) => path.split('.').try_fold(item, |item, name| item.get_attr(name)).map(|item| python::text(&item)),
         None => Ok(python::text(&item)),
     });

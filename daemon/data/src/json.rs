@@ -113,9 +113,27 @@ fn wrong(text: &str, error: &serde_json::Error) -> JsonError {
         .find(|word| around.get(..12.min(around.len())).is_some_and(|near| near.contains(word)));
     let problem = match word {
         Some(word) => format!("{word} is no JSON: write null, a number or a string"),
-        None => what,
+        None => match half_character(text, at) {
+            Some(escape) if what.contains("hex escape") => {
+                format!("{escape} is half of a surrogate pair and no character: write both halves, or leave it out")
+            }
+            _ => what,
+        },
     };
     JsonError { problem, at, is_cut: error.is_eof() }
+}
+
+/// Bytes of `\uXXXX`.
+const ESCAPE_BYTES: usize = 6;
+
+/// The escape of a surrogate that stands at a place, or ends less than another escape before it.
+fn half_character(text: &str, at: usize) -> Option<&str> {
+    let from = floor(text, at.saturating_sub(2 * ESCAPE_BYTES));
+    let near = text.get(from..floor(text, (at + ESCAPE_BYTES).min(text.len())))?;
+    near.match_indices("\\u").filter_map(|(place, _)| near.get(place..place + ESCAPE_BYTES)).find(|escape| {
+        let unit = escape.get(2..).and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        unit.is_some_and(|unit| (0xd800..0xe000).contains(&unit))
+    })
 }
 
 fn floor(text: &str, mut at: usize) -> usize {

@@ -4,8 +4,9 @@
 use crate::error::DataError;
 use crate::json::{Json, JsonError};
 use crate::naming;
+use flate2::bufread::GzDecoder;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 /// Bytes of one line (`LIM-1`).
@@ -24,6 +25,35 @@ pub enum Compression {
     Zstd,
 }
 
+/// The members of a gzip file, one after the other. Zeros behind a member are passed over, as gzip and
+/// Python do: an archive or a tape pads with them. `None` after the end.
+struct Gzip<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let read = member.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut rest) = self.0.take().map(GzDecoder::into_inner) else { break };
+            loop {
+                let bytes = rest.fill_buf()?;
+                let (zeros, length) = (bytes.iter().take_while(|byte| **byte == 0).count(), bytes.len());
+                rest.consume(zeros);
+                if length == 0 {
+                    return Ok(0);
+                }
+                if zeros < length {
+                    break;
+                }
+            }
+            self.0 = Some(GzDecoder::new(rest));
+        }
+        Ok(0)
+    }
+}
+
 /// Hands every object to `take` with its line, from 1. No more than `bytes_max` bytes come out of a compressed file.
 pub fn read(
     path: &Path,
@@ -36,7 +66,7 @@ pub fn read(
     let at = |line: u64, problem: String| DataError::Row { path: path.into(), line, problem };
     let plain: Box<dyn Read> = match compression {
         Compression::None => Box::new(file),
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        Compression::Gzip => Box::new(Gzip(Some(GzDecoder::new(BufReader::new(file))))),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
     };
     let mut reader = BufReader::new(plain.take(bytes_max.saturating_add(1)));
@@ -129,7 +159,10 @@ fn document(
                 place.advance(1);
                 return match place.next() {
                     None => Ok(()),
-                    Some(_) => Err(row(place.line, format!("not JSON: trailing characters at column {}", place.column(0)))),
+                    Some(_) => {
+                        let problem = "more follows the list of rows: a file is one list of objects, or an object a line";
+                        Err(row(place.line, format!("{problem} (column {})", place.column(0))))
+                    }
                 };
             }
             Some(',') if is_list && !is_first => {
@@ -151,7 +184,8 @@ fn document(
         })?;
         let line = place.line;
         place.advance(length);
-        take(line, object(value).map_err(|problem| row(line, problem))?)?;
+        let value = object(value).map_err(|problem| row(line, if is_list { format!("a list with {problem}") } else { problem }))?;
+        take(line, value)?;
     }
 }
 

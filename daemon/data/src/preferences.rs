@@ -115,9 +115,7 @@ fn read<T>(
     let (mut truncated, mut made) = (0, Vec::new());
     for (data, template) in data {
         for (index, row) in data.rows().iter().enumerate() {
-            let at =
-                |problem: String| DataError::Source { name: data.name().into(), problem: format!("row {}: {problem}", index + 1) };
-            let (cut, row) = of_row(row, template).map_err(at)?;
+            let (cut, row) = of_row(row, template).map_err(|problem| data.wrong(index, problem))?;
             truncated += u64::from(cut);
             made.push(row);
         }

@@ -36,14 +36,14 @@ impl Prompts {
     pub fn build(data: &DataSet, template: &Template, tokenizer: &Tokenizer, lengths: Lengths) -> Result<Prompts, DataError> {
         let problem = |problem: String| DataError::Source { name: data.name().into(), problem };
         let (mut prompts, mut left_out) = (Vec::new(), 0);
-        let mut too_long: Option<(u64, usize, u64)> = None;
+        let mut too_long: Option<(usize, usize, u64)> = None;
         for (index, row) in data.rows().iter().enumerate() {
-            let (text, ids) = template.prompt_ids(row, tokenizer).map_err(|e| e.in_row(data.name(), index))?;
+            let (text, ids) = template.prompt_ids(row, tokenizer).map_err(|e| data.wrong(index, e))?;
             let tokens = ids.len();
             if lengths.max_prompt_length.is_some_and(|max| tokens > max as usize) {
                 left_out += 1;
             } else if lengths.positions.is_some_and(|positions| tokens as u64 >= positions) {
-                let (_, _, count) = too_long.get_or_insert((index as u64 + 1, tokens, 0));
+                let (_, _, count) = too_long.get_or_insert((index, tokens, 0));
                 *count += 1;
             } else {
                 prompts.push(Prompt { row: index as u64, text, ids });
@@ -56,8 +56,8 @@ impl Prompts {
             };
             let fix =
                 format!("set max_prompt_length below {positions}, which leaves them out, or take a model that reaches further");
-            return Err(problem(format!(
-                "row {row}: its prompt has {tokens} tokens, and the model's positions reach to {positions}, which leaves none for a completion; {others}: {fix}"
+            return Err(data.wrong(row, format!(
+                "its prompt has {tokens} tokens, and the model's positions reach to {positions}, which leaves none for a completion; {others}: {fix}"
             )));
         }
         if prompts.is_empty() {

@@ -81,14 +81,12 @@ impl Supervision {
         let mut sequences = Vec::new();
         let (mut truncated, mut left_out, mut merged) = (0, 0, 0);
         for (taught, (index, row)) in data.iter().flat_map(|data| data.data.rows().iter().enumerate().map(move |row| (data, row))) {
-            let name = taught.data.name();
-            let of_row =
-                |problem: String| DataError::Source { name: name.into(), problem: format!("row {}: {problem}", index + 1) };
+            let of_row = |problem: String| taught.data.wrong(index, problem);
             let completion = required(&row.completion, "completion", taught.data, index)?;
-            let rendered = taught.template.render_with(row, completion).map_err(|e| e.in_row(name, index))?;
+            let rendered = taught.template.render_with(row, completion).map_err(|e| taught.data.wrong(index, e))?;
             let special = taught.template.adds_special();
             let (mut ids, prompt, merges) =
-                tokenizer.learned(&rendered, special, taught.tokenize).map_err(|e| e.in_row(name, index))?;
+                tokenizer.learned(&rendered, special, taught.tokenize).map_err(|e| taught.data.wrong(index, e))?;
             if taught.max_prompt_length.is_some_and(|max| prompt > max as usize) {
                 left_out += 1;
                 continue;
@@ -181,13 +179,10 @@ fn names(data: &[&DataSet]) -> String {
 }
 
 fn required<'a, T>(column: &'a Option<T>, key: &str, data: &DataSet, index: usize) -> Result<&'a T, DataError> {
-    column.as_ref().ok_or_else(|| DataError::Source {
-        name: data.name().into(),
-        problem: match key {
-            "completion" if data.rows().get(index).is_some_and(|row| !row.messages.is_empty()) => {
-                format!("row {} has no completion: its conversation does not end in a message of the assistant's", index + 1)
-            }
-            _ => format!("row {} has no {key}: name the column that holds it with `{key}`", index + 1),
-        },
+    column.as_ref().ok_or_else(|| match key {
+        "completion" if data.rows().get(index).is_some_and(|row| !row.messages.is_empty()) => {
+            data.wrong(index, "it has no completion: its conversation does not end in a message of the assistant's")
+        }
+        _ => data.wrong(index, format!("it has no {key}: name the column that holds it with `{key}`")),
     })
 }

@@ -157,7 +157,7 @@ impl Template {
             sees_row,
             has_tool_use: texts.tool_use.is_some(),
         };
-        let compiled = |text: &str| concat::with_shown_operands(&jinja::without_generation_marks(&jinja::normalised(text)));
+        let compiled = |text: &str| concat::as_in_python(&jinja::without_generation_marks(&jinja::normalised(text)));
         let mut environment = jinja::chat_environment(date);
         if let Some(text) = &texts.tool_use {
             environment.add_template_owned(TOOL_USE, compiled(text)).map_err(|e| DataError::template(&name, describe(&e)))?;

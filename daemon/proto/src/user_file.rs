@@ -19,6 +19,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|refused| match refused {
         // A socket, or a FIFO's or device's driver that does not answer.
         rustix::io::Errno::NXIO => not_regular("a socket or a device"),
+        rustix::io::Errno::NOENT => match std::fs::read_link(path) {
+            Ok(to) => io::Error::new(io::ErrorKind::NotFound, format!("it is a link to {}, where nothing is", to.display())),
+            Err(_) => refused.into(),
+        },
         other => other.into(),
     })?);
     let kind = file.metadata()?.file_type();
@@ -75,6 +79,18 @@ mod tests {
             assert_eq!(kind(path), io::ErrorKind::InvalidInput, "{}", path.display());
         }
         assert_eq!(kind(&dir.path().join("none")), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_named_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("model.safetensors");
+        std::os::unix::fs::symlink("../blobs/6f2a", &link).unwrap();
+        let error = open(&link).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (io::ErrorKind::NotFound, "it is a link to ../blobs/6f2a, where nothing is".into())
+        );
     }
 
     #[test]

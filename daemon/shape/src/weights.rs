@@ -209,9 +209,10 @@ impl WeightFiles {
     }
 }
 
-/// Whether there is something of this name. That it cannot be looked at is an error, and not the same as that it is not there.
+/// Whether there is something of this name, be it a link to nothing, which is then named when it is opened. That it cannot be looked at is an error, and not the same as that it is not there.
 fn is_there(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source })
+    let is_there = path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source })?;
+    Ok(is_there || path.is_symlink())
 }
 
 #[cfg(test)]
@@ -361,6 +362,11 @@ mod tests {
         let (config, whole) = model();
         let refusal = || check_weights(dir.path(), &config).unwrap_err();
         assert!(refusal().contains("no model.safetensors and no"));
+        // A hub's cache whose blobs are gone.
+        let file = dir.path().join(SINGLE_FILE);
+        std::os::unix::fs::symlink("../blobs/6f2a", &file).unwrap();
+        assert!(refusal().contains("model.safetensors: it is a link to ../blobs/6f2a, where nothing is"), "{}", refusal());
+        std::fs::remove_file(&file).unwrap();
         let file = dir.path().join(SINGLE_FILE);
         write(&file, &whole);
         let bytes = std::fs::read(&file).unwrap();

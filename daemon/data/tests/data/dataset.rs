@@ -51,7 +51,7 @@ fn mistakes_name_file_line_and_column() {
     assert_eq!(error("a.jsonl", &good.replace("\"a\"", "17")), "a.jsonl:1: column `question` is a number, expected a string");
     assert_eq!(error("a.jsonl", &good.replace("\"b\"", "{}")), "a.jsonl:1: column `answer` is an object, expected a string");
     assert_eq!(error("a.jsonl", &format!("{good}\n{good},\n")), "a.jsonl:2: not JSON: trailing characters at column 46");
-    assert_eq!(error("a.jsonl", "[1]"), "a.jsonl:1: a number, expected a JSON object per row (columns by name)");
+    assert_eq!(error("a.jsonl", "[1]"), "a.jsonl:1: a list with a number, expected a JSON object per row (columns by name)");
     assert_eq!(error("a.jsonl", "\n"), "data.train: a.jsonl has no row");
     assert_eq!(
         error("a.csv", "question,answer"),

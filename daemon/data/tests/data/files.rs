@@ -40,6 +40,12 @@ fn packed_files_are_read() {
     let path = directory.path().join("two.jsonl.gz");
     std::fs::write(&path, [&gzip[..], &gzip[..]].concat()).unwrap();
     assert_eq!(texts(&path).unwrap().len(), 4);
+    // Zeros between members and behind the last, which gzip, Python and Arrow pass over; anything else is refused.
+    let zeros = [0u8; 9000];
+    std::fs::write(&path, [&gzip[..], &zeros, &gzip[..], &zeros].concat()).unwrap();
+    assert_eq!(texts(&path).unwrap().len(), 4);
+    std::fs::write(&path, [&gzip[..], &zeros, b"x"].concat()).unwrap();
+    assert!(texts(&path).unwrap_err().starts_with("cannot read "));
     std::fs::write(&path, &gzip[..gzip.len() - 12]).unwrap();
     assert!(texts(&path).unwrap_err().starts_with("cannot read "));
 }
@@ -66,8 +72,26 @@ fn lists_and_pretty_printed_objects_are_read() {
         "a.json:2: not JSON: expected `,` or `]` at column 2"
     );
     assert!(refused("a.json", b"[{\"text\": \"a\"},").contains("is cut off"));
-    assert_eq!(refused("a.json", b"[{\"text\": \"a\"}] x"), "a.json:1: not JSON: trailing characters at column 17");
+    assert_eq!(
+        refused("a.json", b"[{\"text\": \"a\"}] x"),
+        "a.json:1: more follows the list of rows: a file is one list of objects, or an object a line (column 17)"
+    );
     assert!(refused("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\"\n").starts_with("a.jsonl:2: not JSON: "));
+}
+
+#[test]
+fn rows_that_are_none_are_named_as_what_they_are() {
+    let list = "a list with a string, expected a JSON object per row (columns by name)";
+    assert_eq!(refused("a.jsonl", b"[\"a\", 1]\n[\"b\", 2]\n"), format!("a.jsonl:1: {list}"));
+    let half = |text: &str| refused("a.jsonl", format!("{{\"text\": \"ok\"}}\n{{\"text\": \"{text}\"}}\n").as_bytes());
+    for (text, escape) in
+        [("a\\ud83d b", "\\ud83d"), ("\\uDE00", "\\uDE00"), ("a\\ud83d\\u0041", "\\ud83d"), ("\\ud83d", "\\ud83d")]
+    {
+        let message = half(text);
+        assert!(message.starts_with(&format!("a.jsonl:2: not JSON: {escape} is half of a surrogate pair")), "{text}: {message}");
+    }
+    assert!(half("\\u12g4").contains("invalid escape"), "{}", half("\\u12g4"));
+    assert!(refused("a.jsonl", b"\"a\\ud83d b\"").contains("\\ud83d is half of a surrogate pair"));
 }
 
 #[test]

@@ -168,10 +168,7 @@ fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
     let short = Reading { max_length: 12, ..TOGETHER };
     for reading in [short, Reading { whole: Whole::Scored, ..short }, Reading { whole: Whole::Learned(Tokenize::Apart), ..short }] {
         let message = read(&[good.clone(), long.clone()], reading).err().unwrap().to_string();
-        assert!(
-            message.contains("row 2: `chosen` and `rejected` are the same up to max_length = 12 tokens: raise it"),
-            "{message}"
-        );
+        assert!(message.contains(":2): `chosen` and `rejected` are the same up to max_length = 12 tokens: raise it"), "{message}");
     }
     assert_eq!(read(&[good, long], TOGETHER).unwrap().truncated(), 0);
 
@@ -185,7 +182,7 @@ fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
     let said = |content: &str, name: &str| json!({"role": "assistant", "content": content, "name": name});
     let all = "{% for m in messages %}{{ m.content }}{% endfor %}";
     let message = written(all, said("4", "Ada"), said("4", "Bob"));
-    assert!(message.contains("row 1: `chosen` and `rejected` are the same tokens"), "{message}");
+    assert!(message.contains(":1): `chosen` and `rejected` are the same tokens"), "{message}");
     let message = written(all, said("4", "Ada"), said("", "Bob"));
-    assert!(message.contains("row 1: the template writes nothing of `rejected`"), "{message}");
+    assert!(message.contains(":1): the template writes nothing of `rejected`"), "{message}");
 }

@@ -120,7 +120,10 @@ fn long_rows_are_cut_and_counted_and_endless_prompts_refused() {
     assert_ne!(rows.step(0)[0].ids.last(), Some(&tokenizer.eos_id()), "a cut completion has no end to learn");
     let data = pairs(&[("a", "b"), (&"q".repeat(50), "b")]);
     let message = Supervision::sft(&[taught(&data, &template)], &tokenizer, &stage, ORDER).err().unwrap().to_string();
-    assert!(message.starts_with("data.train: row 2: its prompt has ") && message.ends_with("raise it"), "{message}");
+    assert!(
+        message.starts_with("data.train: row 2 (") && message.contains(":2): its prompt has ") && message.ends_with("raise it"),
+        "{message}"
+    );
 }
 
 proptest! {
@@ -153,7 +156,17 @@ fn a_prompt_that_fails_names_its_row() {
     let data = pairs(&[("a", "b"), ("", "b")]);
     let template = crate::open(&TemplateSource::Plain, &tokenizer()).unwrap();
     let message = Prompts::build(&data, &template, &tokenizer(), Lengths::default()).err().unwrap().to_string();
-    assert!(message.starts_with("data.train: row 2: template plain: the prompt has no token"), "{message}");
+    assert!(message.contains(":2): template plain: the prompt has no token"), "{message}");
+    // Of a glob, the row's own file.
+    let directory = tempfile::tempdir().unwrap();
+    let row = |prompt: &str| format!("{{\"prompt\": \"{prompt}\"}}\n");
+    std::fs::write(directory.path().join("a.jsonl"), row("a") + &row("b")).unwrap();
+    std::fs::write(directory.path().join("b.jsonl"), format!("\n\n{}", row(""))).unwrap();
+    let all = directory.path().join("*.jsonl");
+    let glob = DataSet::open(&DataSource { prompt: Some("prompt".into()), ..source(&all) }).unwrap();
+    let message = Prompts::build(&glob, &template, &tokenizer(), Lengths::default()).err().unwrap().to_string();
+    let place = directory.path().join("b.jsonl:3").display().to_string();
+    assert!(message.starts_with(&format!("data.train: row 3 ({place}): template plain: ")), "{message}");
     let data = pairs(&[("ab", "b"), ("User: what is", "b")]);
     let prompts = Prompts::build(&data, &template, &tokenizer(), Lengths::default()).unwrap();
     assert_eq!(prompts.length_max() as usize, prompts.at(1).ids.len());
@@ -169,10 +182,7 @@ fn a_prompt_beyond_the_models_positions_is_named_or_left_out() {
     let build = |lengths| Prompts::build(&data, &template, &tokenizer(), lengths);
     let message = build(Lengths { positions: Some(100), max_prompt_length: None }).err().unwrap().to_string();
     let tokens = tokenizer().encode(&long, true).unwrap().len();
-    assert!(
-        message.starts_with(&format!("data.train: row 2: its prompt has {tokens} tokens, and the model's positions reach to 100")),
-        "{message}"
-    );
+    assert!(message.contains(&format!(":2): its prompt has {tokens} tokens, and the model's positions reach to 100")), "{message}");
     assert!(message.contains("2 of its 4 rows are so") && message.contains("set max_prompt_length below 100"), "{message}");
 
     let prompts = build(Lengths { positions: Some(100), max_prompt_length: Some(50) }).unwrap();

@@ -1,5 +1,5 @@
 use crate::{file, golden, tokenizer};
-use r1d_data::{Message, Row, Said, Telling, Template, Tokenizer};
+use r1d_data::{Json, Message, Row, Said, Telling, Template, Tokenizer};
 use r1d_job::TemplateSource;
 
 fn row(prompt: &str) -> Row {
@@ -173,4 +173,65 @@ fn an_endless_template_is_refused_by_name() {
     // A long conversation is far from it.
     let (_directory, path) = file("long.jinja", "{% for i in range(10000) %}{{ i }} {{ prompt }}\n{% endfor %}");
     assert!(crate::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row("why")).is_ok());
+}
+
+/// What jinja2 3.1 does, as transformers sets it up: None has no items, what is undefined has none either but is empty, and neither can be cut.
+#[test]
+fn none_is_gone_through_as_in_python() {
+    let message = Message::list(&[Json::parse(r#"{"role": "user", "content": null, "tool_calls": []}"#).unwrap()]).unwrap();
+    let row = Row { messages: message, ..Row::default() };
+    let rendered = |text: &str| {
+        let (_directory, path) = file("own.jinja", &format!("{{% set m = messages[0] %}}{text}"));
+        crate::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row).map_err(|e| e.to_string())
+    };
+    for refused in [
+        "{% for p in m.content %}{% endfor %}",
+        "{%- for p in m['content'] if p -%}{%- endfor -%}",
+        "{% for p in m.content recursive %}{% endfor %}",
+        "{% for p in [1] recursive %}{{ loop(m.content) }}{% endfor %}",
+        "{{ m.content|join }}",
+        "{{ m.content|join(', ') }}",
+        "{{ m.content|first }}",
+        "{{ m.content|last }}",
+        "{{ m.content|list }}",
+        "{{ m.content|sort }}",
+        "{{ m.content|unique|list }}",
+        "{{ m.content|batch(2)|list }}",
+        "{{ m.content|slice(2)|list }}",
+        "{{ m.content|groupby('a')|list }}",
+        "{{ m.content|min }}",
+        "{{ m.content|max }}",
+        "{{ m.content|sum }}",
+        "{{ m.content|reverse }}",
+        "{{ m.content|dictsort }}",
+        "{{ m.content|items|list }}",
+        "{{ m.content|length }}",
+        "{{ 'a' in m.content }}",
+        "{% for p in m.content[1:] %}{% endfor %}",
+        "{{ m.content[:1] }}",
+        "{{ m.missing[1:] }}",
+        "{% set a, b = m.content %}",
+    ] {
+        assert!(rendered(refused).is_err(), "{refused}: {:?}", rendered(refused));
+    }
+    let why = rendered("\n{% for p in m.content %}{% endfor %}").unwrap_err();
+    assert!(why.contains("line 2") && why.contains("None is not iterable"), "{why}");
+    for (text, expected) in [
+        ("{% for p in m.missing %}{% else %}none{% endfor %}", "none"),
+        ("{% for p in m.content or [] %}{% endfor %}.", "."),
+        ("{% for p in [3, 1, 2]|sort %}{{ loop.index }}={{ p }},{% endfor %}", "1=1,2=2,3=3,"),
+        ("{% for k, v in {'a': 1}.items() if v > 0 %}{{ k ~ v }}{% endfor %}", "a1"),
+        ("{% for n in [[1, [2]]] recursive %}{% for x in n %}{{ x }}{% endfor %}{% endfor %}", "1[2]"),
+        ("{% for n in [{'c': [{'c': []}]}] recursive %}<{{ loop(n.c) }}>{% endfor %}", "<<>>"),
+        ("{{ [1, 2, 3][1:] }}{{ 'abc'[::-1] }}{{ (1, 2)[:1]|list }}{{ messages[0].role[:2] ~ 'x' }}", "[2, 3]cba[1]usx"),
+        ("{{ [{'a': 2}, {'a': 1}]|sort(attribute='a')|map(attribute='a')|join('-') }}", "1-2"),
+        ("{{ [3, 1]|max }}{{ [3, 1]|sum }}{{ [1, 1, 2]|unique|list }}{{ [1, 2, 3]|batch(2)|list }}", "34[1, 2][[1, 2], [3]]"),
+        (
+            "{{ m.content|map('upper')|list }}{{ m.content|select|list }}{{ m.missing|list }}{{ m.missing|first }}{{ m.missing|last }}",
+            "[][][]",
+        ),
+        ("{{ m.missing|join }}{{ m.missing|length }}{{ m.missing|sum }}", "00"),
+    ] {
+        assert_eq!(rendered(text).as_deref(), Ok(expected), "{text}");
+    }
 }
