@@ -2,7 +2,7 @@
 
 use crate::error::JobError;
 use crate::keys::{self, Default, Key, Kind, Table};
-use crate::limits::{NAMED_MAX, SCORE_MAX, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX};
+use crate::limits::{NAMED_MAX, NUMBER_MAX, NUMBER_MIN, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX};
 use r1d_proto::shown;
 use std::ops::Range;
 use toml::Spanned;
@@ -135,13 +135,17 @@ impl Checker<'_> {
             }
             Kind::Float { min, max, above } => {
                 let number = float(value).ok_or_else(wrong)?;
-                self.in_range(
-                    number.is_finite() && number >= *min && number <= *max && !(*above && number == *min),
-                    &number,
-                    key,
-                    place,
-                )?;
-                Ok(number.into())
+                let is_within = number >= *min && number <= *max && !(*above && number == *min);
+                self.in_range(is_within, &shown::number(number), key, place)?;
+                match is_lost(number) {
+                    true => Err(JobError::OutOfRange {
+                        place: place.at(place.line),
+                        key: key.name.into(),
+                        value: shown::number(number),
+                        rule: format!("expected {}; nearer to 0 than {NUMBER_MIN:e} it is 0 in float32", key.kind.expected()),
+                    }),
+                    false => Ok(number.into()),
+                }
             }
             Kind::AutoOrTexts if text(value) == Some("auto") => Ok("auto".into()),
             Kind::Texts | Kind::AutoOrTexts => {
@@ -314,6 +318,11 @@ fn float(value: &DeValue<'_>) -> Option<f64> {
     }
 }
 
+/// Whether float32 would make it 0.
+fn is_lost(number: f64) -> bool {
+    number != 0.0 && number.abs() < NUMBER_MIN
+}
+
 fn texts<'a>(value: &'a DeValue<'_>) -> Option<Vec<&'a str>> {
     value.as_array()?.iter().map(|item| text(item.get_ref())).collect()
 }
@@ -324,7 +333,8 @@ fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
     }
     let table = value.as_table()?;
     let (name, score) = table.iter().next().filter(|_| table.len() == 1)?;
-    let score = float(score.get_ref()).filter(|score| name.get_ref() == "score" && score.abs() <= SCORE_MAX)?;
+    let score =
+        float(score.get_ref()).filter(|score| name.get_ref() == "score" && score.abs() <= NUMBER_MAX && !is_lost(*score))?;
     Some(toml::Value::Table(toml::Table::from_iter([("score".to_string(), toml::Value::Float(score))])))
 }
 
@@ -351,6 +361,7 @@ fn json_value(value: &DeValue<'_>) -> Option<toml::Value> {
 /// What an error says was found.
 fn shown(value: &DeValue<'_>) -> String {
     match value {
+        DeValue::String(text) if text.is_empty() => "an empty string".into(),
         DeValue::String(text) => format!("the string {:?}", text.chars().take(60).collect::<String>()),
         DeValue::Integer(number) => format!("the integer {}", shown::quote(number.as_str())),
         DeValue::Float(number) => format!("the number {}", shown::quote(number.as_str())),

@@ -38,5 +38,7 @@ pub const EVALUATION_MAX_COMPLETIONS: u64 = 1 << 20;
 pub const TEMPERATURE_MAX: f64 = 1e3;
 /// Above 0, what is lower is 0 in the sampler's float32, or makes logits infinite there.
 pub const TEMPERATURE_MIN: f64 = 1e-4;
-/// Weights of rewards and scores that a job gives; sums of a few of them are still float32.
-pub const SCORE_MAX: f64 = 1e30;
+/// Numbers that a job gives, whatever their sign; sums and products of a few of them with what a worker computes are still float32.
+pub const NUMBER_MAX: f64 = 1e30;
+/// Nearer to 0 a number would be 0 in a worker's float32.
+pub const NUMBER_MIN: f64 = 1e-37;

@@ -218,8 +218,9 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     if rows > 0 && stage.steps(rows).saturating_mul(per_step) > EPOCHS_WARN.saturating_mul(rows) {
         found.push(format!("{place} goes through its {rows} rows {} times", stage.steps(rows).saturating_mul(per_step) / rows));
     }
-    if rows > 0 && per_step > rows {
-        found.push(format!("{place} takes {per_step} rows a step and its data has {rows}: a step repeats rows"));
+    let largest = stage.rows_of_step(0, rows);
+    if rows > 0 && largest > rows {
+        found.push(format!("{place} takes {largest} rows a step and its data has {rows}: a step repeats rows"));
     }
     if let Some(schedule) = &stage.schedule {
         let updates = stage.steps(rows).saturating_mul(stage.updates_per_step());

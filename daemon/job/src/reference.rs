@@ -130,7 +130,6 @@ fn key_schema(key: &'static Key) -> Value {
 }
 
 fn kind_schema(kind: &'static Kind) -> Value {
-    let bound = |number: f64| if number.is_finite() { json!(number) } else { Value::Null };
     let mut schema = match kind {
         Kind::Text | Kind::Path => json!({ "type": "string", "minLength": 1 }),
         Kind::Name => json!({ "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$" }),
@@ -138,9 +137,9 @@ fn kind_schema(kind: &'static Kind) -> Value {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Kind::Float { min, max, above: true } => {
-            json!({ "type": "number", "exclusiveMinimum": bound(*min), "maximum": bound(*max) })
+            json!({ "type": "number", "exclusiveMinimum": min, "maximum": max })
         }
-        Kind::Float { min, max, above: false } => json!({ "type": "number", "minimum": bound(*min), "maximum": bound(*max) }),
+        Kind::Float { min, max, above: false } => json!({ "type": "number", "minimum": min, "maximum": max }),
         Kind::OneOf(words) => json!({ "enum": words }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::WordOrScore(words) => json!({ "anyOf": [{ "enum": words }, {

@@ -9,6 +9,7 @@ use crate::limits::TEMPERATURE_MIN;
 use crate::reward::{Answering, Plugin, Respondent, Reward};
 use crate::stage::{Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, Rollouts, Select, Stage, StageKind};
 use r1d_proto::recipe::{Baseline, DpoLossType};
+use r1d_proto::shown;
 use r1d_proto::worker::Dtype;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -377,7 +378,7 @@ fn check_changes(stage: &Stage, rollouts: &Rollouts, place: &str) -> Result<(), 
 /// One that float32 knows.
 fn check_temperature(temperature: f64, place: &str) -> Result<(), JobError> {
     if temperature > 0.0 && temperature < TEMPERATURE_MIN {
-        let problem = format!("temperature = {temperature} is too low to divide by");
+        let problem = format!("temperature = {} is too low to divide by", shown::number(temperature));
         return refuse(place, problem, format!("set it to {TEMPERATURE_MIN} or more, or to 0 for the likeliest token each time"));
     }
     Ok(())

@@ -23,6 +23,12 @@ pub fn lines(text: &str) -> String {
     shown(text, LINE_MAX_BYTES, true)
 }
 
+/// A number, without hundreds of zeros before or behind its digits.
+pub fn number(number: f64) -> String {
+    let is_long = number.is_finite() && number != 0.0 && !(1e-5..1e15).contains(&number.abs());
+    if is_long { format!("{number:e}") } else { number.to_string() }
+}
+
 /// Whether a terminal would do something else with the character than show it: control characters, and those that turn the direction of text or
 /// end a line.
 pub fn is_unsafe(c: char) -> bool {
@@ -58,6 +64,16 @@ mod tests {
         assert_eq!(line("a\x1b[2J\r\n\u{9b}b\u{202e}c\td"), "a\\u{1b}[2J\\r\\n\\u{9b}b\\u{202e}c d");
         assert_eq!(lines("one\ntwo\x07"), "one\ntwo\\u{7}");
         assert_eq!(quote("δ 三 ✓"), "δ 三 ✓");
+    }
+
+    #[test]
+    fn a_number_takes_few_characters() {
+        for (value, text) in
+            [(0.0, "0"), (0.25, "0.25"), (-1e30, "-1e30"), (1e308, "1e308"), (5e-324, "5e-324"), (1e14, "100000000000000")]
+        {
+            assert_eq!(number(value), text);
+        }
+        assert_eq!((number(f64::NAN), number(f64::NEG_INFINITY)), ("NaN".into(), "-inf".into()));
     }
 
     #[test]

@@ -776,7 +776,7 @@ static GRPO: &Table = &Table {
             ),
             key(
                 "off_policy_mask_threshold",
-                Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+                score(),
                 Unset("every completion trains"),
                 "",
                 "Completions with a negative advantage whose mean log-ratio of sampler to policy is above this do not train the policy (off-policy sequence masking, DeepSeek-V3.2 3.1).",
@@ -860,7 +860,7 @@ static REJECTION_SAMPLING: &Table = &Table {
             ),
             key(
                 "correct_at",
-                Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+                score(),
                 Value("1.0"),
                 "",
                 "With select = \"correct\": a completion is correct when the score of the first reward that judges its row is at least this.",
@@ -945,7 +945,7 @@ static REWARD: &Table = &Table {
         ),
         key(
             "min_score",
-            Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
+            score(),
             Unset("no score is too low"),
             "",
             "In a rejection-sampling stage alone: a completion whose score is lower, or on which the plugin fails, is not kept (mixed languages, length, format).",
@@ -1086,11 +1086,5 @@ const EVALUATION: &[Key] = &[
         "",
         "What scores: names of the stages' rewards (with their configuration), or of plugins. The first says what is correct.",
     ),
-    key(
-        "correct_at",
-        Kind::Float { min: f64::NEG_INFINITY, max: f64::INFINITY, above: true },
-        Value("1.0"),
-        "",
-        "A completion is correct when the first reward's score is at least this.",
-    ),
+    key("correct_at", score(), Value("1.0"), "", "A completion is correct when the first reward's score is at least this."),
 ];

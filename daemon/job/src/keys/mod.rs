@@ -4,9 +4,10 @@
 mod daemon;
 mod job;
 
-use crate::limits::{SCORE_MAX, STAGE_MAX_STEPS};
+use crate::limits::{NUMBER_MAX, STAGE_MAX_STEPS};
 pub use daemon::DAEMON;
 pub use job::JOB;
+use r1d_proto::shown;
 
 /// A table of a document: `[model]`, or each of `[[stage]]`.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub enum Kind {
         min: i64,
         max: i64,
     },
-    /// Integers are taken too.
+    /// A number that is not lost in float32: 0, or not nearer to it than [`crate::limits::NUMBER_MIN`]. Integers are taken too.
     Float {
         min: f64,
         max: f64,
@@ -107,11 +108,7 @@ impl Kind {
             Kind::Integer { min, max } => format!("an integer from {min} to {max}"),
             Kind::Float { min, max, above } => {
                 let from = if *above { "above" } else { "of at least" };
-                if max.is_infinite() {
-                    format!("a number {from} {}", short(*min))
-                } else {
-                    format!("a number {from} {} and at most {}", short(*min), short(*max))
-                }
+                format!("a number {from} {} and at most {}", shown::number(*min), shown::number(*max))
             }
             Kind::OneOf(words) => format!("one of {}", quoted(words)),
             Kind::Texts => "a list of strings".into(),
@@ -136,11 +133,6 @@ impl Kind {
             _ => Vec::new(),
         }
     }
-}
-
-/// Without thirty zeros.
-fn short(number: f64) -> String {
-    if number.is_finite() && number.abs() >= 1e15 { format!("{number:e}") } else { number.to_string() }
 }
 
 fn quoted(words: &[&str]) -> String {
@@ -203,15 +195,15 @@ const fn steps(min: i64) -> Kind {
 
 /// A score, or what one is multiplied by.
 const fn score() -> Kind {
-    Kind::Float { min: -SCORE_MAX, max: SCORE_MAX, above: false }
+    Kind::Float { min: -NUMBER_MAX, max: NUMBER_MAX, above: false }
 }
 
 const fn at_least(min: f64) -> Kind {
-    Kind::Float { min, max: f64::INFINITY, above: false }
+    Kind::Float { min, max: NUMBER_MAX, above: false }
 }
 
 const fn above(min: f64) -> Kind {
-    Kind::Float { min, max: f64::INFINITY, above: true }
+    Kind::Float { min, max: NUMBER_MAX, above: true }
 }
 
 const fn share() -> Kind {

@@ -48,6 +48,8 @@ fn a_wrong_type_names_key_and_type() {
         refusal("config = {", "config = { when = 2024-01-01,")
             .contains("`config` is a table, expected a table of values that JSON can say")
     );
+    let text = refusal("name = \"all-stages\"", "name = \"x\"\n[data.empty]\npath = \"\"");
+    assert!(text.ends_with("`path` is an empty string, expected a path"), "{text}");
     assert!(refusal("name = \"all-stages\"", "name = \"../up\"").contains("`name` is the string \"../up\", expected a name"));
 }
 

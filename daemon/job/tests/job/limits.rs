@@ -3,7 +3,7 @@
 use crate::keys::{leaves, set};
 use crate::preferences::JOB as PREFERENCES;
 use crate::{JOB, parse, plan, refusal};
-use r1d_job::keys::{self, Kind};
+use r1d_job::keys::{self, Key, Kind, Table};
 use r1d_job::limits::{
     EVALUATION_MAX_COMPLETIONS, JOB_MAX_BYTES, NAMED_MAX, SEQUENCE_MAX_TOKENS, STAGE_MAX_STEPS, STEP_MAX_COMPLETIONS,
     STEP_MAX_ROWS, STEP_MAX_TOKENS, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX,
@@ -185,11 +185,52 @@ fn numbers_that_float32_does_not_know_are_refused() {
     assert!(text.ends_with("is out of range: expected a number of at least -1e30 and at most 1e30"), "{text}");
     assert!(reward("on_fault = { score = -1e300 }").contains("`on_fault` is a table"));
     for job in
-        [JOB.replace("steps = 200", "steps = 200\ntemperature = 1e-50"), JOB.replace("[[eval]]", "[[eval]]\ntemperature = 1e-50")]
+        [JOB.replace("steps = 200", "steps = 200\ntemperature = 1e-20"), JOB.replace("[[eval]]", "[[eval]]\ntemperature = 1e-20")]
     {
         let text = parse(&job).unwrap_err().to_string();
-        assert!(text.contains("is too low to divide by; set it to 0.0001 or more"), "{text}");
+        assert!(text.contains("temperature = 1e-20 is too low to divide by; set it to 0.0001 or more"), "{text}");
     }
+}
+
+/// Every key of every table that is a number that is no whole one, with its table's path.
+fn float_keys() -> Vec<(&'static str, &'static Key)> {
+    let all = keys::tables(keys::JOB).into_iter();
+    let of = |table: &'static Table| table.keys().map(move |key| (table.path, key));
+    all.flat_map(of).filter(|(_, key)| matches!(key.kind, Kind::Float { .. })).collect()
+}
+
+#[test]
+fn no_number_is_lost_or_infinite_in_float32() {
+    let keys = float_keys();
+    assert!(keys.len() > 50, "{}", keys.len());
+    for (path, key) in keys {
+        let Kind::Float { min, max, .. } = key.kind else { continue };
+        assert!(min as f32 == 0.0 || (min as f32).is_normal(), "{path}.{}: {min}", key.name);
+        assert!((max as f32).is_normal(), "{path}.{}: {max}", key.name);
+    }
+    let told = |job: String, key: &str, value: &str| {
+        let text = parse(&job).expect_err(&job).to_string();
+        assert!(text.contains(&format!("`{key}` = {value} is out of range: ")) && text.len() < 400, "{text}");
+    };
+    let stage = |kind: &str, line: &str| {
+        let all = "name = \"x\"\nseed = 1\n[model]\ninit = \"c.json\"\ntokenizer = \"t.json\"\n[data.d]\npath = \"d.jsonl\"\n";
+        format!("{all}[[stage]]\nname = \"s\"\nkind = \"{kind}\"\ndata = \"d\"\n{line}\n")
+    };
+    let Some(Kind::Variants { variants, .. }) = keys::JOB.key("stage").map(|key| &key.kind) else { panic!("stages have kinds") };
+    for (kind, table) in *variants {
+        for key in table.keys().filter(|key| matches!(key.kind, Kind::Float { .. })) {
+            for value in ["1e-300", "1e-46", "1e39", "1e308"] {
+                told(stage(kind, &format!("{} = {value}", key.name)), key.name, value);
+            }
+        }
+    }
+    for key in ["temperature", "top_p", "correct_at"] {
+        told(JOB.replace("[[eval]]", &format!("[[eval]]\n{key} = 1e-300")), key, "1e-300");
+    }
+    let reward = |keys: &str| refusal("plugin = \"accuracy\"", &format!("plugin = \"accuracy\"\n{keys}"));
+    assert!(reward("weight = -1e-60").contains("`weight` = -1e-60 is out of range: expected a number of at least -1e30"));
+    assert!(reward("on_abstain = { score = 1e-60 }").contains("`on_abstain` is a table"));
+    parse(&JOB.replace("[[eval]]", "[[eval]]\ntop_p = 1e-30")).unwrap();
 }
 
 /// Whatever the text, an error is short and moves no cursor.

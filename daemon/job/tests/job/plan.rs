@@ -140,6 +140,23 @@ fn what_is_probably_not_meant_is_said() {
 }
 
 #[test]
+fn a_step_that_takes_each_row_once_repeats_none() {
+    let warned = |job: &str, rows: u64| {
+        let job = parse(job).unwrap();
+        let seen = Seen { rows: job.stages.iter().map(|stage| (stage.name.clone(), rows)).collect(), ..Seen::default() };
+        warnings(&job, &[], &seen).join("\n").contains("a step repeats rows")
+    };
+    let sampled = |length: &str| {
+        format!(
+            "name = \"x\"\n[model]\npath = \"m\"\n[data.d]\npath = \"d.jsonl\"\nreference = \"answer\"\n[[stage]]\nname = \"s\"\nkind = \"rejection-sampling\"\n\
+             data = \"d\"\nprompts_per_step = 64\n{length}\n[[stage.reward]]\nplugin = \"accuracy\"\n"
+        )
+    };
+    assert!(!warned(&sampled("epochs = 1"), 2), "two completions are sampled");
+    assert!(warned(&sampled("epochs = 2"), 2) && warned(&sampled("steps = 1"), 2));
+}
+
+#[test]
 fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() {
     let check = |routing, tokens: u32| {
         let job =
