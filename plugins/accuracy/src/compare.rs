@@ -6,6 +6,7 @@ use crate::equations::{assigned, equivalent, name, same_name};
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{Bracket, Relation};
 use crate::matrix::{resolved, rows_of};
+use crate::numeric::constant_rational;
 use crate::real_set::RealSet;
 use crate::solve::{mirrored, subject};
 use crate::text;
@@ -85,6 +86,12 @@ impl Compare<'_> {
                 }
             }
             (Expr::Modulo(r, m), Expr::Modulo(a, n)) => self.classes((r, m), (a, n)),
+            // `2 \pmod 3` says 2 with its modulus; `5 \pmod 3` is a class, and not 5.
+            (other, Expr::Modulo(value, modulus))
+                if other.is_scalar() && other.symbols().is_empty() && !is_residue(value, modulus) =>
+            {
+                Verdict::Different
+            }
             (Expr::Modulo(value, modulus), other) | (other, Expr::Modulo(value, modulus)) if other.is_scalar() => {
                 self.class_and_formula((value, modulus), other)
             }
@@ -478,6 +485,12 @@ fn says_nothing(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> bool {
     let apart = left.clone().minus(right.clone());
     let same = |value: Rational| judge.equal(&apart, &Expr::Number(value)) == Verdict::Equal;
     ordered && left.symbols() == right.symbols() && apart.is_scalar() && judge.value_at_a_point(&apart).is_some_and(same)
+}
+
+/// Whether a class is given by its least member.
+fn is_residue(value: &Expr, modulus: &Expr) -> bool {
+    let (value, modulus) = (constant_rational(value), constant_rational(modulus));
+    value.zip(modulus).is_some_and(|(value, modulus)| !value.is_negative() && value < modulus)
 }
 
 /// The name of a point and its place: `A(1, 2)`.

@@ -34,6 +34,10 @@ fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
         1 => rest.remove(0),
         _ => Expr::List(*joined, rest),
     };
+    // A number has no parameter: `14, x \in \mathbb{Z}` says more.
+    if bare.is_scalar() && bare.symbols().is_empty() {
+        return (expr.clone(), None);
+    }
     (bare, Some(parameter))
 }
 

@@ -7,6 +7,7 @@
 //! postfix := "!" | "%" | "°" | "'" | "_" index | "^" exponent
 //! ```
 
+use crate::binomials::{chosen, indexed};
 use crate::expression::{Expr, Function};
 use crate::functions::function_prefix;
 use crate::lexer::{Bracket, Kind, Numeral, Relation, Token};
@@ -480,11 +481,23 @@ impl<'a> Parser<'a> {
     fn chosen_from(&mut self) -> Option<Expr> {
         self.at += 1;
         self.eat(&Kind::Underscore).then_some(())?;
-        let of = self.index()?;
-        let (Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P"))) = *self.peek()? else { return None };
+        // `{}_nC_k`: one run of letters.
+        let glued = match self.peek()? {
+            Kind::Word(run) => run.strip_suffix(['C', 'P']).filter(|of| !of.is_empty()).map(|of| (of.to_string(), *run)),
+            _ => None,
+        };
+        let (of, letter) = match glued {
+            Some((of, run)) => (of, if run.ends_with('C') { "C" } else { "P" }),
+            None => {
+                let of = self.index()?;
+                let (Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P"))) = *self.peek()? else { return None };
+                (of, letter)
+            }
+        };
         self.at += 1;
         self.eat(&Kind::Underscore).then_some(())?;
-        let count = Expr::integer(self.index()?.parse().ok()?);
+        let count = self.index()?;
+        let count = indexed(&count).unwrap_or(Expr::Symbol(count));
         chosen(&Expr::Symbol(format!("{letter}_{of}")), &count)
     }
 
@@ -684,20 +697,6 @@ impl<'a> Parser<'a> {
             _ if is_function(name) || name == "surd" => self.function(name),
             _ => vulgar(name).or_else(|| is_greek(name).then(|| Expr::Symbol(name.to_string()))),
         }
-    }
-}
-
-/// `C_5^2`, the choices of 2 out of 5, and `A_5^2` or `P_5^2`, those in order.
-fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
-    let (Expr::Symbol(name), Expr::Number(count)) = (name, count) else { return None };
-    let (letter, of) = name.split_once('_')?;
-    let (of, count) = (of.parse::<i64>().ok()?, count.to_i64()?);
-    (0..=of).contains(&count).then_some(())?;
-    let factorial = |value: i64| Expr::call(Function::Factorial, Expr::integer(value));
-    match letter {
-        "C" => Some(Expr::Call(Function::Binomial, vec![Expr::integer(of), Expr::integer(count)])),
-        "A" | "P" => Some(factorial(of).over(factorial(of - count))),
-        _ => None,
     }
 }
 

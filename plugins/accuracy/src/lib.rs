@@ -25,6 +25,8 @@
 //! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
 //! | functions | `f(2)` is the value of f at 2, not f times 2 ([`applications`]); `g(a + b)`, `P(1+r)^n` are products; `y''` is not `y'` |
 //! | order | matrices, `A^{-1}B`, composed functions, `\vec a \times \vec b`, `p \to q`, similar triangles: equal only where they are written alike ([`ordered`]), else undecided; `\angle ABC` is `\angle CBA`; a word in capitals is no product |
+//! | antiderivatives | `\frac{x^3}{3} + C`: the constant may be called c, K, C_1, and have another value ([`antiderivatives`]) |
+//! | binomials | `C_5^2`, `C_n^k`, `{}_nC_k`, `C(n, k)`, and `A_n^2` in order ([`binomials`]) |
 //! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
 //! | inequalities | in one variable are their solutions: `x > 2`, `2 < x`, `-x < -2`, `(2, \infty)`; `x^2 < 4`, `|x| < 2`, `-2 < x < 2`; `\frac{1}{x} < 1`; `x \ne 3`; `x<1 \text{ or } x>2`, also with a comma between them, not with an `and`. Absolute values by cases ([`solve`]), rational functions whose roots are rational or of quadratics ([`polynomial`]); `\sqrt{x} < 3`, `2^x > 8`, `\ln x \ge 1` by their inverses ([`inverse`]) |
 //! | sums | `\sum_{k=1}^{10} k^2` is written out; `\sum_{k=1}^{n} k`, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, polynomials of the index and geometric series, have their closed form ([`series`]), so have rational functions whose terms cancel ([`telescope`]); others are equal where they are written alike. `1 + 2 + \cdots + n`, `1 \cdot 2 \cdots n`, `1, 2, \ldots, 10` are what their first terms and the last one say ([`progression`]) |
@@ -71,9 +73,11 @@
 //!
 //! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
 
+mod antiderivatives;
 mod applications;
 mod atoms;
 mod ball;
+mod binomials;
 mod cases;
 mod chinese;
 mod choice;

@@ -5,7 +5,7 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
-use crate::{chinese, choice, named, ordered, parse, remainder, sentence, spelled, text, vectors};
+use crate::{antiderivatives, binomials, chinese, choice, named, ordered, parse, remainder, sentence, spelled, text, vectors};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
@@ -128,6 +128,8 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let given = given_of(a, Commas::Group).or_else(|| last_side(a).and_then(|side| given_of(side, Commas::Group)));
     let mut verdict = given.map(|given| {
         let (truth, given) = vectors::resolved(read_truth, given);
+        let (truth, given) = binomials::resolved(truth, given);
+        let given = antiderivatives::resolved(&judge, &truth, given);
         compare.same_but_for_notes(&truth, &given)
     });
     // `1,234` may also be two numbers.
@@ -217,8 +219,66 @@ fn last_side(text: &str) -> Option<&str> {
         " or ",
         " and ",
     ];
-    let sums = !before.trim().is_empty() && !OTHERS.iter().any(|other| before.contains(other));
+    let sums = !before.trim().is_empty() && !OTHERS.iter().any(|other| before.contains(other)) && !names_within_words(before);
     (sums && last.contains(|c: char| c.is_ascii_digit())).then(|| last.trim())
+}
+
+/// Words that lead to an equation and say nothing against it.
+const LEADING: [&str; 34] = [
+    "the",
+    "a",
+    "equation",
+    "of",
+    "line",
+    "tangent",
+    "solution",
+    "answer",
+    "function",
+    "formula",
+    "general",
+    "particular",
+    "final",
+    "required",
+    "is",
+    "so",
+    "thus",
+    "hence",
+    "therefore",
+    "then",
+    "curve",
+    "circle",
+    "parabola",
+    "ellipse",
+    "hyperbola",
+    "plane",
+    "axis",
+    "symmetry",
+    "asymptote",
+    "we",
+    "get",
+    "have",
+    "obtain",
+    "only",
+];
+
+/// Whether words end in a letter that an equation is about, and may say something against it: `We reject x`, `All numbers except x`.
+fn names_within_words(before: &str) -> bool {
+    let han = |c: char| matches!(c, '\u{4e00}'..='\u{9fff}');
+    let before = before.trim_end_matches([' ', '$', '(']);
+    let start = before.rfind(|c: char| c.is_whitespace() || c == '$' || han(c)).map_or(0, |at| at + 1);
+    // Within the last character of the words, where that is a Chinese one.
+    let (Some(words), name) = (before.get(..before.ceil_char_boundary(start)), before.get(before.ceil_char_boundary(start)..))
+    else {
+        return false;
+    };
+    let letters = name.unwrap_or_default().chars().filter(|c| c.is_alphabetic()).count();
+    let against = |word: &str| {
+        let word = word.trim_end_matches([',', ':']);
+        word.chars().count() > 1
+            && word.chars().all(|c| c.is_ascii_alphabetic() || c == '\'')
+            && !LEADING.contains(&word.to_ascii_lowercase().as_str())
+    };
+    (1..=2).contains(&letters) && (words.contains(han) || words.split_whitespace().any(against))
 }
 
 /// A reference that is one capital letter, as choices are.
@@ -230,10 +290,10 @@ fn lone_letter(text: &str) -> Option<char> {
     letters.next().is_none().then_some(letter)
 }
 
-/// Whether an answer that chooses a letter is no formula of it: not `-A`, nor the constant `e`.
+/// Whether an answer that chooses a letter is no formula of it: not `-A` or `+A`, nor the constant `e`.
 fn names_choice(answer: &str, letter: char) -> bool {
     let before = answer.split(letter).next().unwrap_or_default();
-    answer != "e" && !before.trim_end().ends_with(['-', '−'])
+    answer != "e" && !before.trim_end().ends_with(['-', '−', '+'])
 }
 
 /// Three capitals or more, whose order is what they say: `LISTEN` is not `SILENT`.

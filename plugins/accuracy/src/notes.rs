@@ -163,10 +163,10 @@ fn condition<'a>(clause: &[Piece<'a>], token: &dyn Fn(Kind<'a>) -> Token<'a>) ->
             || clause.iter().any(|piece| piece.word.is_some_and(|word| matches!(word, "all" | "any" | "every" | "each" | "real")));
         return says.then(Vec::new);
     };
-    // `when x is positive` says nothing of whole numbers.
-    if kind == "+" {
-        let zero = Numeral { digits: "0".into(), decimals: None, exponent: 0 };
-        return Some(vec![letter.token.clone(), token(Kind::Relation(Relation::Greater)), token(Kind::Number(zero))]);
+    if matches!(kind, "+" | "0+") {
+        let relation = if kind == "+" { Relation::Greater } else { Relation::GreaterOrEqual };
+        let zero = Numeral { digits: "0".to_string(), decimals: None, exponent: 0 };
+        return Some(vec![letter.token.clone(), token(Kind::Relation(relation)), token(Kind::Number(zero))]);
     }
     let mut out = vec![
         letter.token.clone(),
@@ -184,7 +184,8 @@ fn kind_of(word: &str) -> Option<&'static str> {
     Some(match word {
         "integer" | "integers" | "whole" => "Z",
         "positive" => "+",
-        "natural" | "nonnegative" | "non-negative" => "N",
+        "natural" => "N",
+        "nonnegative" | "non-negative" => "0+",
         _ => return None,
     })
 }
@@ -192,7 +193,7 @@ fn kind_of(word: &str) -> Option<&'static str> {
 fn stronger(kind: Option<&'static str>, named: Option<&'static str>) -> Option<&'static str> {
     match (kind, named) {
         (Some("+"), Some("Z")) | (Some("Z"), Some("+")) => Some("Z+"),
-        (Some("N"), Some("Z")) => Some("N"),
+        (Some("N" | "0+"), Some("Z")) => Some("N"),
         (kind, named) => named.or(kind),
     }
 }

@@ -351,8 +351,11 @@ impl Point {
             },
             Function::Binomial => {
                 let (n, k) = (whole(argument)?, whole(supported(arguments.get(1))?)?);
-                if n < 0 || k < 0 || n > EXPONENT_MAX {
+                if !(0..=EXPONENT_MAX).contains(&n) {
                     return Err(Stop::Unsupported);
+                }
+                if k < 0 {
+                    return Err(Stop::Undefined);
                 }
                 let k = if k > n { return Ok(Surd::integer(0)) } else { k.min(n - k) };
                 supported((k <= FACTORIAL_MAX).then_some(()))?;
