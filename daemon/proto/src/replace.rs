@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all (`CKP-1`).
 
 use crate::storage::sync_parent;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Error, ErrorKind, Result, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The mode of a new file that everybody may read whom the umask lets.
 pub const FILE_MODE: u32 = 0o666;
 
-/// Writes a file of this mode, less the umask, beside `path`, flushes it to the disk, renames it to `path` and makes
-/// the name survive a crash. On an error `path` is as it was, and nothing is left beside it. If several threads or
-/// processes write at once, `path` holds what the last one to finish wrote, whole.
+/// Writes a new file of this mode, less the umask, beside `path`, flushes it to the disk, renames it to `path` and
+/// makes the name survive a crash. On an error nothing is left beside `path`, which is as it was; only where the last
+/// of this fails, the sync of the directory, it is the new file, and a crash may bring the old one back. If several
+/// threads or processes write at once, `path` holds what the last one to finish wrote, whole.
 pub fn replace(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let part = part_of(path).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "not the path of a file"))?;
-    let written = fill_and_sync(&part, mode, fill).and_then(|()| std::fs::rename(&part, path));
+    let (part, file) = create_part(path, mode)?;
+    let written = fill_and_sync(file, fill).and_then(|()| std::fs::rename(&part, path));
     if written.is_err() {
         // Nothing to add to the error that is reported if this fails as well.
         let _ = std::fs::remove_file(&part);
@@ -23,20 +24,26 @@ pub fn replace(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Resu
     written.and_then(|()| sync_parent(path))
 }
 
-fn fill_and_sync(part: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(part)?;
+fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut writer = BufWriter::new(file);
     fill(&mut writer)?;
     writer.into_inner().map_err(|e| e.into_error())?.sync_all()
 }
 
-/// `.NAME.PROCESS-N.part` in the same directory: the same file system, so that the rename is atomic, and no two
-/// writers share it.
-fn part_of(path: &Path) -> Option<PathBuf> {
+/// A file that was not there, in the directory of `path`: the same file system, so that the rename is atomic, and no
+/// two writers share it. What has its name already, another's file or a link, is not touched: the next number is tried.
+fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
     static WRITERS: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name()?.to_string_lossy().into_owned();
-    let (process, writer) = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
-    Some(path.with_file_name(format!(".{name}.{process}-{writer}{PART}")))
+    let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "not the path of a file"))?;
+    let (name, process) = (name.to_string_lossy(), std::process::id());
+    loop {
+        let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
+        let part = path.with_file_name(format!(".{name}.{process}-{writer}{PART}"));
+        match OpenOptions::new().write(true).create_new(true).mode(mode).open(&part) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            created => return Ok((part, created?)),
+        }
+    }
 }
 
 /// The end of the name of a file that is being written.
@@ -77,6 +84,26 @@ mod tests {
             assert!(bytes.len() == 64 && bytes.iter().all(|byte| *byte == bytes[0]), "one writer's, whole");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    /// Whoever may write in the directory can guess the names of parts.
+    #[test]
+    fn what_stands_in_the_place_of_a_part_is_neither_followed_nor_removed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("key"), dir.path().join("victim"));
+        std::fs::write(&victim, "precious").unwrap();
+        for writer in 0..1000 {
+            let part = dir.path().join(format!(".key.{}-{writer}.part", std::process::id()));
+            std::os::unix::fs::symlink(&victim, part).unwrap();
+        }
+        replace(&path, 0o600, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        let metadata = std::fs::symlink_metadata(&path).unwrap();
+        assert!(metadata.is_file(), "no link");
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1002, "nothing is left beside it");
     }
 
     #[test]
