@@ -106,6 +106,27 @@ fn a_job_waits_while_the_workers_libraries_are_gone() {
     house.wait("the reason", |house| waits(house, &job).contains("[torch] lib").then_some(()));
     let status = house.wait_succeeded(&job);
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+    assert_eq!(status.restarts, 1, "the worker's death, and nothing before");
+}
+
+/// What keeps a job from its first attempt, though the ledger has begun it, counts as no restart.
+#[test]
+fn a_worker_that_cannot_be_started_is_waited_for_and_counts_as_no_restart() {
+    let mut house = House::new();
+    let worker = house.set_own_worker();
+    house.start();
+    let away = house.path("worker.away");
+    fs::rename(&worker, &away).unwrap();
+    let job = house.submit(house.job(&[]));
+    house.wait("the reason", |house| waits(house, &job).contains("own-worker").then_some(()));
+    house.wait("its device is given up", |house| {
+        let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
+        (nodes[0].devices[0].state == "failed").then_some(())
+    });
+    fs::rename(&away, &worker).unwrap();
+    let status = house.wait_succeeded(&job);
+    assert_eq!(status.restarts, 0);
+    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
 /// A data file that is away when the job is taken up again is waited for, as a full disk is.
@@ -166,6 +187,7 @@ fn a_job_whose_file_is_away_leaves_its_device_to_others() {
         fs::rename(&away, &rows).unwrap();
         let status = house.wait_succeeded(&first);
         assert_eq!(house.outcome(&status), House::undisturbed(&[]), "started: {started}");
+        assert_eq!(status.restarts, started as u32, "the kill of the daemon that worked for it, and no wait");
     }
 }
 
@@ -181,6 +203,7 @@ fn a_job_on_a_device_that_fails_goes_on_another() {
     let job = house.submit(house.job(&[]));
     let status = house.wait_succeeded(&job);
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+    assert_eq!(status.restarts, 0, "nothing was begun on the device that failed");
     let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
     let states: Vec<&str> = nodes[0].devices.iter().map(|device| device.state.as_str()).collect();
     assert_eq!(states, ["failed", "idle"]);

@@ -140,7 +140,8 @@ pub struct Run {
     attempt: u64,
     /// The newest epoch that the run knows of: its attempt's, or the one that it found. What it says of the job's end is said in it.
     epoch: u64,
-    /// Where the last attempt ended without anything going wrong: the next one goes on in its epoch.
+    /// The epoch of the last attempt, where that ended without anything going wrong or never got a
+    /// worker: the next one goes on in it.
     resumed: Option<u64>,
     attempts: Attempts,
     paces: Paces,
@@ -302,7 +303,13 @@ impl Run {
             }
             match record {
                 Ok(record) => run.work(run.epoch, &record, materials, plan, heard, context),
-                Err(end) => run.end(end, context),
+                Err(end) => {
+                    // Nothing was launched in it.
+                    if matches!(end, End::Away { .. } | End::Unusable { .. } | End::NoRoom { .. }) {
+                        run.resumed = epoch;
+                    }
+                    run.end(end, context)
+                }
             }
         }));
     }
@@ -381,6 +388,7 @@ impl Run {
 
     /// The device cannot be used, whoever has it: the job goes back to the queue.
     fn unusable(&mut self, cause: String, context: &mut Context<Self>) {
+        self.keep_epoch();
         self.log.warn(format!("the job waits for a device: {cause}"));
         tracing::error!("device {} gets no jobs until this is mended: {cause}", self.means.device);
         self.enter(Phase::Lacking { cause: cause.clone() });
@@ -613,11 +621,16 @@ impl Run {
         }
     }
 
-    /// The data that a stage made is there: the materials are opened anew, and the job goes on with a fresh worker.
-    fn reread(&mut self, context: &mut Context<Self>) {
+    /// Nothing went wrong with the attempt: the next one goes on in its epoch.
+    fn keep_epoch(&mut self) {
         if let Phase::Working(attempt) = &self.phase {
             self.resumed = Some(attempt.epoch);
         }
+    }
+
+    /// The data that a stage made is there: the materials are opened anew, and the job goes on with a fresh worker.
+    fn reread(&mut self, context: &mut Context<Self>) {
+        self.keep_epoch();
         self.materials = None;
         self.enter(Phase::Closing { cause: "a stage has made data that is to be read".into() });
         self.number += 1;

@@ -95,6 +95,14 @@ impl House {
         }
     }
 
+    /// The daemon's worker is a copy, which a test may take away.
+    pub fn set_own_worker(&mut self) -> PathBuf {
+        let copy = self.path("own-worker");
+        fs::copy(&self.worker, &copy).expect("a copy of the worker");
+        self.worker = copy.clone();
+        copy
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -135,7 +135,8 @@ pub(super) fn open(
 
 /// A new attempt, as far as it came.
 pub(super) struct Begun {
-    /// Its epoch, which the ledger may have given although the attempt then came to nothing.
+    /// Its epoch, or the one that it was to go on in. The ledger may have given it although the
+    /// attempt then came to nothing.
     pub epoch: Option<u64>,
     pub record: Result<Arc<JobRecord>, End>,
 }
@@ -156,7 +157,7 @@ pub(super) async fn start(
         let failed = |error: &str| End::Failed { error: error.to_owned() };
         // The worker reads the model's files at each attempt.
         if let Some(cause) = inputs::unlike(&outputs.inputs()) {
-            return Begun { epoch: None, record: Err(End::Away { cause }) };
+            return Begun { epoch: resumed, record: Err(End::Away { cause }) };
         }
         let start = || {
             let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
