@@ -9,6 +9,7 @@ use crate::board::Board;
 use crate::clerk::Clerks;
 use crate::cli::COMPILE;
 use crate::graders::OpenJobs;
+use crate::lacking::Looks;
 use crate::materials::worker_threads;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
@@ -226,6 +227,8 @@ fn build(
             devices,
             workers_are_gone,
             away: HashMap::new(),
+            lacking: HashMap::new(),
+            looks: Looks::default(),
             resumed: HashMap::new(),
             panics: HashMap::new(),
             unrecorded: Vec::new(),

@@ -24,6 +24,7 @@ mod devices;
 mod graders;
 mod inputs;
 mod job_log;
+mod lacking;
 mod log;
 mod materials;
 mod notify;

@@ -1,8 +1,12 @@
-//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job that waits for people, or for a file
-//! that is away, has no device until that is there; then it is the first to get one. Whoever puts a job into the ledger has done enough: the queue listens to the ledger.
+//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job that
+//! waits for people or for its files has no device meanwhile; then it is in the queue again, where it
+//! was, or before all queued jobs if it was running. Whoever puts a job into the ledger has done
+//! enough: the queue listens to the ledger.
 
-use crate::actors::run::{Means, Outcome, Run, Started, Stop};
+use crate::actors::run::{Means, Outcome, Run, Started, Stop, leave_status};
 use crate::actors::supervise::Alive;
+use crate::job_log::JobLog;
+use crate::lacking::{Lacking, Looks};
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
 use crate::{tasks, turns};
@@ -34,6 +38,11 @@ struct QueueChanged;
 #[rtype(result = "()")]
 pub struct DeviceUsable;
 
+/// The files of a job are as they were.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct FilesBack(JobId);
+
 /// End a job for good.
 #[derive(Message)]
 #[rtype(result = "Result<(), LedgerError>")]
@@ -63,8 +72,11 @@ pub struct Jobs {
     pub devices: Vec<Device>,
     /// Whether workers of an earlier daemon are gone ([`crate::state_dir::StateDir::workers_are_gone`]).
     pub workers_are_gone: Box<dyn FnMut() -> bool>,
-    /// Runs that wait for people or for a file, without a device.
+    /// Runs that wait for people, without a device.
     pub away: HashMap<JobId, Addr<Run>>,
+    /// Jobs that wait for their files, and have no run: a file that is away may be that of all jobs.
+    pub lacking: HashMap<JobId, Lacking>,
+    pub looks: Looks,
     /// Epochs in which jobs go on that have waited without a device.
     pub resumed: HashMap<JobId, u64>,
     pub panics: HashMap<JobId, u32>,
@@ -109,6 +121,7 @@ impl Jobs {
         let taken: HashSet<&JobId> = on_devices()
             .map(|running| &running.job)
             .chain(self.away.keys())
+            .chain(self.lacking.keys())
             .chain(self.unrecorded.iter().map(|command| command.job()))
             .collect();
         let desk = &self.devices.first()?.means.desk;
@@ -159,6 +172,7 @@ impl Jobs {
         match outcome {
             Ok(Outcome::Over) => drop(self.panics.remove(&job)),
             Ok(Outcome::Ready(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
+            Ok(Outcome::Lacking(epoch)) => self.lacks(job, epoch, context),
             Ok(Outcome::Unrecorded(command)) => {
                 tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
                 self.unrecorded.push(command);
@@ -166,6 +180,31 @@ impl Jobs {
             Err(_) => self.panicked(index, job),
         }
         self.dispatch(context);
+    }
+
+    /// Waits for the job's files.
+    fn lacks(&mut self, job: JobId, epoch: Option<u64>, context: &mut Context<Self>) {
+        let Some(device) = self.devices.first() else { return };
+        let recorded = Outputs::new(job_dir(&device.means.desk.state_dir, &job)).inputs();
+        let (queue, looks, waits_for) = (context.address(), self.looks.clone(), job.clone());
+        let (wait, ended) = oneshot::channel();
+        tasks::spawn("files of a job", async move {
+            tokio::select! {
+                // A queue that is gone has no such jobs.
+                () = looks.until_as_they_were(recorded) => drop(queue.send(FilesBack(waits_for)).await),
+                _ = ended => {}
+            }
+        });
+        self.lacking.insert(job, Lacking { epoch, _wait: wait });
+    }
+
+    /// The job waits for its files no more.
+    fn lacks_no_more(&mut self, job: &JobId) -> Option<Lacking> {
+        let lacking = self.lacking.remove(job)?;
+        if let Some(device) = self.devices.first() {
+            device.means.desk.board.clear(job);
+        }
+        Some(lacking)
     }
 
     /// The job is still running by the ledger: it is taken up again, unless this went on for too long.
@@ -255,6 +294,20 @@ impl Handler<DeviceUsable> for Jobs {
     }
 }
 
+impl Handler<FilesBack> for Jobs {
+    type Result = ();
+
+    fn handle(&mut self, FilesBack(job): FilesBack, context: &mut Self::Context) {
+        let Some(Lacking { epoch, .. }) = self.lacks_no_more(&job) else { return };
+        if let Some(desk) = self.devices.first().map(|device| &device.means.desk) {
+            let log = JobLog::new(Outputs::new(job_dir(&desk.state_dir, &job)).log(), &job.0, desk.clock.clone());
+            log.info("the job goes on as soon as a device is free: its files are as they were");
+        }
+        self.resumed.extend(epoch.map(|epoch| (job, epoch)));
+        self.dispatch(context);
+    }
+}
+
 impl Handler<Cancel> for Jobs {
     type Result = ResponseActFuture<Self, Result<(), LedgerError>>;
 
@@ -273,11 +326,17 @@ impl Handler<Cancel> for Jobs {
         Box::pin(wrap_future(cancelled).then(move |effect, jobs: &mut Self, _: &mut Context<Self>| {
             // A run may have the job in hand although the ledger still says that it is queued.
             let run = jobs.run_of(&job);
+            let mut lacked = None;
             if effect.is_ok() {
                 jobs.halt(|running| *running == job);
+                lacked = jobs.lacks_no_more(&job).and_then(|_| Some(jobs.devices.first()?.means.desk.clone()));
             }
             wrap_future(async move {
                 effect?;
+                if let Some(desk) = lacked {
+                    let outputs = Outputs::new(job_dir(&desk.state_dir, &job));
+                    leave_status(desk, job, outputs).await;
+                }
                 if let Some(run) = run {
                     let _ = run.send(Stop { after_step: false }).await;
                 }

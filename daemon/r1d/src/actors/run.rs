@@ -18,7 +18,7 @@ use crate::progress::Paces;
 use crate::reading::Reading;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{datasets, inputs, review, tasks, turns};
+use crate::{datasets, review, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -45,8 +45,6 @@ const SAID_MAX: usize = 64;
 const START_MAX: Duration = Duration::from_secs(3600);
 /// Between two looks at a file system that was full.
 const ROOM_PAUSE: Duration = Duration::from_secs(10);
-/// Between two looks for a file that was away.
-const AWAY_LOOK: Duration = Duration::from_secs(2);
 /// A pause is over when the daemon has time for it.
 const PAUSE_LATE_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at the record of a data set that waits for its review.
@@ -71,9 +69,11 @@ pub struct Means {
 pub enum Outcome {
     /// The ledger has it, or it was stopped and is to be taken up later.
     Over,
-    /// What it waited for without a device (a review, a file) has come, or its device cannot be
-    /// used: it is to be taken up as soon as one is free, in this epoch where one was begun.
+    /// What it waited for without a device (a review) has come, or its device cannot be used: it is
+    /// to be taken up as soon as one is free, in this epoch where one was begun.
     Ready(Option<u64>),
+    /// The same once its files are as they were. The board says what is amiss.
+    Lacking(Option<u64>),
     /// The ledger could not be told; the command is to be tried again.
     Unrecorded(LedgerCommand),
 }
@@ -96,7 +96,8 @@ enum Phase {
         stage: String,
         rows: u64,
     },
-    /// Something that the job needs is not there. The device is other jobs'.
+    /// Something that the job needs is not there: the attempt is being ended, and the job goes back
+    /// to the queue.
     Lacking {
         cause: String,
     },
@@ -351,38 +352,25 @@ impl Run {
         }));
     }
 
-    /// Waits until the files that the job reads are as they were. Meanwhile the device is other jobs'.
+    /// The files that the job reads are not as they were: the queue waits for them.
     fn lack(&mut self, cause: String, context: &mut Context<Self>) {
         self.log.warn(format!("the job waits: {cause}"));
         self.enter(Phase::Lacking { cause });
         self.number += 1;
         self.show();
+        let (closed, putting_down) = (self.close(), self.put_down());
+        let (desk, job, outputs, epoch) = (self.means.desk.clone(), self.id.clone(), self.outputs.clone(), self.resumed);
         let number = self.number;
-        let (closed, putting_down, recorded) = (self.close(), self.put_down(), self.outputs.inputs());
-        let left = wrap_future(async move {
+        let leaving = async move {
             closed.await;
             putting_down.await;
-        });
-        context.spawn(left.then(move |(), run: &mut Self, _: &mut Context<Self>| {
+            leave_status(desk, job, outputs).await;
+        };
+        context.spawn(wrap_future(leaving).map(move |(), run: &mut Self, context: &mut Context<Self>| {
             if run.number == number {
-                run.leave_device();
+                run.enter(Phase::Ending);
+                run.over(Outcome::Lacking(epoch), context);
             }
-            wrap_future(async move {
-                loop {
-                    tokio::time::sleep(AWAY_LOOK).await;
-                    let recorded = recorded.clone();
-                    let looked = tasks::blocking(move || inputs::unlike(&recorded)).await;
-                    if !matches!(looked, Ok(Some(_))) {
-                        return;
-                    }
-                }
-            })
-            .map(move |(), run: &mut Self, context: &mut Context<Self>| {
-                if run.number == number && matches!(run.phase, Phase::Lacking { .. }) {
-                    run.log.info("the job goes on as soon as a device is free: its files are as they were");
-                    run.give_back(context);
-                }
-            })
         }));
     }
 
@@ -907,7 +895,7 @@ async fn hand_over(
     Ok(())
 }
 
-async fn leave_status(desk: Desk, job: JobId, outputs: Outputs) {
+pub async fn leave_status(desk: Desk, job: JobId, outputs: Outputs) {
     // A panic there is the log's business: the job has ended.
     let _ = tasks::blocking(move || desk.leave_status(&job, &outputs)).await;
 }
