@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or `or` joins are one list ([`boxed::answer`]). `None` when there is
 /// none, when the last tag or box is cut off, when the text takes the box back, or when nothing is in it.
 pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
-    if tags::is_cut_off(tags::split_think(text).rest, "answer") {
+    if tags::is_cut_off(text, "answer") {
         return None;
     }
     let (within, else_all) = match tags::last(text, "answer") {

@@ -9,9 +9,15 @@ pub fn last<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     before.get(start..)
 }
 
-/// Whether the last `<name>` of a text is not closed.
+/// Whether the last `<name>` behind a text's thought is not closed. The text is read from its end, as
+/// far as that decides: most texts end in a closed tag.
 pub fn is_cut_off(text: &str, name: &str) -> bool {
-    text.rfind(&format!("<{name}>")).is_some_and(|open| !text.get(open..).unwrap_or_default().contains(&format!("</{name}>")))
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let closed = text.rfind(&close).unwrap_or_default();
+    let after = text.get(closed..).unwrap_or_default();
+    let Some(opened) = after.rfind(&open) else { return false };
+    let (before, tail) = text.split_at_checked(closed + opened).unwrap_or_default();
+    !tail.contains("</think>") || before.contains("</think>")
 }
 
 /// A chain of thought and what comes after it.
@@ -67,6 +73,20 @@ mod tests {
         assert_eq!(last("3</answer>", "answer"), None);
         assert_eq!(last("<answer>3", "answer"), None);
         assert_eq!(last("", "answer"), None);
+    }
+
+    #[test]
+    fn a_tag_behind_the_thought_is_cut_off_where_nothing_closes_it() {
+        let cut_off = |text| is_cut_off(text, "answer");
+        assert!(cut_off("<answer>3"));
+        assert!(cut_off("<answer>1</answer> no, <answer>2"));
+        assert!(cut_off("<think>a</think><answer>3"));
+        assert!(cut_off("<think>a</think><answer>3</think>"));
+        assert!(!cut_off("<answer>1</answer>"));
+        assert!(!cut_off("<answer> tags: <answer>1</answer>"));
+        assert!(!cut_off("<think>in <answer> tags</think> 3"));
+        assert!(!cut_off("3</answer>"));
+        assert!(!cut_off(""));
     }
 
     #[test]
