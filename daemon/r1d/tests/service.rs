@@ -257,7 +257,8 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
         fs::write(&rows, String::from_utf8(whole.clone()).unwrap().replace("\"0\"", "\"1\"")).unwrap();
         fs::File::options().write(true).open(&rows).unwrap().set_modified(time).unwrap();
     };
-    let faults: [(&dyn Fn(&House), &str, &str); 4] = [
+    type Plant<'a> = &'a dyn Fn(&House);
+    let faults: [(Plant, &str, &str); 4] = [
         (&disguised, "rows-1.jsonl", "is not as it was"),
         (&half, "rows-1.jsonl", "is not as it was"),
         (&template, "chat_template.jinja", "was not there"),
