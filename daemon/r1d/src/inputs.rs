@@ -280,6 +280,16 @@ fn at(path: &Path, error: impl Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
+/// Whether nothing was written or added since the record was made, as far as stamps tell: no file is
+/// read.
+pub fn is_untouched(record: &Path) -> bool {
+    let read = std::fs::read(record).and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
+    read.is_ok_and(|inputs| {
+        let same = |(path, seen): (&PathBuf, &Seen)| Stamp::of(path).is_ok_and(|now| now == seen.stamp);
+        inputs.files.iter().all(same) && inputs.added().is_none()
+    })
+}
+
 /// Names an input that is not as `record`, the file of the job's [`Inputs`], says; `None` when all
 /// are. A job waits until they are. What was learned of files on the way is written into the record.
 pub fn unlike(record: &Path) -> Option<String> {

@@ -4,7 +4,8 @@
 //! A client that asks again finds the job of its first try:
 //!
 //! - under the same id, always: while the first is being read it is given that one's answer, later the ledger knows the job;
-//! - without it (the person typed the command again), as long as the first client left without an answer, the job has not ended, and
+//! - without it (the person typed the command again), as long as the first client left without an
+//!   answer, the job has not ended, its files have not been written to since, and
 //!   [`FOUND_AGAIN_MAX`] has not passed.
 
 use crate::reading::Reading;

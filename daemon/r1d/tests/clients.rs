@@ -97,8 +97,16 @@ fn the_same_command_again_finds_the_job_that_nobody_heard_of() {
     let found = house.wait("the first job", |house| jobs(house).first().map(|job| job.job.0.clone()));
     assert_eq!(hear(say(&house, &under("two", &request))), found);
     assert_eq!(jobs(&house).len(), 1);
-    assert_ne!(hear(say(&house, &under("three", &request))), found, "whoever has heard of it means another one");
+    let other = hear(say(&house, &under("three", &request)));
+    assert_ne!(other, found, "whoever has heard of it means another one");
     assert_eq!(jobs(&house).len(), 2);
+    // And whoever has corrected the data before the command is given again means another job too.
+    drop(say(&house, &under("four", &request)));
+    let unheard = house
+        .wait("the third job", |house| jobs(house).iter().map(|job| job.job.0.clone()).find(|id| *id != found && *id != other));
+    fs::write(house.path("text-20000.jsonl"), "{\"text\": \"1 2 3\"}\n".repeat(40)).unwrap();
+    let corrected = hear(say(&house, &under("five", &request)));
+    assert!(![found, other, unheard].contains(&corrected), "{corrected}");
 }
 
 #[test]

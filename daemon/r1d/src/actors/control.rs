@@ -5,6 +5,7 @@ use crate::accept::{self, AcceptError, Submission, Submitted};
 use crate::actors::jobs::{Cancel, Jobs};
 use crate::actors::supervise::{Alive, Supervised};
 use crate::graders;
+use crate::inputs;
 use crate::job_log;
 use crate::outputs::Outputs;
 use crate::reading::Reading;
@@ -236,7 +237,11 @@ impl Counter {
         let (contents, now) = (submissions::contents(request), self.desk.clock.now());
         let is_known = |id: &str| self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some();
         let goes_on = |id: &String| match self.desk.ledger.of_request(id) {
-            Some(record) => !record.state().is_final(),
+            // Whoever corrected the data since means another job.
+            Some(record) => {
+                let inputs = Outputs::new(job_dir(&self.desk.state_dir, record.job())).inputs();
+                !record.state().is_final() && inputs::is_untouched(&inputs)
+            }
             None => self.submissions.underway(id).is_some(),
         };
         let id = match id {
