@@ -78,7 +78,7 @@ fn named(source: &DataSource) -> impl Iterator<Item = &String> {
     names.into_iter().flatten()
 }
 
-/// Whether a row is read by this column, or by a part of it; the others are what `meta` shows.
+/// Whether a key of the job, or a name that has its own meaning, reads this column or a part of it.
 pub fn is_used(column: &str, source: &DataSource) -> bool {
     let part = |name: &str| name.strip_prefix(column).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     [MESSAGES, TOOLS, CHAT_TEMPLATE_KWARGS].contains(&column) || named(source).any(|name| part(name))

@@ -7,6 +7,7 @@ use crate::message::{Message, Said};
 use crate::{columns, table};
 use r1d_job::DataSource;
 use r1d_proto::user_file;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,14 +43,17 @@ pub struct Row {
 pub struct DataSet {
     name: String,
     rows: Vec<Row>,
-    /// Of each file, the index of its first row.
+    /// The index of each file's first row.
     files: Vec<(usize, PathBuf)>,
-    /// Of each row, its line (of Parquet, its row) in its file, from 1.
+    /// The line of each row in its file, or its row in a Parquet file, from 1.
     lines: Vec<u64>,
+    /// The columns that are not read, each with the reason.
+    left_out: BTreeSet<String>,
 }
 
 impl DataSet {
-    /// Reads and checks every row. Errors name file, line and column.
+    /// Reads and checks every row. Errors name file, line and column. A column that no key of `source` names may be of
+    /// a type that is not read.
     pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
         let problem = |problem: String| DataError::Source { name: source.name.clone(), problem };
         let files = files(source)?;
@@ -65,6 +69,7 @@ impl DataSet {
         }
         let (mut rows, mut lines, mut left) = (Vec::new(), Vec::new(), FILES_MAX_BYTES);
         let mut firsts = Vec::new();
+        let mut left_out = BTreeSet::new();
         for file in &files {
             firsts.push((rows.len(), file.clone()));
             let Some(format) = format_of(file) else {
@@ -85,13 +90,15 @@ impl DataSet {
             };
             match format {
                 Format::Json(compression) => crate::lines::read(file, opened, compression, FILES_MAX_BYTES, take)?,
-                Format::Parquet => table::read(file, opened, |column| columns::is_used(column, source), take)?,
+                Format::Parquet => {
+                    left_out.extend(table::read(file, opened, |column| columns::is_used(column, source), take)?);
+                }
             }
         }
         if rows.is_empty() {
             return Err(problem(format!("{} has no row", source.path.display())));
         }
-        Ok(DataSet { name: source.name.clone(), rows, files: firsts, lines })
+        Ok(DataSet { name: source.name.clone(), rows, files: firsts, lines, left_out })
     }
 
     /// An error of the row at `index`, from 0, which names its file and line.
@@ -112,6 +119,11 @@ impl DataSet {
     #[allow(clippy::len_without_is_empty, reason = "an empty data set is refused when it is opened")]
     pub fn len(&self) -> u64 {
         self.rows.len() as u64
+    }
+
+    /// The columns that are in no row's `meta`, as their type is not read: "column NAME is of type …", in order.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.left_out.iter().map(String::as_str)
     }
 
     pub fn rows(&self) -> &[Row] {

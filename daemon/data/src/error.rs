@@ -13,6 +13,9 @@ pub enum DataError {
     /// `line` counts from 1; for Parquet it is the row.
     #[error("{}:{line}: {problem}", path.display())]
     Row { path: PathBuf, line: u64, problem: String },
+    /// A column of a Parquet file whose type does not fit, whatever the row.
+    #[error("{}: {problem}", path.display())]
+    Column { path: PathBuf, problem: String },
     #[error("{}: it is {what}", path.display())]
     Instead { path: PathBuf, what: &'static str },
     #[error("{}: not a Parquet file that can be read: {problem}", path.display())]

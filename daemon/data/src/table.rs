@@ -6,7 +6,11 @@
 //! | floats of 16, 32 and 64 bits | the shortest number that is this one among those of its width, as Python writes it |
 //! | strings; bytes that are UTF-8 | text |
 //! | dates, times, timestamps | text as Python's `str` writes it: `2024-01-31`, `2024-01-31 12:00:00.500000+00:00` |
+//! | timestamps of a named time zone | the moment in UTC, and the name: `2024-01-31 12:00:00Z[Europe/Berlin]` (RFC 9557) |
+//! | durations | text as Python's `str` writes it: `1 day, 0:00:00` |
 //! | lists, structs, maps with keys that are strings | lists and objects |
+//!
+//! A column of another type, or with one inside it, is not read at all, whatever its values.
 
 use crate::error::DataError;
 use crate::json::Json;
@@ -17,6 +21,7 @@ use arrow_array::temporal_conversions as temporal;
 use arrow_array::types::*;
 use arrow_array::{Array, ArrowPrimitiveType, RecordBatch, StructArray};
 use arrow_schema::{DataType, TimeUnit};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fmt::{Display, Write};
 use std::fs::File;
@@ -29,38 +34,91 @@ const BATCH_ROWS: usize = 1024;
 /// Items of a list in a cell (`LIM-1`): nulls cost a file nothing, and memory much.
 const ITEMS_MAX: usize = 1 << 24;
 
-/// Hands every row, a JSON object of its columns, to `take` with its number from 1. A column that cannot be read is left out, unless `is_used`.
+/// Hands every row, a JSON object of its columns, to `take` with its number from 1. Tells which columns are left out,
+/// as their type is not read: "column NAME is …". One of these that `is_used` is an error, and so is any value that
+/// cannot be read.
 pub fn read(
     path: &Path,
     file: File,
     is_used: impl Fn(&str) -> bool,
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+) -> Result<Vec<String>, DataError> {
     let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
     let mut head = Vec::new();
     (&file).take(naming::HEAD_BYTES as u64).read_to_end(&mut head).map_err(|e| DataError::read(path, e))?;
     if let Some(what) = naming::instead(&head).filter(|_| !head.starts_with(b"PAR1")) {
         return Err(DataError::Instead { path: path.into(), what });
     }
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.with_batch_size(BATCH_ROWS).build());
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| broken(e.to_string()))?;
+    let (mut read, mut left_out) = (Vec::new(), Vec::new());
+    for (index, field) in builder.schema().fields().iter().enumerate() {
+        match unread(field.data_type()) {
+            None => read.push(index),
+            Some(other) => {
+                let problem =
+                    format!("column `{}` is of type {other}, which is not read: write it as text or numbers", field.name());
+                if is_used(field.name()) {
+                    return Err(DataError::Column { path: path.into(), problem });
+                }
+                left_out.push(problem);
+            }
+        }
+    }
+    let columns = ProjectionMask::roots(builder.parquet_schema(), read);
+    let reader = builder.with_projection(columns).with_batch_size(BATCH_ROWS).build();
     let mut number = 0;
     for batch in reader.map_err(|e| broken(e.to_string()))? {
         let batch = batch.map_err(|e| broken(e.to_string()))?;
         for row in 0..batch.num_rows() {
             number += 1;
-            let columns =
-                columns(&batch, row, &is_used).map_err(|problem| DataError::Row { path: path.into(), line: number, problem })?;
-            take(number, columns)?;
+            let values = values(&batch, row).map_err(|problem| DataError::Row { path: path.into(), line: number, problem })?;
+            take(number, values)?;
         }
     }
-    Ok(())
+    Ok(left_out)
 }
 
-fn columns(batch: &RecordBatch, row: usize, is_used: impl Fn(&str) -> bool) -> Result<Json, String> {
+/// The type whose values [`cell`] does not read: this one, or the first such one inside it.
+fn unread(whole: &DataType) -> Option<&DataType> {
+    match whole {
+        DataType::Interval(_) | DataType::Union(..) | DataType::RunEndEncoded(..) => Some(whole),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => unread(item.data_type()),
+        DataType::ListView(item) | DataType::LargeListView(item) => unread(item.data_type()),
+        DataType::Dictionary(_, value) => unread(value),
+        DataType::Struct(fields) => fields.iter().find_map(|field| unread(field.data_type())),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.first().is_some_and(|key| is_text(key.data_type())) => {
+                fields.get(1).and_then(|value| unread(value.data_type()))
+            }
+            _ => Some(whole),
+        },
+        DataType::Null | DataType::Boolean => None,
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => None,
+        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => None,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => None,
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => None,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => None,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => None,
+        DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) => None,
+        DataType::Timestamp(..) | DataType::Duration(_) => None,
+    }
+}
+
+/// Whether values of the type may be the keys of an object.
+fn is_text(of: &DataType) -> bool {
+    match of {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => true,
+        DataType::Dictionary(_, value) => is_text(value),
+        _ => false,
+    }
+}
+
+fn values(batch: &RecordBatch, row: usize) -> Result<Json, String> {
     let schema = batch.schema_ref();
-    let pairs = schema.fields().iter().zip(batch.columns()).filter_map(|(field, column)| match cell(column, row) {
-        Ok(value) => Some(Ok((field.name().clone(), value))),
-        Err(problem) => is_used(field.name()).then(|| Err(format!("column `{}` {problem}", field.name()))),
+    let pairs = schema.fields().iter().zip(batch.columns()).map(|(field, column)| match cell(column, row) {
+        Ok(value) => Ok((field.name().clone(), value)),
+        Err(problem) => Err(format!("column `{}` {problem}", field.name())),
     });
     Ok(Json::Object(pairs.collect::<Result<_, String>>()?))
 }
@@ -116,8 +174,11 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
             time(temporal::time64ns_to_time(array.as_primitive::<Time64NanosecondType>().value(row)))
         }
         DataType::Time64(_) => time(temporal::time64us_to_time(array.as_primitive::<Time64MicrosecondType>().value(row))),
+        DataType::Duration(unit) => text(&duration(array, row, *unit)),
         DataType::List(_) => list(array.as_list::<i32>().value(row).as_ref()),
         DataType::LargeList(_) => list(array.as_list::<i64>().value(row).as_ref()),
+        DataType::ListView(_) => list(array.as_list_view::<i32>().value(row).as_ref()),
+        DataType::LargeListView(_) => list(array.as_list_view::<i64>().value(row).as_ref()),
         DataType::FixedSizeList(..) => list(array.as_fixed_size_list().value(row).as_ref()),
         DataType::Struct(_) => object(array.as_struct(), row),
         DataType::Map(..) => map(&array.as_map().value(row)),
@@ -126,12 +187,15 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
             let key = dictionary.normalized_keys().get(row).copied().unwrap_or_default();
             cell(dictionary.values().as_ref(), key)
         }
-        other => Err(format!("is of type {other}, which is not read: write it as text or numbers")),
+        // None that gets here: [`unread`] has refused them.
+        other @ (DataType::Interval(_) | DataType::Union(..) | DataType::RunEndEncoded(..)) => {
+            Err(format!("is of type {other}, which is not read"))
+        }
     }
 }
 
-/// A narrow float as it was before it became narrow, as far as digits can tell: a whole number that is written out keeps every digit (2^31 is
-/// 2147483648.0), everything else has the fewest that are this float among its kind (0.1, 1e+30).
+/// A narrow float as it was before it became narrow, as far as digits can tell: a whole number that is written out keeps
+/// every digit (2^31 is 2147483648.0), everything else has the fewest that are this float among its kind (0.1, 1e+30).
 fn narrow(value: f64, is_same: impl Fn(&str) -> bool) -> String {
     let exact = float_text(value);
     if value.fract() == 0.0 && !exact.contains('e') { exact } else { shortest(value, is_same) }
@@ -198,15 +262,15 @@ fn timestamp(array: &dyn Array, row: usize, unit: TimeUnit, zone: Option<&str>) 
         TimeUnit::Microsecond => temporal::timestamp_us_to_datetime(array.as_primitive::<TimestampMicrosecondType>().value(row)),
         TimeUnit::Nanosecond => temporal::timestamp_ns_to_datetime(array.as_primitive::<TimestampNanosecondType>().value(row)),
     };
-    // What is stored is UTC wherever there is a zone; a fixed one is applied, a named one would need a table of its changes.
+    // What is stored is UTC wherever there is a zone. A fixed offset is applied; a named zone would need a table of its
+    // changes, so the moment stays in UTC.
     let offset = match zone {
         None => None,
         Some("UTC" | "utc" | "Etc/UTC" | "Z" | "GMT") => Some((0, "+00:00".to_string())),
-        Some(zone) => Some((
-            offset_seconds(zone)
-                .ok_or_else(|| format!("is a timestamp of the time zone {zone}, which is not read: convert it to UTC"))?,
-            zone.to_string(),
-        )),
+        Some(zone) => Some(match offset_seconds(zone) {
+            Some(seconds) => (seconds, zone.to_string()),
+            None => (0, format!("Z[{zone}]")),
+        }),
     };
     let (seconds, zone) = offset.unwrap_or_default();
     let shifted = at.and_then(|at| at.checked_add_signed(chrono::TimeDelta::try_seconds(seconds)?));
@@ -216,6 +280,25 @@ fn timestamp(array: &dyn Array, row: usize, unit: TimeUnit, zone: Option<&str>) 
         let _ = write!(text, "{}{zone}", fraction(at.nanosecond()));
         text
     }))
+}
+
+/// Days and the time of a day, as Python's `str` writes a `timedelta`: an hour less than nothing is `-1 day, 23:00:00`.
+fn duration(array: &dyn Array, row: usize, unit: TimeUnit) -> String {
+    let (count, per_second) = match unit {
+        TimeUnit::Second => (array.as_primitive::<DurationSecondType>().value(row), 1),
+        TimeUnit::Millisecond => (array.as_primitive::<DurationMillisecondType>().value(row), 1_000),
+        TimeUnit::Microsecond => (array.as_primitive::<DurationMicrosecondType>().value(row), 1_000_000),
+        TimeUnit::Nanosecond => (array.as_primitive::<DurationNanosecondType>().value(row), 1_000_000_000),
+    };
+    let (seconds, rest) = (count.div_euclid(per_second), count.rem_euclid(per_second));
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let days = match days {
+        0 => String::new(),
+        -1 | 1 => format!("{days} day, "),
+        days => format!("{days} days, "),
+    };
+    let fraction = fraction((rest * (1_000_000_000 / per_second)) as u32);
+    format!("{days}{}:{:02}:{:02}{fraction}", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// `+05:30`

@@ -209,11 +209,13 @@ impl Materials {
             shelf.eval(eval, models)
         };
         let evals = job.evaluations().zip(models_of).enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        let left_out: Vec<String> = shelf.data.values().flat_map(|data| columns_left_out(data)).collect();
         let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
         let seen = Seen { asked: respondents.facts.clone(), ..seen(&job, &stages, &evals) };
         r1d_job::size::check(&job, &seen)?;
         r1d_job::plan::check_records(&job, &facts, &seen)?;
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
+        warnings.extend(left_out);
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
@@ -696,6 +698,11 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     seen.eval_prompt_max = (0..job.models().count()).map(longest).collect();
     seen.eval_rows = evals.iter().map(|eval| eval.data.len()).collect();
     seen
+}
+
+/// A prompt or reward that looks for such a column in `meta` finds none.
+fn columns_left_out(data: &DataSet) -> impl Iterator<Item = String> {
+    data.left_out().map(|column| format!("data.{}: {column}; it is left out", data.name()))
 }
 
 fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {

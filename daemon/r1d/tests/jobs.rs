@@ -6,6 +6,7 @@ use house::{House, Outcome};
 use r1d_proto::control::{ErrorKind, Request, Response, SampleSort, State};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 #[test]
 fn a_job_leaves_what_it_should() {
@@ -544,7 +545,27 @@ fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
     }
 }
 
-/// A chat template asks for the day. It is the one of the submission, recorded with the job: taken up again on another day, its prompts are the same.
+/// Prompts and rewards look for their columns in `meta`: one that is not there must be known before they do.
+#[test]
+fn a_column_that_is_not_read_is_named_when_the_job_is_planned() {
+    let mut house = House::new();
+    house.start();
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/data/golden/tables/interval.parquet");
+    fs::copy(table, house.path("table.parquet")).unwrap();
+    let path = |name: &str| format!("[data.text]\npath = \"{}\"", house.path(name).display());
+    let job = house.job(&[(&path("rows.jsonl"), &path("table.parquet"))]);
+    let Response::Plan(plan) = house.ask(Request::Plan { job }) else { panic!("no plan") };
+    for column in ["nested", "span"] {
+        let warning = format!(
+            "data.text: column `{column}` is of type Interval(DayTime), which is not read: write it as text or numbers; it is \
+             left out"
+        );
+        assert_eq!(plan.warnings.iter().filter(|found| **found == warning).count(), 1, "{:?}", plan.warnings);
+    }
+}
+
+/// A chat template asks for the day. It is the one of the submission, recorded with the job: taken up again on another
+/// day, its prompts are the same.
 #[test]
 fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
     let mut house = House::new();
