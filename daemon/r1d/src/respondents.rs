@@ -106,10 +106,10 @@ impl Respondents {
             plugin: plugin_stem(&reward.plugin.to_string()),
         })?;
         if let Entry::Vacant(place) = self.known.entry(whom.clone()) {
-            place.insert(respondent(job, models, &whom)?);
+            let (respondent, facts) = respondent(job, models, &whom)?;
+            place.insert(respondent);
             if let Answering::Directory(dir) = whom {
-                let (config, _) = read_config(&dir.join("config.json"))?;
-                self.facts.insert(dir.clone(), ModelFacts::of(&check_weights(&dir, config, Head::Stored)?));
+                self.facts.insert(dir, facts);
             }
         }
         let misfit = self.misfit(job, reward, loaded);
@@ -184,32 +184,37 @@ impl Respondents {
     }
 }
 
-fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<Respondent, MaterialsError> {
+fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<(Respondent, ModelFacts), MaterialsError> {
     let model = |index: usize| models.get(index).ok_or(MaterialsError::NoModel { model: index });
     match whom {
         Answering::Stage(index) => {
             let stage = job.stages.get(*index);
             let model = model(stage.map_or(0, |stage| job.model_of(stage)))?;
-            match stage.is_some_and(|stage| stage.reward_model().is_some()) {
-                true => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
-                false => Ok(Respondent::judge(job, model)?),
-            }
+            let respondent = match stage.is_some_and(|stage| stage.reward_model().is_some()) {
+                true => Respondent::RewardModel(Some(model.tokenizer.clone())),
+                false => Respondent::judge(job, model)?,
+            };
+            Ok((respondent, model.facts.clone()))
         }
         Answering::Model(index) => {
             let model = model(*index)?;
-            match Gives::of(&model.config) {
-                Gives::Number => Ok(Respondent::RewardModel(Some(model.tokenizer.clone()))),
-                Gives::Text => Ok(Respondent::judge(job, model)?),
-            }
+            let respondent = match Gives::of(&model.config) {
+                Gives::Number => Respondent::RewardModel(Some(model.tokenizer.clone())),
+                Gives::Text => Respondent::judge(job, model)?,
+            };
+            Ok((respondent, model.facts.clone()))
         }
         Answering::Directory(dir) => {
             let (config, _) = read_config(&dir.join("config.json"))?;
             match Gives::of(&config) {
-                Gives::Text => Ok(Respondent::judge(job, &Model::open(&Weights::Directory(dir.clone()), Head::Stored)?)?),
+                Gives::Text => {
+                    let model = Model::open(&Weights::Directory(dir.clone()), Head::Stored)?;
+                    Ok((Respondent::judge(job, &model)?, model.facts))
+                }
                 Gives::Number => {
-                    check_weights(dir, config, Head::Stored)?;
+                    let facts = ModelFacts::of(&check_weights(dir, config, Head::Stored)?);
                     let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::open(dir)).transpose()?;
-                    Ok(Respondent::RewardModel(tokenizer.map(Arc::new)))
+                    Ok((Respondent::RewardModel(tokenizer.map(Arc::new)), facts))
                 }
             }
         }

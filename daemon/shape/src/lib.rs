@@ -1,9 +1,9 @@
 //! Whether and how a model can be run, from its config.json alone: the one place that decides it, without a tensor.
 //!
-//! config.json → [`Config`], checked as a whole → its [`Blueprint`] → names and shapes of all tensors ([`Config::tensors`]) and counts
-//! ([`Config::summary`]); and whether a directory's files have these tensors ([`WeightFiles`]). An architecture is one file that reads its
-//! fields ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`]. The control plane refuses with this what the worker would refuse with
-//! it, in the same words.
+//! config.json → [`Config`], checked as a whole → its [`Blueprint`] → names and shapes of all tensors
+//! ([`Config::tensors`]) and counts ([`Config::summary`]); and whether a directory's files have these tensors
+//! ([`WeightFiles`]). An architecture is one file that reads its fields ([`deepseek_v3`], [`qwen2`]), registered in
+//! [`architecture`]. The control plane refuses with this what the worker would refuse with it, in the same words.
 
 pub mod architecture;
 mod config;
@@ -24,6 +24,7 @@ mod safetensors;
 mod tensors;
 mod values;
 mod weights;
+mod weights_error;
 
 pub use architecture::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
 pub use config::{Config, Summary, contradiction};
@@ -34,4 +35,5 @@ pub use rope::RopeSpec;
 pub use router::{RouterRule, Scoring};
 pub use safetensors::{SafetensorsFile, StoredTensor};
 pub use tensors::{EMBEDDING, HEAD, SCORE, TensorShape};
-pub use weights::{Head, INDEX_FILE, SINGLE_FILE, WeightFiles, WeightsError};
+pub use weights::{Head, INDEX_FILE, SINGLE_FILE, WeightFiles};
+pub use weights_error::WeightsError;

@@ -1,9 +1,9 @@
 //! A safetensors file, by its header alone.
 //!
-//! The file is `u64` (little-endian) length of the header, the header (JSON: name → dtype, shape, offsets), and the tensors' bytes behind one
-//! another.
+//! The file is `u64` (little-endian) length of the header, the header (JSON: name → dtype, shape, offsets), and the
+//! tensors' bytes behind one another.
 
-use crate::weights::{Result, WeightsError, wrong};
+use crate::weights_error::{Result, WeightsError, wrong};
 use r1d_proto::user_file;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -22,10 +22,10 @@ const LENGTH_BYTES: u64 = 8;
 /// What a header says of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTensor {
-    /// In the words of safetensors: `F32`, `BF16`, `F8_E4M3`, …
+    /// The format's own name: `F32`, `BF16`, `F8_E4M3`, …
     pub dtype: String,
     pub shape: Vec<i64>,
-    /// Where its bytes lie, counted from the beginning of the file.
+    /// The place of its bytes, counted from the beginning of the file.
     pub bytes: Range<u64>,
 }
 

@@ -3,7 +3,7 @@
 
 use crate::fp8::{BlockSize, scale_name};
 use crate::safetensors::{SafetensorsFile, StoredTensor};
-use crate::weights::{Result, WeightFiles, WeightsError};
+use crate::weights_error::{Result, WeightsError};
 use std::os::unix::fs::FileExt;
 
 /// Numbers that are read of each tensor at a time.
@@ -16,7 +16,7 @@ enum Format {
     F32,
     Bf16,
     F16,
-    /// Without infinities; each block of a matrix has a scale.
+    /// It has no infinities; each block of a matrix has a scale.
     F8E4m3,
 }
 
@@ -71,25 +71,28 @@ fn minifloat(bits: u64, exponent: u32, mantissa: u32) -> f64 {
     if bits >> (exponent + mantissa) & 1 == 1 { -size } else { size }
 }
 
+/// A tensor and the file that has it.
+type Stored<'a> = (&'a SafetensorsFile, &'a StoredTensor);
+
 /// A tensor whose numbers can be read.
 struct Numbers<'a> {
     file: &'a SafetensorsFile,
     tensor: &'a StoredTensor,
     format: Format,
-    /// Of FP8: the block's size and the scales, row by row.
+    /// The size of a block and the scales, row by row, if the format is FP8.
     scales: Option<(BlockSize, Vec<f64>)>,
 }
 
 impl<'a> Numbers<'a> {
     /// `None` for a tensor of no floating-point dtype, or of FP8 without its scales.
-    fn of(files: &'a WeightFiles, name: &str, block: BlockSize) -> Result<Option<Numbers<'a>>> {
-        let Some((file, tensor)) = files.get(name) else { return Ok(None) };
+    fn of(stored: impl Fn(&str) -> Option<Stored<'a>>, name: &str, block: BlockSize) -> Result<Option<Numbers<'a>>> {
+        let Some((file, tensor)) = stored(name) else { return Ok(None) };
         let Some(format) = Format::of(&tensor.dtype) else { return Ok(None) };
         let plain = Numbers { file, tensor, format, scales: None };
         if format != Format::F8E4m3 {
             return Ok(Some(plain));
         }
-        let Some((file, scales)) = files.get(&scale_name(name)) else { return Ok(None) };
+        let Some((file, scales)) = stored(&scale_name(name)) else { return Ok(None) };
         let wanted = block.scales(&tensor.shape);
         let Some(format) = Format::of(&scales.dtype).filter(|&format| format != Format::F8E4m3 && scales.shape == wanted) else {
             return Ok(None);
@@ -124,10 +127,15 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Whether tensors `a` and `b`, both of which are there, hold other numbers than each other, in value and not in dtype.
-/// `moved` hears of the bytes that are read.
-pub(crate) fn differ(files: &WeightFiles, [a, b]: [&str; 2], block: BlockSize, moved: &mut dyn FnMut(u64)) -> Result<bool> {
-    let (Some(a), Some(b)) = (Numbers::of(files, a, block)?, Numbers::of(files, b, block)?) else { return Ok(true) };
+/// Whether tensors `a` and `b`, both of which are `stored`, hold other numbers than each other, in value and not in
+/// dtype. `moved` hears of the bytes that are read.
+pub(crate) fn differ<'a>(
+    stored: impl Fn(&str) -> Option<Stored<'a>>,
+    [a, b]: [&str; 2],
+    block: BlockSize,
+    moved: &mut dyn FnMut(u64),
+) -> Result<bool> {
+    let (Some(a), Some(b)) = (Numbers::of(&stored, a, block)?, Numbers::of(&stored, b, block)?) else { return Ok(true) };
     if a.tensor.shape != b.tensor.shape {
         return Ok(true);
     }

@@ -1,15 +1,15 @@
-//! Weight files of a Hugging Face directory, by their headers: whether the model that config.json describes is in them. The control plane and
-//! the worker both ask here, so neither accepts what the other refuses.
+//! Weight files of a Hugging Face directory, by their headers: whether the model that config.json describes is in them.
+//! The control plane and the worker both ask here, so neither accepts what the other refuses.
 
 use crate::config::Config;
 use crate::fp8::{BlockSize, scale_name};
 use crate::safetensors::{SafetensorsFile, StoredTensor};
 use crate::tensors::{EMBEDDING, HEAD, SCORE};
 use crate::values;
+use crate::weights_error::{Result, WeightsError, wrong};
 use r1d_proto::user_file;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -17,23 +17,6 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Largest index: that of DeepSeek-R1's 91,991 tensors has 9 MB.
 const INDEX_MAX_BYTES: u64 = 64 << 20;
 const FP8: &str = "F8_E4M3";
-
-#[derive(Debug, thiserror::Error)]
-pub enum WeightsError {
-    #[error("cannot read {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    /// A tensor is missing that config.json asks for, or the scales of one that is there.
-    #[error("{}: no tensor named {name:?}, {wanted_by}", dir.display())]
-    Missing { dir: PathBuf, name: String, wanted_by: String },
-    #[error("{}: {problem}", path.display())]
-    Wrong { path: PathBuf, problem: String },
-}
-
-pub(crate) type Result<T> = std::result::Result<T, WeightsError>;
-
-pub(crate) fn wrong<T>(path: &Path, problem: impl Into<String>) -> Result<T> {
-    Err(WeightsError::Wrong { path: path.into(), problem: problem.into() })
-}
 
 /// `weight_map` names the shard of every tensor.
 #[derive(Deserialize)]
@@ -107,9 +90,9 @@ impl WeightFiles {
         Ok(WeightFiles { dir: dir.into(), files, places })
     }
 
-    /// `config` as the files have it: where config.json ties the output head to the embedding, and a head is stored whose numbers are not the
-    /// embedding's, the head stays on its own; where the head alone is stored, it is the embedding. Both as in transformers. `moved` hears of
-    /// the bytes that are read.
+    /// `config` as the files have it: where config.json ties the output head to the embedding, and a head is stored
+    /// whose numbers are not the embedding's, the head stays on its own; where the head alone is stored, it is the
+    /// embedding. Both as in transformers. `moved` hears of the bytes that are read.
     pub fn agreed(&mut self, mut config: Config, moved: &mut dyn FnMut(u64)) -> Result<Config> {
         if !config.tie_word_embeddings || !self.holds(HEAD) {
             return Ok(config);
@@ -118,7 +101,7 @@ impl WeightFiles {
             for (head, embedding) in [(HEAD.into(), EMBEDDING.into()), (scale_name(HEAD), scale_name(EMBEDDING))] {
                 self.places.remove(&head).and_then(|place| self.places.insert(embedding, place));
             }
-        } else if values::differ(self, [HEAD, EMBEDDING], config.fp8_block, moved)? {
+        } else if values::differ(|name| self.get(name), [HEAD, EMBEDDING], config.fp8_block, moved)? {
             config.untie();
         }
         Ok(config)
@@ -148,7 +131,8 @@ impl WeightFiles {
             Some(first) => wrong(
                 &self.dir,
                 format!(
-                    "{} tensors that the model does not have, the first is {first:?}: config.json and weights do not belong together",
+                    "{} tensors that the model does not have, the first is {first:?}: config.json and weights do not belong \
+                     together",
                     others.len()
                 ),
             ),
