@@ -6,7 +6,8 @@
 //! here to there; in minijinja both are empty. So what `for` and `loop(…)` go through is handed through
 //! [`ITERATED`], and what is cut is handed through [`SLICED`].
 //!
-//! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and more than `+`, comparisons and the rest.
+//! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and more than `+`,
+//! comparisons and the rest.
 
 /// The functions that a template then calls; no template has one of these names.
 pub const SHOWN: &str = "__shown";
@@ -82,7 +83,8 @@ fn tag_text(tokens: &[&str]) -> String {
     format!("{} {ITERATED}({}) {}", head.concat(), shown(items).trim(), shown(tail))
 }
 
-/// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the last the closing one, with their `-` or `+`.
+/// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the last the closing one,
+/// with their `-` or `+`.
 fn expression<'a>(tag: &'a str, close: &str) -> Option<(Option<Vec<&'a str>>, usize)> {
     let opening = 2 + usize::from(tag.get(2..).is_some_and(|rest| rest.starts_with(['-', '+'])));
     let mut tokens = vec![tag.get(..opening)?];
@@ -165,8 +167,8 @@ fn shown(tokens: &[&str]) -> String {
     result
 }
 
-/// Writes the operand that begins at a place, and says where it ends: at a token that belongs to none, or at the end. `~` ends one too, and says that
-/// it and the next are to be shown.
+/// Writes the operand that begins at a place, and says where it ends: at a token that belongs to none, or at the end.
+/// `~` ends one too, and says that it and the next are to be shown.
 fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     let (mut at, mut text, mut last) = (start, String::new(), "");
     // Where in the text the value begins that a bracket behind it would call or look into.

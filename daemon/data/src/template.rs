@@ -322,7 +322,8 @@ impl Template {
         Ok(if tools.len() == Some(0) { Value::from(()) } else { tools })
     }
 
-    /// None, or a list of JSON schemas. An empty one stays one, as in TRL's SFT, DPO and reward models: a template may ask `tools is not none`.
+    /// None, or a list of JSON schemas. An empty one stays one, as in TRL's SFT, DPO and reward models: a template may
+    /// ask `tools is not none`.
     fn tools(&self, row: &Row) -> Result<Value, DataError> {
         let wrong = |found: &str| {
             self.wrong(format!("the row's tools are {found}, expected a list of JSON schemas, or a string that is one"))

@@ -234,8 +234,9 @@ struct SpecialTokens {
     extra: Vec<tokenizers::AddedToken>,
 }
 
-/// The special tokens, as transformers finds them: those of special_tokens_map.json go before those of tokenizer_config.json, unless that
-/// one has an `added_tokens_decoder`: then it is of a newer kind, and the map is not read.
+/// The special tokens, as transformers finds them: those of special_tokens_map.json go before those of
+/// tokenizer_config.json, unless that one has an `added_tokens_decoder`: then it is of a newer kind, and the map is not
+/// read.
 fn special_tokens(own: &Value, beside: &Path) -> Result<SpecialTokens, DataError> {
     let map = match own.get("added_tokens_decoder") {
         Some(_) => Value::Null,

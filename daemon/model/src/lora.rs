@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 const ADAPTER_CONFIG_MAX_BYTES: u64 = 16 << 20;
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
-/// With an adapted head peft saves the frozen head too.
+/// The end of the name by which peft saves the frozen head too, if the head is adapted.
 const FROZEN_HEAD: &str = ".base_layer.weight";
 /// What peft puts before a module's name.
 const PREFIX: &str = "base_model.model.";

@@ -90,8 +90,8 @@ impl<'a> Products<'a> {
     }
 }
 
-/// Products are most of a pass's time: whoever waits hears of each, and on the CPU, where a backward pass is one call that lasts as long as it
-/// computes, of its place in that too.
+/// Products are most of a pass's time: whoever waits hears of each, and on the CPU, where a backward pass is one call
+/// that lasts as long as it computes, of its place in that too.
 fn heard(product: Tensor) -> Result<Tensor> {
     r1d_torch::work::moved(0);
     if product.device() == Device::Cpu && product.requires_grad() {

@@ -42,7 +42,8 @@ fn config_json(name: &str, change: &Value) -> String {
     config.to_string()
 }
 
-/// As a language model, with its prediction module where it has one, and as a reward model.
+/// The tensors are the listed ones as a language model, with its prediction module where it has one, and as a reward
+/// model.
 fn assert_listed(name: &str, change: Value) {
     let (json, case) = (config_json(name, &change), format!("{name} with {change}"));
     let config = Config::parse(&json).unwrap();

@@ -35,7 +35,8 @@ pub fn read_config(path: &Path) -> Result<(Config, String), MaterialsError> {
     Ok((config, text))
 }
 
-/// The config.json of a directory whose weights are those that it describes, as they have it: whether the head is the embedding is theirs to say.
+/// The config.json of a directory whose weights are those that it describes, as they have it: whether the head is the
+/// embedding is theirs to say.
 pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, MaterialsError> {
     let checked = || {
         let mut files = WeightFiles::open(dir)?;

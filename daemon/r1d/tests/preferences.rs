@@ -193,7 +193,8 @@ steps = 2
 batch_size = 2
 "#;
 
-/// A model's directory whose head is tied or not, and whose weights' last bytes, which are the head's where there is one, are changed.
+/// Makes a model's directory whose head is tied or not, and changes the last bytes of its weights, which are the head's
+/// where there is one.
 fn write_model(house: &House, tied: bool, change: impl Fn(&mut serde_json::Value, &mut Vec<u8>)) {
     house.write_language_model("lm");
     let (config, weights) = (house.path("lm/config.json"), house.path("lm/model.safetensors"));

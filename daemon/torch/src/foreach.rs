@@ -1,7 +1,7 @@
 //! One call for a whole list of tensors. None of these records gradients.
 //!
-//! On the CPU libtorch goes through such a list tensor by tensor, which takes seconds in a large model. There the list is handed over in
-//! [`groups`], and whoever waits hears of each ([`crate::work`]); the numbers are the same.
+//! On the CPU libtorch goes through such a list tensor by tensor, which takes seconds in a large model. There the list is
+//! handed over in [`groups`], and whoever waits hears of each ([`crate::work`]); the numbers are the same.
 
 use crate::shim::{self, TorchError, check, pointers};
 use crate::work;

@@ -60,8 +60,8 @@ pub fn backward(loss: &Tensor) -> Result<(), TorchError> {
     check("backward pass", unsafe { shim::r1d_backward(loss.as_ptr()) })
 }
 
-/// A backward pass is heard of ([`crate::work`]) when it comes to this tensor: one through a whole model is a single call, and long. For a
-/// tensor on the CPU; a GPU's passes are queued by a thread of libtorch's, and soon.
+/// A backward pass is heard of ([`crate::work`]) when it comes to this tensor: one through a whole model is a single
+/// call, and long. The tensor is on the CPU; a GPU's passes are queued by a thread of libtorch's, and soon.
 pub fn hear_backward(tensor: &Tensor) -> Result<(), TorchError> {
     check("backward hook", unsafe { shim::r1d_on_gradient(tensor.as_ptr(), crate::work::still_moving) })
 }
