@@ -36,7 +36,21 @@ pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
 fn is_application(word: &[u8]) -> bool {
     const FUNCTIONS: [&[u8]; 12] = [b"sin", b"cos", b"tan", b"cot", b"sec", b"csc", b"log", b"ctg", b"tg", b"ln", b"lg", b"arctan"];
     const BYTES_MAX: usize = 24;
-    if word.len() > BYTES_MAX || !word.iter().any(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y')) {
+    // Most words are told by their first letters.
+    let begins = |word: &[u8]| {
+        matches!(
+            word,
+            [b's', b'i' | b'e', ..]
+                | [b'c', b'o' | b's' | b't', ..]
+                | [b't', b'a' | b'g', ..]
+                | [b'l', b'o' | b'n' | b'g', ..]
+                | [b'a', b'r', ..]
+        )
+    };
+    if word.len() > BYTES_MAX || !(begins(word) || word.get(1..).is_some_and(begins)) {
+        return false;
+    }
+    if !word.iter().any(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y')) {
         return false;
     }
     let applied = |word: &[u8]| -> Option<usize> {
@@ -60,6 +74,9 @@ fn is_compound(word: &[u8]) -> bool {
         "Fe", "Co", "Ni", "Cu", "Zn", "Br", "Kr", "Ag", "Sn", "I", "Xe", "Cs", "Ba", "Pt", "Au", "Hg", "Pb", "Ra", "U", "Ti", "Cd",
     ];
     const BYTES_MAX: usize = 12;
+    if !word.first().is_some_and(u8::is_ascii_uppercase) {
+        return false;
+    }
     let capitals = word.iter().filter(|byte| byte.is_ascii_uppercase()).count();
     if word.len() > BYTES_MAX || capitals < 2 || capitals == word.len() {
         return false;

@@ -4,6 +4,7 @@
 //! is not on the disk, and the next sync succeeds. Nothing may be acknowledged on such a file. What
 //! redb reads there is what it wrote, so it is copied into a fresh file, whose pages are all written.
 
+use r1d_proto::storage::sync_parent;
 use redb::backends::FileBackend;
 use redb::{BackendError, Database, DatabaseError, StorageBackend};
 use std::fs::{self, File, OpenOptions};
@@ -64,8 +65,7 @@ impl WatchedPath {
             return Err(io::Error::other("the fresh copy cannot be synced either").into());
         }
         fs::rename(beside, &self.path)?;
-        let directory = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(File::open(directory)?.sync_all()?)
+        Ok(sync_parent(&self.path)?)
     }
 }
 

@@ -130,11 +130,11 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;
     let parts = materials.parts();
-    reading.at("hashing what the job reads", parts - 1, parts).map_err(MaterialsError::from)?;
     let wanted = || reading.at("hashing what the job reads", parts - 1, parts).map_err(io::Error::other);
-    let inputs = serde_json::to_vec(&inputs.hashed(&wanted)?).map_err(io::Error::from)?;
+    let inputs = inputs.hashed(&wanted)?;
     // A file that is gone again is named when the job opens it.
-    let keys = reuse::keys(&materials.job, &plugins, desk).unwrap_or_default();
+    let keys = reuse::keys(&materials.job, &plugins, desk, Some(&inputs)).unwrap_or_default();
+    let inputs = serde_json::to_vec(&inputs).map_err(io::Error::from)?;
     let job_toml = materials.job.to_toml();
     let priority = priority.unwrap_or(materials.job.priority);
     for attempt in 0..ID_TRIES_MAX {

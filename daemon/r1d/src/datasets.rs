@@ -11,6 +11,7 @@
 //! The rows are a function of the committed rollouts, so a stage that is finished again after a crash writes the same bytes. Beside them lies a
 //! record with their SHA-256, which is compared whenever they are read.
 
+use crate::digest;
 use crate::materials::Materials;
 use crate::outputs::Outputs;
 use r1d_data::storage::write_atomically;
@@ -136,7 +137,7 @@ impl DataSets {
         let record = made(&self.dir, stage)?;
         let path = record.file_of(&self.dir, stage);
         let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: path.clone(), problem };
-        match sha256_of(&path).map_err(|e| changed(e.to_string()))? == record.sha256 {
+        match digest::of_file(&path, &|| Ok(())).map_err(|e| changed(e.to_string()))? == record.sha256 {
             true => Ok(Some(path)),
             false => Err(changed("its SHA-256 is another".into())),
         }
@@ -155,12 +156,6 @@ pub fn write_record(dir: &Path, stage: &str, made: &Made) -> Result<(), DataSetE
     Ok(write_atomically(&record_of(dir, stage), |file| file.write_all(record.as_bytes()))?)
 }
 
-pub fn sha256_of(path: &Path) -> std::io::Result<String> {
-    let mut hashed = Hashed { inner: std::io::sink(), hash: Sha256::new() };
-    std::io::copy(&mut std::io::BufReader::new(std::fs::File::open(path)?), &mut hashed)?;
-    Ok(hashed.hex())
-}
-
 /// Passes bytes on and hashes them.
 struct Hashed<W> {
     inner: W,
@@ -169,7 +164,7 @@ struct Hashed<W> {
 
 impl<W> Hashed<W> {
     fn hex(self) -> String {
-        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest::hex(self.hash)
     }
 }
 

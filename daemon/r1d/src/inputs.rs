@@ -1,14 +1,14 @@
 //! The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
 
+use crate::digest;
 use r1d_data::storage::write_atomically;
-use r1d_job::reward::Plugin;
+use r1d_job::reward::{Plugin, Reward};
 use r1d_job::{Job, Respondent, Stage, StageKind, TemplateSource, Weights};
 use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,19 +29,23 @@ const TOKENIZER_FILES: [&str; 8] = [
 pub fn named(job: &Job) -> BTreeSet<PathBuf> {
     let data = job.data.values().map(|source| &source.path).filter(|path| !r1d_data::is_pattern(path));
     let models = job.models().flat_map(|model| [model.tokenizer().to_path_buf(), model.config()]);
-    let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
-    let asked = rewards.flat_map(|reward| {
-        let plugin = match &reward.plugin {
-            Plugin::Path(path) => Some(path),
-            Plugin::Named(_) => None,
-        };
-        let model = match &reward.model {
-            Some(Respondent::Directory(dir)) => Some(dir),
-            _ => None,
-        };
-        plugin.into_iter().chain(model)
+    let plugins = rewards(job).filter_map(|reward| match &reward.plugin {
+        Plugin::Path(path) => Some(path),
+        Plugin::Named(_) => None,
     });
-    data.chain(asked).cloned().chain(models).collect()
+    data.chain(plugins).chain(asked(job)).cloned().chain(models).collect()
+}
+
+fn rewards(job: &Job) -> impl Iterator<Item = &Reward> {
+    job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards)
+}
+
+/// Directories of models that rewards ask.
+fn asked(job: &Job) -> impl Iterator<Item = &PathBuf> {
+    rewards(job).filter_map(|reward| match &reward.model {
+        Some(Respondent::Directory(dir)) => Some(dir),
+        _ => None,
+    })
 }
 
 /// Files of the data sets, templates, tokenizers, models and what rewards ask, as far as they are found.
@@ -63,11 +67,8 @@ pub fn paths(job: &Job) -> BTreeSet<PathBuf> {
             paths.extend(weight_files(dir));
         }
     }
-    let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
-    for reward in rewards {
-        if let Some(Respondent::Directory(dir)) = &reward.model {
-            paths.extend(weight_files(dir).into_iter().chain(tokenizer_files(dir)));
-        }
+    for dir in asked(job) {
+        paths.extend(weight_files(dir).into_iter().chain(tokenizer_files(dir)));
     }
     paths
 }
@@ -98,45 +99,22 @@ const WHOLE_MAX_BYTES: u64 = 64 << 20;
 const SAMPLES: u64 = 1024;
 const SAMPLE_BYTES: u64 = 4096;
 
-/// SHA-256 of a file's bytes, hex.
-pub fn sha256(path: &Path) -> io::Result<String> {
-    hash(path, true, &|| Ok(()))
-}
-
-/// SHA-256, hex, of all bytes of a file, or of its size, its beginning and evenly spaced samples:
-/// other weights differ nearly everywhere. `wanted` is asked between parts and ends it by an error.
+/// The hash of all bytes of a file, or of its size, its beginning and evenly spaced samples: other
+/// weights differ nearly everywhere. `wanted` is asked between parts and ends it by an error.
 fn hash(path: &Path, whole: bool, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
+    if whole {
+        return digest::of_file(path, wanted);
+    }
     let mut file = user_file::open(path)?;
     let bytes = file.metadata()?.len();
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    let mut add = |file: &mut File, bytes: u64| -> io::Result<()> {
-        let (mut part, mut left) = (file.take(bytes), bytes);
-        while left > 0 {
-            wanted()?;
-            let read = part.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(buffer.get(..read).unwrap_or_default());
-            left -= read as u64;
-        }
-        Ok(())
-    };
-    if whole {
-        // A file that grows meanwhile is told by its stamp.
-        add(&mut file, bytes)?;
-    } else {
-        add(&mut file, SAMPLES * SAMPLE_BYTES)?;
-        for sample in 0..SAMPLES {
-            let place = u128::from(bytes.saturating_sub(SAMPLE_BYTES)) * u128::from(sample + 1) / u128::from(SAMPLES);
-            file.seek(SeekFrom::Start(place as u64))?;
-            add(&mut file, SAMPLE_BYTES)?;
-        }
+    let mut hash = Sha256::new_with_prefix(bytes.to_le_bytes());
+    digest::add(&mut hash, (&mut file).take(SAMPLES * SAMPLE_BYTES), wanted)?;
+    for sample in 1..=SAMPLES {
+        let place = u128::from(bytes.saturating_sub(SAMPLE_BYTES)) * u128::from(sample) / u128::from(SAMPLES);
+        file.seek(SeekFrom::Start(place as u64))?;
+        digest::add(&mut hash, (&mut file).take(SAMPLE_BYTES), wanted)?;
     }
-    if !whole {
-        hash.update(bytes.to_le_bytes());
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest::hex(hash))
 }
 
 /// What changes whenever a file is written or replaced, and now and then without that.
@@ -196,18 +174,13 @@ impl Found {
         let data: BTreeSet<PathBuf> = job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
         let patterns = job.data.values().map(|source| &source.path).filter(|path| r1d_data::is_pattern(path));
         let patterns = patterns.map(|pattern| Ok((pattern.clone(), matching(pattern)?))).collect::<io::Result<_>>()?;
-        let rewards = job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
-        let asked = rewards.filter_map(|reward| match &reward.model {
-            Some(Respondent::Directory(dir)) => Some(dir),
-            _ => None,
-        });
-        let tokenizers = job.models().map(|model| model.tokenizer()).chain(asked.clone().map(PathBuf::as_path));
+        let tokenizers = job.models().map(|model| model.tokenizer()).chain(asked(job).map(PathBuf::as_path));
         let absent = tokenizers.flat_map(looked_for).filter(|file| !file.exists()).collect();
         let own = job.models().filter_map(|model| match model {
             Weights::Directory(dir) => Some(dir),
             _ => None,
         });
-        let weights = own.chain(asked).map(|dir| (dir.clone(), weight_files(dir))).collect();
+        let weights = own.chain(asked(job)).map(|dir| (dir.clone(), weight_files(dir))).collect();
         let stamp = |path: PathBuf| Stamp::of(&path).map_err(|error| at(&path, error)).map(|stamp| (path, stamp));
         let stamps = paths(job).into_iter().filter(|path| path.is_file()).map(stamp).collect::<io::Result<_>>()?;
         Ok(Found { inputs: Inputs { files: BTreeMap::new(), absent, patterns, weights }, data, stamps })
@@ -230,6 +203,11 @@ impl Found {
 }
 
 impl Inputs {
+    /// The hash of all bytes of one of the files, as it was submitted.
+    pub fn sha256_of(&self, path: &Path) -> Option<&str> {
+        self.files.get(path).filter(|seen| seen.whole).map(|seen| seen.sha256.as_str())
+    }
+
     /// Names what is not as it was; `None` when all is.
     fn unlike(&mut self) -> Option<String> {
         let away = self.files.keys().find_map(|path| {

@@ -21,6 +21,7 @@ mod cli;
 mod daemon;
 mod datasets;
 mod devices;
+mod digest;
 mod graders;
 mod inputs;
 mod job_log;

@@ -9,8 +9,9 @@
 //! both only ever remove whole files. The ledger learns of the stage in one transaction, after its files are in place: killed before it, the
 //! next try clears them away.
 
+use crate::digest;
 use crate::graders;
-use crate::inputs::{sha256, tokenizer_files, weight_files};
+use crate::inputs::{Inputs, tokenizer_files, weight_files};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::Outputs;
@@ -48,8 +49,9 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
     move |source| ReuseError::Io { path, source }
 }
 
-/// The key of each stage, hex; none of one whose data set people review, and of what builds on it. Blocks: reads all data. `plugins` are the hashes of those that judge.
-pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk) -> Result<Vec<String>, ReuseError> {
+/// The key of each stage, hex; none of one whose data set people review, and of what builds on it.
+/// `plugins` are the hashes of those that judge. Blocks: reads all data whose hashes are not `known`.
+pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk, known: Option<&Inputs>) -> Result<Vec<String>, ReuseError> {
     let devices = kinds_of_devices(desk);
     let mut keys: Vec<String> = Vec::new();
     let mut data = BTreeMap::new();
@@ -59,7 +61,7 @@ pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk) -> Resul
         let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
         let key = match reviewed || on.stages.iter().any(|before| keys.get(*before).is_none_or(String::is_empty)) {
             true => String::new(),
-            false => key(job, &on, plugins, &keys, &devices, &mut data)?,
+            false => key(job, &on, plugins, &keys, &devices, &mut data, known)?,
         };
         keys.push(key);
     }
@@ -99,12 +101,8 @@ impl Parts {
     }
 
     fn hex(self) -> String {
-        hex(self.0)
+        digest::hex(self.0)
     }
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn key(
@@ -114,6 +112,7 @@ fn key(
     before: &[String],
     devices: &str,
     data: &mut BTreeMap<String, String>,
+    known: Option<&Inputs>,
 ) -> Result<String, ReuseError> {
     let mut parts = Parts::default();
     // Another build may compute otherwise, and another kind of device rounds otherwise.
@@ -128,7 +127,7 @@ fn key(
             for file in r1d_data::files(source)
                 .map_err(|error| ReuseError::Io { path: source.path.clone(), source: io::Error::other(error) })?
             {
-                contents.add("file", &file_hash(&file)?);
+                contents.add("file", &file_hash(&file, known)?);
             }
             data.insert(name.clone(), contents.hex());
         }
@@ -141,10 +140,10 @@ fn key(
         parts.add(plugin, plugins.get(plugin).map_or("", String::as_str));
     }
     for file in &on.files {
-        parts.add("template", &file_hash(file)?);
+        parts.add("template", &file_hash(file, known)?);
     }
     for dir in &on.directories {
-        add_directory(&mut parts, dir)?;
+        add_directory(&mut parts, dir, known)?;
     }
     let tokenizer = job.models().nth(on.model).map(|model| model.tokenizer().to_path_buf());
     let mut templates = on.files.iter().chain(&on.directories).chain(&tokenizer);
@@ -152,33 +151,36 @@ fn key(
         parts.add("date", job.date.as_deref().unwrap_or_default());
     }
     if let Some(model) = job.models().nth(on.model) {
-        parts.add("config", &file_hash(&model.config())?);
-        add_tokenizer(&mut parts, model.tokenizer())?;
+        parts.add("config", &file_hash(&model.config(), known)?);
+        add_tokenizer(&mut parts, model.tokenizer(), known)?;
         if let Weights::Directory(dir) = model {
-            add_directory(&mut parts, dir)?;
+            add_directory(&mut parts, dir, known)?;
         }
     }
     Ok(parts.hex())
 }
 
-fn file_hash(path: &Path) -> Result<String, ReuseError> {
-    sha256(path).map_err(io_error(path))
+fn file_hash(path: &Path, known: Option<&Inputs>) -> Result<String, ReuseError> {
+    match known.and_then(|known| known.sha256_of(path)) {
+        Some(hash) => Ok(hash.to_owned()),
+        None => digest::of_file(path, &|| Ok(())).map_err(io_error(path)),
+    }
 }
 
-fn add_tokenizer(parts: &mut Parts, tokenizer: &Path) -> Result<(), ReuseError> {
+fn add_tokenizer(parts: &mut Parts, tokenizer: &Path, known: Option<&Inputs>) -> Result<(), ReuseError> {
     for file in &tokenizer_files(tokenizer) {
-        parts.add(&file.file_name().unwrap_or_default().to_string_lossy(), &file_hash(file)?);
+        parts.add(&file.file_name().unwrap_or_default().to_string_lossy(), &file_hash(file, known)?);
     }
     Ok(())
 }
 
 /// Weights by name, size and time; what is small by content.
-fn add_directory(parts: &mut Parts, dir: &Path) -> Result<(), ReuseError> {
+fn add_directory(parts: &mut Parts, dir: &Path, known: Option<&Inputs>) -> Result<(), ReuseError> {
     for path in weight_files(dir) {
         let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
         parts.add(&path.file_name().unwrap_or_default().to_string_lossy(), &known);
     }
-    add_tokenizer(parts, dir)
+    add_tokenizer(parts, dir, known)
 }
 
 /// A stage that another job has finished, whole: where it is, and its record.
@@ -240,7 +242,7 @@ fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
 fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
     for entry in manifest(checkpoint)?.files {
         let path = checkpoint.dir.join(&entry.path);
-        if file_hash(&path)? != entry.sha256 {
+        if file_hash(&path, None)? != entry.sha256 {
             return Err(ReuseError::Changed(checkpoint.dir.clone()));
         }
     }
@@ -251,7 +253,7 @@ fn manifest(checkpoint: &CheckpointRecord) -> Result<Manifest, ReuseError> {
     let path = checkpoint.dir.join("manifest.json");
     let changed = || ReuseError::Changed(checkpoint.dir.clone());
     let text = fs::read(&path).map_err(io_error(&path))?;
-    if hex(Sha256::new_with_prefix(&text)) != checkpoint.manifest_sha256 {
+    if digest::hex(Sha256::new_with_prefix(&text)) != checkpoint.manifest_sha256 {
         return Err(changed());
     }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| changed())?;
@@ -262,7 +264,7 @@ fn manifest(checkpoint: &CheckpointRecord) -> Result<Manifest, ReuseError> {
 /// Which stages would be taken over, and from which jobs; of a job that is only planned.
 pub fn plan(desk: &Desk, materials: &Materials) -> BTreeMap<usize, JobId> {
     let plugins = graders::hashes(materials);
-    let keys = keys(&materials.job, &plugins, desk).unwrap_or_default();
+    let keys = keys(&materials.job, &plugins, desk, None).unwrap_or_default();
     let found = keys.iter().enumerate().filter_map(|(index, key)| Some((index, find(desk, None, index, key)?.job.job().clone())));
     found.collect()
 }

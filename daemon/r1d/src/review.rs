@@ -8,7 +8,8 @@
 //! on is one rename, of the [record](Made). It may be replaced until a later stage has begun to read it: which bytes those are is decided under
 //! [`Desk::reviews`], by whoever begins the stage (`STEP-2`).
 
-use crate::datasets::{DataSetError, Made, made, rows_of, sha256_of, write_record};
+use crate::datasets::{DataSetError, Made, made, rows_of, write_record};
+use crate::digest;
 use crate::job_log::JobLog;
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
@@ -230,7 +231,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         if let Err(error) = opened(&arrived) {
             return Err(opened(path).err().unwrap_or(error).into());
         }
-        let sha256 = sha256_of(&arrived).map_err(|source| ReviewError::File { path: arrived.clone(), source })?;
+        let sha256 = digest::of_file(&arrived, &|| Ok(())).map_err(|source| ReviewError::File { path: arrived.clone(), source })?;
         let place = dir.join(Made::imported_name(&source.name, &sha256));
         std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File { path: place, source })?;
         Ok((rows, sha256))

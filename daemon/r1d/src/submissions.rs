@@ -8,6 +8,7 @@
 //!   answer, the job has not ended, its files have not been written to since, and
 //!   [`FOUND_AGAIN_MAX`] has not passed.
 
+use crate::digest;
 use crate::reading::Reading;
 use r1d_proto::control::{ControlError, Request, Response};
 use sha2::{Digest, Sha256};
@@ -49,7 +50,7 @@ struct Unheard {
 /// All that a submission asks for, as one hash.
 pub fn contents(request: &Request) -> String {
     let text = serde_json::to_vec(request).unwrap_or_default();
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest::hex(Sha256::new_with_prefix(text))
 }
 
 impl Submissions {

@@ -173,7 +173,7 @@ impl Evaluation {
 
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         if !self.prompts_read {
-            return vec![Wait::new(owner, "data: prompts", self.started).silent(self.started.max(heard.clerk), plan.limits.read)];
+            return vec![Wait::new(owner, "data: prompts", self.started).silent(heard.clerk, plan.limits.read)];
         }
         let (rewards, _) = plan.rewards(self.of());
         let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");

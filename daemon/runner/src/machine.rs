@@ -480,8 +480,7 @@ impl Machine {
             let what = format!("{}: {doing}", plan.worker);
             vec![Wait::new(&owner, what, self.since).silent(self.heard.worker, limits.worker_silence)]
         };
-        let at_store =
-            |what: &str| vec![Wait::new(&owner, what, self.since).silent(self.since.max(self.heard.clerk), limits.store)];
+        let at_store = |what: &str| vec![Wait::new(&owner, what, self.since).silent(self.heard.clerk, limits.store)];
         let inner = match &self.state {
             State::StartingWorker => {
                 vec![
@@ -493,7 +492,7 @@ impl Machine {
             State::Restoring { .. } => at_worker("restoring"),
             State::Rebuilding { rebuild, .. } => rebuild.waits(plan, &owner, self.heard),
             State::Recalling { .. } => {
-                vec![Wait::new(&owner, "journal", self.since).silent(self.since.max(self.heard.clerk), limits.read)]
+                vec![Wait::new(&owner, "journal", self.since).silent(self.heard.clerk, limits.read)]
             }
             State::Stepping { step, .. } => step.waits(plan, &owner, self.heard),
             State::SyncingReference { .. } => at_worker("copying the policy to the reference"),
@@ -504,10 +503,7 @@ impl Machine {
             // However long it takes, it is never silent for long.
             State::MakingDataSet(_) => {
                 let far = self.progress.as_ref().map_or(String::new(), |at| format!(" ({} of {} {})", at.done, at.total, at.unit));
-                vec![
-                    Wait::new(&owner, format!("data set: being written{far}"), self.since)
-                        .silent(self.since.max(self.heard.clerk), limits.store),
-                ]
+                vec![Wait::new(&owner, format!("data set: being written{far}"), self.since).silent(self.heard.clerk, limits.store)]
             }
             State::Committing { .. } => at_store("rollout file and ledger"),
             State::BeginningStage(_)

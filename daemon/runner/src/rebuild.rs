@@ -88,8 +88,9 @@ impl Rebuild {
         let limits = &plan.limits;
         let step = self.step + 1;
         vec![match self.phase {
-            Phase::Reading => Wait::new(owner, format!("journal or data of step {step}"), self.since)
-                .silent(self.since.max(heard.clerk), limits.read),
+            Phase::Reading => {
+                Wait::new(owner, format!("journal or data of step {step}"), self.since).silent(heard.clerk, limits.read)
+            }
             Phase::Training | Phase::SyncingReference => {
                 let what = format!("{}: rebuilding step {step} of {}", plan.worker, self.committed);
                 Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence)

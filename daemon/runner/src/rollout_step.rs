@@ -351,12 +351,8 @@ impl RolloutStep {
         let limits = &plan.limits;
         let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
         match self.phase {
-            Phase::Prompts => {
-                wait("data: prompts").into_iter().map(|w| w.silent(self.since.max(heard.clerk), limits.read)).collect()
-            }
-            Phase::Sealing => {
-                wait("journal: seal of the step").into_iter().map(|w| w.silent(self.since.max(heard.clerk), limits.store)).collect()
-            }
+            Phase::Prompts => wait("data: prompts").into_iter().map(|w| w.silent(heard.clerk, limits.read)).collect(),
+            Phase::Sealing => wait("journal: seal of the step").into_iter().map(|w| w.silent(heard.clerk, limits.store)).collect(),
             Phase::Training => {
                 let what = format!("{}: training", plan.worker);
                 wait(&what).into_iter().map(|w| w.silent(heard.worker, limits.worker_silence)).collect()

@@ -100,7 +100,7 @@ impl Separation {
 
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         vec![match self.rows {
-            None => Wait::new(owner, "data: held-out rows", self.since).silent(self.since.max(heard.clerk), plan.limits.read),
+            None => Wait::new(owner, "data: held-out rows", self.since).silent(heard.clerk, plan.limits.read),
             Some(_) => {
                 let what = format!("{}: scoring held-out rows", plan.worker);
                 Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)

@@ -180,7 +180,7 @@ impl BatchStep {
 
     fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         vec![match self.tokens {
-            None => Wait::new(owner, "data: batch", self.since).silent(self.since.max(heard.clerk), plan.limits.read),
+            None => Wait::new(owner, "data: batch", self.since).silent(heard.clerk, plan.limits.read),
             Some(_) => {
                 let what = format!("{}: training on {} rows", plan.worker, self.rows);
                 Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)

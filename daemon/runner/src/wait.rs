@@ -31,10 +31,12 @@ impl Wait {
         self
     }
 
-    /// Whoever is waited for says how far it is, and may be silent for `limit`: from its last word, the wait begins anew.
+    /// Whoever is waited for says how far it is, and may be silent for `limit`: from its last word in
+    /// this wait, the wait begins anew.
     pub fn silent(mut self, last_word: Duration, limit: Duration) -> Wait {
         self.since = self.since.max(last_word);
-        self.until(last_word + limit)
+        let deadline = self.since + limit;
+        self.until(deadline)
     }
 
     pub fn is_over(&self, now: Duration) -> bool {

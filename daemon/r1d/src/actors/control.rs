@@ -191,7 +191,7 @@ impl Counter {
                 Err(error) => Err(error.0),
             },
             request @ Request::Submit { .. } => {
-                let mut listener = self.listen(id, &request);
+                let mut listener = self.listen(id, &request).await;
                 let pending = self.submit(listener.id.clone(), request);
                 let answered = until_answered(pending, progress, writer).await?;
                 let sent = self.send_answer(&answered, writer).await;
@@ -233,26 +233,36 @@ impl Counter {
     }
 
     /// The submission that is asked for: under the client's id, or an equal one that nobody has heard the answer of.
-    fn listen(&self, id: Option<String>, request: &Request) -> Listener {
+    async fn listen(&self, id: Option<String>, request: &Request) -> Listener {
         let (contents, now) = (submissions::contents(request), self.desk.clock.now());
         let is_known = |id: &str| self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some();
-        let goes_on = |id: &String| match self.desk.ledger.of_request(id) {
-            // Whoever corrected the data since means another job.
-            Some(record) => {
-                let inputs = Outputs::new(job_dir(&self.desk.state_dir, record.job())).inputs();
-                !record.state().is_final() && inputs::is_untouched(&inputs)
-            }
-            None => self.submissions.underway(id).is_some(),
-        };
         let id = match id {
             Some(id) if is_known(&id) => id,
-            // An equal one may have been refused or cancelled meanwhile, and another be at work.
-            id => std::iter::from_fn(|| self.submissions.find_unheard(&contents, now))
-                .find(goes_on)
-                .or(id)
-                .unwrap_or_else(|| accept::new_request_id(&self.desk)),
+            id => {
+                let unheard = self.find_unheard(&contents, now).await;
+                unheard.or(id).unwrap_or_else(|| accept::new_request_id(&self.desk))
+            }
         };
         Listener { submissions: self.submissions.clone(), contents, id, now, heard: false }
+    }
+
+    /// An equal submission that nobody has heard the answer of. One that was refused or cancelled
+    /// meanwhile is not meant, nor one whose files were corrected since: another may be at work.
+    async fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
+        while let Some(id) = self.submissions.find_unheard(contents, now) {
+            let is_meant = match self.desk.ledger.of_request(&id) {
+                Some(record) if record.state().is_final() => false,
+                Some(record) => {
+                    let inputs = Outputs::new(job_dir(&self.desk.state_dir, record.job())).inputs();
+                    tasks::blocking(move || inputs::is_untouched(&inputs)).await.unwrap_or(false)
+                }
+                None => self.submissions.underway(&id).is_some(),
+            };
+            if is_meant {
+                return Some(id);
+            }
+        }
+        None
     }
 
     /// Begins to read a job, or finds who does. The reading goes on whatever becomes of the client.

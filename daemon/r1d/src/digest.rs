@@ -1,0 +1,29 @@
+//! SHA-256 as records and keys write it: in hexadecimal.
+
+use r1d_proto::user_file;
+use sha2::{Digest, Sha256};
+use std::io::{self, Read};
+use std::path::Path;
+
+pub fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The hash of all bytes of a regular file. `wanted` is asked between parts and ends it by an error.
+pub fn of_file(path: &Path, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    add(&mut hash, user_file::open(path)?, wanted)?;
+    Ok(hex(hash))
+}
+
+/// Adds all that the reader gives to a hash.
+pub fn add(hash: &mut Sha256, mut from: impl Read, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        wanted()?;
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => hash.update(buffer.get(..read).unwrap_or_default()),
+        }
+    }
+}
