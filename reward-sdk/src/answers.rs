@@ -4,9 +4,10 @@ use crate::boxed::Boxed;
 use crate::{boxed, tags};
 use std::borrow::Cow;
 
-/// The final answer of a completion: what the last `<answer>…</answer>` holds (its last `\boxed{…}` when there is one), else the
-/// last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or `or` joins are one list ([`boxed::answer`]). `None` when there is
-/// none, when the last tag or box is cut off, when the text takes the box back, or when nothing is in it.
+/// The final answer of a completion: what the last `<answer>…</answer>` holds (its last `\boxed{…}`
+/// when there is one), else the last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or
+/// `or` joins are one list ([`boxed::answer`]). `None` when there is none, when the last tag or box
+/// is cut off, when the text takes the box back, or when nothing is in it.
 pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
     if tags::is_cut_off(text, "answer") {
         return None;
@@ -23,8 +24,8 @@ pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
     Some(trimmed(answer)).filter(|answer| !answer.is_empty())
 }
 
-/// The final answer of a reference: the line behind the last `####`, else its boxes as in a completion, else all of it; trimmed. What
-/// stands behind `####` may itself be boxed.
+/// The final answer of a reference: the line behind the last `####`, else its boxes as in a
+/// completion, else all of it; trimmed. What stands behind `####` may itself be boxed.
 pub fn of_reference(reference: &str) -> Cow<'_, str> {
     let answer = match reference.rsplit_once("####") {
         Some((_, rest)) => rest.trim().lines().next().unwrap_or_default(),

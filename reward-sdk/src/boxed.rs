@@ -27,8 +27,8 @@ struct Place {
 /// Boxes that one list may be written in.
 const LIST_MAX: usize = 16;
 
-/// The content of the last `\boxed{…}`, braces balanced; of nested ones the innermost; `None` without one, and where the last one never
-/// closes.
+/// The content of the last `\boxed{…}`, braces balanced; of nested ones the innermost; `None`
+/// without one, and where the last one never closes.
 ///
 /// One pass over the text whatever it holds, so a megabyte of `\boxed{\boxed{…` costs no more than prose. `\{` and `\}` are
 /// characters, not braces.
@@ -38,9 +38,10 @@ pub fn last(text: &str) -> Option<&str> {
     text.get(place.start..place.end)
 }
 
-/// The last box, with the boxes before it that only commas, semicolons, `and` or `or` part from it: `\boxed{3}, \boxed{5}` is `3, 5`.
-/// Names may stand before each of them: `x = \boxed{3} and y = \boxed{5}` is `x = 3 and y = 5`. Signs right around a box belong to it:
-/// `-\boxed{12}` is `-12` ([`around`]).
+/// The last box, with the boxes before it that only commas, semicolons, `and` or `or` part from it:
+/// `\boxed{3}, \boxed{5}` is `3, 5`. Names may stand before each of them: `x = \boxed{3} and y =
+/// \boxed{5}` is `x = 3 and y = 5`. Signs right around a box belong to it: `-\boxed{12}` is `-12`
+/// ([`around`]).
 pub fn answer(text: &str) -> Boxed<'_> {
     let (places, cut_off) = places(text);
     let last = match places.iter().max_by_key(|place| place.start) {

@@ -31,8 +31,8 @@ pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
     }
 }
 
-/// Functions glued to a letter before and one behind: `sinA`, `bcosC`, `sinBcosC`; of small letters only x and y stand behind one, because
-/// `cost` and `since` are words.
+/// Functions glued to a letter before and one behind: `sinA`, `bcosC`, `sinBcosC`; of small letters
+/// only x and y stand behind one, because `cost` and `since` are words.
 fn is_application(word: &[u8]) -> bool {
     const FUNCTIONS: [&[u8]; 12] = [b"sin", b"cos", b"tan", b"cot", b"sec", b"csc", b"log", b"ctg", b"tg", b"ln", b"lg", b"arctan"];
     const BYTES_MAX: usize = 24;
@@ -118,7 +118,8 @@ fn is_short_english(word: &[u8]) -> bool {
     )
 }
 
-/// Whether an operator, a relation or a digit stands beside a word. In `3 and`, `the 5`, a number beside a word is none of its formula.
+/// Whether an operator, a relation or a digit stands beside a word. In `3 and`, `the 5`, a number
+/// beside a word is none of its formula.
 fn in_formula(before: &str, behind: &str) -> bool {
     let (last, next) = (before.as_bytes().last(), behind.as_bytes().first());
     if last.is_some_and(u8::is_ascii_digit) || next.is_some_and(u8::is_ascii_digit) {

@@ -1,5 +1,6 @@
-//! Units after a number: `5 km` does not pass for `5 m`, and `1 km` is `1000 m`. Words that are no unit of the table ([`table`]) are taken
-//! for what is counted (`18 eggs`): they are left out, but no unit passes for them.
+//! Units after a number: `5 km` does not pass for `5 m`, and `1 km` is `1000 m`. Words that are no
+//! unit of the table ([`table`]) are taken for what is counted (`18 eggs`): they are left out, but
+//! no unit passes for them.
 
 mod table;
 
@@ -386,15 +387,15 @@ impl Unit {
         self.parts.iter().all(|part| part.found.is_some())
     }
 
-    /// Whether a number without a unit may be one of this unit. `M` may be millions or moles in a litre, `K` thousands or kelvins, `T`
-    /// trillions or teslas; decibels are a logarithm.
+    /// Whether a number without a unit may be one of this unit. `M` may be millions or moles in a
+    /// litre, `K` thousands or kelvins, `T` trillions or teslas; decibels are a logarithm.
     pub fn may_be_missing(&self) -> bool {
         !matches!(self.parts.as_slice(), [part] if matches!(part.name.as_str(), "M" | "K" | "T" | "decibel"))
     }
 
-    /// What a number of this unit is multiplied by to be one of the other: 1 where they are the same or both are merely what is counted,
-    /// 1000 from `km` to `m`; `None` for units that measure different things, or that nothing converts, and for a unit beside what is
-    /// counted.
+    /// What a number of this unit is multiplied by to be one of the other: 1 where they are the
+    /// same or both are merely what is counted, 1000 from `km` to `m`; `None` for units that
+    /// measure different things, or that nothing converts, and for a unit beside what is counted.
     pub fn factor(&self, other: &Unit) -> Option<Rational> {
         let one = Some(Rational::integer(1));
         if self.parts == other.parts {

@@ -11,8 +11,8 @@ pub struct Word<'a> {
     pub script: Script,
 }
 
-/// Digits, punctuation and symbols part words and are none, nor are names of variables, functions and units ([`is_name`]). An apostrophe
-/// within a word belongs to it.
+/// Digits, punctuation and symbols part words and are none, nor are names of variables, functions
+/// and units ([`is_name`]). An apostrophe within a word belongs to it.
 pub fn words(text: &str) -> Vec<Word<'_>> {
     let mut found: Vec<Word<'_>> = Vec::new();
     // Start and writing system of the word at hand.
@@ -59,8 +59,8 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
     found
 }
 
-/// A character's writing system, and whether it is a letter. Looking them up is a search in tables of thousands of ranges, and texts repeat
-/// their characters.
+/// A character's writing system, and whether it is a letter. Looking them up is a search in tables
+/// of thousands of ranges, and texts repeat their characters.
 struct Known {
     /// Non-ASCII characters seen, by their last bits.
     seen: [(char, Script, bool); Known::SEEN],
@@ -87,8 +87,9 @@ fn stands_alone(script: Script) -> bool {
     matches!(script, Script::Han | Script::Hiragana | Script::Katakana | Script::Bopomofo)
 }
 
-/// The text without what no language owns: fenced and quoted code, formulas between dollars or LaTeX's brackets, LaTeX's commands, tags.
-/// Of a formula its words stay: what stands in `\text{…}`, and letters that no formula is made of.
+/// The text without what no language owns: fenced and quoted code, formulas between dollars or
+/// LaTeX's brackets, LaTeX's commands, tags. Of a formula its words stay: what stands in
+/// `\text{…}`, and letters that no formula is made of.
 pub fn prose(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;

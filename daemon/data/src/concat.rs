@@ -171,7 +171,7 @@ fn shown(tokens: &[&str]) -> String {
 /// `~` ends one too, and says that it and the next are to be shown.
 fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     let (mut at, mut text, mut last) = (start, String::new(), "");
-    // Where in the text the value begins that a bracket behind it would call or look into.
+    // The place in the text at which the value begins that a bracket behind it would call or index.
     let mut value = 0;
     while let Some(token) = tokens.get(at) {
         let is_blank = token.trim().is_empty();

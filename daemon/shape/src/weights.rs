@@ -193,7 +193,8 @@ impl WeightFiles {
     }
 }
 
-/// Whether there is something of this name, be it a link to nothing, which is then named when it is opened. That it cannot be looked at is an error, and not the same as that it is not there.
+/// Whether there is something of this name, be it a link to nothing, which is then named when it is
+/// opened. That it cannot be looked at is an error, and not the same as that it is not there.
 fn is_there(path: &Path) -> Result<bool> {
     let is_there = path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source })?;
     Ok(is_there || path.is_symlink())

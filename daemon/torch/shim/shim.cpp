@@ -110,8 +110,8 @@ char* r1d_inference_enter(void** guard) {
 
 void r1d_inference_leave(void* guard) { delete static_cast<c10::InferenceMode*>(guard); }
 
-// Euclidean norm of all elements of all tensors, accumulated in float32 (float64 for float64 tensors). Calls `grouped` behind each `group` of
-// them, which is 1 at least.
+// Euclidean norm of all elements of all tensors, accumulated in float32 (float64 for float64
+// tensors). Calls `grouped` behind each `group` of them, which is 1 at least.
 char* r1d_global_norm(const tensor* tensors, size_t count, size_t group, void (*grouped)(), double* norm) {
   return guarded([&] {
     c10::NoGradGuard no_grad;

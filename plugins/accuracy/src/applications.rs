@@ -1,8 +1,9 @@
 //! `f(2)` as what a function is at 2, and not as f times 2.
 //!
-//! Which letters are functions, the reference and the answer say together: what they apply to a number, a letter or a product,
-//! `f(2)`, `T(n)`, `f(g(x))`, is a function where it is a letter that customarily is one, or where the reference defines it,
-//! `V(r) = …`. A bracket with a sum in it may be a factor: `g(\sin\theta - \mu\cos\theta)`, `P(1 + r)^n`. Each application becomes a
+//! Which letters are functions, the reference and the answer say together: what they apply to a
+//! number, a letter or a product, `f(2)`, `T(n)`, `f(g(x))`, is a function where it is a letter
+//! that customarily is one, or where the reference defines it, `V(r) = …`. A bracket with a sum in
+//! it may be a factor: `g(\sin\theta - \mu\cos\theta)`, `P(1 + r)^n`. Each application becomes a
 //! letter of its own, the same one where the arguments are equal.
 
 use crate::equal::{Judge, Verdict};

@@ -125,8 +125,9 @@ impl Compare<'_> {
         Some(rest)
     }
 
-    /// Two functions of one letter, by cases or not, wherever both a case of one and a case of the other hold: borders may be written
-    /// differently, and cases be more or fewer. `None` where the cases are not of one real letter.
+    /// Two functions of one letter, by cases or not, wherever both a case of one and a case of the
+    /// other hold: borders may be written differently, and cases be more or fewer. `None` where the
+    /// cases are not of one real letter.
     pub fn by_regions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
         let name = [r, a].into_iter().find_map(|expr| match expr {
             Expr::Cases(rows) => rows
@@ -212,7 +213,8 @@ fn is_rest(condition: &Expr) -> bool {
     matches!(condition, Expr::Text(said) if matches!(said.to_ascii_lowercase().as_str(), "otherwise" | "else" | "elsewhere"))
 }
 
-/// The letter that a condition is on, and whether it is to be odd: `n \text{ is even}`, `n = 2k + 1`, `n为奇数`. `None` for other conditions.
+/// The letter that a condition is on, and whether it is to be odd: `n \text{ is even}`, `n = 2k +
+/// 1`, `n为奇数`. `None` for other conditions.
 fn parity(condition: &Expr) -> Option<(String, bool)> {
     match condition {
         Expr::Text(said) => {

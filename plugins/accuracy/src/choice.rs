@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 /// Answers in more words than this are essays, not choices.
 const BYTES_MAX: usize = 600;
 
-/// The letters that a text chooses, upper case: `B`, `(b)`, `\text{(B)}`, `B.`, `B: 12`, `the answer is B`, `A, C`, and what sentences
-/// say ([`verdicts`]); `None` when it does not say which.
+/// The letters that a text chooses, upper case: `B`, `(b)`, `\text{(B)}`, `B.`, `B: 12`, `the
+/// answer is B`, `A, C`, and what sentences say ([`verdicts`]); `None` when it does not say which.
 pub fn read(text: &str) -> Option<BTreeSet<char>> {
     written(text).or_else(|| verdicts::chosen(&plain(text)?))
 }

@@ -474,7 +474,8 @@ fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
     }
 }
 
-/// Whether a comparison says nothing of its letters: it holds for all of their values, or for none. An equation's value is its last side's.
+/// Whether a comparison says nothing of its letters: it holds for all of their values, or for none.
+/// An equation's value is its last side's.
 fn says_nothing(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> bool {
     let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
     let [left, right] = sides else { return sides.iter().all(constant) };

@@ -178,8 +178,9 @@ impl Judge {
         })
     }
 
-    /// With letters for the parts that have no exact value, and products of logarithms' arguments. What differs so may still be equal.
-    /// Where they are equal, whether no piece is left in them that is another one elsewhere.
+    /// With letters for the parts that have no exact value, and products of logarithms' arguments.
+    /// What differs so may still be equal. Where they are equal, whether no piece is left in them
+    /// that is another one elsewhere.
     fn by_atoms(&self, normal: &Normal, x: &Sum, y: &Sum, (a, b): (&Expr, &Expr)) -> Option<bool> {
         let before = normal.steps();
         let same = |x: &Expr, y: &Expr| self.equal(x, y) == Verdict::Equal;
@@ -422,8 +423,9 @@ impl Judge {
         Some(Verdict::Undecided)
     }
 
-    /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|, which is what Math-Verify's rounding to six places comes to,
-    /// and within six significant figures of b: two tiny numbers are not near each other for being tiny.
+    /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|, which is what
+    /// Math-Verify's rounding to six places comes to, and within six significant figures of b: two
+    /// tiny numbers are not near each other for being tiny.
     pub fn close(&self, a: &Expr, b: &Expr) -> bool {
         let numeric = Numeric { bits: BITS_FIRST, real: false, budget: &self.budget };
         let within = || -> Option<bool> {

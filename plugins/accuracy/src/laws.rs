@@ -1,7 +1,8 @@
 //! Functions in normal form: absolute values, logarithms and angles by their laws.
 //!
-//! Logarithms are of absolute values: ln u becomes ln|u|, which is ln u wherever that has a value, and there the laws of products and
-//! powers hold without conditions. Where that makes two formulas alike, [`crate::equal`] still asks for a point at which both are real.
+//! Logarithms are of absolute values: ln u becomes ln|u|, which is ln u wherever that has a value,
+//! and there the laws of products and powers hold without conditions. Where that makes two formulas
+//! alike, [`crate::equal`] still asks for a point at which both are real.
 
 use crate::exponents::radians;
 use crate::expression::{Expr, Function};

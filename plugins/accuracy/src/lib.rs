@@ -1,10 +1,11 @@
 //! `accuracy`: 1 when the answer is the reference, else 0.
 //!
 //! **Where they stand.** The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in
-//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. Boxes that a comma, `and` or `or` joins are one list; where
-//! the last box is cut off there is no answer. The reference is a final answer, or a worked solution
-//! that ends in `#### N` or `\boxed{…}`. One that cannot be read makes the sample unscorable: it is masked, never scored 0, because
-//! the fault is the data's.
+//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. Boxes that a comma,
+//! `and` or `or` joins are one list; where the last box is cut off there is no answer. The
+//! reference is a final answer, or a worked solution that ends in `#### N` or `\boxed{…}`. One that
+//! cannot be read makes the sample unscorable: it is masked, never scored 0, because the fault is
+//! the data's.
 //!
 //! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for evaluation; `computed = true` where
 //! the problem itself is a formula.
@@ -47,27 +48,33 @@
 //! | words | without case, articles and punctuation: `\text{Even}`, `even`; dates in either order; `①③` in any |
 //!
 //! **How equality is decided** ([`equal`]). Both sides are first brought to one form, in which the order of terms and factors, and the
-//! laws of powers, logarithms and angles, make no difference ([`normal`], [`laws`]): those that have one form are equal. Others are
-//! evaluated exactly at seeded points, in rationals with square roots and an independent value for π, e, each logarithm and each angle's
-//! point on the circle ([`points`]). Where no exact value is to be had of a part, `e^{kt}` for instance, the part gets a letter of its
-//! own ([`atoms`]). What cannot be had so, nested roots for instance, is evaluated in balls of growing precision ([`numeric`]): balls that part show two values to be different; balls that
-//! still meet below the least distance that formulas of their size can have show them equal. What is too large for either, and made of
-//! sums, products, whole powers and square roots of numbers, is evaluated modulo a large seeded prime ([`residues`]). The rest is undecided, which is
-//! never a pass.
+//! laws of powers, logarithms and angles, make no difference ([`normal`], [`laws`]): those that
+//! have one form are equal. Others are evaluated exactly at seeded points, in rationals with square
+//! roots and an independent value for π, e, each logarithm and each angle's point on the circle
+//! ([`points`]). Where no exact value is to be had of a part, `e^{kt}` for instance, the part gets
+//! a letter of its own ([`atoms`]). What cannot be had so, nested roots for instance, is evaluated
+//! in balls of growing precision ([`numeric`]): balls that part show two values to be different;
+//! balls that still meet below the least distance that formulas of their size can have show them
+//! equal. What is too large for either, and made of sums, products, whole powers and square roots
+//! of numbers, is evaluated modulo a large seeded prime ([`residues`]). The rest is undecided,
+//! which is never a pass.
 //!
 //! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers, points, and what all evaluations may cost
 //! are bounded, so every answer ends in a verdict well within the default fuel.
 //!
-//! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals that agree to six places and six figures
-//! (`0.333333` for 1/3), a decimal comma, sets for tuples and columns for points, `y = 5` for `x = 5`.
+//! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals
+//! that agree to six places and six figures (`0.333333` for 1/3), a decimal comma, sets for tuples
+//! and columns for points, `y = 5` for `x = 5`.
 //!
-//! `computed` refuses an answer that leaves sums undone where the reference is a numeral: `9 \cdot 2` is 18, but a policy that is asked
-//! for `9 \cdot 2` would learn to repeat the question. Fractions, powers of ten, units and `x = 18` are numerals.
+//! `computed` refuses an answer that leaves sums undone where the reference is a numeral: `9 \cdot
+//! 2` is 18, but a policy that is asked for `9 \cdot 2` would learn to repeat the question.
+//! Fractions, powers of ten, units and `x = 18` are numerals.
 //!
 //! ## `choice`
 //!
-//! The letters that the answer chooses are those of the reference: `B`, `(b)`, `\text{(B)}`, `B. twelve`, `the answer is B`; `A, C`. Sentences are
-//! read for what they choose and refuse ([`verdicts`]): `A is wrong, so B`, `选项B正确`; those that leave it open choose nothing.
+//! The letters that the answer chooses are those of the reference: `B`, `(b)`, `\text{(B)}`, `B.
+//! twelve`, `the answer is B`; `A, C`. Sentences are read for what they choose and refuse
+//! ([`verdicts`]): `A is wrong, so B`, `选项B正确`; those that leave it open choose nothing.
 //!
 //! ## `exact`
 //!

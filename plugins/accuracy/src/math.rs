@@ -170,7 +170,8 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     }
 }
 
-/// Chinese words and units out of what is set around them: `\text{无解}`, `8(个)`; lists of lengths as lists; `5'6''` in feet and inches.
+/// Chinese words and units out of what is set around them: `\text{无解}`, `8(个)`; lists of lengths as
+/// lists; `5'6''` in feet and inches.
 fn bare(text: String) -> String {
     let han = text.contains(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
     if han {
@@ -261,7 +262,8 @@ const LEADING: [&str; 34] = [
     "only",
 ];
 
-/// Whether words end in a letter that an equation is about, and may say something against it: `We reject x`, `All numbers except x`.
+/// Whether words end in a letter that an equation is about, and may say something against it: `We
+/// reject x`, `All numbers except x`.
 fn names_within_words(before: &str) -> bool {
     let han = |c: char| matches!(c, '\u{4e00}'..='\u{9fff}');
     let before = before.trim_end_matches([' ', '$', '(']);

@@ -1,8 +1,9 @@
 //! One form for formulas that are the same but for the order and the grouping of their parts: a sum of products of powers, sorted.
 //!
-//! Quotients become powers, nested sums and products are opened, equal bases and equal terms are put together, small products of sums
-//! are multiplied out, and arguments of functions are treated alike; [`crate::laws`] has the functions. Two formulas with one form
-//! are equal, and nothing had to be evaluated for it.
+//! Quotients become powers, nested sums and products are opened, equal bases and equal terms are
+//! put together, small products of sums are multiplied out, and arguments of functions are treated
+//! alike; [`crate::laws`] has the functions. Two formulas with one form are equal, and nothing had
+//! to be evaluated for it.
 //!
 //! **What a step may do.** A step may give a formula more points at which it has a value (`x/x` is 1, `√x·√x` is x), and must not
 //! change a value that it had: `√(x²)` becomes |x|, never x. So two formulas of one form agree wherever both have a real value.

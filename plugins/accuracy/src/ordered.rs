@@ -75,7 +75,8 @@ fn composes(text: &str) -> bool {
     })
 }
 
-/// Several capitals of which one is inverted or transposed, or several in bold: no matrix is divided by, and `L T^{-1}` is a dimension.
+/// Several capitals of which one is inverted or transposed, or several in bold: no matrix is
+/// divided by, and `L T^{-1}` is a dimension.
 fn has_matrices(text: &str) -> bool {
     const BOLD: [&str; 3] = ["\\mathbf", "\\boldsymbol", "\\bm"];
     if ["\\frac", "/", "\\begin"].iter().any(|sign| text.contains(sign)) {

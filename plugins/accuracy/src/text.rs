@@ -55,7 +55,8 @@ pub fn with_bracketed_unit(text: &str) -> Option<String> {
     (measure && figures).then(|| format!("{value}{unit}"))
 }
 
-/// Lists of two lengths with one unit, or a larger one behind, as lists: `10\text{ cm and }12\text{ cm}`; `3\text{ m and }5\text{ cm}` is a sum.
+/// Lists of two lengths with one unit, or a larger one behind, as lists: `10\text{ cm and }12\text{
+/// cm}`; `3\text{ m and }5\text{ cm}` is a sum.
 pub fn listed(text: &str) -> Option<String> {
     let at = text.find(" and")?;
     let (before, after) = text.split_at_checked(at)?;
@@ -101,7 +102,8 @@ pub fn in_feet(text: &str) -> Option<String> {
     whole(feet).and(whole(inches)).map(|()| format!("{feet} feet {inches} inches"))
 }
 
-/// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`. What such words may change stays.
+/// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`.
+/// What such words may change stays.
 pub fn without_remark(text: &str) -> String {
     valued(text).unwrap_or_else(|| text.to_string())
 }

@@ -1,7 +1,8 @@
 //! What sentences say of the letters of a multiple choice: `A is wrong, so B`, `not B but C`, `选项B正确`.
 //!
-//! Each letter that a sentence names is chosen, refused, or only mentioned. A text chooses when it chooses one letter, or several in one
-//! list, refuses none of them, and mentions no other but in its reasons.
+//! Each letter that a sentence names is chosen, refused, or only mentioned. A text chooses when it
+//! chooses one letter, or several in one list, refuses none of them, and mentions no other but in
+//! its reasons.
 
 use std::collections::BTreeSet;
 
@@ -129,8 +130,8 @@ fn apposed(mut pieces: Vec<Piece>) -> Vec<Piece> {
     pieces
 }
 
-/// Without a list of all the options before what is said of them: `A) 3, B) 4, C) 5. The answer is C`, `Among A, B and C, …`; `None` without
-/// such a list, and where it judges the options.
+/// Without a list of all the options before what is said of them: `A) 3, B) 4, C) 5. The answer is
+/// C`, `Among A, B and C, …`; `None` without such a list, and where it judges the options.
 fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
     let first = pieces.iter().position(|piece| *piece == Piece::Letter('A'))?;
     let mark = match pieces.get(first + 1)? {

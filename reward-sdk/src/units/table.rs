@@ -1,7 +1,8 @@
 //! The units that are known, what they measure, and their prefixes.
 
-/// Length (metre), mass (kilogram), time (second), current (ampere), temperature (kelvin), amount (mole), light (candela), calendar
-/// time (month), angle (second of arc), and what nothing converts into these: radian, dollar, yuan, sterling, euro, yen, parsec, dalton.
+/// Length (metre), mass (kilogram), time (second), current (ampere), temperature (kelvin), amount
+/// (mole), light (candela), calendar time (month), angle (second of arc), and what nothing converts
+/// into these: radian, dollar, yuan, sterling, euro, yen, parsec, dalton.
 pub const DIMENSIONS: usize = 17;
 
 type Powers = [i8; DIMENSIONS];

@@ -157,7 +157,7 @@ fn a_prompt_that_fails_names_its_row() {
     let template = crate::open(&TemplateSource::Plain, &tokenizer()).unwrap();
     let message = Prompts::build(&data, &template, &tokenizer(), Lengths::default()).err().unwrap().to_string();
     assert!(message.contains(":2): template plain: the prompt has no token"), "{message}");
-    // Of a glob, the row's own file.
+    // A row of several files is named with its own file.
     let directory = tempfile::tempdir().unwrap();
     let row = |prompt: &str| format!("{{\"prompt\": \"{prompt}\"}}\n");
     std::fs::write(directory.path().join("a.jsonl"), row("a") + &row("b")).unwrap();

@@ -59,7 +59,8 @@ fn chat_templates_render_as_in_transformers() {
     assert_eq!(template.render(&row(" What is 2+2? ")).unwrap(), cases["conversations"][0]["text"].as_str().unwrap());
 }
 
-/// The ways of Qwen2.5's, Qwen3's, Llama 3's and R1's templates: history without its reasoning, tool results, dates with a fallback.
+/// The ways of Qwen2.5's, Qwen3's, Llama 3's and R1's templates: history without its reasoning,
+/// tool results, dates with a fallback.
 #[test]
 fn templates_in_the_manner_of_each_family_render_as_in_transformers() {
     let cases: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden("chat_styles.json")).unwrap()).unwrap();
@@ -95,7 +96,8 @@ fn a_chat_template_is_told_the_jobs_day() {
     assert!(message.contains("strftime_now") && message.contains("set `date`"), "{message}");
 }
 
-/// A file that reads `messages` renders a conversation as a chat template does, and sees the row besides; one that does not is refused one.
+/// A file that reads `messages` renders a conversation as a chat template does, and sees the row
+/// besides; one that does not is refused one.
 #[test]
 fn a_template_file_may_render_a_conversation() {
     let text = "{{ domain }} {% for message in messages %}\n{{ bos_token }}{{ message.role }}: {{ message.content }}\n{% endfor %}\n{% if add_generation_prompt %}assistant:{% endif %}";
@@ -175,7 +177,8 @@ fn an_endless_template_is_refused_by_name() {
     assert!(crate::open(&TemplateSource::File(path), &tokenizer()).unwrap().render(&row("why")).is_ok());
 }
 
-/// What jinja2 3.1 does, as transformers sets it up: None has no items, what is undefined has none either but is empty, and neither can be cut.
+/// What jinja2 3.1 does, as transformers sets it up: None has no items, what is undefined has none
+/// either but is empty, and neither can be cut.
 #[test]
 fn none_is_gone_through_as_in_python() {
     let message = Message::list(&[Json::parse(r#"{"role": "user", "content": null, "tool_calls": []}"#).unwrap()]).unwrap();

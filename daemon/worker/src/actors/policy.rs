@@ -1,8 +1,10 @@
 //! The policy actor: opens a stage's model, saves and restores it, and writes it out.
 //!
-//! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors` (optimiser moments and counters) and,
-//! where the stage has a reference, `reference/`, a Hugging Face directory of its own; where it trains adapters, `adapter/`; where it has a value model,
-//! `value/`, with an optimiser's file of its own. A reward model takes the policy's place. It appears whole or not at all (`CKP-1`).
+//! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors`
+//! (optimiser moments and counters) and, where the stage has a reference, `reference/`, a Hugging
+//! Face directory of its own; where it trains adapters, `adapter/`; where it has a value model,
+//! `value/`, with an optimiser's file of its own. A reward model takes the policy's place. It
+//! appears whole or not at all (`CKP-1`).
 
 use crate::actors::scorer;
 use crate::device::{Bench, DeviceThread, Model, Opened};
@@ -186,7 +188,8 @@ pub(super) fn sizes(model: &CausalLm) -> worker::Opened {
     }
 }
 
-/// The tokenizer and its kin travel with the weights, through checkpoints too: a later stage knows only the checkpoint it came from.
+/// The tokenizer and its kin travel with the weights, through checkpoints too: a later stage knows
+/// only the checkpoint it came from.
 fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
     let from = match &request.model {
         ModelSource::Directory(from) => Some(from),
@@ -291,7 +294,8 @@ fn checkpoint_bytes(opened: &Opened) -> u64 {
     tensors.map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
 }
 
-/// Bytes that are read to open a model of a directory, or made of random numbers; files are hashed first where they have a manifest.
+/// Bytes that are read to open a model of a directory, or made of random numbers; files are hashed
+/// first where they have a manifest.
 pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
     let dir = match model {
         ModelSource::Directory(dir) => dir,

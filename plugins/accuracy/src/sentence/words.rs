@@ -38,8 +38,9 @@ pub const BEFORE: &[&str] = &[
     "remainder",
 ];
 
-/// Words before a value that take back, doubt, condition or compare what a sentence says, or number something else. Those that change a number
-/// wherever they stand are refused already ([`changes_number`]).
+/// Words before a value that take back, doubt, condition or compare what a sentence says, or number
+/// something else. Those that change a number wherever they stand are refused already
+/// ([`changes_number`]).
 ///
 /// [`changes_number`]: reward_sdk::units::changes_number
 pub const DENIALS: &[&str] = &[
