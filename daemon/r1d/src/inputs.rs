@@ -85,12 +85,10 @@ fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
     files.chain((!tokenizer.is_dir()).then(|| tokenizer.to_path_buf())).collect()
 }
 
-/// Safetensors of a Hugging Face directory, and their index.
+/// The files of a directory's weights, as whoever opens them finds them. What is wrong with them is
+/// told by that one: here there are none then.
 pub fn weight_files(dir: &Path) -> BTreeSet<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let weights =
-        |path: &PathBuf| path.to_str().is_some_and(|p| p.ends_with(".safetensors") || p.ends_with(".safetensors.index.json"));
-    entries.filter(weights).collect()
+    r1d_shape::weight_files(dir).unwrap_or_default()
 }
 
 /// Bytes up to which a file that is no data is hashed whole.

@@ -178,7 +178,7 @@ fn add_tokenizer(parts: &mut Parts, tokenizer: &Path, known: Option<&Inputs>) ->
 fn add_directory(parts: &mut Parts, dir: &Path, known: Option<&Inputs>) -> Result<(), ReuseError> {
     for path in weight_files(dir) {
         let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
-        parts.add(&path.file_name().unwrap_or_default().to_string_lossy(), &known);
+        parts.add(&path.strip_prefix(dir).unwrap_or(&path).to_string_lossy(), &known);
     }
     add_tokenizer(parts, dir, known)
 }

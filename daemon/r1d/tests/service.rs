@@ -283,6 +283,36 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
+/// The weights are what the index names, whatever its shards are called: they are as much the job's as rows are.
+#[test]
+fn shards_of_any_name_are_waited_for_as_they_were() {
+    let mut house = House::new();
+    house.write_language_model("base");
+    let (base, shard) = (house.path("base"), house.path("base/part1.bin"));
+    fs::write(base.join("state"), "7").unwrap();
+    fs::rename(base.join("model.safetensors"), &shard).unwrap();
+    let config = r1d_shape::Config::parse(&fs::read_to_string(base.join("config.json")).unwrap()).unwrap();
+    let map = config.tensors().into_iter().map(|tensor| (tensor.name, "part1.bin".into())).collect();
+    let index = serde_json::json!({"weight_map": serde_json::Value::Object(map)});
+    fs::write(base.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    house.plant("train-2", "hang");
+    house.start();
+    let own = house.path("").display().to_string();
+    let init = format!("init = \"{own}model.json\"\ntokenizer = \"{own}tokenizer\"");
+    let job = house.submit(house.job(&[(&init, &format!("path = \"{}\"", base.display()))]));
+    let trained = house.path("faults/train.count");
+    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.kill();
+    let whole = fs::read(&shard).unwrap();
+    let mut other = whole.clone();
+    other[whole.len() - 2..].copy_from_slice(&[0x80, 0x3f]);
+    fs::write(&shard, other).unwrap();
+    house.start();
+    house.wait("the reason", |house| waits(house, &job).contains("part1.bin is not as it was").then_some(()));
+    fs::write(&shard, whole).unwrap();
+    house.wait_succeeded(&job);
+}
+
 #[test]
 fn a_ledger_that_is_gone_or_empty_beside_jobs_is_named() {
     let mut house = House::new();

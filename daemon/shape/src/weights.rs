@@ -4,25 +4,14 @@
 use crate::config::Config;
 use crate::fp8::{BlockSize, scale_name};
 use crate::safetensors::{SafetensorsFile, StoredTensor};
+use crate::shards::{INDEX_FILE, Shards};
 use crate::tensors::{EMBEDDING, HEAD, SCORE};
 use crate::values;
 use crate::weights_error::{Result, WeightsError, wrong};
-use r1d_proto::user_file;
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-pub const SINGLE_FILE: &str = "model.safetensors";
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Largest index: that of DeepSeek-R1's 91,991 tensors has 9 MB.
-const INDEX_MAX_BYTES: u64 = 64 << 20;
 const FP8: &str = "F8_E4M3";
-
-/// `weight_map` names the shard of every tensor.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
 
 /// The files with a model's weights, open, and where each tensor is in them.
 #[derive(Debug)]
@@ -43,32 +32,12 @@ pub enum Head {
 }
 
 impl WeightFiles {
-    /// The directory's files: one that is whole, which wins as in transformers, or the shards of the index.
+    /// The directory's files, as [`weight_files`](crate::weight_files) finds them.
     pub fn open(dir: &Path) -> Result<WeightFiles> {
-        let (whole, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
-        if is_there(&whole)? {
-            return WeightFiles::of(dir, vec![whole]);
-        }
-        if !is_there(&index)? {
-            return wrong(dir, format!("has no {SINGLE_FILE} and no {INDEX_FILE}: name a directory with safetensors weights"));
-        }
-        let text = user_file::read(&index, INDEX_MAX_BYTES).map_err(|source| WeightsError::Io { path: index.clone(), source })?;
-        let Index { weight_map } = match serde_json::from_slice(&text) {
-            Ok(index) => index,
-            Err(error) => return wrong(&index, format!("is not an index of shards: {error}")),
-        };
-        let names: BTreeSet<&String> = weight_map.values().collect();
-        let mut paths = Vec::with_capacity(names.len());
-        for name in names {
-            // A shard stands beside its index; a path that leads elsewhere is not followed.
-            let path = dir.join(name);
-            if Path::new(name).components().count() != 1 || !is_there(&path)? {
-                return wrong(dir, format!("shard {name:?}, which {INDEX_FILE} names, is missing: fetch it again"));
-            }
-            paths.push(path);
-        }
-        let files = WeightFiles::of(dir, paths)?;
-        match weight_map.iter().find(|(name, _)| !files.holds(name)) {
+        let Shards { files, index } = Shards::of(dir)?;
+        let files = WeightFiles::of(dir, files)?;
+        let named = index.map_or_else(BTreeMap::new, |index| index.weight_map);
+        match named.iter().find(|(name, _)| !files.holds(name)) {
             None => Ok(files),
             Some((name, shard)) => {
                 wrong(dir, format!("{INDEX_FILE} says that {shard:?} has the tensor {name:?}, which is not there: fetch it again"))
@@ -78,11 +47,11 @@ impl WeightFiles {
 
     /// One safetensors file of any name.
     pub fn open_file(path: &Path) -> Result<WeightFiles> {
-        WeightFiles::of(path.parent().unwrap_or(Path::new("")), vec![path.into()])
+        WeightFiles::of(path.parent().unwrap_or(Path::new("")), [path.into()])
     }
 
-    fn of(dir: &Path, paths: Vec<PathBuf>) -> Result<WeightFiles> {
-        let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>>>()?;
+    fn of(dir: &Path, paths: impl IntoIterator<Item = PathBuf>) -> Result<WeightFiles> {
+        let files = paths.into_iter().map(|path| SafetensorsFile::open(&path)).collect::<Result<Vec<_>>>()?;
         let named = |(at, file): (usize, &SafetensorsFile)| -> Vec<(String, (usize, String))> {
             file.tensors.keys().map(|name| (name.clone(), (at, name.clone()))).collect()
         };
@@ -193,16 +162,10 @@ impl WeightFiles {
     }
 }
 
-/// Whether there is something of this name, be it a link to nothing, which is then named when it is
-/// opened. That it cannot be looked at is an error, and not the same as that it is not there.
-fn is_there(path: &Path) -> Result<bool> {
-    let is_there = path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source })?;
-    Ok(is_there || path.is_symlink())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shards::SINGLE_FILE;
 
     fn check_weights(dir: &Path, config: &Config) -> std::result::Result<(), String> {
         let checked = WeightFiles::open(dir).and_then(|files| files.check(config, Head::Stored));
