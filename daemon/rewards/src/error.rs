@@ -40,8 +40,13 @@ pub enum RewardError {
     Describe { path: PathBuf, why: String },
     #[error("plugin {path}: refuses its config {}: {why}", r1d_proto::shown::quote(config))]
     Config { path: PathBuf, config: String, why: String },
-    #[error("plugin {path}: no copy of it can be kept: {cause}")]
-    Keep { path: PathBuf, cause: std::io::Error },
+    #[error("plugin {path}: no copy of it can be kept as {kept}: {cause}")]
+    Keep { path: PathBuf, kept: PathBuf, cause: std::io::Error },
+    #[error(
+        "plugin {kept}, the daemon's copy, is damaged ({damage}), and the plugin that the job names cannot take its place ({named}): \
+         put a file with sha256 {pinned} in either's place; or, for another to judge, remove the copy and submit the job again"
+    )]
+    Damaged { kept: PathBuf, damage: String, named: String, pinned: String },
     #[error("plugin {path}: golden cases: {why}")]
     Golden { path: PathBuf, why: String },
     #[error("nobody waits for this plugin any more")]
@@ -52,6 +57,16 @@ pub enum RewardError {
     Engine(String),
     #[error("code cache {path}: {cause}")]
     Cache { path: PathBuf, cause: std::io::Error },
+}
+
+impl RewardError {
+    /// What is the matter with a plugin's file, without what to do about it.
+    pub(crate) fn fault(&self) -> String {
+        match self {
+            RewardError::Pin { path, found, .. } => format!("the sha256 of {} is {found}", path.display()),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The host, not the plugin, failed: there is no verdict.

@@ -157,20 +157,8 @@ impl Rewards {
         if kept == reward.path() {
             return Ok(());
         }
-        let failed = |cause| RewardError::Keep { path: reward.path().into(), cause };
-        let bytes = component::read(reward.path())?;
         // The file may have changed since it was loaded.
-        check_pin(reward.path(), &cache::hex(&Sha256::digest(&bytes)), reward.module_sha256())?;
-        let write = |path: &Path, bytes: &[u8]| replace(path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed);
-        if let Some(dir) = kept.parent() {
-            r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
-        }
-        // Unreadable ones vouch for nothing, and nobody who must have one gets this far.
-        let signatures = signature::read(reward.path()).unwrap_or_default();
-        if !signatures.is_empty() {
-            write(&signature::beside(&kept), signatures.as_bytes())?;
-        }
-        write(&kept, &bytes)
+        PluginFile::read(reward.path())?.pinned(reward.module_sha256())?.keep(&kept)
     }
 
     /// Removes the kept components, with their signatures and what a crash left of either, whose hashes nobody names any more; how many
@@ -194,6 +182,27 @@ impl Rewards {
         Ok(removed)
     }
 
+    /// The plugin's file: the copy that is kept under its pin, or the one that the job names. A copy
+    /// that is damaged is made anew from that one, where it has the pinned bytes.
+    fn file(&self, spec: &RewardSpec) -> Result<PluginFile, RewardError> {
+        let named = || PluginFile::read(&self.find(&spec.plugin)?);
+        let Some(pinned) = &spec.sha256 else { return named() };
+        let Some(kept) = self.kept(pinned).filter(|path| path.is_file()) else { return named()?.pinned(pinned) };
+        let copy = PluginFile::read(&kept).and_then(|copy| copy.pinned(pinned));
+        let Err(damage) = copy else { return copy };
+        match named().and_then(|named| named.pinned(pinned)) {
+            Ok(named) => {
+                let (kept_at, from) = (kept.display(), named.path.display());
+                tracing::warn!("{kept_at}, the daemon's copy of a plugin, is damaged: it is made anew from {from}");
+                if let Err(error) = named.keep(&kept) {
+                    tracing::warn!("{error}");
+                }
+                Ok(named)
+            }
+            Err(named) => Err(RewardError::Damaged { kept, damage: damage.fault(), pinned: pinned.clone(), named: named.fault() }),
+        }
+    }
+
     /// Where a component of this hash is kept; the file need not be there.
     fn kept(&self, sha256: &str) -> Option<PathBuf> {
         is_hash(sha256).then_some(self.store.as_ref()?.join(format!("{}.wasm", sha256.to_ascii_lowercase())))
@@ -207,16 +216,10 @@ impl Rewards {
 
     /// [`Rewards::load`] without trying the configuration: for what a plugin says of itself, and for golden cases, which bring their own.
     pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
-        let kept = spec.sha256.as_ref().and_then(|sha256| self.kept(sha256)).filter(|path| path.is_file());
-        let path = kept.map_or_else(|| self.find(&spec.plugin), Ok)?;
-        let bytes = component::read(&path)?;
+        let PluginFile { path, bytes, sha256 } = self.file(spec)?;
+        let module_sha256 = cache::hex(&sha256);
         // Golden cases are no code.
         let limits = spec.limits.budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
-        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-        let module_sha256 = cache::hex(&sha256);
-        if let Some(pinned) = &spec.sha256 {
-            check_pin(&path, &module_sha256, pinned)?;
-        }
         if !self.trusted.is_empty() && !signature::signers(&path, &sha256).iter().any(|key| self.trusted.contains(key)) {
             return Err(RewardError::Unsigned { path });
         }
@@ -289,6 +292,42 @@ fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, Stri
     // SAFETY: the code comes from our own compiler, either just now over a private socket or from a file whose MAC only this
     // daemon could have made.
     unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
+}
+
+/// The file of a plugin, as it was read.
+struct PluginFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    sha256: [u8; 32],
+}
+
+impl PluginFile {
+    fn read(path: &Path) -> Result<PluginFile, RewardError> {
+        let bytes = component::read(path)?;
+        let sha256 = Sha256::digest(&bytes).into();
+        Ok(PluginFile { path: path.into(), bytes, sha256 })
+    }
+
+    /// The file, where it has this hash.
+    fn pinned(self, sha256: &str) -> Result<PluginFile, RewardError> {
+        check_pin(&self.path, &cache::hex(&self.sha256), sha256)?;
+        Ok(self)
+    }
+
+    /// Writes a copy, and of the signatures beside the file.
+    fn keep(&self, kept: &Path) -> Result<(), RewardError> {
+        let failed = |cause| RewardError::Keep { path: self.path.clone(), kept: kept.into(), cause };
+        let write = |path: &Path, bytes: &[u8]| replace(path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed);
+        if let Some(dir) = kept.parent() {
+            r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
+        }
+        // Unreadable ones vouch for nothing, and nobody who must have one gets this far.
+        let signatures = signature::read(&self.path).unwrap_or_default();
+        if !signatures.is_empty() {
+            write(&signature::beside(kept), signatures.as_bytes())?;
+        }
+        write(kept, &self.bytes)
+    }
 }
 
 fn check_pin(path: &Path, found: &str, pinned: &str) -> Result<(), RewardError> {

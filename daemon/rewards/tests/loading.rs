@@ -122,6 +122,34 @@ fn eight_jobs_that_share_a_new_plugin_all_keep_it() {
     }
 }
 
+/// A job's plugin is found by its pin in what the daemon keeps, and made anew there from the file that the job names.
+#[test]
+fn a_damaged_copy_is_made_anew_from_the_original_or_named_with_what_to_do() {
+    let (dir, path) = plugin();
+    let rewards = rewards(1).storing(dir.path().join("kept"));
+    let reward = rewards.load(&spec(&path)).unwrap();
+    rewards.keep(&reward).unwrap();
+    let sha256 = reward.module_sha256().to_owned();
+    let kept = dir.path().join("kept").join(format!("{sha256}.wasm"));
+    let pinned = RewardSpec { sha256: Some(sha256.clone()), ..spec(&path) };
+    let whole = std::fs::read(&kept).unwrap();
+    for damaged in [&b"oops"[..], &[], &whole[..whole.len() - 1], &[&[0][..], &whole[1..], &[0]].concat()] {
+        std::fs::write(&kept, damaged).unwrap();
+        assert_eq!(score(&rewards.load(&pinned).unwrap()), ONE);
+        assert_eq!(std::fs::read(&kept).unwrap(), whole, "the copy is whole again");
+    }
+    // Nothing has the pinned bytes any more.
+    std::fs::write(&kept, "oops").unwrap();
+    std::fs::write(&path, "other").unwrap();
+    let error = rewards.load(&pinned).err().unwrap().to_string();
+    for part in ["the daemon's copy, is damaged", kept.to_str().unwrap(), path.to_str().unwrap(), &sha256, "submit the job again"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let error = rewards.load(&pinned).err().unwrap().to_string();
+    assert!(error.contains("is damaged") && error.contains("No such file"), "{error}");
+}
+
 fn plugin() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("guest.wasm");
