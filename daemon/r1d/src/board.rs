@@ -32,6 +32,8 @@ struct Inner {
 struct State {
     jobs: BTreeMap<JobId, Live>,
     devices: Vec<DeviceStatus>,
+    /// Why no device is given a job.
+    held: Option<String>,
 }
 
 impl Board {
@@ -45,7 +47,7 @@ impl Board {
             job: None,
             problem: Some("the daemon has not tried it yet".into()),
         };
-        let state = Mutex::new(State { jobs: BTreeMap::new(), devices: devices.iter().map(device).collect() });
+        let state = Mutex::new(State { jobs: BTreeMap::new(), devices: devices.iter().map(device).collect(), held: None });
         Board(Arc::new(Inner { state, changed: watch::Sender::new(0) }))
     }
 
@@ -78,7 +80,19 @@ impl Board {
     }
 
     pub fn devices(&self) -> Vec<DeviceStatus> {
-        self.lock().devices.clone()
+        let state = self.lock();
+        let mut devices = state.devices.clone();
+        for device in devices.iter_mut().filter(|device| device.problem.is_none() && state.held.is_some()) {
+            (device.state, device.problem) = ("waiting".into(), state.held.clone());
+        }
+        devices
+    }
+
+    /// Why no device is given a job, whichever it is; `None`: nothing keeps them from it.
+    pub fn hold(&self, cause: Option<String>) {
+        if self.lock().held != cause {
+            self.change(|state| state.held = cause);
+        }
     }
 
     pub fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {

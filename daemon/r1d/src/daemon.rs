@@ -11,6 +11,7 @@ use crate::cli::COMPILE;
 use crate::graders::OpenJobs;
 use crate::lacking::Looks;
 use crate::materials::worker_threads;
+use crate::old_workers::OldWorkers;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::setup::{self, SetupError};
@@ -41,8 +42,6 @@ const SOCKET_MODE: u32 = 0o660;
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// Between two looks whether the state directory is still there.
 const IN_PLACE_LOOK: Duration = Duration::from_secs(2);
-/// For workers of a daemon that was killed to notice and leave.
-const OLD_WORKERS_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -211,21 +210,12 @@ fn build(
     let means = |recipe: &Recipe| means(settings, &state, &desk, &rewards, &clerks, recipe);
     let means = recipes.iter().map(means).collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
-    let patience = clock.now() + OLD_WORKERS_MAX;
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
-        let (old, clock) = (old.clone(), wait_clock.clone());
-        let workers_are_gone = Box::new(move || {
-            let gone = old.workers_are_gone();
-            if !gone && clock.now() > patience {
-                let path = old.root().to_path_buf();
-                tracing::error!("{}", StateError::WorkersRemain { path, waited_s: OLD_WORKERS_MAX.as_secs() });
-            }
-            gone
-        });
+        let old_workers = OldWorkers::new(old.clone(), wait_clock.clone());
         let devices = means.iter().map(|means| Device { means: means.clone(), running: None }).collect();
         Jobs {
             devices,
-            workers_are_gone,
+            old_workers,
             away: HashMap::new(),
             lacking: HashMap::new(),
             looks: Looks::default(),

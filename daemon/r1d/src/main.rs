@@ -29,6 +29,7 @@ mod lacking;
 mod log;
 mod materials;
 mod notify;
+mod old_workers;
 mod outputs;
 mod plugin;
 mod progress;

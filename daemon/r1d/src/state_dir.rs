@@ -18,14 +18,14 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+const WORKERS_LOCK: &str = "workers.lock";
+
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("state directory {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("state directory {} is in use by r1d with process id {pid}: stop that one, or choose another with --state-dir", path.display())]
     InUse { path: PathBuf, pid: String },
-    #[error("state directory {}: a worker of a daemon before this one still runs after {waited_s} s: end it, then start again", path.display())]
-    WorkersRemain { path: PathBuf, waited_s: u64 },
     #[error(
         "state directory {}: its ledger, ledger.redb, is gone, and there are {jobs} jobs in {0}/jobs, which only a ledger can go on with: put a copy of the \
          ledger back; or, to start anew without these jobs, move {0}/jobs away",
@@ -64,7 +64,7 @@ impl StateDir {
         }
         let own = format!("{}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(own.as_bytes())).map_err(io(&path))?;
-        let path = root.join("workers.lock");
+        let path = root.join(WORKERS_LOCK);
         let workers = open(&path).map_err(io(&path))?;
         Ok(StateDir { root: root.into(), lock, workers })
     }
@@ -92,9 +92,27 @@ impl StateDir {
         }
     }
 
-    /// Whether all workers of daemons before this one are gone; from then on the lock is this daemon's.
-    pub fn workers_are_gone(&self) -> bool {
-        rustix::fs::flock(&self.workers, FlockOperation::NonBlockingLockExclusive).is_ok()
+    /// The process ids of workers of daemons before this one, as far as this process may see them;
+    /// `None` when all are gone, and from then on the lock is this daemon's.
+    pub fn old_workers(&self) -> Option<Vec<u32>> {
+        match rustix::fs::flock(&self.workers, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => None,
+            Err(_) => Some(self.holders()),
+        }
+    }
+
+    /// Processes that have the workers' lock as their standard output. The kernel's list of locks has the process that took it: a daemon that is gone.
+    fn holders(&self) -> Vec<u32> {
+        let Ok(lock) = self.workers.metadata() else { return Vec::new() };
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let holds = |pid: &u32| {
+            let held = std::fs::metadata(format!("/proc/{pid}/fd/1"));
+            held.is_ok_and(|held| (held.dev(), held.ino()) == (lock.dev(), lock.ino()))
+        };
+        let mut holders: Vec<u32> = pids.filter(holds).collect();
+        holders.sort_unstable();
+        holders
     }
 
     /// For a worker to hold.
@@ -104,6 +122,11 @@ impl StateDir {
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What workers hold ([`StateDir::workers_lock`]).
+    pub fn workers(&self) -> PathBuf {
+        self.root.join(WORKERS_LOCK)
     }
 
     pub fn ledger(&self) -> PathBuf {

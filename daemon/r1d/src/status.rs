@@ -225,7 +225,7 @@ impl Desk {
     pub fn free_device(&self) -> String {
         let devices: Vec<String> = (self.board.devices().into_iter())
             .map(|device| match (device.problem, device.job) {
-                (Some(problem), _) => format!("{} (failed: {problem})", device.device),
+                (Some(problem), _) => format!("{} ({}: {problem})", device.device, device.state),
                 (None, Some(job)) => format!("{} (busy with job {job})", device.device),
                 (None, None) => format!("{} ({})", device.device, device.state),
             })

@@ -283,6 +283,39 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
+/// A worker that hangs in its driver outlives its daemon. The next daemon says which one it waits for, everywhere, and once.
+#[test]
+fn a_worker_of_the_daemon_before_that_cannot_end_is_named() {
+    let mut house = House::new();
+    house.start();
+    house.kill();
+    // What holds a worker's standard output.
+    let lock = fs::File::options().write(true).open(house.state().join("workers.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut worker = Command::new("sleep").arg("1000").stdout(lock).spawn().unwrap();
+    let pid = worker.id();
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let (named, deed) = (format!("process {pid}"), format!("`kill -9 {pid}`"));
+    house.wait("the reason", |house| {
+        let waits = waits(house, &job);
+        (waits.contains(&named) && waits.contains(&deed)).then_some(())
+    });
+    let device = |house: &House| match house.ask(Request::Nodes) {
+        Response::Nodes(mut nodes) => nodes.remove(0).devices.remove(0),
+        other => panic!("{other:?}"),
+    };
+    let shown = device(&house);
+    assert!(shown.state == "waiting" && shown.problem.as_ref().is_some_and(|problem| problem.contains(&deed)), "{shown:?}");
+    // Some looks later.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(house.log().matches("of the daemon before this one").count(), 1, "{}", house.log());
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    house.wait_succeeded(&job);
+    assert_eq!(device(&house).problem, None);
+}
+
 /// The weights are what the index names, whatever its shards are called: they are as much the job's as rows are.
 #[test]
 fn shards_of_any_name_are_waited_for_as_they_were() {

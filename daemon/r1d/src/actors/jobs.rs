@@ -7,6 +7,7 @@ use crate::actors::run::{Means, Outcome, Run, Started, Stop, leave_status};
 use crate::actors::supervise::Alive;
 use crate::job_log::JobLog;
 use crate::lacking::{Lacking, Looks};
+use crate::old_workers::{OldWorkers, Remaining};
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
 use crate::{tasks, turns};
@@ -25,8 +26,6 @@ use tokio::sync::{oneshot, watch};
 const RUN_PANICS_MAX: u32 = 3;
 /// How often an end that the ledger could not take is tried again.
 const RECORD_AGAIN: Duration = Duration::from_secs(5);
-/// Between looks at the state directory, while workers of a daemon before this one still run.
-const WORKERS_GONE_LOOK: Duration = Duration::from_millis(200);
 /// Free devices are looked at so often, whatever was heard of the ledger: a suspect's trial ends by time.
 const DISPATCH_AGAIN: Duration = Duration::from_secs(10);
 
@@ -70,8 +69,7 @@ pub struct Running {
 
 pub struct Jobs {
     pub devices: Vec<Device>,
-    /// Whether workers of an earlier daemon are gone ([`crate::state_dir::StateDir::workers_are_gone`]).
-    pub workers_are_gone: Box<dyn FnMut() -> bool>,
+    pub old_workers: OldWorkers,
     /// Runs that wait for people, without a device.
     pub away: HashMap<JobId, Addr<Run>>,
     /// Jobs that wait for their files, and have no run: a file that is away may be that of all jobs.
@@ -93,10 +91,13 @@ impl Jobs {
         if self.waits_for_workers {
             return;
         }
-        if !(self.workers_are_gone)() {
-            tracing::warn!("workers of the daemon before this one still run: waiting for them");
+        let remaining = self.old_workers.look();
+        if let Some(device) = self.devices.first() {
+            device.means.desk.board.hold(remaining.as_ref().map(|remaining| remaining.cause.clone()));
+        }
+        if let Some(Remaining { pause, .. }) = remaining {
             self.waits_for_workers = true;
-            context.run_later(WORKERS_GONE_LOOK, |jobs, context| {
+            context.run_later(pause, |jobs, context| {
                 jobs.waits_for_workers = false;
                 jobs.dispatch(context);
             });
