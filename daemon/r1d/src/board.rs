@@ -71,6 +71,19 @@ impl Board {
         self.change(|state| state.jobs.insert(job.clone(), live));
     }
 
+    /// The job that waits goes on waiting, for something else now; whether that is new.
+    pub fn renew_wait(&self, job: &JobId, what: &str) -> bool {
+        let is_new = |wait: &Wait| wait.waits_for != what;
+        if !self.lock().jobs.get(job).is_some_and(|live| live.waits.iter().any(is_new)) {
+            return false;
+        }
+        self.change(|state| {
+            let waits = state.jobs.get_mut(job).into_iter().flat_map(|live| &mut live.waits);
+            waits.for_each(|wait| wait.waits_for = what.into());
+        });
+        true
+    }
+
     pub fn clear(&self, job: &JobId) {
         self.change(|state| state.jobs.remove(job));
     }

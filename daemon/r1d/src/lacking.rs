@@ -22,6 +22,11 @@ pub struct Lacking {
     pub _wait: oneshot::Sender<()>,
 }
 
+/// What a job waits for that waits for its files, as `r1ctl why` says it.
+pub fn awaited(cause: &str) -> String {
+    format!("{cause}; the job goes on when that is mended, or cancel it")
+}
+
 /// Takes turns at looking.
 #[derive(Clone)]
 pub struct Looks(Arc<Semaphore>);
@@ -38,8 +43,8 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 impl Looks {
-    /// Waits until the files are as `recorded` says ([`inputs::unlike`]).
-    pub async fn until_as_they_were(&self, recorded: PathBuf) {
+    /// Waits until the files are as `recorded` says ([`inputs::unlike`]). `told` hears at each look what is amiss.
+    pub async fn until_as_they_were(&self, recorded: PathBuf, told: impl Fn(&str)) {
         for pause in pauses() {
             tokio::time::sleep(pause).await;
             let (turn, recorded) = (self.0.clone().acquire_owned().await, recorded.clone());
@@ -47,9 +52,10 @@ impl Looks {
                 let _turn = turn;
                 inputs::unlike(&recorded)
             });
-            // A panic is told by whoever opens the files.
-            if !matches!(looked.await, Ok(Some(_))) {
-                return;
+            match looked.await {
+                Ok(Some(cause)) => told(&cause),
+                // A panic is told by whoever opens the files.
+                Ok(None) | Err(_) => return,
             }
         }
     }

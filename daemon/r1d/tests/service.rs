@@ -283,6 +283,41 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
+/// What `why` and the log say of a job that waits is what keeps it now: each cause once, however often its files are looked at.
+#[test]
+fn the_cause_of_a_wait_is_renewed_when_it_changes() {
+    let mut house = House::new();
+    house.plant("train-2", "hang");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let trained = house.path("faults/train.count");
+    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.kill();
+    let rows = house.path("rows.jsonl");
+    let whole = fs::read(&rows).unwrap();
+    fs::remove_file(&rows).unwrap();
+    house.start();
+    let said = |house: &mut House, cause: &str| house.wait(cause, |house| waits(house, &job).contains(cause).then_some(()));
+    said(&mut house, "rows.jsonl is away");
+    fs::write(&rows, &whole[..whole.len() / 2]).unwrap();
+    said(&mut house, "rows.jsonl is not as it was");
+    let config = house.path("model.json");
+    fs::rename(&config, house.path("away.json")).unwrap();
+    said(&mut house, "model.json is away");
+    assert!(!waits(&house, &job).contains("rows.jsonl"), "{}", waits(&house, &job));
+    // Some looks later.
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    let told = |log: &[r1d_proto::control::LogLine]| {
+        let causes = log.iter().filter_map(|line| line.message.strip_prefix("the job waits: "));
+        causes.map(|cause| cause.rsplit('/').next().unwrap_or_default()[..14].to_owned()).collect::<Vec<_>>()
+    };
+    let log = house.log_lines(&job);
+    assert_eq!(told(&log), ["rows.jsonl is ", "rows.jsonl is ", "model.json is "], "{log:?}");
+    fs::rename(house.path("away.json"), &config).unwrap();
+    fs::write(&rows, &whole).unwrap();
+    house.wait_succeeded(&job);
+}
+
 /// A worker that hangs in its driver outlives its daemon. The next daemon says which one it waits for, everywhere, and once.
 #[test]
 fn a_worker_of_the_daemon_before_that_cannot_end_is_named() {

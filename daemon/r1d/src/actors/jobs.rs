@@ -10,7 +10,7 @@ use crate::lacking::{Lacking, Looks};
 use crate::old_workers::{OldWorkers, Remaining};
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
-use crate::{tasks, turns};
+use crate::{lacking, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -186,13 +186,20 @@ impl Jobs {
     /// Waits for the job's files.
     fn lacks(&mut self, job: JobId, epoch: Option<u64>, context: &mut Context<Self>) {
         let Some(device) = self.devices.first() else { return };
-        let recorded = Outputs::new(job_dir(&device.means.desk.state_dir, &job)).inputs();
+        let desk = device.means.desk.clone();
+        let outputs = Outputs::new(job_dir(&desk.state_dir, &job));
         let (queue, looks, waits_for) = (context.address(), self.looks.clone(), job.clone());
         let (wait, ended) = oneshot::channel();
         tasks::spawn("files of a job", async move {
+            let log = JobLog::new(outputs.log(), &waits_for.0, desk.clock.clone());
+            let told = |cause: &str| {
+                if desk.board.renew_wait(&waits_for, &lacking::awaited(cause)) {
+                    log.warn(format!("the job waits: {cause}"));
+                }
+            };
             tokio::select! {
                 // A queue that is gone has no such jobs.
-                () = looks.until_as_they_were(recorded) => drop(queue.send(FilesBack(waits_for)).await),
+                () = looks.until_as_they_were(outputs.inputs(), told) => drop(queue.send(FilesBack(waits_for.clone())).await),
                 _ = ended => {}
             }
         });

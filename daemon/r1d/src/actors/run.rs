@@ -18,7 +18,7 @@ use crate::progress::Paces;
 use crate::reading::Reading;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{datasets, review, tasks, turns};
+use crate::{datasets, lacking, review, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -748,7 +748,7 @@ impl Run {
             }
             Phase::Lacking { cause } => {
                 live.activity = Some(idle("waiting"));
-                live.waits = vec![wait(&format!("{cause}; the job goes on when that is mended, or cancel it"))];
+                live.waits = vec![wait(&lacking::awaited(cause))];
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));
