@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `format` | `"version"` | u64: [`FORMAT_VERSION`] |
 //! | `submissions` | job | [`Submission`], postcard |
-//! | `progress` | job | [`Progress`], postcard |
+//! | `progress` | job | [`crate::record::Progress`], postcard, with paths as [`crate::place`] writes them |
 //! | `evals` | job, index | [`EvalResult`], postcard |
 //! | `graders` | job, index | [`GraderRecord`], postcard; a ledger of an earlier release has no such table |
 //! | `reuse` | job | [`Reuse`], postcard; likewise |
@@ -18,7 +18,8 @@
 //! ([`crate::watched`]).
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{GraderRecord, JobRecord, Progress, Reuse, Strikes, Submission};
+use crate::place;
+use crate::record::{GraderRecord, JobRecord, Reuse, Strikes, Submission};
 use crate::state::{FindError, State};
 use crate::watched::WatchedPath;
 use r1d_proto::control::EvalResult;
@@ -196,7 +197,7 @@ impl Ledger {
         let before = self.state();
         let mut next = (*before).clone();
         let effect = next.apply(&command)?;
-        if let Err(error) = persist(&database, before.job(command.job()), &next, &command) {
+        if let Err(error) = persist(&database, self.root(), before.job(command.job()), &next, &command) {
             *open = None;
             return Err(self.storage(error));
         }
@@ -271,6 +272,11 @@ impl Ledger {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The directory that the ledger's file is in.
+    fn root(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     fn storage(&self, error: redb::Error) -> LedgerError {
         storage_error(&self.path, error)
     }
@@ -331,7 +337,7 @@ impl Ledger {
         let mut records = Vec::with_capacity(rows.len());
         for row in rows {
             let submission: Submission = self.decode("submissions", &row.submission)?;
-            let progress: Progress = self.decode("progress", &row.progress)?;
+            let progress = place::from_file(self.decode("progress", &row.progress)?, &submission.job, self.root());
             let evals = row.evals.iter().map(|bytes| self.decode("evals", bytes)).collect::<Result<Vec<EvalResult>, _>>()?;
             let graders =
                 row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
@@ -396,7 +402,13 @@ fn changes_queue(before: Option<&Arc<JobRecord>>, now: Option<&Arc<JobRecord>>) 
 }
 
 /// Writes what `command` changed of a job that was `before`.
-fn persist(database: &Database, before: Option<&Arc<JobRecord>>, state: &State, command: &Command) -> Result<(), redb::Error> {
+fn persist(
+    database: &Database,
+    root: &Path,
+    before: Option<&Arc<JobRecord>>,
+    state: &State,
+    command: &Command,
+) -> Result<(), redb::Error> {
     let Some(record) = state.job(command.job()) else {
         return Ok(());
     };
@@ -445,7 +457,7 @@ fn persist(database: &Database, before: Option<&Arc<JobRecord>>, state: &State, 
             | Command::Strike { .. }
     );
     if !keeps_progress {
-        put(&write, PROGRESS, job, &record.progress)?;
+        put(&write, PROGRESS, job, &place::to_file(&record.progress, root))?;
     }
     write.commit()?;
     Ok(())

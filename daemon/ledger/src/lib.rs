@@ -16,6 +16,7 @@ pub mod command;
 pub mod disk;
 pub mod journal;
 pub mod ledger;
+mod place;
 pub mod record;
 mod segment;
 pub mod state;

@@ -533,3 +533,52 @@ fn a_damaged_ledger_is_named_and_never_read_wrongly() {
         assert!(named > 0);
     }
 }
+
+/// What lies beside the ledger is found where the ledger is, wherever that was when it was written;
+/// what lies elsewhere stays there.
+#[test]
+fn paths_below_the_ledgers_directory_move_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (first, second, third) = (root.path().join("first"), root.path().join("second"), root.path().join("third"));
+    std::fs::create_dir(&first).unwrap();
+    let dirs = |below: &Path, earlier: &Path| {
+        let own = below.join("jobs/a/checkpoints/rl/step-1");
+        // An earlier release wrote the whole path, and its directory was moved since.
+        let of_earlier = earlier.join("jobs/a/checkpoints/rl/step-2");
+        // Those of `checkpoint.to`, whatever it is called.
+        vec![own, of_earlier, "/mnt/jobs/a/checkpoints/step-3".into(), "/mnt/jobs/a/rl/step-4".into(), "/c/jobs/b/final/5".into()]
+    };
+    let ledger = Ledger::open(&first.join("ledger.redb")).unwrap();
+    apply_all(&ledger, life("a", 1));
+    let earlier = root.path().join("earlier");
+    for (dir, step) in dirs(&first, &earlier).into_iter().zip(1..) {
+        ledger.apply(commit("a", step)).unwrap();
+        let manifest_sha256 = "00".repeat(32);
+        ledger.apply(Command::Checkpoint { job: id("a"), epoch: 1, stage: 0, step, dir, manifest_sha256 }).unwrap();
+    }
+    let found = |ledger: &Ledger| -> Vec<PathBuf> {
+        let record = ledger.job(&id("a")).unwrap();
+        record.progress.stages[0].checkpoints.iter().map(|checkpoint| checkpoint.dir.clone()).collect()
+    };
+    assert_eq!(found(&ledger), dirs(&first, &earlier));
+    let end = |model: &Path, job: &str| Command::Finish {
+        job: id(job),
+        epoch: 1,
+        state: RunState::Failed,
+        error: None,
+        model: Some(model.into()),
+        at: 1,
+    };
+    ledger.apply(end(&first.join("jobs/a/final"), "a")).unwrap();
+    apply_all(&ledger, life("b", 0));
+    ledger.apply(end(&earlier.join("jobs/b/final"), "b")).unwrap();
+    drop(ledger);
+    for (from, to) in [(&first, &second), (&second, &third)] {
+        std::fs::rename(from, to).unwrap();
+        let ledger = Ledger::open(&to.join("ledger.redb")).unwrap();
+        assert_eq!(found(&ledger), dirs(to, to));
+        for job in ["a", "b"] {
+            assert_eq!(ledger.job(&id(job)).unwrap().progress.model, Some(to.join("jobs").join(job).join("final")));
+        }
+    }
+}

@@ -24,6 +24,7 @@ pub struct House {
     umask: Option<u32>,
     user: Option<u32>,
     is_configured: bool,
+    state_name: String,
 }
 
 /// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations without what the clock decides.
@@ -47,7 +48,20 @@ impl House {
         let worker = program.with_file_name("examples").join("fake-worker");
         let (variables, umask, user) = (Vec::new(), None, None);
         let is_configured = false;
-        let house = House { daemon: None, is_configured, delay_ms: 1, silence_s: 60, program, worker, variables, umask, user, dir };
+        let state_name = "state".into();
+        let house = House {
+            daemon: None,
+            state_name,
+            is_configured,
+            delay_ms: 1,
+            silence_s: 60,
+            program,
+            worker,
+            variables,
+            umask,
+            user,
+            dir,
+        };
         fs::create_dir_all(house.path("faults")).expect("faults");
         house.write_inputs();
         house
@@ -108,7 +122,12 @@ impl House {
     }
 
     pub fn state(&self) -> PathBuf {
-        self.path("state")
+        self.path(&self.state_name)
+    }
+
+    /// The state directory of the next daemon.
+    pub fn set_state(&mut self, name: &str) {
+        self.state_name = name.into();
     }
 
     /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own; then two verdicts of a judge.

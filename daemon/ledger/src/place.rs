@@ -1,0 +1,47 @@
+//! Paths in the ledger's file, which may be moved or copied with all that is beside it.
+//!
+//! What lies below the ledger's own directory is written relative to it, and read as a path below
+//! the directory in which the ledger is found. Earlier releases wrote every path absolute: one that
+//! ends as a job's own files do is theirs too. All other paths are written and read as they are.
+
+use crate::record::Progress;
+use r1d_proto::ids::JobId;
+use std::path::{Component, Path, PathBuf};
+
+/// The job's progress as it is written to a ledger in `root`.
+pub fn to_file(progress: &Progress, root: &Path) -> Progress {
+    map(progress.clone(), |path| path.strip_prefix(root).map_or(path.clone(), Path::to_path_buf))
+}
+
+/// The job's progress as it is read from a ledger in `root`.
+pub fn from_file(progress: Progress, job: &JobId, root: &Path) -> Progress {
+    map(progress, |path| match own_tail(path, job) {
+        _ if path.is_relative() => root.join(path),
+        Some(tail) => root.join(tail),
+        None => path.clone(),
+    })
+}
+
+fn map(mut progress: Progress, change: impl Fn(&PathBuf) -> PathBuf) -> Progress {
+    let checkpoints = progress.stages.iter_mut().flat_map(|stage| &mut stage.checkpoints).map(|checkpoint| &mut checkpoint.dir);
+    for path in checkpoints.chain(&mut progress.model) {
+        *path = change(path);
+    }
+    progress
+}
+
+/// `jobs/<id>/final` or `jobs/<id>/checkpoints/<stage>/step-<N>` at the end of a path. A directory
+/// that the job's `checkpoint.to` names never ends so: its checkpoints are `<to>/<id>/<stage>/step-<N>`.
+fn own_tail(path: &Path, job: &JobId) -> Option<PathBuf> {
+    let parts: Vec<Component> = path.components().collect();
+    let is = |part: &Component, name: &str| part.as_os_str() == name;
+    [3, 5].into_iter().find_map(|length| {
+        let tail = parts.get(parts.len().checked_sub(length)?..)?;
+        let is_own = match tail {
+            [jobs, id, last] => is(jobs, "jobs") && is(id, &job.0) && is(last, "final"),
+            [jobs, id, checkpoints, _, _] => is(jobs, "jobs") && is(id, &job.0) && is(checkpoints, "checkpoints"),
+            _ => false,
+        };
+        is_own.then(|| tail.iter().collect())
+    })
+}
