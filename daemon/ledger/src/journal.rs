@@ -117,7 +117,7 @@ impl Journal {
         stage: u32,
         committed: u64,
     ) -> Result<Journal, JournalError> {
-        let dir = journal_dir.join(format!("stage-{stage}"));
+        let dir = dir_of(journal_dir, stage);
         let failed = |source| JournalError::Storage { path: dir.clone(), source };
         storage.create_dir(&dir).map_err(failed)?;
         let found: Vec<u64> = storage.list(&dir).map_err(failed)?.iter().filter_map(|name| step_of(name)).collect();
@@ -129,6 +129,11 @@ impl Journal {
         }
         journal.sync_dir()?;
         Ok(journal)
+    }
+
+    /// Where the journal of a stage keeps a step.
+    pub fn file(journal_dir: &Path, stage: u32, step: u64) -> PathBuf {
+        file_of(&dir_of(journal_dir, stage), step)
     }
 
     /// What opening had to cut off.
@@ -268,7 +273,7 @@ impl Journal {
     }
 
     fn path(&self, step: u64) -> PathBuf {
-        self.dir.join(format!("step-{step:08}.journal"))
+        file_of(&self.dir, step)
     }
 
     fn sync_dir(&self) -> Result<(), JournalError> {
@@ -464,6 +469,14 @@ impl Segment {
         self.unsynced = false;
         Ok(())
     }
+}
+
+fn dir_of(journal_dir: &Path, stage: u32) -> PathBuf {
+    journal_dir.join(format!("stage-{stage}"))
+}
+
+fn file_of(dir: &Path, step: u64) -> PathBuf {
+    dir.join(format!("step-{step:08}.journal"))
 }
 
 fn step_of(file_name: &str) -> Option<u64> {

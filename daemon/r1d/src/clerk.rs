@@ -7,6 +7,7 @@ use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
 use crate::materials::Materials;
 use crate::outputs::{OutputError, Outputs};
+use crate::outside;
 use crate::status::Desk;
 use crate::tasks;
 use r1d_data::DataError;
@@ -101,26 +102,37 @@ enum ClerkError {
 }
 
 impl ClerkError {
-    /// A full disk is waited for, a broken one fails the job; a refusal of the ledger means that someone else runs the job.
+    /// A refusal of the ledger means that someone else runs the job.
     fn end(self) -> End {
         match self {
-            ClerkError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
+            ClerkError::Ledger(error) => unrecorded(&error),
+            ClerkError::Journal(error @ JournalError::Unsynced { .. }) => away(&error),
             ClerkError::Reviewed(_) => End::Reread,
             error => unkept(&error),
         }
     }
 }
 
-/// What it means for an attempt that something could not be kept.
+/// What it means for an attempt that something could not be kept: what the operating system refused
+/// is waited for.
 pub fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
-    let no_room = |error: &(dyn std::error::Error + 'static)| {
-        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
-    };
-    match std::iter::successors(Some(error), |error| error.source()).any(no_room) {
-        true => End::NoRoom { cause: error.to_string() },
-        false => End::Failed { error: error.to_string() },
+    match outside::said_by_the_system(error).and_then(outside::remedy) {
+        Some(what) => End::Away { cause: format!("{error}: {what}") },
+        None => End::Failed { error: error.to_string() },
     }
+}
+
+/// What it means for an attempt that the ledger did not take a command.
+pub fn unrecorded(error: &LedgerError) -> End {
+    match error {
+        LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
+        LedgerError::Storage { .. } => away(error),
+        error => unkept(error),
+    }
+}
+
+fn away(error: &dyn std::error::Error) -> End {
+    End::Away { cause: format!("{error}: see to that file system") }
 }
 
 pub struct Clerk {
@@ -332,7 +344,14 @@ impl Clerk {
             Store::Seal { stage, step, advantages } => {
                 let journal = self.journal(stage)?;
                 journal.append(&[Entry::Sealed { stage: stage as u32, step, advantages }])?;
-                Ok(journal.sync()?)
+                if let Err(error) = journal.sync() {
+                    // Nobody knows what the disk has of the step: it is done again.
+                    if let Err(stays) = journal.drop_from(step) {
+                        tracing::warn!(job = %self.job, "a step that could not be synced stays in the journal: {stays}");
+                    }
+                    return Err(error.into());
+                }
+                Ok(())
             }
             Store::Commit { stage, step, metrics, rollouts } => self.commit(stage, step, metrics, rollouts),
             Store::Checkpoint { stage, step, dir, manifest_sha256 } => {

@@ -1,20 +1,19 @@
-//! Waiting for the files of jobs, of which there may be as many as there are jobs: what waits is a
-//! path and a timer, few look at a time, and each the more seldom the longer it has waited.
+//! Waiting for what is outside of jobs ([`crate::outside`]), for which as many may wait as there are
+//! jobs: what waits is a timer, few look at a time, and each the more seldom the longer it has waited.
 
-use crate::{inputs, tasks};
-use std::path::PathBuf;
+use crate::tasks;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
-/// Jobs whose files are looked at at a time (`LIM-1`): each takes a thread, and a disk may hang.
+/// Jobs that are looked after at a time (`LIM-1`): each takes a thread, and a disk may hang.
 const LOOKS_MAX: usize = 16;
 /// Before the first look.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Between two looks of a job that has waited for minutes.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A job that waits for its files.
+/// A job that waits.
 pub struct Lacking {
     /// In which it goes on, where one was begun.
     pub epoch: Option<u64>,
@@ -22,7 +21,7 @@ pub struct Lacking {
     pub _wait: oneshot::Sender<()>,
 }
 
-/// What a job waits for that waits for its files, as `r1ctl why` says it.
+/// What a job waits for that is outside of it, as `r1ctl why` says it.
 pub fn awaited(cause: &str) -> String {
     format!("{cause}; the job goes on when that is mended, or cancel it")
 }
@@ -43,18 +42,19 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 impl Looks {
-    /// Waits until the files are as `recorded` says ([`inputs::unlike`]). `told` hears at each look what is amiss.
-    pub async fn until_as_they_were(&self, recorded: PathBuf, told: impl Fn(&str)) {
+    /// Waits until `amiss` names nothing any more. `told` hears at each look what it names.
+    pub async fn until_mended(&self, amiss: impl Fn() -> Option<String> + Send + Sync + 'static, told: impl Fn(&str)) {
+        let amiss = Arc::new(amiss);
         for pause in pauses() {
             tokio::time::sleep(pause).await;
-            let (turn, recorded) = (self.0.clone().acquire_owned().await, recorded.clone());
+            let (turn, amiss) = (self.0.clone().acquire_owned().await, amiss.clone());
             let looked = tasks::blocking(move || {
                 let _turn = turn;
-                inputs::unlike(&recorded)
+                amiss()
             });
             match looked.await {
                 Ok(Some(cause)) => told(&cause),
-                // A panic is told by whoever opens the files.
+                // A panic is told by whoever looks next.
                 Ok(None) | Err(_) => return,
             }
         }

@@ -9,6 +9,7 @@
 //! | [`accept`], [`reach`], [`inputs`], [`materials`], [`reading`] | a job's files: within reach, as they were, read and checked |
 //! | [`rooms`], [`submissions`] | how many clients may have what at a time; what becomes of submissions whose client leaves |
 //! | [`clerk`], [`datasets`], [`scoring`], [`graders`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
+//! | [`outside`], [`checkpoints`], [`lacking`] | what a job needs that others can take away, and waiting for it |
 //! | [`turns`] | whose turn it is when a device is free |
 //! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
 //! | [`devices`], [`setup`], [`tasks`] | what there is to run on, and whether it can be used; who starts tasks |
@@ -16,6 +17,7 @@
 mod accept;
 mod actors;
 mod board;
+mod checkpoints;
 mod clerk;
 mod cli;
 mod daemon;
@@ -31,6 +33,7 @@ mod materials;
 mod notify;
 mod old_workers;
 mod outputs;
+mod outside;
 mod plugin;
 mod progress;
 mod reach;

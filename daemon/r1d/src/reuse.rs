@@ -9,6 +9,7 @@
 //! both only ever remove whole files. The ledger learns of the stage in one transaction, after its files are in place: killed before it, the
 //! next try clears them away.
 
+use crate::checkpoints::{CheckpointError, is_unharmed, is_whole};
 use crate::digest;
 use crate::graders;
 use crate::inputs::{Inputs, tokenizer_files, weight_files};
@@ -23,7 +24,6 @@ use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord}
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::create_dir_durably;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -40,8 +40,8 @@ pub enum ReuseError {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("checkpoint {} is not as it was recorded", .0.display())]
-    Changed(PathBuf),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
@@ -220,47 +220,6 @@ fn is_there(desk: &Desk, job: &JobRecord, index: usize, record: &StageRecord) ->
     made && (!settings.trains() || saved())
 }
 
-#[derive(Deserialize)]
-struct Manifest {
-    files: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    path: PathBuf,
-    bytes: u64,
-    sha256: String,
-}
-
-/// The checkpoint's manifest has the hash on record, and what it lists is there.
-fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
-    manifest(checkpoint).map(drop)
-}
-
-/// As [`is_whole`], and every file has the contents that its manifest says. A stage that was taken over has no other checkpoint to go back to:
-/// damage that only a worker finds would fail the job, where doing the stage again is all that is needed. Reads all of the checkpoint.
-fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), ReuseError> {
-    for entry in manifest(checkpoint)?.files {
-        let path = checkpoint.dir.join(&entry.path);
-        if file_hash(&path, None)? != entry.sha256 {
-            return Err(ReuseError::Changed(checkpoint.dir.clone()));
-        }
-    }
-    Ok(())
-}
-
-fn manifest(checkpoint: &CheckpointRecord) -> Result<Manifest, ReuseError> {
-    let path = checkpoint.dir.join("manifest.json");
-    let changed = || ReuseError::Changed(checkpoint.dir.clone());
-    let text = fs::read(&path).map_err(io_error(&path))?;
-    if digest::hex(Sha256::new_with_prefix(&text)) != checkpoint.manifest_sha256 {
-        return Err(changed());
-    }
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| changed())?;
-    let is_there = |entry: &Entry| fs::metadata(checkpoint.dir.join(&entry.path)).is_ok_and(|file| file.len() == entry.bytes);
-    if manifest.files.iter().all(is_there) { Ok(manifest) } else { Err(changed()) }
-}
-
 /// Which stages would be taken over, and from which jobs; of a job that is only planned.
 pub fn plan(desk: &Desk, materials: &Materials) -> BTreeMap<usize, JobId> {
     let plugins = graders::hashes(materials);
@@ -311,6 +270,8 @@ fn take(desk: &Desk, own: &JobRecord, outputs: &Outputs, job: &Job, index: usize
         let dir = outputs.checkpoints(job, own.job()).join(&record.name).join(format!("step-{}", checkpoint.step));
         link_directory(&checkpoint.dir, &dir)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
+        // A stage that was taken over has no other checkpoint to go back to: damage that only a worker
+        // finds would fail the job, where doing the stage again is all that is needed.
         is_unharmed(&copied).inspect_err(|_| {
             // It would only be in the way of the stage that is done again, which clears it too.
             let _ = remove(&copied.dir);
@@ -373,7 +334,7 @@ fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
             let entry = entry.map_err(io_error(&source))?;
             files += 1;
             if files > FILES_MAX {
-                return Err(ReuseError::Changed(from.into()));
+                return Err(CheckpointError::Changed(from.into()).into());
             }
             match entry.file_type().map_err(io_error(&source))?.is_dir() {
                 true => folders.push(folder.join(entry.file_name())),

@@ -19,6 +19,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const WORKERS_LOCK: &str = "workers.lock";
+/// The ledger's name in a state directory.
+pub const LEDGER_FILE: &str = "ledger.redb";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -130,7 +132,7 @@ impl StateDir {
     }
 
     pub fn ledger(&self) -> PathBuf {
-        self.root.join("ledger.redb")
+        self.root.join(LEDGER_FILE)
     }
 
     pub fn plugins(&self) -> PathBuf {

@@ -580,7 +580,9 @@ fn failed(doing: &str, failure: Failure) -> End {
     let error = match failure.kind {
         FailureKind::Internal => return End::Abandoned { cause: format!("{doing}: {message}") },
         FailureKind::Invalid => format!("{doing}: {message}"),
-        FailureKind::Storage => return End::NoRoom { cause: format!("{doing}: {message}") },
+        FailureKind::Storage => {
+            return End::Away { cause: format!("{doing}: {message}: make room on that file system, or see to it") };
+        }
         FailureKind::OutOfMemory => format!(
             "{doing}: the device ran out of memory ({message}): lower max_tokens_per_device, sampler.slots or max_completion_length"
         ),

@@ -271,12 +271,8 @@ pub enum End {
     /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are opened anew, and an attempt with the plan made of
     /// them goes on. It counts as no restart. So does what is kept for somebody to review: the materials are not opened before that.
     Reread,
-    /// Something found no room on its file system. Nothing that was committed is lost: the job is taken up again until somebody has made room.
-    NoRoom {
-        cause: String,
-    },
-    /// A file that the job reads is away. Nothing that was committed is lost: the job is taken up
-    /// again when the file is back.
+    /// Something outside of the job is not as it has to be: a file is away, a disk takes nothing.
+    /// Nothing that was committed is lost: the job is taken up again when that is mended.
     Away {
         cause: String,
     },

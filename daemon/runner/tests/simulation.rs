@@ -1173,7 +1173,7 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(matches!(of(FailureKind::Storage), End::NoRoom { cause } if cause.contains("the words of the worker")));
+    assert!(matches!(of(FailureKind::Storage), End::Away { cause } if cause.contains("the words of the worker")));
     assert!(matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains("the words of the worker")));
     let invalid = of(FailureKind::Invalid);
     assert!(

@@ -10,7 +10,7 @@ use crate::lacking::{Lacking, Looks};
 use crate::old_workers::{OldWorkers, Remaining};
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
-use crate::{lacking, tasks, turns};
+use crate::{lacking, outside, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -183,14 +183,18 @@ impl Jobs {
         self.dispatch(context);
     }
 
-    /// Waits for the job's files.
+    /// Waits until nothing outside of the job is amiss.
     fn lacks(&mut self, job: JobId, epoch: Option<u64>, context: &mut Context<Self>) {
         let Some(device) = self.devices.first() else { return };
         let desk = device.means.desk.clone();
-        let outputs = Outputs::new(job_dir(&desk.state_dir, &job));
+        let amiss = {
+            let (desk, job) = (desk.clone(), job.clone());
+            move || outside::amiss(&desk, &job)
+        };
         let (queue, looks, waits_for) = (context.address(), self.looks.clone(), job.clone());
         let (wait, ended) = oneshot::channel();
         tasks::spawn("files of a job", async move {
+            let outputs = Outputs::new(job_dir(&desk.state_dir, &waits_for));
             let log = JobLog::new(outputs.log(), &waits_for.0, desk.clock.clone());
             let told = |cause: &str| {
                 if desk.board.renew_wait(&waits_for, &lacking::awaited(cause)) {
@@ -199,7 +203,7 @@ impl Jobs {
             };
             tokio::select! {
                 // A queue that is gone has no such jobs.
-                () = looks.until_as_they_were(outputs.inputs(), told) => drop(queue.send(FilesBack(waits_for.clone())).await),
+                () = looks.until_mended(amiss, told) => drop(queue.send(FilesBack(waits_for.clone())).await),
                 _ = ended => {}
             }
         });
@@ -309,7 +313,7 @@ impl Handler<FilesBack> for Jobs {
         let Some(Lacking { epoch, .. }) = self.lacks_no_more(&job) else { return };
         if let Some(desk) = self.devices.first().map(|device| &device.means.desk) {
             let log = JobLog::new(Outputs::new(job_dir(&desk.state_dir, &job)).log(), &job.0, desk.clock.clone());
-            log.info("the job goes on as soon as a device is free: its files are as they were");
+            log.info("the job goes on as soon as a device is free: what it waited for is there");
         }
         self.resumed.extend(epoch.map(|epoch| (job, epoch)));
         self.dispatch(context);

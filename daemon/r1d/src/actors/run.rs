@@ -18,7 +18,7 @@ use crate::progress::Paces;
 use crate::reading::Reading;
 use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
-use crate::{datasets, lacking, review, tasks, turns};
+use crate::{datasets, lacking, outside, review, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
 use futures_util::stream;
@@ -43,8 +43,6 @@ const TICK: Duration = Duration::from_millis(100);
 const SAID_MAX: usize = 64;
 /// Telling the ledger and the worker of a new attempt.
 const START_MAX: Duration = Duration::from_secs(3600);
-/// Between two looks at a file system that was full.
-const ROOM_PAUSE: Duration = Duration::from_secs(10);
 /// A pause is over when the daemon has time for it.
 const PAUSE_LATE_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at the record of a data set that waits for its review.
@@ -72,7 +70,7 @@ pub enum Outcome {
     /// What it waited for without a device (a review) has come, or its device cannot be used: it is
     /// to be taken up as soon as one is free, in this epoch where one was begun.
     Ready(Option<u64>),
-    /// The same once its files are as they were. The board says what is amiss.
+    /// The same once nothing outside of it is amiss. The board says what is.
     Lacking(Option<u64>),
     /// The ledger could not be told; the command is to be tried again.
     Unrecorded(LedgerCommand),
@@ -306,7 +304,7 @@ impl Run {
                 Ok(record) => run.work(run.epoch, &record, materials, plan, heard, context),
                 Err(end) => {
                     // Nothing was launched in it.
-                    if matches!(end, End::Away { .. } | End::Unusable { .. } | End::NoRoom { .. }) {
+                    if matches!(end, End::Away { .. } | End::Unusable { .. }) {
                         run.resumed = epoch;
                     }
                     run.end(end, context)
@@ -352,7 +350,7 @@ impl Run {
         }));
     }
 
-    /// The files that the job reads are not as they were: the queue waits for them.
+    /// Something outside of the job is amiss: the queue waits until it is mended.
     fn lack(&mut self, cause: String, context: &mut Context<Self>) {
         self.log.warn(format!("the job waits: {cause}"));
         self.enter(Phase::Lacking { cause });
@@ -590,13 +588,10 @@ impl Run {
         let cause = match end {
             End::Abandoned { cause } => cause,
             End::Reread => return self.reread(context),
-            End::NoRoom { cause } => {
-                self.log.warn(format!("attempt {} waits for room: {cause}", self.attempt));
-                return self.pause(ROOM_PAUSE, format!("{cause}; make room, or cancel the job"), context);
-            }
             End::Away { cause } => return self.lack(cause, context),
             End::Unusable { cause } => return self.unusable(cause, context),
-            End::Succeeded { .. } | End::Failed { .. } => return self.finish(end, context),
+            End::Failed { error } => return self.failed(error, context),
+            End::Succeeded { .. } => return self.finish(end, context),
         };
         self.log.warn(format!("attempt {} is abandoned: {cause}", self.attempt));
         let record = self.means.desk.ledger.job(&self.id);
@@ -604,9 +599,32 @@ impl Run {
             return self.stop(context);
         }
         match self.attempts.abandoned(cause.clone(), record.as_deref().map_or(NOTHING_DONE, progress)) {
-            Next::GiveUp { error } => self.finish(End::Failed { error }, context),
+            Next::GiveUp { error } => self.failed(error, context),
             Next::Retry { after } => self.pause(after, cause, context),
         }
+    }
+
+    /// The job fails, unless something that it needs is amiss: that is the likelier cause, and is
+    /// waited for.
+    fn failed(&mut self, error: String, context: &mut Context<Self>) {
+        self.enter(Phase::Closing { cause: error.clone() });
+        self.number += 1;
+        let number = self.number;
+        let (desk, job) = (self.means.desk.clone(), self.id.clone());
+        let looked = tasks::blocking(move || outside::amiss(&desk, &job));
+        context.spawn(wrap_future(looked).map(move |amiss, run: &mut Self, context: &mut Context<Self>| {
+            if run.number != number || !matches!(run.phase, Phase::Closing { .. }) {
+                return;
+            }
+            match amiss {
+                Ok(Some(cause)) => {
+                    run.log.warn(format!("the attempt ended with: {error}"));
+                    run.lack(cause, context)
+                }
+                // A panic there is no reason to go on.
+                _ => run.finish(End::Failed { error }, context),
+            }
+        }));
     }
 
     /// Nothing went wrong with the attempt: the next one goes on in its epoch.
@@ -660,7 +678,6 @@ impl Run {
             End::Succeeded { model } => (State::Succeeded, None, Some(model)),
             End::Failed { error: why }
             | End::Abandoned { cause: why }
-            | End::NoRoom { cause: why }
             | End::Away { cause: why }
             | End::Unusable { cause: why } => (State::Failed, Some(why), None),
             End::Reread => (State::Failed, Some("its data was to be read again".into()), None),

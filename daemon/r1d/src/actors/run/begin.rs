@@ -2,14 +2,15 @@
 
 use super::Means;
 use crate::actors::worker::{self, Said, WorkerError};
-use crate::clerk::unkept;
+use crate::checkpoints;
+use crate::clerk::{unkept, unrecorded};
 use crate::datasets::DataSets;
 use crate::graders::Recorded;
 use crate::job_log::JobLog;
 use crate::materials::{Materials, MaterialsError};
 use crate::outputs::Outputs;
 use crate::reading::Reading;
-use crate::{inputs, reuse, review, tasks};
+use crate::{outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
 use r1d_proto::control::State;
@@ -96,9 +97,8 @@ impl OpenError {
     /// What the ledger had no room for is waited for.
     pub(super) fn end(self) -> End {
         match self {
-            OpenError::Ledger(LedgerError::Rejected(rejected)) => End::Abandoned { cause: rejected.to_string() },
             error @ OpenError::PutDown => End::Abandoned { cause: error.to_string() },
-            OpenError::Ledger(error) => unkept(&error),
+            OpenError::Ledger(error) => unrecorded(&error),
             OpenError::Away(cause) => End::Away { cause },
             error => End::Failed { error: error.to_string() },
         }
@@ -117,7 +117,7 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     upkeep.take_up(&means.desk.ledger, record.job())?;
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-    if let Some(cause) = inputs::unlike(&outputs.inputs()) {
+    if let Some(cause) = outside::amiss(&means.desk, record.job()) {
         return Err(OpenError::Away(cause));
     }
     let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
@@ -152,22 +152,18 @@ pub(super) async fn start(
     resumed: Option<u64>,
 ) -> Begun {
     means.clerks.none(&job, &means.desk.ledger).await;
-    let (ledger, id, at) = (means.desk.ledger.clone(), job.clone(), means.desk.clock.unix().as_secs());
+    let (desk, id, at) = (means.desk.clone(), job.clone(), means.desk.clock.unix().as_secs());
+    let told = log.clone();
     let recorded = tasks::blocking(move || {
         let failed = |error: &str| End::Failed { error: error.to_owned() };
         // The worker reads the model's files at each attempt.
-        if let Some(cause) = inputs::unlike(&outputs.inputs()) {
+        if let Some(cause) = outside::amiss(&desk, &id) {
             return Begun { epoch: resumed, record: Err(End::Away { cause }) };
         }
-        let start = || {
-            let effect = ledger.apply(LedgerCommand::Start { job: id.clone(), at }).map_err(|error| match error {
-                LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
-                error => unkept(&error),
-            })?;
-            match effect {
-                Effect::Started { epoch, .. } => Ok(epoch),
-                _ => Err(failed("the ledger did not start the job")),
-            }
+        let apply = |command| desk.ledger.apply(command).map_err(|error| unrecorded(&error));
+        let start = || match apply(LedgerCommand::Start { job: id.clone(), at })? {
+            Effect::Started { epoch, .. } => Ok(epoch),
+            _ => Err(failed("the ledger did not start the job")),
         };
         let epoch = match resumed.map_or_else(start, Ok) {
             Ok(epoch) => epoch,
@@ -175,9 +171,19 @@ pub(super) async fn start(
         };
         let prepare = || {
             outputs.create().map_err(|error| unkept(&error))?;
+            let known = || desk.ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"));
+            let lost = checkpoints::check(&*known()?, &plan.job, &outputs, &desk.state_dir).map_err(|cause| End::Away { cause })?;
+            for checkpoints::Lost { stage, step, what } in lost {
+                told.warn(format!("{what}: it is given up, and the one before it taken"));
+                apply(LedgerCommand::DropCheckpoint { job: id.clone(), epoch, stage, step })?;
+            }
+            if plan.job.checkpoint.to.is_some() {
+                let dir = outputs.checkpoints(&plan.job, &id);
+                checkpoints::own(&dir, &desk.state_dir).map_err(|error| unkept(&error))?;
+            }
             let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
-            outputs.rewrite_metrics(&ledger, &id, &stages).map_err(|error| unkept(&error))?;
-            ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"))
+            outputs.rewrite_metrics(&desk.ledger, &id, &stages).map_err(|error| unkept(&error))?;
+            known()
         };
         Begun { epoch: Some(epoch), record: prepare() }
     });
