@@ -4,8 +4,9 @@ use crate::error::DataError;
 use crate::naming;
 use crate::template::Rendered;
 use r1d_job::Tokenize;
-use r1d_proto::user_file;
+use r1d_proto::{shown, user_file};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub struct Tokenizer {
@@ -78,15 +79,12 @@ impl Tokenizer {
         let own_bos = id_of("bos_token")?;
         add_special_tokens(&mut inner, &special);
         // What transformers generates with: generation_config.json, or what it makes of config.json where there is none.
-        let of_model = |key: &str| {
-            let found = ids(&model[key]);
-            if found.is_empty() { ids(&model["text_config"][key]) } else { found }
+        let places = [("generation_config.json", &generation), ("config.json", &model), ("config.json", &model["text_config"])];
+        let generated = |key: &str| -> Result<Vec<u32>, DataError> {
+            let found = places.iter().map(|(file, object)| ids(&beside.join(file), key, &object[key]));
+            Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default())
         };
-        let generated = |key: &str| {
-            let found = ids(&generation[key]);
-            if found.is_empty() { of_model(key) } else { found }
-        };
-        let mut eos_ids = generated("eos_token_id");
+        let mut eos_ids = generated("eos_token_id")?;
         // The tokenizer's own end of sequence comes first: it is what ends a training row.
         if let Some(own) = own_eos {
             eos_ids.retain(|id| *id != own);
@@ -99,7 +97,7 @@ impl Tokenizer {
         if let Some(stray) = eos_ids.iter().find(|id| inner.id_to_token(**id).is_none()) {
             return Err(problem(format!("id {stray} is said to end a sequence, and the tokenizer has no such id")));
         }
-        let bos_id = own_bos.or_else(|| generated("bos_token_id").first().copied());
+        let bos_id = own_bos.or(generated("bos_token_id")?.first().copied());
         let named = special.named.into_iter().map(|(name, token)| (name, token.content)).collect();
         Ok(Tokenizer { inner, eos_ids, bos_id, named, file })
     }
@@ -288,23 +286,32 @@ fn special_token(value: &Value) -> Option<tokenizers::AddedToken> {
 /// Tokens that are not in tokenizer.json itself: of `added_tokens_decoder`, or of added_tokens.json where there is none. They get the ids that these
 /// say, or the tokenizer is refused.
 fn add_further_tokens(inner: &mut tokenizers::Tokenizer, own: &Value, beside: &Path) -> Result<(), DataError> {
+    let refused = |file: &str, problem: String| DataError::Tokenizer { path: beside.join(file), problem };
     let (file, further) = match own.get("added_tokens_decoder") {
         Some(decoder) => {
-            let entries = decoder.as_object().into_iter().flatten();
-            let entries = entries.filter_map(|(id, token)| Some((id.parse::<u32>().ok()?, added_token(token)?)));
-            ("tokenizer_config.json", entries.collect::<std::collections::BTreeMap<_, _>>())
+            let file = "tokenizer_config.json";
+            let wrong = |what: &str| refused(file, format!("`added_tokens_decoder` has {what}, expected tokens by their ids"));
+            let entries = decoder.as_object().ok_or_else(|| wrong(&shown::quote(&decoder.to_string())))?;
+            let entry = |(id, token): (&String, &Value)| {
+                let read = || Some((id.parse::<u32>().ok()?, added_token(token)?));
+                read().ok_or_else(|| wrong(&format!("{}: {}", shown::quote(id), shown::quote(&token.to_string()))))
+            };
+            (file, entries.into_iter().map(entry).collect::<Result<BTreeMap<_, _>, _>>()?)
         }
         None => {
-            let added = json(&beside.join("added_tokens.json"))?;
-            let entries = added.as_object().into_iter().flatten();
-            let token = |token: &str| tokenizers::AddedToken::from(token, false).normalized(true);
-            let entries = entries.filter_map(|(text, id)| Some((u32::try_from(id.as_u64()?).ok()?, token(text))));
-            ("added_tokens.json", entries.collect())
+            let file = "added_tokens.json";
+            let added = json(&beside.join(file))?;
+            let entry = |(text, id): (&String, &Value)| {
+                let token = tokenizers::AddedToken::from(text.as_str(), false).normalized(true);
+                let found = id.as_u64().and_then(|id| u32::try_from(id).ok()).map(|id| (id, token));
+                found.ok_or_else(|| refused(file, format!("{} is {id}, expected an id", shown::quote(text))))
+            };
+            (file, added.as_object().into_iter().flatten().map(entry).collect::<Result<_, _>>()?)
         }
     };
     for (id, token) in further {
         let content = token.content.clone();
-        let problem = |problem: String| DataError::Tokenizer { path: beside.join(file), problem };
+        let problem = |problem: String| refused(file, problem);
         // What tokenizer.json has counts.
         if inner.token_to_id(&content).is_some() {
             continue;
@@ -331,7 +338,7 @@ fn added_token(token: &Value) -> Option<tokenizers::AddedToken> {
     Some(added.single_word(flag("single_word")).normalized(token["normalized"].as_bool().unwrap_or(!special)))
 }
 
-/// A JSON file that may be missing: then null.
+/// The object of a JSON file that may be missing: then null.
 pub(crate) fn json(path: &Path) -> Result<Value, DataError> {
     let bytes = match user_file::read(path, CONFIG_BYTES_MAX) {
         Ok(bytes) => bytes,
@@ -341,16 +348,31 @@ pub(crate) fn json(path: &Path) -> Result<Value, DataError> {
     if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default()) {
         return Err(DataError::Instead { path: path.into(), what });
     }
-    serde_json::from_slice(&bytes).map_err(|e| DataError::Tokenizer { path: path.into(), problem: format!("not JSON: {e}") })
+    let problem = |problem: String| DataError::Tokenizer { path: path.into(), problem };
+    match serde_json::from_slice(&bytes).map_err(|e| problem(format!("not JSON: {e}")))? {
+        object @ Value::Object(_) => Ok(object),
+        other => {
+            let found = shown::quote(&other.to_string());
+            Err(problem(format!("it holds {found}, expected a JSON object: fetch it again, or remove it")))
+        }
+    }
 }
 
-/// One id, or a list of them.
-fn ids(value: &Value) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(items) => items.iter().filter_map(id).collect(),
-        other => id(other).into_iter().collect(),
-    }
+/// One id, or a list of them, of a file's key. A negative one is none, as with transformers, which never meets it.
+fn ids(file: &Path, key: &str, value: &Value) -> Result<Vec<u32>, DataError> {
+    let id = |value: &Value| match value.as_i64() {
+        Some(id) if id < 0 => Some(None),
+        Some(id) => u32::try_from(id).ok().map(Some),
+        None => None,
+    };
+    let found: Option<Vec<Option<u32>>> = match value {
+        Value::Null => Some(Vec::new()),
+        Value::Array(items) => items.iter().map(id).collect(),
+        other => id(other).map(|id| vec![id]),
+    };
+    let problem = || format!("`{key}` is {}, expected an id, or a list of ids", shown::quote(&value.to_string()));
+    let found = found.ok_or_else(|| DataError::Tokenizer { path: file.into(), problem: problem() })?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// A token is written as a string or as an object with its `content`.

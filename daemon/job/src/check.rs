@@ -105,7 +105,10 @@ impl Checker<'_> {
         let wrong = || JobError::WrongType {
             place: place.at(place.line),
             key: key.name.into(),
-            expected: key.kind.expected(),
+            expected: match (&key.kind, found.get_ref()) {
+                (Kind::Text, DeValue::String(_)) => "a string that is not empty".into(),
+                _ => key.kind.expected(),
+            },
             found: shown(found.get_ref()),
         };
         let value = found.get_ref();

@@ -268,6 +268,16 @@ const TENSORS_MAX: i64 = 1 << 18;
 /// Those of a layer, its routed experts aside, at most.
 const BLOCK_TENSORS: i64 = 20;
 
+/// Numbers of a model, whatever their sign: products of a few of them with what it computes are still float32. Those of a job have the same limits.
+const NUMBER_MAX: f64 = 1e30;
+/// Nearer to 0 a number would be 0 in float32.
+const NUMBER_MIN: f64 = 1e-37;
+const FLOAT32: &str = "that float32 holds (1e-37 to 1e30)";
+
+fn is_held(number: f64) -> bool {
+    number == 0.0 || (NUMBER_MIN..=NUMBER_MAX).contains(&number.abs())
+}
+
 /// Typed access to a JSON object. A field that is absent and one that is `null` are the same.
 pub struct Fields<'a>(pub &'a Map<String, Value>);
 
@@ -323,12 +333,14 @@ impl<'a> Fields<'a> {
         self.typed(key, "a whole number of at least 0, and not astronomical", |v| v.as_i64().filter(|n| (0..=SIZE_MAX).contains(n)))
     }
 
+    /// A number that the model's float32 can hold.
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
+        self.typed(key, &format!("a number {FLOAT32}"), |v| v.as_f64().filter(|&x| is_held(x)))
     }
 
     pub fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
-        Ok(self.typed(key, "a number above 0", |v| v.as_f64().filter(|&x| x > 0.0 && x.is_finite()))?.unwrap_or(default))
+        let wanted = format!("a number above 0 {FLOAT32}");
+        Ok(self.typed(key, &wanted, |v| v.as_f64().filter(|&x| x > 0.0 && is_held(x)))?.unwrap_or(default))
     }
 
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {

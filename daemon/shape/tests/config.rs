@@ -185,3 +185,24 @@ fn rope_fields_may_be_spelled_twice_if_they_agree() {
     assert!(refusal(TINY, &theta).contains("`rope_theta`"));
     assert!(refusal(TINY, &[("rope_scaling", json!({"type": "yarn", "rope_type": "default"}))]).contains("disagree"));
 }
+
+/// They would be infinite in the model's float32, or 0, and every layer with them.
+#[test]
+fn numbers_that_float32_loses_are_refused() {
+    for key in ["rms_norm_eps", "initializer_range"] {
+        for lost in [1e308, 1e39, 1e-60, 1e-46] {
+            let error = refusal(QWEN2, &[(key, json!(lost))]);
+            assert!(error.contains(&format!("`{key}` is ")) && error.contains("float32"), "{error}");
+        }
+        Config::parse(&changed(QWEN2, &[(key, json!(1e-12))])).unwrap();
+    }
+    for lost in [1e39, 1e300] {
+        let error = refusal(QWEN2, &[("rope_theta", json!(lost)), ("rope_parameters", Value::Null)]);
+        assert!(error.contains("`rope_theta` is ") && error.contains("float32"), "{error}");
+        let yarn = json!({"type": "yarn", "factor": lost});
+        let error = refusal(QWEN2, &[("rope_scaling", yarn), ("rope_parameters", Value::Null)]);
+        assert!(error.contains("`factor` is ") && error.contains("float32"), "{error}");
+    }
+    let error = refusal(TINY, &[("routed_scaling_factor", json!(1e-60))]);
+    assert!(error.contains("`routed_scaling_factor` is ") && error.contains("float32"), "{error}");
+}

@@ -41,6 +41,54 @@ fn a_tokenizer_without_an_end_is_refused_with_the_fix() {
     assert!(Tokenizer::open(&path).err().unwrap().to_string().contains("id 99999 is said to end a sequence"));
 }
 
+/// As transformers fails on them: what they say would be left out in silence otherwise.
+#[test]
+fn files_beside_a_tokenizer_that_say_nonsense_are_refused_by_file_and_key() {
+    let text = std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap();
+    let opened = |name: &str, contents: &str| {
+        let (directory, path) = file("tokenizer.json", &text);
+        std::fs::write(directory.path().join("config.json"), r#"{"eos_token_id": 2}"#).unwrap();
+        std::fs::write(directory.path().join(name), contents).unwrap();
+        Tokenizer::open(&path).map(|tokenizer| tokenizer.eos_ids().to_vec()).map_err(|error| error.to_string())
+    };
+    for name in ["generation_config.json", "config.json"] {
+        for (contents, said) in [
+            ("[]", "it holds []"),
+            ("3", "it holds 3"),
+            ("null", "it holds null"),
+            (r#"{"eos_token_id": "x"}"#, "`eos_token_id` is \"x\""),
+            (r#"{"eos_token_id": [[1]]}"#, "`eos_token_id` is [[1]]"),
+            (r#"{"eos_token_id": [1, "2"]}"#, "`eos_token_id` is [1,\"2\"]"),
+            (r#"{"eos_token_id": 1.5}"#, "`eos_token_id` is 1.5"),
+            (r#"{"eos_token_id": true}"#, "`eos_token_id` is true"),
+            (r#"{"eos_token_id": 4294967296}"#, "`eos_token_id` is 4294967296"),
+            (r#"{"eos_token_id": 2, "bos_token_id": "x"}"#, "`bos_token_id` is \"x\""),
+        ] {
+            let error = opened(name, contents).unwrap_err();
+            assert!(error.contains(&format!("/{name}: {said}, expected")), "{name} {contents}: {error}");
+        }
+    }
+    for (name, contents, said) in [
+        ("config.json", r#"{"text_config": {"eos_token_id": "x"}}"#, "`eos_token_id` is \"x\""),
+        ("added_tokens.json", r#"{"<x>": -1}"#, "<x> is -1"),
+        ("added_tokens.json", r#"{"<x>": "7"}"#, "<x> is \"7\""),
+        ("added_tokens.json", "[]", "it holds []"),
+        ("special_tokens_map.json", "[]", "it holds []"),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"-1": {"content": "<x>"}}}"#, "`added_tokens_decoder` has -1: "),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"7": {"special": true}}}"#, "`added_tokens_decoder` has 7: "),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": ["<x>"]}"#, "`added_tokens_decoder` has [\"<x>\"]"),
+        ("tokenizer_config.json", "[]", "it holds []"),
+    ] {
+        let error = opened(name, contents).unwrap_err();
+        assert!(error.contains(&format!("/{name}: {said}")) && error.contains("expected"), "{name} {contents}: {error}");
+    }
+    // What transformers passes over.
+    for contents in [r#"{"eos_token_id": null}"#, r#"{"eos_token_id": []}"#, r#"{"pad_token_id": -1}"#, "{}"] {
+        assert_eq!(opened("generation_config.json", contents).unwrap(), [2], "{contents}");
+    }
+    assert_eq!(opened("generation_config.json", r#"{"eos_token_id": [-1, 3]}"#).unwrap(), [3]);
+}
+
 #[test]
 fn files_that_are_no_tokenizer_are_named() {
     let (_directory, path) = file("tokenizer.json", "{}");

@@ -50,6 +50,8 @@ fn a_wrong_type_names_key_and_type() {
     );
     let text = refusal("name = \"all-stages\"", "name = \"x\"\n[data.empty]\npath = \"\"");
     assert!(text.ends_with("`path` is an empty string, expected a path"), "{text}");
+    let text = refusal("name = \"all-stages\"", "name = \"x\"\n[data.empty]\npath = \"a\"\ntext = \"\"");
+    assert!(text.ends_with("`text` is an empty string, expected a string that is not empty"), "{text}");
     assert!(refusal("name = \"all-stages\"", "name = \"../up\"").contains("`name` is the string \"../up\", expected a name"));
 }
 
