@@ -14,7 +14,7 @@ use r1d_data::DataError;
 use r1d_data::storage::write_atomically;
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command, JobRecord, LedgerError, Rejected};
-use r1d_proto::control::Plan;
+use r1d_proto::control::{Plan, Request};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::Rewards;
@@ -183,6 +183,22 @@ pub fn submitted_before(record: &JobRecord) -> Submitted {
     let first = record.graders.iter().filter(|grader| (grader.stage, grader.step) == (0, 0));
     let plugins = first.map(|grader| (grader.plugin.clone(), grader.sha256.clone())).collect();
     Submitted { job: record.job().clone(), warnings: Vec::new(), plugins }
+}
+
+/// Whether the submission that the job came from asked for the same: its text is parsed, so what is
+/// only written otherwise is the same.
+pub fn asked_for(record: &JobRecord, request: &Request) -> bool {
+    let Request::Submit { job, priority, pins, no_reuse } = request else { return false };
+    let known = Job::parse(&record.submission.job_toml, Path::new("/"));
+    let (Ok(mut asked), Ok(known)) = (Job::parse(job, Path::new("/")), known) else { return false };
+    // Where the client gives none, it is that of the first submission.
+    asked.date = asked.date.or_else(|| known.date.clone());
+    let judges = submitted_before(record).plugins;
+    let is_pinned = |(plugin, pin): (&String, &String)| judges.get(plugin).is_none_or(|sha256| sha256.eq_ignore_ascii_case(pin));
+    priority.unwrap_or(asked.priority) == record.submission.priority
+        && asked.to_toml() == known.to_toml()
+        && pins.iter().all(is_pinned)
+        && *no_reuse != record.reuse.enabled
 }
 
 /// An id for a submission whose client made none.

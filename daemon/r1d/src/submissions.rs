@@ -3,7 +3,8 @@
 //! A submission is carried out to its end, whether its client stays or not: what the client had asked for is not undone by a lost connection.
 //! A client that asks again finds the job of its first try:
 //!
-//! - under the same id, always: while the first is being read it is given that one's answer, later the ledger knows the job;
+//! - under the same id, always: while the first is being read it is given that one's answer, later the ledger knows the job; who asks for another
+//!   job under it is refused;
 //! - without it (the person typed the command again), as long as the first client left without an
 //!   answer, the job has not ended, its files have not been written to since, and
 //!   [`FOUND_AGAIN_MAX`] has not passed.
@@ -28,6 +29,8 @@ pub type Answer = Result<Response, ControlError>;
 #[derive(Clone)]
 pub struct Underway {
     pub reading: Reading,
+    /// See [`contents`].
+    pub contents: String,
     answer: watch::Receiver<Option<Answer>>,
 }
 
@@ -64,9 +67,9 @@ impl Submissions {
     }
 
     /// A submission begins; its answer goes to the sender, whose drop ends it.
-    pub fn begin(&self, id: &str, reading: Reading) -> (Underway, Begun) {
+    pub fn begin(&self, id: &str, contents: String, reading: Reading) -> (Underway, Begun) {
         let (sender, answer) = watch::channel(None);
-        let underway = Underway { reading, answer };
+        let underway = Underway { reading, contents, answer };
         self.lock().underway.insert(id.into(), underway.clone());
         (underway, Begun { submissions: self.clone(), id: id.into(), answer: sender })
     }
@@ -125,7 +128,7 @@ mod tests {
     #[test]
     fn whoever_asks_again_is_given_the_same_answer() {
         let submissions = Submissions::default();
-        let (first, begun) = submissions.begin("r-1", Reading::default());
+        let (first, begun) = submissions.begin("r-1", "abc".into(), Reading::default());
         let second = submissions.underway("r-1").unwrap();
         assert!(submissions.underway("r-2").is_none());
         begun.answer(Ok(Response::End));
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn a_reading_that_panicked_leaves_nobody_waiting() {
         let submissions = Submissions::default();
-        let (client, begun) = submissions.begin("r-1", Reading::default());
+        let (client, begun) = submissions.begin("r-1", "abc".into(), Reading::default());
         drop(begun);
         assert_eq!(client.answered().now_or_never(), Some(None));
         assert!(submissions.underway("r-1").is_none());

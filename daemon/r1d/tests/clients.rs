@@ -86,6 +86,35 @@ fn a_submission_that_is_sent_again_makes_one_job() {
     assert_eq!(jobs(&house).len(), 2);
 }
 
+/// Whoever took an id that is another submission's would be told of a job that is not theirs.
+#[test]
+fn another_job_under_the_id_of_a_submission_is_refused() {
+    let mut house = House::new();
+    house.start();
+    let (one, other) = (submission(job(&house, 20_000)), submission(job(&house, 20_001)));
+    let refused = |stream: UnixStream| match read_blocking(&mut { stream }, Format::Json).expect("an answer") {
+        Response::Error(error) => {
+            assert!(error.kind == ErrorKind::Invalid && error.message.contains("`same-1` is another submission's"), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    };
+    // While the first is being read, and when the ledger has it; a daemon that did not read it knows it too.
+    let first = say(&house, &under("same-1", &one));
+    refused(say(&house, &under("same-1", &other)));
+    let id = hear(first);
+    refused(say(&house, &under("same-1", &other)));
+    let Request::Submit { job: text, .. } = &one else { panic!() };
+    let prior = Request::Submit { job: text.clone(), priority: Some(7), pins: Default::default(), no_reuse: true };
+    refused(say(&house, &under("same-1", &prior)));
+    house.kill();
+    house.start();
+    refused(say(&house, &under("same-1", &other)));
+    assert_eq!(hear(say(&house, &under("same-1", &one))), id);
+    // What was refused leaves nothing that another submission of it would find.
+    assert_ne!(hear(say(&house, &under("own-1", &other))), id);
+    assert_eq!(jobs(&house).len(), 2);
+}
+
 /// A person who types the command again has another id, and means the same job as long as nobody told of the first.
 #[test]
 fn the_same_command_again_finds_the_job_that_nobody_heard_of() {

@@ -24,6 +24,7 @@ use r1d_ledger::{FindError, JobRecord, LedgerError};
 use r1d_proto::control::{ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response, SampleSort};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
+use r1d_proto::shown;
 use r1d_rewards::Rewards;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -191,8 +192,11 @@ impl Counter {
                 Err(error) => Err(error.0),
             },
             request @ Request::Submit { .. } => {
-                let mut listener = self.listen(id, &request).await;
-                let pending = self.submit(listener.id.clone(), request);
+                let mut listener = match self.listen(id, &request).await {
+                    Ok(listener) => listener,
+                    Err(refused) => return self.send_answer(&Err(refused), writer).await,
+                };
+                let pending = self.submit(listener.id.clone(), listener.contents.clone(), request);
                 let answered = until_answered(pending, progress, writer).await?;
                 let sent = self.send_answer(&answered, writer).await;
                 listener.heard = sent.is_ok();
@@ -233,7 +237,7 @@ impl Counter {
     }
 
     /// The submission that is asked for: under the client's id, or an equal one that nobody has heard the answer of.
-    async fn listen(&self, id: Option<String>, request: &Request) -> Listener {
+    async fn listen(&self, id: Option<String>, request: &Request) -> Result<Listener, ControlError> {
         let (contents, now) = (submissions::contents(request), self.desk.clock.now());
         let is_known = |id: &str| self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some();
         let id = match id {
@@ -243,7 +247,31 @@ impl Counter {
                 unheard.or(id).unwrap_or_else(|| accept::new_request_id(&self.desk))
             }
         };
-        Listener { submissions: self.submissions.clone(), contents, id, now, heard: false }
+        self.is_the_same(&id, &contents, request).await?;
+        Ok(Listener { submissions: self.submissions.clone(), contents, id, now, heard: false })
+    }
+
+    /// Refuses another job under the id of a submission that was made before, or is being read.
+    async fn is_the_same(&self, id: &str, contents: &str, request: &Request) -> Result<(), ControlError> {
+        let (is_the_same, whose) = match self.desk.ledger.of_request(id) {
+            Some(record) => {
+                let (request, job) = (request.clone(), record.job().clone());
+                let compared = tasks::blocking(move || accept::asked_for(&record, &request));
+                (compared.await.map_err(internal)?, format!(", which became job {job}"))
+            }
+            None => {
+                let underway = self.submissions.underway(id);
+                (underway.is_none_or(|underway| underway.contents == contents), ", which is being read".into())
+            }
+        };
+        if is_the_same {
+            return Ok(());
+        }
+        let id = shown::quote(id);
+        Err(error(
+            ErrorKind::Invalid,
+            format!("the id `{id}` is another submission's{whose}: each submission needs an id of its own"),
+        ))
     }
 
     /// An equal submission that nobody has heard the answer of. One that was refused or cancelled
@@ -266,12 +294,12 @@ impl Counter {
     }
 
     /// Begins to read a job, or finds who does. The reading goes on whatever becomes of the client.
-    fn submit(&self, id: String, request: Request) -> Pending {
+    fn submit(&self, id: String, contents: String, request: Request) -> Pending {
         if let Some(record) = self.desk.ledger.of_request(&id) {
             let known = submitted(accept::submitted_before(&record));
             return Pending { reading: Reading::default(), answer: std::future::ready(Ok(known)).boxed_local() };
         }
-        let underway = self.submissions.underway(&id).map_or_else(|| self.begin(id, request), Ok);
+        let underway = self.submissions.underway(&id).map_or_else(|| self.begin(id, contents, request), Ok);
         match underway {
             Ok(underway) => Pending {
                 reading: underway.reading.clone(),
@@ -285,13 +313,13 @@ impl Counter {
         }
     }
 
-    fn begin(&self, id: String, request: Request) -> Result<Underway, ControlError> {
+    fn begin(&self, id: String, contents: String, request: Request) -> Result<Underway, ControlError> {
         let Request::Submit { job: text, priority, pins, no_reuse } = request else {
             return Err(internal("not a submission"));
         };
         let turn = self.rooms.submissions.enter()?;
         let reading = Reading::default();
-        let (underway, begun) = self.submissions.begin(&id, reading.clone());
+        let (underway, begun) = self.submissions.begin(&id, contents, reading.clone());
         let submission = Submission { text, priority, pins, reuses: !no_reuse, id };
         let (desk, rewards) = (self.desk.clone(), self.rewards.clone());
         tasks::spawn("submission", async move {
