@@ -1,7 +1,8 @@
 //! [`Storage`] on a real file system.
 
 use r1d_proto::storage::{Append, Storage, create_dir_durably};
-use std::fs::{File, OpenOptions};
+use r1d_proto::user_file;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,11 +34,11 @@ impl Storage for Disk {
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn Append>> {
-        Ok(Box::new(DiskFile(OpenOptions::new().append(true).create(true).open(path)?)))
+        Ok(Box::new(DiskFile(user_file::append(path)?)))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        std::fs::read(path)
+        user_file::read(path, u64::MAX)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -24,6 +24,7 @@ use crate::state::{FindError, State};
 use crate::watched::WatchedPath;
 use r1d_proto::control::EvalResult;
 use r1d_proto::ids::JobId;
+use r1d_proto::user_file;
 use r1d_proto::worker::Metrics;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
@@ -68,6 +69,12 @@ pub enum LedgerError {
     Newer { path: PathBuf, found: u64 },
     #[error("ledger {} is damaged: {what}; put a copy back, or move it and the directory `jobs` beside it away to start anew", .path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error(
+        "ledger {} is no file: {what} is in its place; move that away and put a copy of the ledger there, or move the directory `jobs` \
+         beside it away as well to start anew",
+        .path.display()
+    )]
+    NoFile { path: PathBuf, what: &'static str },
     /// The file was removed or replaced while it was open.
     #[error("ledger {} is gone, or another file is in its place: nothing that is recorded now would be kept", .path.display())]
     Gone { path: PathBuf },
@@ -120,6 +127,10 @@ impl Ledger {
         match std::fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ledger::create(path)?,
             Err(error) => return Err(io(error)),
+            Ok(found) if !found.is_file() => {
+                let what = user_file::instead(&found).unwrap_or_default();
+                return Err(LedgerError::NoFile { path: path.to_path_buf(), what });
+            }
             // A new ledger is renamed to its place with its first pages in it.
             Ok(found) if found.len() == 0 => {
                 return Err(LedgerError::Damaged { path: path.to_path_buf(), what: "the file is empty".into() });

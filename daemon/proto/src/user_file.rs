@@ -8,8 +8,35 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// `statfs` types of file systems whose files are no files: proc, sysfs, debugfs, tracefs, cgroup2.
-const PSEUDO_FILE_SYSTEMS: [u64; 5] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x6367_7270];
+/// `statfs` types of file systems of the kernel's, whose files are none: proc, sysfs, debugfs, tracefs, cgroup2, cgroup, devpts, securityfs,
+/// configfs, pstore, efivarfs, bpf, mqueue, binfmt_misc, selinuxfs.
+const PSEUDO_FILE_SYSTEMS: [u64; 15] = [
+    0x9fa0,
+    0x6265_6572,
+    0x6462_6720,
+    0x7472_6163,
+    0x6367_7270,
+    0x27_e0eb,
+    0x1cd1,
+    0x7363_6673,
+    0x6265_6570,
+    0x6165_676c,
+    0xde5e_81e4,
+    0xcafe_4a11,
+    0x1980_0202,
+    0x4249_4e4d,
+    0xf97c_ff8c,
+];
+
+/// Whether what is at `path` is the kernel's own, and takes no files, as /proc and /sys.
+pub fn is_of_the_kernel(path: &Path) -> io::Result<bool> {
+    Ok(is_pseudo(&rustix::fs::statfs(path)?))
+}
+
+fn is_pseudo(found: &rustix::fs::StatFs) -> bool {
+    // The type is a signed number on some machines.
+    PSEUDO_FILE_SYSTEMS.contains(&(found.f_type as u64 & 0xffff_ffff))
+}
 
 /// Opens `path` for reading if it is a regular file, following links; never blocks on what is none.
 ///
@@ -17,7 +44,7 @@ const PSEUDO_FILE_SYSTEMS: [u64; 5] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|refused| match refused {
-        // A socket, or a FIFO's or device's driver that does not answer.
+        // A socket, or a device's driver that does not answer.
         rustix::io::Errno::NXIO => not_regular("a socket or a device"),
         rustix::io::Errno::NOENT => match std::fs::read_link(path) {
             Ok(to) => io::Error::new(io::ErrorKind::NotFound, format!("it is a link to {}, where nothing is", to.display())),
@@ -25,17 +52,41 @@ pub fn open(path: &Path) -> io::Result<File> {
         },
         other => other.into(),
     })?);
-    let kind = file.metadata()?.file_type();
-    if kind.is_dir() {
-        return Err(not_regular("a directory"));
+    regular(file)
+}
+
+/// Opens a regular file to add to its end, and makes it where there is none; never blocks on what is none.
+///
+/// Errors are those of [`open`].
+pub fn append(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).map_err(|refused| match refused {
+        // A pipe that nobody reads, or one of those above.
+        rustix::io::Errno::NXIO => not_regular("a pipe, a socket or a device"),
+        rustix::io::Errno::ISDIR => not_regular("a directory"),
+        other => other.into(),
+    })?;
+    regular(File::from(file))
+}
+
+fn regular(file: File) -> io::Result<File> {
+    if let Some(what) = instead(&file.metadata()?) {
+        return Err(not_regular(what));
     }
-    if !kind.is_file() {
-        return Err(not_regular("a pipe, a socket or a device"));
-    }
-    if PSEUDO_FILE_SYSTEMS.contains(&(rustix::fs::fstatfs(&file)?.f_type as u64)) {
+    if is_pseudo(&rustix::fs::fstatfs(&file)?) {
         return Err(not_regular("a file of the kernel's, as in /proc"));
     }
     Ok(file)
+}
+
+/// What is there instead of a regular file; `None` where it is one.
+pub fn instead(found: &std::fs::Metadata) -> Option<&'static str> {
+    let kind = found.file_type();
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => None,
+        (_, true) => Some("a directory"),
+        _ => Some("a pipe, a socket or a device"),
+    }
 }
 
 /// Reads all of the regular file `path`, of at most `bytes_max` bytes.
@@ -79,6 +130,28 @@ mod tests {
             assert_eq!(kind(path), io::ErrorKind::InvalidInput, "{}", path.display());
         }
         assert_eq!(kind(&dir.path().join("none")), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_added_to_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, zero, file) = (dir.path().join("fifo"), dir.path().join("zero"), dir.path().join("log"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+        for path in [&fifo, &zero, dir.path()] {
+            assert_eq!(append(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{}", path.display());
+        }
+        // One that is read takes no more.
+        let _reader = open_fifo(&fifo);
+        assert_eq!(append(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        for word in ["one ", "two"] {
+            io::Write::write_all(&mut append(&file).unwrap(), word.as_bytes()).unwrap();
+        }
+        assert_eq!(read_text(&file, 10).unwrap(), "one two");
+    }
+
+    fn open_fifo(path: &Path) -> File {
+        File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap())
     }
 
     #[test]

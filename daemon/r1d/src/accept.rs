@@ -71,7 +71,7 @@ pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Re
     let mut job = Job::parse(text, Path::new("/"))?;
     let resolved = job.to_toml();
     date(&mut job, desk.clock.unix());
-    reach::check(&job, &Surroundings::own())?;
+    reach::check(&job, &Surroundings::own(&desk.state_dir))?;
     let materials = Materials::read(job, rewards, &Recorded::default(), reading)?;
     let facts = materials.facts();
     let mut stages = r1d_job::plan::stages(&materials.job, &facts, &materials.seen);
@@ -125,7 +125,7 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
     desk.ledger.is_in_place()?;
     let mut job = Job::parse(&text, Path::new("/"))?;
     date(&mut job, desk.clock.unix());
-    reach::check(&job, &Surroundings::own())?;
+    reach::check(&job, &Surroundings::own(&desk.state_dir))?;
     let inputs = Found::of(&job)?;
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;

@@ -79,7 +79,9 @@ impl DaemonError {
         match self {
             DaemonError::SocketPath(_) | DaemonError::Setup(_) => EXIT_CONFIG,
             DaemonError::State(StateError::NoLedger { .. })
-            | DaemonError::Ledger(LedgerError::Damaged { .. } | LedgerError::Newer { .. }) => EXIT_DATA,
+            | DaemonError::Ledger(LedgerError::Damaged { .. } | LedgerError::NoFile { .. } | LedgerError::Newer { .. }) => {
+                EXIT_DATA
+            }
             _ => EXIT_FAILED,
         }
     }

@@ -19,6 +19,7 @@ use r1d_data::{DataError, Json, Message, ReadBack, Row, rollouts};
 use r1d_job::{DataSource, Stage};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::storage::create_dir_durably;
+use r1d_proto::user_file;
 use r1d_runner::Source;
 use r1d_runner::metrics::Unscored;
 use serde::{Deserialize, Serialize};
@@ -144,10 +145,13 @@ impl DataSets {
     }
 }
 
+/// Bytes of a data set's record, which is a few numbers.
+const RECORD_MAX_BYTES: u64 = 1 << 20;
+
 /// The record of a data set that is there.
 pub fn made(dir: &Path, stage: &str) -> Result<Made, DataSetError> {
     let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: rows_of(dir, stage), problem };
-    let record = std::fs::read(record_of(dir, stage)).map_err(|e| changed(format!("its record: {e}")))?;
+    let record = user_file::read(&record_of(dir, stage), RECORD_MAX_BYTES).map_err(|e| changed(format!("its record: {e}")))?;
     serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))
 }
 

@@ -91,6 +91,8 @@ pub fn weight_files(dir: &Path) -> BTreeSet<PathBuf> {
     r1d_shape::weight_files(dir).unwrap_or_default()
 }
 
+/// Bytes of the record of a job's inputs, a few hundred for each file.
+const RECORD_MAX_BYTES: u64 = 256 << 20;
 /// Bytes up to which a file that is no data is hashed whole.
 const WHOLE_MAX_BYTES: u64 = 64 << 20;
 /// Places of a larger file that are hashed, besides its beginning, and the bytes of each.
@@ -259,7 +261,7 @@ fn at(path: &Path, error: impl Display) -> io::Error {
 /// Whether nothing was written or added since the record was made, as far as stamps tell: no file is
 /// read.
 pub fn is_untouched(record: &Path) -> bool {
-    let read = std::fs::read(record).and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
+    let read = user_file::read(record, RECORD_MAX_BYTES).and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
     read.is_ok_and(|inputs| {
         let same = |(path, seen): (&PathBuf, &Seen)| Stamp::of(path).is_ok_and(|now| now == seen.stamp);
         inputs.files.iter().all(same) && inputs.added().is_none()
@@ -269,7 +271,7 @@ pub fn is_untouched(record: &Path) -> bool {
 /// Names an input that is not as `record`, the file of the job's [`Inputs`], says; `None` when all
 /// are. A job waits until they are. What was learned of files on the way is written into the record.
 pub fn unlike(record: &Path) -> Option<String> {
-    let read = std::fs::read(record);
+    let read = user_file::read(record, RECORD_MAX_BYTES);
     let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
     let (mut inputs, before) = match inputs {
         Ok(inputs) => inputs,

@@ -2,6 +2,7 @@
 
 use r1d_proto::control::LogLine;
 use r1d_proto::shown;
+use r1d_proto::user_file;
 use r1d_proto::world::SharedClock;
 use std::io::Write;
 use std::path::PathBuf;
@@ -50,7 +51,7 @@ impl JobLog {
         let line = LogLine { at_ms: self.0.clock.unix().as_millis() as u64, level: level.into(), message };
         let Ok(mut text) = serde_json::to_string(&line) else { return };
         text.push('\n');
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(&self.0.path);
+        let file = user_file::append(&self.0.path);
         // One write call per line: lines of several tasks do not mix.
         if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
             tracing::warn!(job = self.0.job, "cannot write {}: {error}", self.0.path.display());

@@ -23,6 +23,7 @@ use r1d_proto::control::JobStatus;
 use r1d_proto::ids::JobId;
 use r1d_proto::replace::remove_parts;
 use r1d_proto::storage::create_dir_durably;
+use r1d_proto::user_file;
 use r1d_proto::worker::Metrics;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -164,7 +165,7 @@ fn create_parent(path: &Path) -> Result<(), OutputError> {
 }
 
 fn append(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(write_error(path))?;
+    let mut file = user_file::append(path).map_err(write_error(path))?;
     file.write_all(bytes).map_err(write_error(path))
 }
 

@@ -2,8 +2,9 @@
 //! the submitter sees may be out of its reach: that is said when the job is submitted, with what to do.
 
 use crate::inputs;
+use crate::state_dir::OWN_DIRECTORIES;
 use r1d_job::Job;
-use r1d_proto::user_file;
+use r1d_proto::{shown, user_file};
 use rustix::fs::{Access, AtFlags, CWD};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,12 @@ const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 const PRIVATE_TMP_MARK: &str = "/systemd-private-";
 /// Set for every process of a systemd unit.
 const SERVICE_VARIABLE: &str = "INVOCATION_ID";
+
+/// Of a name and a path, where the file system does not say (NAME_MAX, PATH_MAX without its final zero).
+const NAME_MAX_BYTES: usize = 255;
+const PATH_MAX_BYTES: usize = 4095;
+/// Of what is written below: job, stage, step and the names of files, some of them while they are only a part.
+const BELOW_MAX_BYTES: usize = 300;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
@@ -44,6 +51,12 @@ pub enum Unreachable {
     Unwritable { to: PathBuf, dir: PathBuf, user: String },
     #[error("`checkpoint.to` is {}: {} is not a directory: name one", to.display(), dir.display())]
     NoDirectory { to: PathBuf, dir: PathBuf },
+    #[error("`checkpoint.to` is {}: {} is the kernel's own, as /proc and /sys, and takes no files: name a directory on a disk", to.display(), dir.display())]
+    NoDisk { to: PathBuf, dir: PathBuf },
+    #[error("`checkpoint.to` is {}: {what} has {bytes} bytes, and the file system takes {bytes_max}: name a shorter one", shown::quote(&to.display().to_string()))]
+    TooLong { to: PathBuf, what: &'static str, bytes: usize, bytes_max: usize },
+    #[error("`checkpoint.to` is {}: the daemon keeps what is its own in {}: name another directory", to.display(), dir.display())]
+    Own { to: PathBuf, dir: PathBuf },
 }
 
 /// Where and as whom the daemon runs.
@@ -51,17 +64,19 @@ pub struct Surroundings {
     user: String,
     private_tmp: bool,
     is_service: bool,
+    state_dir: PathBuf,
 }
 
 impl Surroundings {
     /// Those of this process.
-    pub fn own() -> Surroundings {
+    pub fn own(state_dir: &Path) -> Surroundings {
         let uid = rustix::process::geteuid().as_raw();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Surroundings {
             user: user_name(uid, &std::fs::read_to_string("/etc/passwd").unwrap_or_default()),
             private_tmp: has_private_tmp(&mounts),
             is_service: std::env::var_os(SERVICE_VARIABLE).is_some(),
+            state_dir: state_dir.into(),
         }
     }
 }
@@ -130,6 +145,13 @@ fn check_write(to: &Path, around: &Surroundings) -> Result<(), Unreachable> {
         check_read(there, around)?;
         return Err(Unreachable::NoDirectory { to: to.into(), dir: there.into() });
     }
+    fits(to, there)?;
+    if user_file::is_of_the_kernel(there).unwrap_or(false) {
+        return Err(Unreachable::NoDisk { to: to.into(), dir: there.into() });
+    }
+    if let Some(dir) = own_directory(to, there, &around.state_dir) {
+        return Err(Unreachable::Own { to: to.into(), dir });
+    }
     match access(there, Access::WRITE_OK | Access::EXEC_OK) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
             let advice = match around.is_service {
@@ -148,6 +170,30 @@ fn check_write(to: &Path, around: &Surroundings) -> Result<(), Unreachable> {
     }
 }
 
+/// That names of this length can be made in `there`, and those of checkpoints below.
+fn fits(to: &Path, there: &Path) -> Result<(), Unreachable> {
+    let too_long = |what, bytes, bytes_max| Unreachable::TooLong { to: to.into(), what, bytes, bytes_max };
+    let name_max = rustix::fs::statvfs(there).map_or(NAME_MAX_BYTES, |found| found.f_namemax as usize);
+    let longest = to.components().map(|name| name.as_os_str().len()).max().unwrap_or(0);
+    if longest > name_max {
+        return Err(too_long("a name in it", longest, name_max));
+    }
+    let bytes = to.as_os_str().len();
+    match bytes > PATH_MAX_BYTES - BELOW_MAX_BYTES {
+        true => Err(too_long("it", bytes, PATH_MAX_BYTES - BELOW_MAX_BYTES)),
+        false => Ok(()),
+    }
+}
+
+/// The directory of the daemon's in which checkpoints would go, whatever links lead there.
+fn own_directory(to: &Path, there: &Path, state_dir: &Path) -> Option<PathBuf> {
+    let below = to.strip_prefix(there).unwrap_or(Path::new(""));
+    let real = std::fs::canonicalize(there).ok()?.join(below);
+    let state_dir = std::fs::canonicalize(state_dir).ok()?;
+    let of_state = OWN_DIRECTORIES.iter().map(|name| state_dir.join(name)).find(|own| real.starts_with(own));
+    of_state.or_else(|| (real == state_dir).then_some(state_dir))
+}
+
 fn may(path: &Path, access_wanted: Access) -> bool {
     access(path, access_wanted).is_ok()
 }
@@ -162,7 +208,7 @@ mod tests {
     use super::*;
 
     fn around(private_tmp: bool, is_service: bool) -> Surroundings {
-        Surroundings { user: "r1d".into(), private_tmp, is_service }
+        Surroundings { user: "r1d".into(), private_tmp, is_service, state_dir: "/nowhere".into() }
     }
 
     #[test]
@@ -199,5 +245,33 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         let said = check_write(&dir.path().join("file/below"), &around(false, true)).unwrap_err();
         assert!(matches!(said, Unreachable::NoDirectory { .. }), "{said}");
+    }
+
+    #[test]
+    fn where_no_checkpoint_can_be_kept_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        for name in OWN_DIRECTORIES {
+            std::fs::create_dir_all(state.join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(&state, dir.path().join("link")).unwrap();
+        let around = Surroundings { state_dir: state.clone(), ..around(false, false) };
+        let said = |to: &Path| check_write(to, &around).map_err(|error| error.to_string());
+        for to in ["/proc/x", "/sys/x/y", "/proc/self/fd"] {
+            let error = said(Path::new(to)).unwrap_err();
+            assert!(error.contains(&format!("`checkpoint.to` is {to}: ")) && error.contains("takes no files"), "{error}");
+        }
+        let error = said(&dir.path().join("x".repeat(300)).join("y")).unwrap_err();
+        assert!(error.contains("a name in it has 300 bytes, and the file system takes 255"), "{error}");
+        let error = said(&dir.path().join("x/".repeat(2000))).unwrap_err();
+        assert!(error.contains("it has 4") && error.contains("name a shorter one"), "{error}");
+        for own in ["state", "state/jobs", "state/jobs/a/b", "state/plugins", "state/cache/x", "link", "link/jobs/new"] {
+            let error = said(&dir.path().join(own)).unwrap_err();
+            assert!(error.contains("its own in") && error.contains("name another directory"), "{own}: {error}");
+        }
+        // All that the unit lets the daemon write to is its state directory.
+        for free in ["state/checkpoints", "checkpoints", "state-2", "x"] {
+            assert_eq!(said(&dir.path().join(free)), Ok(()), "{free}");
+        }
     }
 }

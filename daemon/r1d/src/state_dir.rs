@@ -18,6 +18,8 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// The directories in it.
+pub const OWN_DIRECTORIES: [&str; 3] = ["jobs", "plugins", "cache"];
 const WORKERS_LOCK: &str = "workers.lock";
 /// The ledger's name in a state directory.
 pub const LEDGER_FILE: &str = "ledger.redb";

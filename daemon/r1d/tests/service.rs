@@ -408,6 +408,53 @@ fn a_ledger_that_is_gone_or_empty_beside_jobs_is_named() {
     assert!(matches!(house.ask(Request::List), Response::Jobs(jobs) if jobs.is_empty()));
 }
 
+#[test]
+fn what_is_in_the_ledgers_place_and_no_file_is_named() {
+    let house = House::new();
+    fs::create_dir_all(house.state()).unwrap();
+    let ledger = house.state().join("ledger.redb");
+    let fifo = |path: &Path| {
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    let device = |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    let directory = |path: &Path| fs::create_dir(path).unwrap();
+    type Plant<'a> = &'a dyn Fn(&Path);
+    let plants: [(Plant, &str); 3] = [(&directory, "a directory"), (&fifo, "a pipe"), (&device, "a device")];
+    for (plant, what) in plants {
+        plant(&ledger);
+        let (code, said) = refused(&mut house.command());
+        assert!(code == EXIT_DATA && said.contains("ledger.redb is no file") && said.contains(what), "{code:?}: {said}");
+        fs::remove_file(&ledger).or_else(|_| fs::remove_dir(&ledger)).unwrap();
+    }
+}
+
+/// A job's own files are opened as those that it names: a pipe among them holds nobody up.
+#[test]
+fn a_pipe_among_a_jobs_own_files_keeps_no_other_job_from_running() {
+    let mut house = House::new();
+    house.plant("train-2", "hang");
+    house.start();
+    let job = house.submit(house.job(&[]));
+    let trained = house.path("faults/train.count");
+    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.kill();
+    for name in ["inputs.json", "log.jsonl"] {
+        let own = house.state().join("jobs").join(&job).join(name);
+        fs::remove_file(&own).unwrap();
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mknodat(rustix::fs::CWD, &own, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    }
+    house.start();
+    house.wait("the reason", |house| {
+        let waits = waits(house, &job);
+        (waits.contains("inputs.json should say") && waits.contains("a pipe")).then_some(())
+    });
+    assert!(house.log_lines(&job).is_empty());
+    let other = house.submit(house.job(&[("seed = 11", "seed = 12")]));
+    house.wait_succeeded(&other);
+}
+
 /// Otherwise it would go on to acknowledge what nobody finds again.
 #[test]
 fn a_daemon_whose_state_directory_is_gone_refuses_and_ends() {

@@ -15,6 +15,7 @@
 use crate::error::RewardError;
 use hmac::{Hmac, KeyInit, Mac};
 use r1d_proto::replace::replace;
+use r1d_proto::user_file;
 use sha2::Sha256;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
@@ -48,7 +49,7 @@ impl CodeCache {
     /// The code of a component, if this daemon compiled it for this engine and nobody has touched it since.
     pub fn load(&self, component_sha256: &[u8; 32]) -> Option<Vec<u8>> {
         let path = self.path(component_sha256);
-        let file = fs::read(&path).ok()?;
+        let file = user_file::read(&path, u64::MAX).ok()?;
         let code = self.verify(component_sha256, &file);
         if code.is_none() {
             tracing::warn!(path = %path.display(), "cached code of a reward plugin does not verify: compiling it again");
@@ -108,7 +109,7 @@ impl CodeCache {
 
 /// `None` where there is no key, or one that others could have read or written.
 fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
-    let mut file = match File::open(path) {
+    let mut file = match user_file::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };

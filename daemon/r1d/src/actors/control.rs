@@ -24,7 +24,7 @@ use r1d_ledger::{FindError, JobRecord, LedgerError};
 use r1d_proto::control::{ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response, SampleSort};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
-use r1d_proto::shown;
+use r1d_proto::{shown, user_file};
 use r1d_rewards::Rewards;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -529,7 +529,7 @@ impl Counter {
 async fn read_from(path: PathBuf, offset: u64) -> Vec<u8> {
     let read = tasks::blocking(move || {
         let mut bytes = Vec::new();
-        let mut file = std::fs::File::open(path)?;
+        let mut file = user_file::open(&path)?;
         file.seek(SeekFrom::Start(offset))?;
         file.take(LOG_CHUNK_MAX_BYTES).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
