@@ -16,6 +16,17 @@ pub fn of_model(error: ModelError) -> Failure {
     of(error.fault(), &error)
 }
 
+/// Errors of writing a directory: whatever the operating system refuses there is for somebody to mend,
+/// as a full disk is.
+pub fn of_writing(error: ModelError) -> Failure {
+    let refused = root(&error).downcast_ref::<std::io::Error>().filter(|refused| refused.raw_os_error().is_some());
+    let is_refused = refused.is_some_and(|refused| refused.kind() != ErrorKind::OutOfMemory);
+    match of_model(error) {
+        Failure { message, .. } if is_refused => Failure { kind: FailureKind::Storage, message },
+        failure => failure,
+    }
+}
+
 pub fn of_learning(error: LearnError) -> Failure {
     of(error.fault(), &error)
 }
@@ -48,6 +59,10 @@ fn of(fault: Fault, error: &(dyn Error + 'static)) -> Failure {
     Failure::new(kind, &message)
 }
 
+fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    error.source().map_or(error, root)
+}
+
 /// By the innermost cause: those around it have names of files in them.
 fn of_the_root(error: &(dyn Error + 'static)) -> FailureKind {
     match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
@@ -72,6 +87,11 @@ mod tests {
         assert_eq!([5, 24, 13, 116].map(io), [FailureKind::Internal; 4]);
         assert_eq!([28, 122].map(io), [FailureKind::Storage; 2]);
         assert_eq!(io(12), FailureKind::OutOfMemory);
+        let writing = |number| of_writing(ModelError::Io { path: "x".into(), source: IoError::from_raw_os_error(number) }).kind;
+        // EIO, EACCES, ENOTDIR, EROFS, ESTALE, ENOSPC.
+        assert_eq!([5, 13, 20, 30, 116, 28].map(writing), [FailureKind::Storage; 6]);
+        assert_eq!(writing(12), FailureKind::OutOfMemory);
+        assert_eq!(of_writing(ModelError::Input("a tensor".into())).kind, FailureKind::Invalid);
         let torch = |words: &str| of_learning(LearnError::Tensor(TchError::Torch(words.into()))).kind;
         for words in [
             "CUDA out of memory. Tried to allocate 2.00 GiB",

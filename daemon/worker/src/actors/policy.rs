@@ -8,7 +8,7 @@
 
 use crate::actors::scorer;
 use crate::device::{Bench, DeviceThread, Model, Opened};
-use crate::failure::{invalid, of_learning, of_model, of_sampling, of_the_machine};
+use crate::failure::{invalid, of_learning, of_model, of_sampling, of_the_machine, of_writing};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
@@ -251,7 +251,7 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
         }
         scorer::save_critic(opened, into)
     })
-    .map_err(of_model)?;
+    .map_err(of_writing)?;
     Ok(manifest.sha256)
 }
 
@@ -316,7 +316,7 @@ fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
         save_model(opened, into)?;
         carry_adapter(&opened.request, into)
     })
-    .map_err(of_model)?;
+    .map_err(of_writing)?;
     Ok(())
 }
 
