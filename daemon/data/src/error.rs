@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub enum DataError {
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("cannot write {}: {source}{}", path.display(), storage_hint(source))]
+    #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error("data.{name}: {problem}")]
     Source { name: String, problem: String },
@@ -28,15 +28,6 @@ pub enum DataError {
     Vocabulary { path: PathBuf, id_max: u32, vocab_size: u32, fix: String },
 }
 
-fn storage_hint(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => ": the disk is full, free some space or move the state directory",
-        std::io::ErrorKind::QuotaExceeded => ": the quota is used up, free some space or move the state directory",
-        std::io::ErrorKind::PermissionDenied => ": the daemon's user may not write there",
-        _ => "",
-    }
-}
-
 impl DataError {
     pub(crate) fn read(path: &Path, source: std::io::Error) -> DataError {
         DataError::Read { path: path.into(), source }
@@ -48,11 +39,5 @@ impl DataError {
 
     pub(crate) fn template(name: impl Into<String>, problem: impl ToString) -> DataError {
         DataError::Template { name: name.into(), problem: problem.to_string() }
-    }
-
-    /// A file system that cannot take more, as against one that is broken or a file that is wrong.
-    pub fn is_storage_full(&self) -> bool {
-        matches!(self, DataError::Write { source, .. }
-            if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
     }
 }

@@ -43,7 +43,7 @@ pub enum Entry {
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("journal {}: {source}{}", .path.display(), if .source.kind() == io::ErrorKind::StorageFull { ": make room on that file system" } else { "" })]
+    #[error("journal {}: {source}", .path.display())]
     Storage { path: PathBuf, source: io::Error },
     #[error("journal {} is damaged at byte {offset}: {what}; put a copy back, or resubmit the job", .path.display())]
     Damaged { path: PathBuf, offset: u64, what: String },
@@ -117,7 +117,7 @@ impl Journal {
         stage: u32,
         committed: u64,
     ) -> Result<Journal, JournalError> {
-        let dir = dir_of(journal_dir, stage);
+        let dir = Journal::dir(journal_dir, stage);
         let failed = |source| JournalError::Storage { path: dir.clone(), source };
         storage.create_dir(&dir).map_err(failed)?;
         let found: Vec<u64> = storage.list(&dir).map_err(failed)?.iter().filter_map(|name| step_of(name)).collect();
@@ -131,9 +131,14 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Where the journal of a stage is.
+    pub fn dir(journal_dir: &Path, stage: u32) -> PathBuf {
+        journal_dir.join(format!("stage-{stage}"))
+    }
+
     /// Where the journal of a stage keeps a step.
     pub fn file(journal_dir: &Path, stage: u32, step: u64) -> PathBuf {
-        file_of(&dir_of(journal_dir, stage), step)
+        file_of(&Journal::dir(journal_dir, stage), step)
     }
 
     /// What opening had to cut off.
@@ -469,10 +474,6 @@ impl Segment {
         self.unsynced = false;
         Ok(())
     }
-}
-
-fn dir_of(journal_dir: &Path, stage: u32) -> PathBuf {
-    journal_dir.join(format!("stage-{stage}"))
 }
 
 fn file_of(dir: &Path, step: u64) -> PathBuf {

@@ -8,6 +8,7 @@ use crate::graders;
 use crate::inputs;
 use crate::job_log;
 use crate::outputs::Outputs;
+use crate::outside;
 use crate::reading::Reading;
 use crate::review::{self, ReviewError};
 use crate::rooms::{Room, Rooms};
@@ -138,8 +139,14 @@ impl From<ControlError> for ControlErrorOf {
 }
 
 fn refused(refused: AcceptError) -> ControlError {
-    let kind = if refused.is_the_jobs() { ErrorKind::Invalid } else { ErrorKind::Internal };
-    error(kind, refused)
+    if refused.is_the_jobs() {
+        return error(ErrorKind::Invalid, refused);
+    }
+    // Where the daemon could not write, somebody can mend it.
+    match outside::said_by_the_system(&refused).and_then(outside::remedy) {
+        Some(what) => error(ErrorKind::Internal, format!("{refused}: {what}")),
+        None => error(ErrorKind::Internal, refused),
+    }
 }
 
 fn submitted(Submitted { job, warnings, plugins }: Submitted) -> Response {
