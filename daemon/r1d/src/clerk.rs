@@ -293,6 +293,14 @@ impl Clerk {
                     cut.records
                 ));
             }
+            if let Some(last) = journal.steps().last().filter(|last| **last > committed) {
+                self.log.warn(format!(
+                    "the ledger is older than the job's files: it has {committed} steps of stage {}, the journal {}; the steps between are taken \
+                     as they were sampled and judged",
+                    self.stage(stage)?.name,
+                    last + 1
+                ));
+            }
             self.journals.insert(stage, journal);
         }
         self.journals.get_mut(&stage).ok_or(ClerkError::NoStage(stage))
@@ -308,11 +316,28 @@ impl Clerk {
 
     fn recall(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
         let record = self.journal(stage)?.read(step)?;
-        Ok(Event::Recalled(Recalled { sampled: record.sampled, scored: record.scored, sealed: record.sealed }))
+        let later = self.is_beyond(stage, step)?;
+        Ok(Event::Recalled(Recalled { sampled: record.sampled, scored: record.scored, sealed: record.sealed, later }))
+    }
+
+    /// Whether the journal holds anything of a step after this one, or of a stage after this one.
+    fn is_beyond(&mut self, stage: usize, step: u64) -> Result<bool, ClerkError> {
+        let own = self.journal(stage)?.steps().last().is_some_and(|last| *last > step);
+        Ok(own || self.later_stages(stage).any(|dir| dir.exists()))
+    }
+
+    /// Where the journals of the stages after this one are, if any.
+    fn later_stages(&self, stage: usize) -> impl Iterator<Item = PathBuf> + use<> {
+        let (journal, stages) = (self.outputs.journal(), self.materials.job.stages.len());
+        (stage + 1..stages).map(move |later| Journal::dir(&journal, later as u32))
     }
 
     fn forget(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
         self.journal(stage)?.drop_from(step)?;
+        for dir in self.later_stages(stage) {
+            remove(&dir)?;
+        }
+        self.journals.retain(|known, _| *known <= stage);
         Ok(Event::Stored)
     }
 

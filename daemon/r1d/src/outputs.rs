@@ -26,7 +26,7 @@ use r1d_proto::storage::create_dir_durably;
 use r1d_proto::user_file;
 use r1d_proto::worker::Metrics;
 use serde_json::{Map, Value};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// The paths of one job.
@@ -97,11 +97,11 @@ impl Outputs {
         self.dir.join("rollouts").join(format!("{stage}-step-{step:06}.parquet"))
     }
 
-    /// The newest committed step (from 1) of a stage that left rollouts.
-    pub fn last_rollouts(&self, stage: &str) -> Option<u64> {
+    /// The newest step (from 1) up to `committed` of a stage that left rollouts.
+    pub fn last_rollouts(&self, stage: &str, committed: u64) -> Option<u64> {
         let entries = std::fs::read_dir(self.dir.join("rollouts")).ok()?;
         let step = |name: String| name.strip_prefix(stage)?.strip_prefix("-step-")?.strip_suffix(".parquet")?.parse().ok();
-        entries.flatten().filter_map(|entry| step(entry.file_name().into_string().ok()?)).max()
+        entries.flatten().filter_map(|entry| step(entry.file_name().into_string().ok()?)).filter(|step| *step <= committed).max()
     }
 
     fn metrics(&self) -> PathBuf {
@@ -133,8 +133,16 @@ impl Outputs {
                 lines.push_str(&line(stage, step + 1, metrics));
                 events.extend(tensorboard::event(step + 1, metrics));
             }
-            if !steps.is_empty() {
-                let path = self.tensorboard(stage);
+            let path = self.tensorboard(stage);
+            if steps.is_empty() {
+                // There is a file of steps that the ledger does not know, if it is an older copy.
+                match std::fs::remove_file(&path) {
+                    Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                        return Err(write_error(&path)(error));
+                    }
+                    _ => {}
+                }
+            } else {
                 create_parent(&path)?;
                 write_atomically(&path, |file| file.write_all(&events))?;
             }
@@ -190,9 +198,10 @@ mod tests {
         for (stage, step) in [("rl", 2), ("rl", 11), ("rl-step", 40), ("other", 90)] {
             std::fs::write(outputs.rollouts(stage, step), "").unwrap();
         }
-        assert_eq!(outputs.last_rollouts("rl"), Some(11));
-        assert_eq!(outputs.last_rollouts("rl-step"), Some(40));
-        assert_eq!(outputs.last_rollouts("none"), None);
+        assert_eq!(outputs.last_rollouts("rl", 20), Some(11));
+        assert_eq!(outputs.last_rollouts("rl", 10), Some(2));
+        assert_eq!(outputs.last_rollouts("rl-step", 40), Some(40));
+        assert_eq!(outputs.last_rollouts("none", 20), None);
     }
 
     #[test]

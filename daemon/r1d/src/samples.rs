@@ -28,7 +28,9 @@ pub fn read(
     limit: u32,
 ) -> Result<Vec<Sample>, SamplesError> {
     let stages: Vec<&str> = record.progress.stages.iter().map(|stage| stage.name.as_str()).collect();
-    let newest = |stage: &str| Some((stage.to_owned(), outputs.last_rollouts(stage)?));
+    // Where the ledger is an older copy, there are files of steps that it does not know.
+    let committed = |stage: &str| record.progress.stages.iter().find(|known| known.name == stage).map_or(0, |known| known.step);
+    let newest = |stage: &str| Some((stage.to_owned(), outputs.last_rollouts(stage, committed(stage))?));
     let place = match stage {
         Some(stage) if !stages.contains(&stage.as_str()) => {
             let known = if stages.is_empty() { "begun none yet".into() } else { stages.join(", ") };
@@ -39,8 +41,8 @@ pub fn read(
     };
     let Some((stage, step)) = place else { return Ok(Vec::new()) };
     let path = outputs.rollouts(&stage, step);
-    if !path.exists() {
-        let known = match outputs.last_rollouts(&stage) {
+    if step > committed(&stage) || !path.exists() {
+        let known = match outputs.last_rollouts(&stage, committed(&stage)) {
             Some(last) => format!("its steps 1 to {last} have some"),
             None => "it has none yet, or never samples".into(),
         };
@@ -51,7 +53,7 @@ pub fn read(
 
 /// Of the newest committed step of a stage, best reward first, for whoever has a job's directory and no daemon. Blocks.
 pub fn newest(outputs: &Outputs, stage: &str, limit: u32) -> Result<Vec<Sample>, SamplesError> {
-    match outputs.last_rollouts(stage) {
+    match outputs.last_rollouts(stage, u64::MAX) {
         Some(step) => of_step(outputs, stage, step, SampleSort::Reward, limit),
         None => Ok(Vec::new()),
     }

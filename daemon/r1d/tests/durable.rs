@@ -200,6 +200,26 @@ fn a_checkpoint_without_which_the_job_cannot_go_on_is_waited_for() {
     }
 }
 
+/// What the journal has beyond an old copy of the ledger is what was trained on.
+#[test]
+fn an_old_copy_of_the_ledger_goes_on_with_the_steps_since() {
+    for changes in [&[][..], &[("batch_invariant = true", "batch_invariant = false")]] {
+        let mut house = House::new();
+        let job = begun(&mut house, changes, 2);
+        let (ledger, old) = (house.state().join("ledger.redb"), house.path("old.redb"));
+        fs::copy(&ledger, &old).unwrap();
+        // One step is rebuilt, four are done.
+        house.plant("train-7", "hang");
+        house.start();
+        work_until(&mut house, 7);
+        fs::copy(&old, &ledger).unwrap();
+        house.start();
+        assert_eq!(ended(&mut house, &job), House::undisturbed(changes), "{changes:?}");
+        let lines = house.log_lines(&job).into_iter().map(|line| line.message).collect::<Vec<_>>().join("\n");
+        assert!(lines.contains("older than the job's files"), "{lines}");
+    }
+}
+
 /// The stage that the ledger is at, and those after it, were finished since.
 #[test]
 fn an_old_copy_of_the_ledger_does_finished_stages_again() {

@@ -28,7 +28,7 @@ pub struct Machine {
     heard: Heard,
     /// What the worker says it does.
     progress: Option<Activity>,
-    /// Until the first step of this attempt begins, the journal may hold an uncommitted one.
+    /// Until the first step of this attempt begins, the journal may hold an uncommitted one; where it holds more, until those are used up.
     leftovers: bool,
 }
 
@@ -418,13 +418,16 @@ impl Machine {
     }
 
     /// Begins the next step. Completions that an attempt before this one left are the same bits as new ones only in the batch-invariant mode;
-    /// else an unsealed step's are dropped and all are sampled again. A sealed step goes on to its update in any mode.
+    /// else an unsealed step's are dropped and all are sampled again. A sealed step goes on to its update in any mode; so do those
+    /// behind it, where the ledger is an older copy, up to a gap: what was sampled behind that was sampled with other weights.
     fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Next {
         let step = self.record.committed(stage);
         let usable = self.plan.job.batch_invariant || recalled.sealed.is_some();
-        if !usable && !recalled.sampled.is_empty() {
+        let (stale, behind_a_gap) = (!usable && !recalled.sampled.is_empty(), recalled.later && recalled.sampled.is_empty());
+        if stale || behind_a_gap {
             return Ok((State::Recalling { stage }, vec![Command::Forget { stage, step }]));
         }
+        self.leftovers = recalled.later;
         let models = self.respondents(Source::Stage(stage))?;
         let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, models, now);
         if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(&self.plan, now) {

@@ -67,7 +67,7 @@ pub enum Command {
         stage: usize,
         step: u64,
     },
-    /// Drop what the journal holds of an uncommitted step.
+    /// Drop what the journal holds of an uncommitted step, and of all after it.
     Forget {
         stage: usize,
         step: u64,
@@ -206,6 +206,8 @@ pub struct Recalled {
     pub scored: BTreeMap<SampleKey, (Vec<Verdict>, Option<f32>)>,
     /// The step's completions in training order, once it is sealed.
     pub sealed: Option<Vec<(SampleKey, Option<f32>)>>,
+    /// There is something of steps or stages after this one, too: of an uncommitted step that means that the ledger is an older copy.
+    pub later: bool,
 }
 
 impl Recalled {

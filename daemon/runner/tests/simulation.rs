@@ -1211,6 +1211,29 @@ fn about_to_keep() -> (Machine, Duration) {
     (machine, began)
 }
 
+/// An old copy of the ledger knows fewer steps than the journal. Where the journal lacks the next one,
+/// those behind it were sampled with weights that will not be there again.
+#[test]
+fn what_the_journal_holds_behind_a_gap_is_forgotten() {
+    for (later, batch_invariant) in [(true, true), (true, false), (false, false)] {
+        let checkpoints = vec![(4, PathBuf::from("/job/checkpoints/reading/step-4"))];
+        let finished = StageRecord { finished: true, step: 4, checkpoints, num_tokens: 1.0 };
+        let record = Record { stages: vec![finished], evals: Vec::new() };
+        let mut machine = Machine::new(Arc::new(plan(batch_invariant)), record, Duration::ZERO);
+        let (architecture, vocab_size) = ("fake".into(), 9);
+        let sizes = Opened { architecture, parameters: 1, active_parameters: 1, vocab_size, moe_layers: 0, experts_per_token: 0 };
+        let mut commands = Vec::new();
+        for event in [Event::WorkerStarted { pid: 1 }, Event::Worker(Body::Done(Reply::Opened(sizes))), Event::Stored] {
+            commands = machine.handle(event, Duration::ZERO).commands;
+        }
+        assert!(matches!(&commands[..], [Command::Recall { stage: 1, step: 0 }]), "{commands:?}");
+        let recalled = Recalled { later, ..Recalled::default() };
+        let commands = machine.handle(Event::Recalled(recalled), Duration::ZERO).commands;
+        let forgets = matches!(&commands[..], [Command::Forget { stage: 1, step: 0 }]);
+        assert_eq!(forgets, later, "{commands:?}");
+    }
+}
+
 /// A data set may take hours to write: whoever writes it says how far it is, and only silence ends the attempt.
 #[test]
 fn a_data_set_that_takes_long_to_write_is_waited_for() {
