@@ -31,7 +31,8 @@ fn map(mut progress: Progress, change: impl Fn(&PathBuf) -> PathBuf) -> Progress
 }
 
 /// `jobs/<id>/final` or `jobs/<id>/checkpoints/<stage>/step-<N>` at the end of a path. A directory
-/// that the job's `checkpoint.to` names never ends so: its checkpoints are `<to>/<id>/<stage>/step-<N>`.
+/// that the job's `checkpoint.to` names never ends so: its checkpoints are
+/// `<to>/<id>/<stage>/step-<N>`.
 fn own_tail(path: &Path, job: &JobId) -> Option<PathBuf> {
     let parts: Vec<Component> = path.components().collect();
     let is = |part: &Component, name: &str| part.as_os_str() == name;

@@ -3,11 +3,11 @@
 //!
 //! A checkpoint is told by the hash of its manifest, which lists the hashes of its files: another
 //! job's or another step's in its place is a damaged one, and so is none. What may be back soon, a
-//! directory that is not mounted or cannot be read, and what nothing can take the place of, is waited
-//! for.
+//! directory that is not mounted or cannot be read, and what nothing can take the place of, is
+//! waited for.
 //!
-//! `checkpoint.to` is outside of the state directory, and a copy of that has the same jobs: the file
-//! [`OWNER_FILE`] beside the checkpoints of a job names the state directory whose they are.
+//! `checkpoint.to` is outside of the state directory, and a copy of that has the same jobs: the
+//! file [`OWNER_FILE`] beside the checkpoints of a job names the state directory whose they are.
 
 use crate::digest;
 use crate::outputs::Outputs;
@@ -64,7 +64,8 @@ pub fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
     manifest(checkpoint).map(drop)
 }
 
-/// As [`is_whole`], and every file has the contents that its manifest says. Reads all of the checkpoint.
+/// As [`is_whole`], and every file has the contents that its manifest says. Reads the whole
+/// checkpoint.
 pub fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
     for entry in manifest(checkpoint)?.files {
         let path = checkpoint.dir.join(&entry.path);
@@ -116,8 +117,8 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
     }
 }
 
-/// The checkpoints of the stage at work that are lost, for the job to go on from the one before each.
-/// An error names what the job has to wait for. Blocks.
+/// The checkpoints of the stage at work that are lost, for the job to go on from the one before
+/// each. An error names what the job has to wait for. Blocks.
 pub fn check(record: &JobRecord, job: &Job, outputs: &Outputs, state_dir: &Path) -> Result<Vec<Lost>, String> {
     let stages = &record.progress.stages;
     let last = job.stages.len().saturating_sub(1);

@@ -10,7 +10,7 @@
 //! | `journal/` | rollouts of the steps since the oldest checkpoint kept |
 //! | `rollouts/<stage>-step-<N>.parquet` | every rollout of committed step N (from 1) with its verdicts |
 //! | `datasets/<stage>.jsonl` | what a rejection-sampling stage kept, with `datasets/<stage>.json`, which says how much of what and pins its bytes |
-//! | `checkpoints/<stage>/step-<N>/` | the state after N steps, elsewhere when the job says `checkpoint.to` |
+//! | `checkpoints/<stage>/step-<N>/` | the state after N steps; elsewhere when the job says `checkpoint.to` |
 //! | `final/` | the Hugging Face directory |
 //! | `inputs.json` | the files that the job reads, as they were when it was submitted |
 

@@ -1,6 +1,6 @@
-//! What a job needs that others can take away from it: the files that it reads, the directory of its
-//! checkpoints, disks that it writes to. None of that is the job's fault, so none of it ends the job:
-//! it waits ([`crate::lacking`]) until all is there.
+//! What a job needs that others can take away from it: the files that it reads, the directory of
+//! its checkpoints, disks that it writes to. None of that is the job's fault, so none of it ends the
+//! job: it waits ([`crate::lacking`]) until all is there.
 
 use crate::checkpoints;
 use crate::inputs;

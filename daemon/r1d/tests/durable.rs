@@ -1,5 +1,5 @@
 //! What is outside of a job and beneath it: a state directory that is moved or copied, checkpoints
-//! that are away, of others or gone, a disk that takes nothing, a ledger that is older than its jobs.
+//! that are away, of others or gone, a disk that takes nothing, a ledger older than its jobs.
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
@@ -152,7 +152,7 @@ fn checkpoints_that_are_away_at_a_restart_are_waited_for() {
     }
 }
 
-/// A whole checkpoint that is not the one that the ledger has a record of, or none, is a damaged one.
+/// A whole checkpoint that is not the one on record, or none, is a damaged one.
 #[test]
 fn a_checkpoint_that_is_not_the_jobs_own_costs_the_way_from_the_one_before() {
     let mut house = House::new();
@@ -235,7 +235,7 @@ fn an_old_copy_of_the_ledger_does_finished_stages_again() {
     assert_eq!(ended(&mut house, &job), House::undisturbed(&[]));
 }
 
-/// The checkpoint of an old copy of the ledger, and the steps until the next one, are gone by design.
+/// The checkpoint of an old copy of the ledger, and the steps until the next one, were pruned.
 #[test]
 fn an_old_copy_of_the_ledger_that_nothing_is_left_for_is_named() {
     let mut house = House::new();

@@ -28,7 +28,8 @@ pub struct Machine {
     heard: Heard,
     /// What the worker says it does.
     progress: Option<Activity>,
-    /// Until the first step of this attempt begins, the journal may hold an uncommitted one; where it holds more, until those are used up.
+    /// The journal may hold uncommitted steps: one, until the first step of this attempt begins, or
+    /// more, until they are used up.
     leftovers: bool,
 }
 
@@ -418,8 +419,10 @@ impl Machine {
     }
 
     /// Begins the next step. Completions that an attempt before this one left are the same bits as new ones only in the batch-invariant mode;
-    /// else an unsealed step's are dropped and all are sampled again. A sealed step goes on to its update in any mode; so do those
-    /// behind it, where the ledger is an older copy, up to a gap: what was sampled behind that was sampled with other weights.
+    /// else an unsealed step's are dropped and all are sampled again. A sealed step goes on to its update in any mode.
+    ///
+    /// So do the sealed steps behind it, where the ledger is an older copy, up to a gap: what is
+    /// behind that was sampled with other weights.
     fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Next {
         let step = self.record.committed(stage);
         let usable = self.plan.job.batch_invariant || recalled.sealed.is_some();

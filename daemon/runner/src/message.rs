@@ -206,7 +206,8 @@ pub struct Recalled {
     pub scored: BTreeMap<SampleKey, (Vec<Verdict>, Option<f32>)>,
     /// The step's completions in training order, once it is sealed.
     pub sealed: Option<Vec<(SampleKey, Option<f32>)>>,
-    /// There is something of steps or stages after this one, too: of an uncommitted step that means that the ledger is an older copy.
+    /// There is something of steps or stages after this one, too: after an uncommitted one that
+    /// means that the ledger is an older copy.
     pub later: bool,
 }
 

@@ -1211,8 +1211,8 @@ fn about_to_keep() -> (Machine, Duration) {
     (machine, began)
 }
 
-/// An old copy of the ledger knows fewer steps than the journal. Where the journal lacks the next one,
-/// those behind it were sampled with weights that will not be there again.
+/// An old copy of the ledger knows fewer steps than the journal. Where the journal lacks the next
+/// one, those behind it were sampled with weights that will not be there again.
 #[test]
 fn what_the_journal_holds_behind_a_gap_is_forgotten() {
     for (later, batch_invariant) in [(true, true), (true, false), (false, false)] {

@@ -16,8 +16,8 @@ pub fn of_model(error: ModelError) -> Failure {
     of(error.fault(), &error)
 }
 
-/// Errors of writing a directory: whatever the operating system refuses there is for somebody to mend,
-/// as a full disk is.
+/// Errors of writing a directory: whatever the operating system refuses there is for somebody to
+/// mend, as a full disk is.
 pub fn of_writing(error: ModelError) -> Failure {
     let refused = root(&error).downcast_ref::<std::io::Error>().filter(|refused| refused.raw_os_error().is_some());
     let is_refused = refused.is_some_and(|refused| refused.kind() != ErrorKind::OutOfMemory);
