@@ -55,6 +55,10 @@ char* r1d_set_deterministic(bool on) {
   });
 }
 
+bool r1d_is_deterministic() {
+  return at::globalContext().deterministicAlgorithms();
+}
+
 // Deterministic algorithms alone: which attention kernels may be chosen stays as it is. `before`: whether they were on.
 char* r1d_switch_deterministic(bool on, bool* before) {
   return guarded([&] {

@@ -22,6 +22,11 @@ pub fn set_deterministic(on: bool) -> Result<(), TorchError> {
     check("set deterministic algorithms", unsafe { shim::r1d_set_deterministic(on) })
 }
 
+/// Whether operations take their deterministic variants now.
+pub fn is_deterministic() -> bool {
+    unsafe { shim::r1d_is_deterministic() }
+}
+
 /// Runs `body` without deterministic algorithms, whatever [`set_deterministic`] says. They cost where a GPU has a fast way that is deterministic
 /// only if no place is written twice (a scatter is a sort with them), so `body` must know that of its own operations. Attention chooses among
 /// the same kernels as before.

@@ -28,6 +28,7 @@ unsafe extern "C" {
     pub(crate) fn r1d_threads() -> c_int;
     pub(crate) fn r1d_set_interop_threads(count: c_int) -> *mut c_char;
     pub(crate) fn r1d_set_deterministic(on: bool) -> *mut c_char;
+    pub(crate) fn r1d_is_deterministic() -> bool;
     pub(crate) fn r1d_switch_deterministic(on: bool, before: *mut bool) -> *mut c_char;
     pub(crate) fn r1d_sum_in_float32() -> *mut c_char;
     pub(crate) fn r1d_sums_in_float32() -> bool;
