@@ -141,6 +141,7 @@ pub mod golden;
 pub mod guest;
 mod names;
 pub mod number;
+pub mod number_words;
 pub mod rational;
 pub mod reward_model;
 pub mod tags;

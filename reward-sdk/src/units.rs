@@ -6,6 +6,7 @@ mod table;
 
 use crate::number::Token;
 use crate::number::lexer;
+use crate::number_words;
 use crate::rational::Rational;
 use table::{DIMENSIONS, Found, Measure};
 
@@ -209,7 +210,6 @@ const REFUSED: &[&str] = &[
     "sqrt",
     "x",
     "e",
-    "half",
     "halves",
     "odds",
     // With another sign.
@@ -223,11 +223,6 @@ const REFUSED: &[&str] = &[
     "googol",
     "trio",
     "quartet",
-    "hundred",
-    "thousand",
-    "million",
-    "billion",
-    "trillion",
     "quadrillion",
     "quintillion",
     "zillion",
@@ -257,51 +252,6 @@ const REFUSED: &[&str] = &[
     "mille",
     "parts",
     "percentile",
-    "third",
-    "fourth",
-    "fifth",
-    "sixth",
-    "seventh",
-    "eighth",
-    "ninth",
-    "tenth",
-    "eleventh",
-    "twelfth",
-    "sixteenth",
-    "twentieth",
-    "quarter",
-    "hundredth",
-    "thousandth",
-    "millionth",
-    "billionth",
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-    "thirty",
-    "forty",
-    "fifty",
-    "sixty",
-    "seventy",
-    "eighty",
-    "ninety",
 ];
 
 /// Words that turn what is measured into its opposite: `20\% increase` is no `20\% decrease`.
@@ -658,8 +608,8 @@ impl Unit {
             return self.push(below, below, -power);
         }
         if changes_in_chinese(word)
-            || REFUSED.contains(&word)
-            || (REFUSED.contains(&singular) && !COUNTED.contains(&word))
+            || is_refused(word)
+            || (is_refused(singular) && !COUNTED.contains(&word))
             || word.trim_end_matches('s').ends_with("illion")
         {
             return None;
@@ -781,7 +731,12 @@ fn changes_in_chinese(word: &str) -> bool {
 pub fn changes_number(word: &str) -> bool {
     let lower = word.to_lowercase();
     let singular = lower.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(&lower);
-    REFUSED.contains(&lower.as_str()) || (REFUSED.contains(&singular) && !COUNTED.contains(&lower.as_str()))
+    is_refused(&lower) || (is_refused(singular) && !COUNTED.contains(&lower.as_str()))
+}
+
+/// Whether a word is refused as it stands; numbers in words are.
+fn is_refused(word: &str) -> bool {
+    REFUSED.contains(&word) || number_words::is_whole(word) || number_words::parts_in_one(word).is_some()
 }
 
 /// Whether a word is the symbol of a unit that no product of variables looks like: `kWh`, `kJ`, `Pa`, `keV`.

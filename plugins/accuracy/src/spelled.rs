@@ -2,61 +2,16 @@
 
 use crate::qualifier;
 use crate::text::FONTS;
+use reward_sdk::number_words::{self, SCALES, SMALL, TENS};
 use reward_sdk::units;
 
 /// More words than any number below a trillion has.
 const WORDS_MAX: usize = 24;
 const BYTES_MAX: usize = 160;
 
-const SMALL: [&str; 20] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
-const SCALES: [(&str, u64); 4] =
-    [("thousand", 1_000), ("million", 1_000_000), ("billion", 1_000_000_000), ("trillion", 1_000_000_000_000)];
-const PARTS: [(&str, u64); 15] = [
-    ("half", 2),
-    ("third", 3),
-    ("quarter", 4),
-    ("fourth", 4),
-    ("fifth", 5),
-    ("sixth", 6),
-    ("seventh", 7),
-    ("eighth", 8),
-    ("ninth", 9),
-    ("tenth", 10),
-    ("twelfth", 12),
-    ("sixteenth", 16),
-    ("twentieth", 20),
-    ("hundredth", 100),
-    ("thousandth", 1_000),
-];
-
 /// A word that numbers are made of.
 pub fn is_word(word: &str) -> bool {
-    SMALL.contains(&word)
-        || TENS.contains(&word)
-        || SCALES.iter().any(|(name, _)| *name == word)
-        || ["hundred", "half"].contains(&word)
+    number_words::is_whole(word) || word == "half"
 }
 
 /// The numeral for a text that is a number in words, whole, be it in a `\text{…}`; `None` for any other.
@@ -110,8 +65,8 @@ fn positive(words: &[&str]) -> Option<String> {
 /// `half`, `three quarters`.
 fn fraction(words: &[&str]) -> Option<String> {
     let (last, above) = words.split_last()?;
-    let (_, below) =
-        PARTS.iter().find(|(name, _)| last.strip_suffix('s').unwrap_or(last) == *name || (*last == "halves" && *name == "half"))?;
+    let part = if *last == "halves" { "half" } else { last.strip_suffix('s').unwrap_or(last) };
+    let below = number_words::parts_in_one(part)?;
     let one = matches!(above, ["a" | "an"]) || (above.is_empty() && *last == "half");
     let above = if one { 1 } else { cardinal(above)? };
     Some(format!("{above}/{below}"))
