@@ -42,13 +42,18 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     // What is left of `42\ ` or `42 \\` once it is trimmed.
     let whole = |text: &str| text.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).to_string();
     let (r, a) = (whole(number::unwrap(reference)), whole(number::unwrap(answer)));
+    let a = if a.contains(['(']) { text::without_rejected(&a).unwrap_or(a) } else { a };
     let (r, a) = (bare(r), bare(a));
     let (r, a) = (text::without_remark(&r), text::without_remark(&a));
     let (r, a) = (r.as_str(), a.as_str());
     // Most answers are figures already.
     let words = |text: &str| text.bytes().any(|byte| byte.is_ascii_alphabetic() || !byte.is_ascii());
     let figures = |text: &str| {
-        chinese::in_signs(text).or_else(|| spelled::numeral(text)).or_else(|| spelled::quantity(text)).or_else(|| text::share(text))
+        chinese::in_signs(text)
+            .or_else(|| spelled::numeral(text))
+            .or_else(|| spelled::quantity(text))
+            .or_else(|| text::share(text))
+            .or_else(|| text::all_but(text))
     };
     if let (true, Some(r)) = (words(r) && words(a), named::read(r))
         && let Some(a) = named::read(a)

@@ -2,16 +2,26 @@
 //!
 //! Only the words before and behind the value are taken off, and only where none of them changes it or says that it is another
 //! ([`changes_number`]). What is left is read as any answer is.
+//!
+//! Words that deny, doubt, limit or compare are enumerated ([`words`]), verbs only where the value is a number alone: in `Julie
+//! should read 42 pages` whatever stands before the number is a verb, unless it is of a closed kind, or a label (`page 42`).
 
 mod words;
 
+use crate::chinese;
 use crate::names::is_function;
-use crate::spelled;
-use reward_sdk::units::changes_number;
-use words::{AFTER, ALONE, BEFORE, CLOSING, CONNECTED, DENIALS, DENYING, DERIVED, MODIFIERS, OF, STATING};
+use crate::{spelled, text};
+use reward_sdk::number_words;
+use reward_sdk::units::{self, changes_number};
+use words::{
+    ADVERBS, AFTER, ALONE, BEFORE, CLOSING, CONNECTED, DENIALS, DENYING, DERIVED, HOLDERS, MADE_OF, MODIFIERS, NO_VERBS, OF,
+    OTHER_TIMES, STATING,
+};
 
 /// Longer texts are essays.
 const BYTES_MAX: usize = 300;
+/// More words than a number in words has.
+const WORDS_MAX: usize = 8;
 
 /// The value that a text states, in the text's own writing; `None` where it is no sentence, or one that says something else of it.
 pub fn value(text: &str) -> Option<String> {
@@ -32,9 +42,120 @@ pub fn value(text: &str) -> Option<String> {
     }
     let (lead, rest) = led(text)?;
     let rest = closed(rest);
+    let figured = counted(rest);
+    let rest = figured.as_deref().unwrap_or(rest);
+    let rest = attained(text, rest).unwrap_or(rest);
+    let rounded = rounded(rest);
+    let rest = rounded.as_deref().unwrap_or(rest);
+    if compares(rest) {
+        return None;
+    }
     let rest = if lead.is_empty() && rest.len() == text.len() { rest } else { without_circumstances(rest) };
     let rest = without_predicate(rest).unwrap_or(rest);
-    (!rest.is_empty() && (rest.len() < text.len() || !lead.is_empty())).then(|| format!("{lead}{rest}"))
+    (!rest.is_empty() && (rest != text || !lead.is_empty())).then(|| format!("{lead}{rest}"))
+}
+
+/// A number in words before what is counted, in figures: `eleven candies` → `11 candies`; `None` for
+/// any other text, and where the words behind change the number.
+fn counted(text: &str) -> Option<String> {
+    text.starts_with(|c: char| c.is_ascii_alphabetic()).then_some(())?;
+    let numeral = |end: usize| spelled::numeral(text.get(..end)?).map(|numeral| (end, numeral));
+    let (end, number) = text.match_indices(' ').take(WORDS_MAX).filter_map(|(end, _)| numeral(end)).last()?;
+    let thing = text.get(end..)?.trim_start();
+    let pronoun = number == "1" && thing.starts_with("of ");
+    let figured = format!("{number} {thing}");
+    let bare = without_circumstances(&figured);
+    let bare = without_predicate(bare).unwrap_or(bare);
+    let counts = bare.get(number.len()..).is_some_and(|thing| units::read(thing).is_some());
+    (counts && !pronoun).then_some(figured)
+}
+
+/// Whether a number is a multiple or a rate of something else: `3 times the old volume`, `3 per class`.
+fn compares(text: &str) -> bool {
+    const COUNTING: [&str; 12] = ["a", "an", "in", "each", "every", "altogether", "during", "on", "this", "today", "left", "total"];
+    let mut words = text.split_whitespace().skip(1);
+    match (words.next(), words.next()) {
+        (Some("times"), Some(next)) => !COUNTING.contains(&next),
+        (Some("more"), None) | (Some("in"), Some("it")) => true,
+        (Some("per"), Some(unit)) => !units::is_known(unit),
+        _ => false,
+    }
+}
+
+/// A greatest or least value without where it is attained: `9, attained at x = 2` → `9`.
+fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
+    const EXTREME: [&str; 10] =
+        ["maxim", "minim", "greatest", "least", "largest", "smallest", "highest", "lowest", "biggest", "extrem"];
+    const MARKS: &[&str] = &[
+        ", and it ",
+        ", attained ",
+        ", achieved ",
+        ", reached ",
+        ", obtained ",
+        ", occurring ",
+        ", which ",
+        ", when ",
+        ", where ",
+        ", at ",
+        " attained ",
+        " achieved ",
+        " reached ",
+        " when ",
+        " at ",
+    ];
+    const SAID: &[&str] = &[
+        "attained",
+        "achieved",
+        "reached",
+        "obtained",
+        "occurring",
+        "occurs",
+        "happens",
+        "which",
+        "is",
+        "it",
+        "this",
+        "at",
+        "when",
+        "where",
+        "the",
+        "point",
+        "for",
+        "and",
+        "only",
+        "equality",
+        "holds",
+        "with",
+        "if",
+        "value",
+    ];
+    let lower = sentence.to_ascii_lowercase();
+    EXTREME.iter().any(|word| lower.contains(word)).then_some(())?;
+    let at = MARKS.iter().filter_map(|mark| text.find(mark)).min()?;
+    let (value, said) = text.split_at_checked(at)?;
+    let plain = said
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|word| word.len() > 2)
+        .all(|word| SAID.contains(&word) || matches!(word, "frac" | "sqrt" | "left" | "right" | "dfrac"));
+    let shown = said.contains(['=', '(']) && !said.contains(['<', '>', '?']) && said.is_ascii();
+    let numeral = value.contains(|c: char| c.is_ascii_digit())
+        && value.trim_end().ends_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '}' | ')'))
+        && !value.contains('=');
+    (plain && shown && numeral).then(|| value.trim_end())
+}
+
+/// A value with its decimals, which words say are rounded: `\frac{5}{12}, or about 0.417` → `\frac{5}{12} \approx 0.417`.
+fn rounded(text: &str) -> Option<String> {
+    let (value, decimals) =
+        [", or about ", " or about ", ", or approximately ", " or approximately ", ", or roughly ", ", about ", ", approximately "]
+            .iter()
+            .find_map(|words| text.split_once(words))?;
+    let decimals = reward_sdk::number::unwrap(decimals);
+    let figures =
+        !decimals.is_empty() && decimals.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'%' || byte == b'\\');
+    let value = reward_sdk::number::unwrap(value);
+    (figures && decimals.contains(|c: char| c.is_ascii_digit()) && !value.contains(','))
+        .then(|| format!("{value} \\approx {decimals}"))
 }
 
 /// What stands before a reason in brackets: `14 (because 7 + 7 = 14)` → `14`; `None` for a reason that denies something.
@@ -58,7 +179,10 @@ pub fn denies(before: &str) -> bool {
 }
 
 fn is_denial(word: &str) -> bool {
-    DENIALS.contains(&word) || matches!(word, "not" | "no" | "never" | "wrong" | "incorrect" | "false")
+    const AGAINST: [&str; 6] = ["incorrect", "mistak", "wrong", "false", "erroneous", "invalid"];
+    DENIALS.contains(&word)
+        || matches!(word, "not" | "no" | "never" | "without" | "except" | "but")
+        || AGAINST.iter().any(|start| word.starts_with(start))
 }
 
 /// The last clause of a text that concludes: `n = 14, so there are 14 ways` → `there are 14 ways`.
@@ -86,6 +210,44 @@ fn is_stating(words: &[&str]) -> bool {
         || (STATING.contains(last) && !derived)
 }
 
+/// Whether somebody does something with so many things: `Julie should read 42 pages`. Any word is a
+/// verb there that is no preposition, label, or other word of the closed kinds ([`NO_VERBS`]).
+fn acts(words: &[&str], rest: &str) -> bool {
+    let mut words = words;
+    while let Some((last, before)) = words.split_last()
+        && ADVERBS.contains(last)
+    {
+        words = before;
+    }
+    if let [before @ .., "total", "of"] = words {
+        words = before.strip_suffix(&["a"]).unwrap_or(before);
+    }
+    let number = |word: &&str| word.split('-').any(number_words::is_whole);
+    let Some((verb, subject)) = words.split_last() else { return false };
+    let says = |word: &&str| OTHER_TIMES.contains(word);
+    if subject.is_empty()
+        || NO_VERBS.contains(verb)
+        || verb.ends_with("ly")
+        || verb.len() < 3
+        || words.iter().any(number)
+        || words.iter().any(says)
+    {
+        return false;
+    }
+    // `$5`, `42 pages`; a number alone may be a label.
+    let money = rest.starts_with('$') && rest.get(1..).is_some_and(|amount| amount.starts_with(|c: char| c.is_ascii_digit()));
+    let thing = || {
+        let mut behind = rest.split_whitespace();
+        let figures =
+            behind.next().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'.')));
+        let thing = behind.next().is_some_and(|thing| {
+            thing.len() > 1 && thing.chars().all(|c| c.is_ascii_alphabetic() || c == '-') && !NO_VERBS.contains(&thing)
+        });
+        figures && thing
+    };
+    money || rest.starts_with("\\$") || thing()
+}
+
 /// Whether a text says of something that it is a value: `The answer is 5`.
 pub fn states(text: &str) -> bool {
     [" is ", " are ", " was ", " were ", " equals ", "是", "为"].iter().any(|verb| text.contains(verb))
@@ -94,23 +256,61 @@ pub fn states(text: &str) -> bool {
 /// Without the words before the value; what they say of its sign and name is put before it: `x is` → `x = `.
 fn led(text: &str) -> Option<(String, &str)> {
     let mut words: Vec<&str> = Vec::new();
+    // Whether letters stand among the words, as names of points and numbers do.
+    let mut letters = false;
     let mut rest = text;
     loop {
         let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
         let word = rest.get(..end)?.trim_end_matches([',', ':', ';']);
         let word = word.strip_prefix('$').and_then(|word| word.strip_suffix('$')).filter(|name| name.len() == 1).unwrap_or(word);
-        let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’'));
-        // A number in words is the value, where nothing follows it but its unit.
-        let value =
-            spelled::is_word(&word.to_lowercase()) && (spelled::numeral(rest).is_some() || spelled::quantity(rest).is_some());
+        let word = if matches!(word, "Mr." | "Mrs." | "Ms." | "Dr.") { word.trim_end_matches('.') } else { word };
+        let plain = word.starts_with(|c: char| c.is_ascii_alphabetic())
+            && word.ends_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '\'' | '’'))
+            && word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'));
+        // A number in words is the value, where nothing follows it but its unit, or what is counted.
+        let begins = || spelled::is_word(word.to_lowercase().split('-').next().unwrap_or_default());
+        let pronoun = word.eq_ignore_ascii_case("one")
+            && words.last().is_some_and(|before| {
+                matches!(
+                    before.to_lowercase().as_str(),
+                    "the" | "that" | "this" | "each" | "every" | "another" | "any" | "which" | "correct" | "right"
+                )
+            });
+        let value = begins()
+            && !pronoun
+            && (spelled::numeral(rest).is_some()
+                || spelled::quantity(rest).is_some()
+                || counted(rest).is_some()
+                || text::share(rest).is_some());
         if !plain || value || end == rest.len() {
             break;
         }
         // `A, B` is a list, `y \equiv 3` a formula.
-        if rest.get(..end)?.ends_with(',') && !CONNECTED.contains(&word.to_lowercase().as_str()) {
+        let circumstance = || {
+            let first = words.first().map(|first| first.to_lowercase());
+            first.is_some_and(|first| matches!(first.as_str(), "in" | "at" | "on" | "after" | "during" | "for" | "over" | "with"))
+        };
+        if rest.get(..end)?.ends_with(',') && !CONNECTED.contains(&word.to_lowercase().as_str()) && !circumstance() {
             return None;
         }
         let next = rest.get(end..)?.split_whitespace().next().unwrap_or_default();
+        // `The line has equation y = 2x`
+        if word.len() == 1 && next.starts_with('=') && !words.is_empty() {
+            break;
+        }
+        // `the sum of x and y is`, `the distance between A and B is`
+        let among = |before: &&str| {
+            matches!(*before, "of" | "and" | "between" | "from" | "to" | "for" | "point" | "points" | "in" | "angle" | "side")
+        };
+        let mentioned = word.len() == 1
+            && (next != "is" || word.starts_with(|c: char| c.is_ascii_uppercase()))
+            && words.last().is_some_and(|before| among(before));
+        if mentioned && !rest.get(..end)?.ends_with([',', ':', ';']) {
+            words.push(word);
+            letters = true;
+            rest = rest.get(end..)?.trim_start();
+            continue;
+        }
         let named = matches!(next, "is" | "equals" | "are");
         let listed = rest.get(..end)?.len() > 1;
         if word.len() == 1 && !named && (!matches!(word, "a" | "A" | "I") || listed) {
@@ -131,35 +331,76 @@ fn led(text: &str) -> Option<(String, &str)> {
         words.pop();
     }
     // `x is 5` names what is 5.
+    let figures = || rest.trim_start_matches(['$', '-']).starts_with(|c: char| c.is_ascii_digit() || c == '\\');
+    if let [.., name, "is"] = words.as_slice()
+        && let Some((name, "coordinate" | "intercept" | "value")) = name.split_once('-')
+        && name.len() == 1
+        && figures()
+    {
+        lead.insert_str(0, &format!("{name} = "));
+    }
     if let [.., name, verb] = words.as_slice()
         && name.len() == 1
+        && !letters
         && !matches!(*name, "a" | "I")
         && matches!(*verb, "is" | "equals" | "are")
     {
         lead.insert_str(0, &format!("{name} = "));
     }
     let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
-    let denies = |word: &String| {
+    let equation = rest.contains('=');
+    let denies = |word: &str| {
+        let before = BEFORE.contains(&word) || number_words::SMALL.contains(&word) || matches!(word, "third" | "fourth" | "fifth");
         word.ends_with("n't")
             || word.ends_with("n’t")
-            || DENIALS.contains(&word.as_str())
-            || (changes_number(word) && !BEFORE.contains(&word.as_str()) && word.len() > 1)
+            || is_denial(word)
+            || (equation && DENYING.contains(&word))
+            || (changes_number(word) && !before && word.len() > 1)
     };
-    if lower.iter().any(denies) {
+    if lower.iter().flat_map(|word| word.split('-')).any(denies) {
         return None;
     }
-    if !is_stating(&lower.iter().map(String::as_str).collect::<Vec<&str>>()) {
+    let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
+    // `It would have been 5`, `She used to have 5`, `We are given 5`; `The answer has 3 digits`, `The square of it is 5`.
+    let says_other = |two: &[&str]| match two {
+        ["would" | "should", "have"] | ["used", "to"] | ["are" | "is" | "were" | "am", "given"] | ["can", "be"] => true,
+        [head, "has" | "have" | "contains"] => HOLDERS.contains(head),
+        [number, "times"] => number_words::is_whole(number),
+        [part, "of"] => MADE_OF.contains(part) || number_words::parts_in_one(part).is_some(),
+        _ => false,
+    };
+    if lower.windows(2).any(says_other) || words.contains(&"may") {
         return None;
     }
-    let last = lower.last().map(String::as_str).unwrap_or_default();
-    let states = matches!(last, "is" | "are" | "was" | "were" | "equals" | "be") || lead.contains('=');
+    if let [before @ .., "is" | "are" | "lies" | "occurs", "at"] = lower.as_slice()
+        && !before.is_empty()
+        && rest.trim_start_matches(['$', '\\']).trim_start_matches("left").starts_with('(')
+    {
+        return Some((lead, rest));
+    }
+    // `The function is increasing on (-3, 3)`
+    if let [_, .., "is", "increasing" | "decreasing" | "defined" | "continuous" | "positive" | "concave" | "convex", "on"] =
+        lower.as_slice()
+    {
+        return Some((lead, rest));
+    }
+    let named = equation && matches!(lower.as_slice(), [.., "has" | "is" | "have" | "with" | "the", "equation"]);
+    let figured = counted(rest);
+    if !named && !is_stating(&lower) && !acts(&lower, figured.as_deref().unwrap_or(rest)) {
+        return None;
+    }
+    let last = lower.last().copied().unwrap_or_default();
+    let states = matches!(last, "is" | "are" | "was" | "were" | "equals" | "be" | "it's" | "that's") || lead.contains('=');
+    if letters && !states {
+        return None;
+    }
     // `increasing on (0, 1)` says more than an interval.
     let quantity = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '$' | '-')) || rest.starts_with("\\$");
     if !lower.is_empty() && ((!states && !quantity) || (lower.len() == 1 && !states && !ALONE.contains(&last))) {
         return None;
     }
-    match lower.iter().map(String::as_str).collect::<Vec<&str>>().as_slice() {
-        [.., before, "of"] if !OF.contains(before) => return None,
+    match lower.as_slice() {
+        [.., before, "of"] if !OF.contains(before) || equation => return None,
         ["of"] => return None,
         // `Its square is 14`
         [.., "its" | "whose", "square" | "cube", _] => return None,
@@ -193,6 +434,18 @@ fn without_circumstances(text: &str) -> &str {
     const BEGINNINGS: [&str; 11] =
         [" in ", " at ", " every ", " each ", " during ", " for ", " on ", " after ", " with ", " from ", " to "];
     let quantity = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '-')) && !text.contains('=');
+    // `$64 for 16 glasses`
+    if text.starts_with(['$', '\\'])
+        && let Some((value, said)) = text.split_once(" for ")
+        && value.contains(|c: char| c.is_ascii_digit())
+        && let Some((number, thing)) = said.split_once(' ')
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && thing
+            .split_whitespace()
+            .all(|word| word.chars().all(|c| c.is_ascii_alphabetic()) && !changes_number(word) && !matches!(word, "each" | "every"))
+    {
+        return value;
+    }
     let Some(at) = BEGINNINGS.iter().filter_map(|beginning| text.find(beginning)).min().filter(|_| quantity) else { return text };
     let (value, said) = text.split_at_checked(at).unwrap_or((text, ""));
     let plain = said.split_whitespace().all(|word| {
@@ -215,13 +468,19 @@ fn without_predicate(text: &str) -> Option<&str> {
 
 /// `小明一共有5个苹果` → `5个苹果`.
 fn in_chinese(text: &str) -> Option<String> {
-    let start = text.find(|c: char| c.is_ascii_digit() || matches!(c, '-' | '$' | '\\'))?;
+    let figures = text.find(|c: char| c.is_ascii_digit() || matches!(c, '-' | '$' | '\\'));
+    // `概率是二分之一`
+    let in_words = || ['是', '为', '有'].iter().filter_map(|verb| text.rfind(*verb)).max().map(|at| at + '是'.len_utf8());
+    let start = figures.or_else(in_words)?;
+    if figures.is_none() {
+        chinese::in_signs(text.get(start..)?)?;
+    }
     let (before, value) = text.split_at_checked(start)?;
     let before = before.replace("半径", "").replace("大约", "约");
     let words = before.chars().all(|c| matches!(c, '\u{4e00}'..='\u{9fff}' | ',' | ':' | ' ' | '，' | '：'));
     let changes = "不没非除减加乘倍负无比至超于半或每错第分之零根号未别".chars().any(|c| before.contains(c));
     // `倒数为8`, `二进制8`, `可能是8`
-    const OTHERS: [&str; 31] = [
+    const OTHERS: [&str; 33] = [
         "平方为",
         "平方是",
         "平方等于",
@@ -239,6 +498,8 @@ fn in_chinese(text: &str) -> Option<String> {
         "也许",
         "或许",
         "大概",
+        "想",
+        "希望",
         "公元前",
         "支出",
         "能被",
@@ -277,7 +538,7 @@ mod tests {
             ("x is 5", "x = 5"),
             ("The answer is minus 5", "-5"),
             ("68 clips are left", "68 clips"),
-            ("They need five hours", "five hours"),
+            ("They need five hours", "5 hours"),
             ("In total, 68 clips", "68 clips"),
             ("小明一共有5个苹果", "5个苹果"),
             ("圆的半径是5米", "5米"),

@@ -76,6 +76,61 @@ pub fn listed(text: &str) -> Option<String> {
     (factor >= Rational::integer(1)).then(|| format!("{before}{}, {behind}", if closed { "}" } else { "" }))
 }
 
+/// All real numbers but a few, as a set: `All real numbers except 1 and 2` → `\mathbb{R}\setminus\{1, 2\}`.
+pub fn all_but(text: &str) -> Option<String> {
+    const BYTES_MAX: usize = 100;
+    const ALL: [&str; 5] = ["all real numbers", "all reals", "all real values of x", "any real number", "all real x"];
+    const BUT: [&str; 4] = ["except", "other than", "excluding", "but"];
+    if text.len() > BYTES_MAX || !text.contains("real") {
+        return None;
+    }
+    let plain = unfonted(text).replace(['$', '~'], "");
+    let lower = plain.to_ascii_lowercase();
+    let rest = lower.strip_prefix("x can be ").or_else(|| lower.strip_prefix("x is ")).unwrap_or(&lower);
+    let rest = ALL.iter().find_map(|all| rest.strip_prefix(all))?.trim_start_matches([',', ' ']);
+    let rest = rest.strip_prefix("x ").unwrap_or(rest);
+    let but = BUT.iter().find_map(|but| rest.strip_prefix(but))?.trim_start();
+    let but = but.strip_prefix("for ").unwrap_or(but);
+    let values: Option<Vec<&str>> = but
+        .split([',', ' '])
+        .filter(|word| !word.is_empty() && !matches!(*word, "and" | "x" | "="))
+        .map(|word| {
+            Some(word.strip_prefix("x=").unwrap_or(word))
+                .filter(|value| number::read(value).is_some_and(|value| value.unit.is_none()))
+        })
+        .collect();
+    let values = values.filter(|values| !values.is_empty())?;
+    Some(format!("\\mathbb{{R}}\\setminus\\{{{}\\}}", values.join(", ")))
+}
+
+/// A list without what is said to be rejected in it: `x=2 (rejected), x=5` → `x=5`; `None` where
+/// nothing is, or all is.
+pub fn without_rejected(text: &str) -> Option<String> {
+    const SAID: [&str; 12] = [
+        "rejected",
+        "reject",
+        "extraneous",
+        "discarded",
+        "discard",
+        "invalid",
+        "not valid",
+        "not a solution",
+        "extraneous solution",
+        "舍去",
+        "舍",
+        "不合题意",
+    ];
+    let plain = unfonted(text);
+    let rejected = |item: &str| {
+        let said = item.trim().trim_end_matches(['$', ' ']).strip_suffix(')').and_then(|item| item.rsplit_once('('));
+        said.is_some_and(|(value, said)| !value.trim().is_empty() && SAID.contains(&said.trim()))
+    };
+    let parts: Vec<&str> =
+        plain.split([',', ';']).flat_map(|part| part.split(" or ")).flat_map(|part| part.split(" and ")).collect();
+    let left: Vec<&str> = parts.iter().copied().filter(|part| !rejected(part)).collect();
+    (left.len() < parts.len() && !left.is_empty()).then(|| left.join(",").trim().to_string())
+}
+
 /// A share in words as a formula: `2 in 5` → `2/5`, `40\% of 1` → `40\%\cdot1`.
 pub fn share(text: &str) -> Option<String> {
     const BYTES_MAX: usize = 60;
@@ -83,8 +138,12 @@ pub fn share(text: &str) -> Option<String> {
         return None;
     }
     let plain = unfonted(text).replace(['$', '~'], "");
-    let whole = |text: &str| text.trim().parse::<u64>().ok();
-    if let Some((part, all)) = plain.split_once(" in ") {
+    let in_words = plain.starts_with(|c: char| c.is_ascii_alphabetic());
+    let whole = |text: &str| {
+        let figures = || spelled::numeral(text.trim()).filter(|_| in_words);
+        text.trim().parse::<u64>().ok().or_else(|| figures()?.parse().ok())
+    };
+    if let Some((part, all)) = plain.split_once(" in ").or_else(|| plain.split_once(" out of ").filter(|_| in_words)) {
         let (part, all) = (whole(part)?, whole(all)?);
         return (part > 0 && part <= all).then(|| format!("{part}/{all}"));
     }

@@ -97,7 +97,7 @@ const REASONS: &[&str] = &["since", "because", "as", "for", "given", "where", "d
 /// Words of somebody who does not say which.
 const DOUBTS: &[&str] = &[
     "either", "maybe", "perhaps", "possibly", "probably", "might", "may", "could", "unsure", "sure", "unclear", "unless", "wait",
-    "no", "actually",
+    "no", "actually", "if", "如果", "若", "假如", "假设",
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -111,7 +111,55 @@ enum Piece {
 /// The letters that a text chooses.
 pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
     let pieces = apposed(pieces(text));
-    chosen_of(&pieces).or_else(|| chosen_of(&without_options(&pieces)?))
+    chosen_of(&pieces).or_else(|| chosen_of(&without_options(&pieces)?)).or_else(|| concluded(&pieces))
+}
+
+/// What the last clause concludes from reasons that refuse other letters, or say something else of
+/// them: `A is too small and C is too large, so the answer is B`, `A and C are eliminated. B`. Reasons
+/// that choose another letter, or refuse the concluded one, leave it open.
+fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
+    let concludes = |piece: &Piece| {
+        word(piece).is_some_and(|word| {
+            matches!(word, "so" | "therefore" | "thus" | "hence") || ["所以", "因此", "故"].iter().any(|cue| word.starts_with(cue))
+        })
+    };
+    let gives_reason = pieces.first().and_then(word).is_some_and(|word| matches!(word, "since" | "because" | "as"));
+    let comma = || pieces.iter().rposition(|piece| matches!(piece, Piece::Mark(',' | '，'))).filter(|_| gives_reason);
+    // A letter alone behind a full stop.
+    let alone = || match pieces {
+        [.., Piece::Mark('.' | '。'), Piece::Letter(_)] => Some(pieces.len() - 1),
+        _ => None,
+    };
+    let at = pieces.iter().rposition(concludes).or_else(comma);
+    let (reasons, conclusion) = pieces.split_at_checked(at.or_else(alone)?)?;
+    let conclusion = if matches!(conclusion, [Piece::Mark(_), ..]) { conclusion.get(1..)? } else { conclusion };
+    let chosen = chosen_of(conclusion)?;
+    let conditional = |piece: &Piece| {
+        word(piece).is_some_and(|word| DOUBTS.contains(&word) || matches!(word, "if" | "unless" | "如果" | "若" | "假如"))
+    };
+    if reasons.iter().any(conditional) {
+        return None;
+    }
+    let mut at = 0;
+    while at < reasons.len() {
+        if !matches!(reasons.get(at), Some(Piece::Letter(_))) {
+            at += 1;
+            continue;
+        }
+        let (letters, _, end) = group(reasons, at);
+        let said = said_of(reasons, at, end);
+        let open = match said {
+            Some(true) => letters != chosen,
+            Some(false) => !letters.is_disjoint(&chosen),
+            None => false,
+        };
+        // Where no word concludes, the others are to be refused.
+        if open || (said.is_none() && !gives_reason && !pieces.iter().any(concludes)) {
+            return None;
+        }
+        at = end;
+    }
+    Some(chosen)
 }
 
 /// `the fourth option, D` as `the fourth option D`, where D is the fourth.
@@ -356,6 +404,20 @@ fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
                     | "does"
                     | "doesn"
                     | "fails"
+                    | "satisfies"
+                    | "meets"
+                    | "fits"
+                    | "matches"
+                    | "gives"
+                    | "leads"
+                    | "contradicts"
+                    | "violates"
+                    | "equals"
+                    | "would"
+                    | "could"
+                    | "may"
+                    | "might"
+                    | "should"
             )
     };
     letter != 'A' || ends || !next.is_ascii() || said(&next.to_lowercase())
@@ -416,8 +478,12 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         return said;
     }
     // `B is not correct`, `B isn't it`
-    let contracted = |word: &str| word.ends_with("n't") || matches!(word, "cannot" | "fails");
-    let verb = after.first().is_some_and(|word| VERBS.contains(word) || contracted(word) || matches!(*word, "can" | "does" | "do"));
+    let contracted = |word: &str| word.ends_with("n't") || matches!(word, "cannot" | "fails" | "fail");
+    // `A, B and C all fail`
+    let verb = after
+        .iter()
+        .find(|word| !matches!(**word, "all" | "both"))
+        .is_some_and(|word| VERBS.contains(word) || contracted(word) || matches!(*word, "can" | "does" | "do"));
     let about = |words: &[&str]| {
         after
             .iter()
@@ -452,7 +518,18 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     if nearest.is_some_and(|word| CUES.contains(&word)) || before.first().is_some_and(|word| CUES.contains(word)) {
         return Some(true);
     }
-    let right = after.first().is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
+    // `Only B satisfies the condition`
+    let meets = matches!(after.first(), Some(&("satisfies" | "meets" | "fits" | "matches")))
+        && before.iter().all(|word| matches!(*word, "only" | "therefore" | "so" | "thus" | "hence" | "option" | "choice"))
+        && !after.iter().any(|word| {
+            NOT.contains(word)
+                || WRONG.contains(word)
+                || matches!(
+                    *word,
+                    "no" | "none" | "nothing" | "only" | "partly" | "partially" | "hardly" | "barely" | "some" | "half"
+                )
+        });
+    let right = meets || after.first().is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
     // `B, since …`, `B (twelve)`
     const CONCLUDING: [&str; 6] = ["therefore", "so", "thus", "hence", "finally", "then"];
     let concluding =
@@ -485,13 +562,14 @@ fn in_chinese(before: &[&str], after: &[&str]) -> Option<Option<bool>> {
     let any = |word: &str, parts: &[&str]| parts.iter().any(|part| word.contains(part));
     let begins = after.strip_prefix("选项").or_else(|| after.strip_prefix("项")).unwrap_or(after);
     let begins = begins.strip_prefix(['是', '均', '都']).unwrap_or(begins);
+    let begins = begins.strip_prefix('被').unwrap_or(begins);
     if ["错", "不", "有误", "无", "排除", "除"].iter().any(|said| begins.starts_with(said))
         || any(before, &["不", "排除", "除", "非", "错", "没"])
     {
         return Some(Some(false));
     }
     let chosen = ["选", "选择", "选项", "答案", "是", "为", "故", "所以", "因此", "应该"].iter().any(|cue| before.ends_with(cue));
-    if chosen || ["正确", "对", "符合", "成立"].iter().any(|said| begins.starts_with(said)) {
+    if chosen || ["正确", "对", "符合", "满足", "成立"].iter().any(|said| begins.starts_with(said)) {
         return Some(Some(true));
     }
     Some(None)
