@@ -25,7 +25,7 @@
 //! | formulas | equal when they are equal for all values of their variables: expanded or factored, `\sin 2x` or `2\sin x\cos x`, `\ln 8` or `3\ln 2`. Real roots and logarithms are compared where both sides are real: `\sqrt{x^2}` is `|x|`, not `x`. Absolute values, greatest and least, and roots are also looked at between their turning points ([`pieces`]): `|x-1|+|x+1|` is not `2|x|`. Floors and ceilings are looked at where they jump ([`steps`]): `\lceil x\rceil` is not `\lfloor x\rfloor+1`. In `(-1)^n` and `\lfloor n/2 \rfloor` the letter is a whole number: beside `(-1)^n`, `\cos n\pi` is `(-1)^n`. A logarithm is compared where both sides have one: `\ln x^2` is `2\ln x`, `\ln|x|` is `\ln x`, but `\ln(-x)` is not. A function of a number is one of radians: `\sin 30` is not `1/2` |
 //! | names | are what they are: `x` is not `y`, nor `X`; `e` and `i` are the constants |
 //! | functions | `f(2)` is the value of f at 2, not f times 2 ([`applications`]); `g(a + b)`, `P(1+r)^n` are products; `y''` is not `y'` |
-//! | order | matrices, `A^{-1}B`, composed functions, `\vec a \times \vec b`, `p \to q`, similar triangles: equal only where they are written alike ([`ordered`]), else undecided; `\angle ABC` is `\angle CBA`; a word in capitals is no product |
+//! | order | matrices, `A^{-1}B`, composed functions, `\vec a \times \vec b`, `p \to q`, similar triangles: equal only where they are written alike ([`ordered`]), else undecided; `-\vec b \times \vec a` is `\vec a \times \vec b`; `\angle ABC` is `\angle CBA`; a word in capitals is no product |
 //! | antiderivatives | `\frac{x^3}{3} + C`: the constant may be called c, K, C_1, and have another value ([`antiderivatives`]) |
 //! | binomials | `C_5^2`, `C_n^k`, `{}_nC_k`, `C(n, k)`, and `A_n^2` in order ([`binomials`]) |
 //! | equations | `x = 5`, `f(2) = 5`, `|AB| = 5` give 5, the last exact side of a chain `x = 2+3 = 5 \approx 5.0`; `x = 5` is not `y = 5`. Others are equal when proportional or solved by the same function: `y = 2x+1`, `4x - 2y + 2 = 0` |
@@ -40,10 +40,12 @@
 //! | sets, lists | in any order; `1, 2`, `1 \text{ and } 2`, `\{1, 2\}`, `x=1 \text{ or } x=2` alike; `\pm` is two values |
 //! | tuples, points | in order: `(3, 4)` is `3, 4` and `x=3, y=4`, not `\{3, 4\}`, not `[3, 4]`, not `3 \text{ or } 4`; a point may have its name, `A(3, 4)`; sums and multiples are worked out, `(1, 2) + t(3, 4)` |
 //! | vectors | by i, j, k are tuples: `\mathbf{i} - 2\mathbf{j}` is `(1, -2)` ([`vectors`]) |
+//! | lines | by a point and a direction, where the reference says `\vec{r} = `: any point, any multiple, any parameter ([`lines`]) |
 //! | remainders | `2 \text{ R } 3` is `2 \text{ remainder } 3`, and not 2 |
 //! | matrices | entry by entry, sums, products and multiples worked out; `[[1,2],[3,4]]` is one |
 //! | ratios | proportional: `3:4`, `6:8`, `3/4` |
 //! | sentences | state a value, where no word before or behind it changes it: `The total is 68 clips, altogether.` ([`sentence`]) |
+//! | statements | of a relation that no value has are compared by sign and sides ([`statements`]): `AB \perp CD` is `CD \perp AB`, `a \mid b` not `b \mid a`; also `\parallel`, `\subset`, `\cong`, `\exists` |
 //! | Chinese | words of quantity and relation: `负五`, `三点一四`, `百分之五`, `3个半`, `x不大于3`, `无解` ([`chinese`]) |
 //! | words | without case, articles and punctuation: `\text{Even}`, `even`; dates in either order; `①③` in any |
 //!
@@ -103,6 +105,7 @@ mod functions;
 mod inverse;
 mod laws;
 mod lexer;
+mod lines;
 mod math;
 mod matrix;
 mod named;
@@ -130,6 +133,7 @@ mod separation;
 mod series;
 mod solve;
 mod spelled;
+mod statements;
 mod steps;
 mod surd;
 mod telescope;

@@ -5,6 +5,8 @@ use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
+use crate::lines::Line;
+use crate::statements::Statement;
 use crate::{antiderivatives, binomials, chinese, choice, named, ordered, parse, remainder, sentence, spelled, text, vectors};
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
@@ -121,10 +123,27 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     {
         return Outcome::Right;
     }
+    if r.contains('\\') && ordered::turned(r, a) {
+        return Outcome::Right;
+    }
+    if let Some(truth) = Line::read(r, false)
+        && let Some(given) = Line::read(a, true)
+    {
+        return if truth.same(&given) == Some(true) { Outcome::Right } else { wrong("wrong answer") };
+    }
     let applications = Applications::of(r, a);
     let truth_of = |text: &str, commas: Commas| read(text, commas, &applications);
     let given_of = |text: &str, commas: Commas| Some(applications.renamed(read(text, commas, &applications)?));
     let Some(read_truth) = truth_of(r, Commas::Group) else {
+        if let Some(truth) = Statement::read(r).filter(|_| !r.contains('|')) {
+            let side = |r: &str, a: &str| match (truth_of(r, Commas::Group), given_of(a, Commas::Group)) {
+                (Some(r), Some(a)) => compare.same(&r, &a) == Verdict::Equal,
+                _ => false,
+            };
+            let said = |r: &str, a: &str| self::judge(r, a, lenient) == Outcome::Right;
+            let same = a.len() <= BYTES_MAX && Statement::read(a).is_some_and(|given| truth.same(&given, side, said));
+            return if same && !ordered::differ(r, a) { Outcome::Right } else { wrong("wrong answer") };
+        }
         return Outcome::Unusable(format!("the reference cannot be read: {}", excerpt(r)));
     };
     if a.len() > BYTES_MAX {

@@ -33,6 +33,41 @@ pub fn differ(reference: &str, answer: &str) -> bool {
     apart(r.1, a.1) || r.0.zip(a.0).is_some_and(|(x, y)| apart(x, y))
 }
 
+/// Whether two texts are one vector with its two ends, or its two factors, in another order and another
+/// sign: `-\vec b \times \vec a` is `\vec a \times \vec b`, `-\overrightarrow{BA}` is `\overrightarrow{AB}`.
+pub fn turned(reference: &str, answer: &str) -> bool {
+    match (ends(reference), ends(answer)) {
+        (Some((r, first, second)), Some((a, other_first, other_second))) => {
+            r != a && first == other_second && second == other_first
+        }
+        _ => false,
+    }
+}
+
+/// Whether a minus stands before a product of two vectors, or an arrow between two points, and these.
+fn ends(text: &str) -> Option<(bool, String, String)> {
+    if !["\\vec", "\\overrightarrow", "\\mathbf"].iter().any(|font| text.contains(font)) {
+        return None;
+    }
+    let text: String = text.chars().filter(|c| !c.is_whitespace() && *c != '$').collect();
+    let (minus, bare) = text.strip_prefix('-').map_or((false, text.as_str()), |bare| (true, bare));
+    let bare = bare.strip_prefix('(').and_then(|bare| bare.strip_suffix(')')).unwrap_or(bare);
+    let vector = |text: &str| {
+        let name = ["\\vec", "\\overrightarrow", "\\mathbf"].iter().find_map(|font| text.strip_prefix(font))?;
+        let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
+        ((1..=2).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphabetic())).then(|| name.to_string())
+    };
+    if let Some((first, second)) = bare.split_once("\\times") {
+        return Some((minus, vector(first)?, vector(second)?));
+    }
+    // `\mathbf{AB}` is a product of matrices.
+    let name = vector(bare).filter(|_| !bare.starts_with("\\mathbf"))?;
+    let (first, second) =
+        name.split_at_checked(1).filter(|_| name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_uppercase()))?;
+    // No factors are called so.
+    Some((minus, format!("point {first}"), format!("point {second}")))
+}
+
 /// What stands before the last `=`, and behind it.
 fn sides(text: &str) -> (Option<&str>, &str) {
     text.rsplit_once('=').map_or((None, text), |(left, right)| (Some(left), right))

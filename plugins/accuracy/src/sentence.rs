@@ -304,7 +304,7 @@ fn led(text: &str) -> Option<(String, &str)> {
         };
         let mentioned = word.len() == 1
             && (next != "is" || word.starts_with(|c: char| c.is_ascii_uppercase()))
-            && words.last().is_some_and(|before| among(before));
+            && words.last().is_some_and(among);
         if mentioned && !rest.get(..end)?.ends_with([',', ':', ';']) {
             words.push(word);
             letters = true;
