@@ -10,12 +10,13 @@ mod words;
 
 use crate::chinese;
 use crate::names::is_function;
+use crate::text::is_in;
 use crate::{spelled, text};
 use reward_sdk::number_words;
 use reward_sdk::units::{self, changes_number};
 use words::{
-    ADVERBS, AFTER, ALONE, BEFORE, CLOSING, CONNECTED, DENIALS, DENYING, DERIVED, HOLDERS, MADE_OF, MODIFIERS, NO_VERBS, OF,
-    OTHER_TIMES, STATING,
+    ADVERBS, AFTER, ALONE, BEFORE, BEFORE_LETTERS, CIRCUMSTANCES, CLOSING, CONNECTED, DENIALS, DENYING, DERIVED, HOLDERS, MADE_OF,
+    MODIFIERS, NO_VERBS, OF, OTHER_TIMES, POINTING, STATING,
 };
 
 /// Longer texts are essays.
@@ -75,7 +76,7 @@ fn compares(text: &str) -> bool {
     const COUNTING: [&str; 12] = ["a", "an", "in", "each", "every", "altogether", "during", "on", "this", "today", "left", "total"];
     let mut words = text.split_whitespace().skip(1);
     match (words.next(), words.next()) {
-        (Some("times"), Some(next)) => !COUNTING.contains(&next),
+        (Some("times"), Some(next)) => !is_in(&COUNTING, next),
         (Some("more"), None) | (Some("in"), Some("it")) => true,
         (Some("per"), Some(unit)) => !units::is_known(unit),
         _ => false,
@@ -136,7 +137,7 @@ fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
     let plain = said
         .split(|c: char| !c.is_ascii_alphabetic())
         .filter(|word| word.len() > 2)
-        .all(|word| SAID.contains(&word) || matches!(word, "frac" | "sqrt" | "left" | "right" | "dfrac"));
+        .all(|word| is_in(SAID, word) || matches!(word, "frac" | "sqrt" | "left" | "right" | "dfrac"));
     let shown = said.contains(['=', '(']) && !said.contains(['<', '>', '?']) && said.is_ascii();
     let numeral = value.contains(|c: char| c.is_ascii_digit())
         && value.trim_end().ends_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '}' | ')'))
@@ -174,13 +175,13 @@ pub fn denies(before: &str) -> bool {
     let han = ["不", "除", "舍去", "排除", "错"].iter().any(|word| before.contains(word));
     han || before.split(|c: char| !c.is_alphabetic() && !matches!(c, '\'' | '’')).any(|word| {
         let word = word.to_lowercase();
-        DENYING.contains(&word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")
+        is_in(DENYING, word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")
     })
 }
 
 fn is_denial(word: &str) -> bool {
     const AGAINST: [&str; 6] = ["incorrect", "mistak", "wrong", "false", "erroneous", "invalid"];
-    DENIALS.contains(&word)
+    is_in(DENIALS, word)
         || matches!(word, "not" | "no" | "never" | "without" | "except" | "but")
         || AGAINST.iter().any(|start| word.starts_with(start))
 }
@@ -199,15 +200,15 @@ fn is_stating(words: &[&str]) -> bool {
     let mut words = words;
     let mut nouns = false;
     while let Some((last, before)) = words.split_last()
-        && (MODIFIERS.contains(last) || OF.contains(last) || CONNECTED.contains(last) || ALONE.contains(last))
+        && (is_in(MODIFIERS, last) || is_in(OF, last) || is_in(CONNECTED, last) || is_in(ALONE, last))
     {
-        nouns |= OF.contains(last);
+        nouns |= is_in(OF, last);
         words = before;
     }
     let Some((last, before)) = words.split_last() else { return true };
-    let derived = before.last().is_some_and(|head| DERIVED.contains(head)) && !before.contains(&"of");
+    let derived = before.last().is_some_and(|head| is_in(DERIVED, head)) && !before.contains(&"of");
     (nouns && matches!(*last, "correct" | "right" | "least" | "greatest" | "common" | "our" | "my" | "her" | "his" | "its"))
-        || (STATING.contains(last) && !derived)
+        || (is_in(STATING, last) && !derived)
 }
 
 /// Whether somebody does something with so many things: `Julie should read 42 pages`. Any word is a
@@ -215,7 +216,7 @@ fn is_stating(words: &[&str]) -> bool {
 fn acts(words: &[&str], rest: &str) -> bool {
     let mut words = words;
     while let Some((last, before)) = words.split_last()
-        && ADVERBS.contains(last)
+        && is_in(ADVERBS, last)
     {
         words = before;
     }
@@ -224,9 +225,9 @@ fn acts(words: &[&str], rest: &str) -> bool {
     }
     let number = |word: &&str| word.split('-').any(number_words::is_whole);
     let Some((verb, subject)) = words.split_last() else { return false };
-    let says = |word: &&str| OTHER_TIMES.contains(word);
+    let says = |word: &&str| is_in(OTHER_TIMES, word);
     if subject.is_empty()
-        || NO_VERBS.contains(verb)
+        || is_in(NO_VERBS, verb)
         || verb.ends_with("ly")
         || verb.len() < 3
         || words.iter().any(number)
@@ -241,7 +242,7 @@ fn acts(words: &[&str], rest: &str) -> bool {
         let figures =
             behind.next().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'.')));
         let thing = behind.next().is_some_and(|thing| {
-            thing.len() > 1 && thing.chars().all(|c| c.is_ascii_alphabetic() || c == '-') && !NO_VERBS.contains(&thing)
+            thing.len() > 1 && thing.chars().all(|c| c.is_ascii_alphabetic() || c == '-') && !is_in(NO_VERBS, thing)
         });
         figures && thing
     };
@@ -269,13 +270,8 @@ fn led(text: &str) -> Option<(String, &str)> {
             && word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'));
         // A number in words is the value, where nothing follows it but its unit, or what is counted.
         let begins = || spelled::is_word(word.to_lowercase().split('-').next().unwrap_or_default());
-        let pronoun = word.eq_ignore_ascii_case("one")
-            && words.last().is_some_and(|before| {
-                matches!(
-                    before.to_lowercase().as_str(),
-                    "the" | "that" | "this" | "each" | "every" | "another" | "any" | "which" | "correct" | "right"
-                )
-            });
+        let pronoun =
+            word.eq_ignore_ascii_case("one") && words.last().is_some_and(|before| is_in(POINTING, &before.to_lowercase()));
         let value = begins()
             && !pronoun
             && (spelled::numeral(rest).is_some()
@@ -288,7 +284,7 @@ fn led(text: &str) -> Option<(String, &str)> {
         // `A, B` is a list, `y \equiv 3` a formula.
         let circumstance = || {
             let first = words.first().map(|first| first.to_lowercase());
-            first.is_some_and(|first| matches!(first.as_str(), "in" | "at" | "on" | "after" | "during" | "for" | "over" | "with"))
+            first.is_some_and(|first| is_in(CIRCUMSTANCES, &first))
         };
         if rest.get(..end)?.ends_with(',') && !CONNECTED.contains(&word.to_lowercase().as_str()) && !circumstance() {
             return None;
@@ -299,9 +295,7 @@ fn led(text: &str) -> Option<(String, &str)> {
             break;
         }
         // `the sum of x and y is`, `the distance between A and B is`
-        let among = |before: &&str| {
-            matches!(*before, "of" | "and" | "between" | "from" | "to" | "for" | "point" | "points" | "in" | "angle" | "side")
-        };
+        let among = |before: &&str| is_in(BEFORE_LETTERS, before);
         let mentioned = word.len() == 1
             && (next != "is" || word.starts_with(|c: char| c.is_ascii_uppercase()))
             && words.last().is_some_and(among);
@@ -350,11 +344,11 @@ fn led(text: &str) -> Option<(String, &str)> {
     let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
     let equation = rest.contains('=');
     let denies = |word: &str| {
-        let before = BEFORE.contains(&word) || number_words::SMALL.contains(&word) || matches!(word, "third" | "fourth" | "fifth");
+        let before = is_in(BEFORE, word) || number_words::SMALL.contains(&word) || matches!(word, "third" | "fourth" | "fifth");
         word.ends_with("n't")
             || word.ends_with("n’t")
             || is_denial(word)
-            || (equation && DENYING.contains(&word))
+            || (equation && is_in(DENYING, word))
             || (changes_number(word) && !before && word.len() > 1)
     };
     if lower.iter().flat_map(|word| word.split('-')).any(denies) {
@@ -364,9 +358,9 @@ fn led(text: &str) -> Option<(String, &str)> {
     // `It would have been 5`, `She used to have 5`, `We are given 5`; `The answer has 3 digits`, `The square of it is 5`.
     let says_other = |two: &[&str]| match two {
         ["would" | "should", "have"] | ["used", "to"] | ["are" | "is" | "were" | "am", "given"] | ["can", "be"] => true,
-        [head, "has" | "have" | "contains"] => HOLDERS.contains(head),
+        [head, "has" | "have" | "contains"] => is_in(HOLDERS, head),
         [number, "times"] => number_words::is_whole(number),
-        [part, "of"] => MADE_OF.contains(part) || number_words::parts_in_one(part).is_some(),
+        [part, "of"] => is_in(MADE_OF, part) || number_words::parts_in_one(part).is_some(),
         _ => false,
     };
     if lower.windows(2).any(says_other) || words.contains(&"may") {
@@ -396,11 +390,11 @@ fn led(text: &str) -> Option<(String, &str)> {
     }
     // `increasing on (0, 1)` says more than an interval.
     let quantity = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '$' | '-')) || rest.starts_with("\\$");
-    if !lower.is_empty() && ((!states && !quantity) || (lower.len() == 1 && !states && !ALONE.contains(&last))) {
+    if !lower.is_empty() && ((!states && !quantity) || (lower.len() == 1 && !states && !is_in(ALONE, last))) {
         return None;
     }
     match lower.as_slice() {
-        [.., before, "of"] if !OF.contains(before) || equation => return None,
+        [.., before, "of"] if !is_in(OF, before) || equation => return None,
         ["of"] => return None,
         // `Its square is 14`
         [.., "its" | "whose", "square" | "cube", _] => return None,

@@ -10,6 +10,13 @@ use std::collections::BTreeSet;
 /// Commands whose argument is words.
 pub const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
 
+/// Whether a word is in a list. Not inlined: the lists of words are asked in many places, and each loop of its own is a loop in
+/// the component.
+#[inline(never)]
+pub fn is_in(list: &[&str], word: &str) -> bool {
+    list.contains(&word)
+}
+
 /// Letters of a text that make it what it is: lower case, without punctuation and articles.
 fn plain(text: &str) -> String {
     let mut words: Vec<String> =

@@ -4,6 +4,7 @@
 //! chooses one letter, or several in one list, refuses none of them, and mentions no other but in
 //! its reasons.
 
+use crate::text::is_in;
 use std::collections::BTreeSet;
 
 /// Letters that choices have.
@@ -92,6 +93,37 @@ const CUES: &[&str] = &[
 const FILLERS: &[&str] =
     &["option", "choice", "answer", "letter", "the", "clearly", "definitely", "only", "statement", "out", "of", "actually", "both"];
 const VERBS: &[&str] = &["is", "are", "was", "were", "seems", "looks", "must", "be", "has"];
+/// Words that are said of a letter, so that an `A` before them is no article.
+const SAID: &[&str] = &[
+    "and",
+    "or",
+    "nor",
+    "but",
+    "not",
+    "correct",
+    "works",
+    "holds",
+    "cannot",
+    "can",
+    "isn",
+    "does",
+    "doesn",
+    "fails",
+    "satisfies",
+    "meets",
+    "fits",
+    "matches",
+    "gives",
+    "leads",
+    "contradicts",
+    "violates",
+    "equals",
+    "would",
+    "could",
+    "may",
+    "might",
+    "should",
+];
 /// Words behind which there are reasons.
 const REASONS: &[&str] = &["since", "because", "as", "for", "given", "where", "due", "因为", "由于"];
 /// Words of somebody who does not say which.
@@ -134,9 +166,7 @@ fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let (reasons, conclusion) = pieces.split_at_checked(at.or_else(alone)?)?;
     let conclusion = if matches!(conclusion, [Piece::Mark(_), ..]) { conclusion.get(1..)? } else { conclusion };
     let chosen = chosen_of(conclusion)?;
-    let conditional = |piece: &Piece| {
-        word(piece).is_some_and(|word| DOUBTS.contains(&word) || matches!(word, "if" | "unless" | "如果" | "若" | "假如"))
-    };
+    let conditional = |piece: &Piece| word(piece).is_some_and(|word| is_in(DOUBTS, word));
     if reasons.iter().any(conditional) {
         return None;
     }
@@ -225,11 +255,7 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
     };
     let listed = pieces.get(first..end)?;
     let judges = |word: &str| {
-        VERBS.contains(&word)
-            || NOT.contains(&word)
-            || WRONG.contains(&word)
-            || RIGHT.contains(&word)
-            || word.contains(['错', '对', '不'])
+        is_in(VERBS, word) || is_in(NOT, word) || is_in(WRONG, word) || is_in(RIGHT, word) || word.contains(['错', '对', '不'])
     };
     if listed.iter().filter_map(word).any(judges) {
         return None;
@@ -250,7 +276,7 @@ fn joins(piece: &Piece) -> bool {
 
 fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let doubts = |piece: &Piece| match piece {
-        Piece::Word(word) => DOUBTS.contains(&word.as_str()),
+        Piece::Word(word) => is_in(DOUBTS, word.as_str()),
         Piece::Mark(mark) => matches!(mark, '?' | '？'),
         Piece::Letter(_) => false,
     };
@@ -263,7 +289,7 @@ fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let mut at = 0;
     while let Some(piece) = pieces.get(at) {
         if let Piece::Word(word) = piece
-            && REASONS.contains(&word.as_str())
+            && is_in(REASONS, word.as_str())
         {
             reasons |= chosen.is_some();
         }
@@ -291,8 +317,8 @@ pub fn speaks_of_choices(text: &str) -> bool {
     let begins = match pieces.iter().find(|piece| !matches!(piece, Piece::Mark(_))) {
         Some(Piece::Word(word)) => {
             let word = word.as_str();
-            VERBS.contains(&word)
-                || NOT.contains(&word)
+            is_in(VERBS, word)
+                || is_in(NOT, word)
                 || matches!(word, "or" | "and")
                 || word.ends_with("n't")
                 || ["是", "不", "错", "正确", "选项", "对"].iter().any(|said| word.starts_with(said))
@@ -379,47 +405,13 @@ fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
     if letter.is_ascii_lowercase() || letter == 'I' {
         let cued = match before.last() {
             Some(Piece::Mark('(')) => after.starts_with(')'),
-            Some(Piece::Word(word)) => CUES.contains(&word.as_str()) || word == "not",
+            Some(Piece::Word(word)) => is_in(CUES, word.as_str()) || word == "not",
             _ => false,
         };
         return ends && cued;
     }
     let next: String = after.trim_start().chars().take_while(|c| c.is_alphabetic()).collect();
-    let said = |word: &str| {
-        VERBS.contains(&word)
-            || REASONS.contains(&word)
-            || matches!(
-                word,
-                "and"
-                    | "or"
-                    | "nor"
-                    | "but"
-                    | "not"
-                    | "correct"
-                    | "works"
-                    | "holds"
-                    | "cannot"
-                    | "can"
-                    | "isn"
-                    | "does"
-                    | "doesn"
-                    | "fails"
-                    | "satisfies"
-                    | "meets"
-                    | "fits"
-                    | "matches"
-                    | "gives"
-                    | "leads"
-                    | "contradicts"
-                    | "violates"
-                    | "equals"
-                    | "would"
-                    | "could"
-                    | "may"
-                    | "might"
-                    | "should"
-            )
-    };
+    let said = |word: &str| is_in(VERBS, word) || is_in(REASONS, word) || is_in(SAID, word);
     letter != 'A' || ends || !next.is_ascii() || said(&next.to_lowercase())
 }
 
@@ -472,7 +464,7 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     let clause = |piece: &&Piece| !matches!(piece, Piece::Mark('.' | ',' | ';' | '，' | '。' | '；'));
     let before: Vec<&str> = pieces.get(..start)?.iter().rev().take_while(clause).filter_map(word).collect();
     // `B. is wrong`
-    let marked = matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark('.')), Some(Piece::Word(word))) if VERBS.contains(&word.as_str()));
+    let marked = matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark('.')), Some(Piece::Word(word))) if is_in(VERBS, word.as_str()));
     let after: Vec<&str> = pieces.get(end + usize::from(marked)..)?.iter().take_while(clause).filter_map(word).collect();
     if let Some(said) = in_chinese(&before, &after) {
         return said;
@@ -483,30 +475,30 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     let verb = after
         .iter()
         .find(|word| !matches!(**word, "all" | "both"))
-        .is_some_and(|word| VERBS.contains(word) || contracted(word) || matches!(*word, "can" | "does" | "do"));
+        .is_some_and(|word| is_in(VERBS, word) || contracted(word) || matches!(*word, "can" | "does" | "do"));
     let about = |words: &[&str]| {
         after
             .iter()
             .take(6)
-            .take_while(|word| !REASONS.contains(word))
+            .take_while(|word| !is_in(REASONS, word))
             .any(|word| words.contains(word) || (words.len() == WRONG.len() && contracted(word)))
     };
     if verb && about(WRONG) {
         return Some(false);
     }
-    let nearest = before.iter().find(|word| !FILLERS.contains(word)).copied();
+    let nearest = before.iter().find(|word| !is_in(FILLERS, word)).copied();
     // `not B`, `is not the option B`, `instead of B`, `It isn't B`
     if nearest == Some("but") {
         let of_all =
             before.iter().any(|word| matches!(*word, "all" | "any" | "anything" | "everything" | "every" | "nothing" | "none"));
-        let denies = before.iter().any(|word| NOT.contains(word) || word.ends_with("n't"));
+        let denies = before.iter().any(|word| is_in(NOT, word) || word.ends_with("n't"));
         return if of_all { Some(false) } else { denies.then_some(true) };
     }
     let denied = before
         .iter()
         .take(4)
         .take_while(|word| !matches!(**word, "but" | "so"))
-        .any(|word| NOT.contains(word) || word.ends_with("n't"));
+        .any(|word| is_in(NOT, word) || word.ends_with("n't"));
     // `The wrong option is B`
     let of_wrong = before.iter().any(|word| matches!(*word, "wrong" | "incorrect" | "false" | "worst" | "untrue"));
     if denied || of_wrong {
@@ -515,15 +507,15 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     if verb {
         return about(RIGHT).then_some(true);
     }
-    if nearest.is_some_and(|word| CUES.contains(&word)) || before.first().is_some_and(|word| CUES.contains(word)) {
+    if nearest.is_some_and(|word| is_in(CUES, word)) || before.first().is_some_and(|word| is_in(CUES, word)) {
         return Some(true);
     }
     // `Only B satisfies the condition`
     let meets = matches!(after.first(), Some(&("satisfies" | "meets" | "fits" | "matches")))
         && before.iter().all(|word| matches!(*word, "only" | "therefore" | "so" | "thus" | "hence" | "option" | "choice"))
         && !after.iter().any(|word| {
-            NOT.contains(word)
-                || WRONG.contains(word)
+            is_in(NOT, word)
+                || is_in(WRONG, word)
                 || matches!(
                     *word,
                     "no" | "none" | "nothing" | "only" | "partly" | "partially" | "hardly" | "barely" | "some" | "half"
@@ -532,13 +524,12 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     let right = meets || after.first().is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
     // `B, since …`, `B (twelve)`
     const CONCLUDING: [&str; 6] = ["therefore", "so", "thus", "hence", "finally", "then"];
-    let concluding =
-        |piece: &Piece| word(piece).is_none_or(|word| CONCLUDING.contains(&word)) && !matches!(piece, Piece::Letter(_));
+    let concluding = |piece: &Piece| word(piece).is_none_or(|word| is_in(&CONCLUDING, word)) && !matches!(piece, Piece::Letter(_));
     let first = pieces.get(..start)?.iter().all(concluding);
     let parted = match pieces.get(end) {
         None | Some(Piece::Mark(',' | '.' | ':' | ';' | '(' | ')' | ']' | '，' | '。')) => true,
         Some(Piece::Mark(_)) => false,
-        Some(Piece::Word(word)) => REASONS.contains(&word.as_str()) || matches!(word.as_str(), "rather" | "not" | "instead"),
+        Some(Piece::Word(word)) => is_in(REASONS, word.as_str()) || matches!(word.as_str(), "rather" | "not" | "instead"),
         Some(Piece::Letter(_)) => false,
     };
     (right || (first && parted)).then_some(true)

@@ -778,3 +778,12 @@ pub const DENYING: &[&str] = &[
     "doubt",
     "unlikely",
 ];
+
+/// Words behind which `one` is no number: `the one above`.
+pub const POINTING: &[&str] = &["the", "that", "this", "each", "every", "another", "any", "which", "correct", "right"];
+
+/// Words behind which a letter is a name: `the sum of x and y`, `the distance between A and B`.
+pub const BEFORE_LETTERS: &[&str] = &["of", "and", "between", "from", "to", "for", "point", "points", "in", "angle", "side"];
+
+/// Words that a circumstance before a comma begins with: `In May, Natalia sold 48 clips`.
+pub const CIRCUMSTANCES: &[&str] = &["in", "at", "on", "after", "during", "for", "over", "with"];
