@@ -129,6 +129,13 @@ fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
         "with",
         "if",
         "value",
+        "minimum",
+        "maximum",
+        "least",
+        "greatest",
+        "smallest",
+        "largest",
+        "answer",
     ];
     let lower = sentence.to_ascii_lowercase();
     EXTREME.iter().any(|word| lower.contains(word)).then_some(())?;
@@ -136,9 +143,10 @@ fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
     let (value, said) = text.split_at_checked(at)?;
     let plain = said
         .split(|c: char| !c.is_ascii_alphabetic())
-        .filter(|word| word.len() > 2)
-        .all(|word| is_in(SAID, word) || matches!(word, "frac" | "sqrt" | "left" | "right" | "dfrac"));
-    let shown = said.contains(['=', '(']) && !said.contains(['<', '>', '?']) && said.is_ascii();
+        .filter(|word| word.len() > 1)
+        .all(|word| is_in(SAID, word) || matches!(word, "frac" | "sqrt" | "left" | "right" | "dfrac" | "pi" | "ln"));
+    let shown =
+        (said.contains(['=', '(']) || said.starts_with(", which is the ")) && !said.contains(['<', '>', '?']) && said.is_ascii();
     let numeral = value.contains(|c: char| c.is_ascii_digit())
         && value.trim_end().ends_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '}' | ')'))
         && !value.contains('=');
@@ -224,7 +232,15 @@ fn acts(words: &[&str], rest: &str) -> bool {
         words = before.strip_suffix(&["a"]).unwrap_or(before);
     }
     let number = |word: &&str| word.split('-').any(number_words::is_whole);
+    // `handed out 8 books`, but `is down 8 dollars`.
+    let particle = |words: &[&str]| matches!(words, [.., verb, "out" | "off" | "away" | "back"] if !matches!(*verb, "is" | "are" | "was" | "were" | "be" | "went" | "goes"));
+    if particle(words) {
+        words = words.split_last().map_or(words, |(_, before)| before);
+    }
     let Some((verb, subject)) = words.split_last() else { return false };
+    if subject.last().is_some_and(|head| is_in(HOLDERS, head)) {
+        return false;
+    }
     let says = |word: &&str| is_in(OTHER_TIMES, word);
     if subject.is_empty()
         || is_in(NO_VERBS, verb)
@@ -341,7 +357,14 @@ fn led(text: &str) -> Option<(String, &str)> {
     {
         lead.insert_str(0, &format!("{name} = "));
     }
-    let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+    let mut lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+    // `the least common multiple`, but `at least`, `a multiple of`.
+    let mut before = String::new();
+    lower.retain(|word| {
+        let plain = (word == "least" && before != "at") || (matches!(word.as_str(), "multiple" | "divisor") && before == "common");
+        before.clone_from(word);
+        !plain
+    });
     let equation = rest.contains('=');
     let denies = |word: &str| {
         let before = is_in(BEFORE, word) || number_words::SMALL.contains(&word) || matches!(word, "third" | "fourth" | "fifth");
@@ -357,8 +380,12 @@ fn led(text: &str) -> Option<(String, &str)> {
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
     // `It would have been 5`, `She used to have 5`, `We are given 5`; `The answer has 3 digits`, `The square of it is 5`.
     let says_other = |two: &[&str]| match two {
-        ["would" | "should", "have"] | ["used", "to"] | ["are" | "is" | "were" | "am", "given"] | ["can", "be"] => true,
-        [head, "has" | "have" | "contains"] => is_in(HOLDERS, head),
+        ["would" | "should", "have"]
+        | ["used", "to"]
+        | ["are" | "is" | "were" | "am", "given"]
+        | ["can", "be"]
+        | ["is" | "are" | "was" | "were", "off" | "out" | "up" | "down"] => true,
+        [head, "has" | "have" | "contains" | "includes" | "requires" | "needs" | "uses" | "takes"] => is_in(HOLDERS, head),
         [number, "times"] => number_words::is_whole(number),
         [part, "of"] => is_in(MADE_OF, part) || number_words::parts_in_one(part).is_some(),
         _ => false,
@@ -403,6 +430,8 @@ fn led(text: &str) -> Option<(String, &str)> {
             return None;
         }
         ["up", "to"] | [.., "more"] | [.., "each"] => return None,
+        // `The number eight bus`
+        [.., "number"] if figured.is_some() => return None,
         [.., last] if is_function(last) => return None,
         _ => {}
     }
@@ -464,7 +493,8 @@ fn without_predicate(text: &str) -> Option<&str> {
 fn in_chinese(text: &str) -> Option<String> {
     let figures = text.find(|c: char| c.is_ascii_digit() || matches!(c, '-' | '$' | '\\'));
     // `概率是二分之一`
-    let in_words = || ['是', '为', '有'].iter().filter_map(|verb| text.rfind(*verb)).max().map(|at| at + '是'.len_utf8());
+    let in_words =
+        || ['是', '为', '有', '剩', '占', '要'].iter().filter_map(|verb| text.rfind(*verb)).max().map(|at| at + '是'.len_utf8());
     let start = figures.or_else(in_words)?;
     if figures.is_none() {
         chinese::in_signs(text.get(start..)?)?;
