@@ -358,12 +358,24 @@ fn led(text: &str) -> Option<(String, &str)> {
         lead.insert_str(0, &format!("{name} = "));
     }
     let mut lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
-    // `the least common multiple`, but `at least`, `a multiple of`.
-    let mut before = String::new();
+    // `the least common multiple`, but `at least`; `the first three terms`; `over the three months`, but `over 5`.
+    const TIMES: &[&str] = &["days", "weeks", "months", "years", "hours", "minutes", "period"];
+    let all = lower.clone();
+    let next = |at: usize, count: usize| all.get(at + 1..).unwrap_or_default().iter().take(count);
+    let plain = |at: usize, word: &str| {
+        let before = at.checked_sub(1).and_then(|at| all.get(at)).map_or("", String::as_str);
+        match word {
+            "least" => before != "at",
+            "multiple" | "divisor" => before == "common",
+            "first" => before == "the" && next(at, 1).any(|word| number_words::is_whole(word)),
+            "over" => !matches!(before, "is" | "are" | "was" | "were" | "be") && next(at, 3).any(|word| is_in(TIMES, word)),
+            _ => false,
+        }
+    };
+    let mut at = 0;
     lower.retain(|word| {
-        let plain = (word == "least" && before != "at") || (matches!(word.as_str(), "multiple" | "divisor") && before == "common");
-        before.clone_from(word);
-        !plain
+        at += 1;
+        !plain(at - 1, word)
     });
     let equation = rest.contains('=');
     let denies = |word: &str| {
