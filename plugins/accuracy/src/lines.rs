@@ -1,7 +1,8 @@
 //! Lines by a point and a direction: `\vec{r} = (1, 2, 3) + t(1, 0, -1)`.
 //!
-//! Another point of the line, a multiple of the direction and another name of the parameter make the same line. Only a reference
-//! that calls itself r, and is written as a point and a multiple of a direction, is taken for one: elsewhere the parameter may be a time.
+//! Another point of the line, a multiple of the direction and another name of the parameter make
+//! the same line. Only a reference that calls itself r, and is written as a point and a multiple of
+//! a direction, is taken for one: elsewhere the parameter may be a time.
 
 use reward_sdk::number;
 use reward_sdk::rational::Rational;
@@ -17,7 +18,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// The line of a text that says `r =` before a point and a direction; with `named` that may be missing.
+    /// The line of a text that says `r =` before a point and a direction; with `named` that may be
+    /// missing.
     pub fn read(text: &str, named: bool) -> Option<Line> {
         if text.len() > BYTES_MAX || !text.contains(['(', '\\']) {
             return None;

@@ -33,8 +33,9 @@ pub fn differ(reference: &str, answer: &str) -> bool {
     apart(r.1, a.1) || r.0.zip(a.0).is_some_and(|(x, y)| apart(x, y))
 }
 
-/// Whether two texts are one vector with its two ends, or its two factors, in another order and another
-/// sign: `-\vec b \times \vec a` is `\vec a \times \vec b`, `-\overrightarrow{BA}` is `\overrightarrow{AB}`.
+/// Whether two texts are one vector with its two ends, or its two factors, in another order and
+/// another sign: `-\vec b \times \vec a` is `\vec a \times \vec b`, `-\overrightarrow{BA}` is
+/// `\overrightarrow{AB}`.
 pub fn turned(reference: &str, answer: &str) -> bool {
     match (ends(reference), ends(answer)) {
         (Some((r, first, second)), Some((a, other_first, other_second))) => {
@@ -44,7 +45,8 @@ pub fn turned(reference: &str, answer: &str) -> bool {
     }
 }
 
-/// Whether a minus stands before a product of two vectors, or an arrow between two points, and these.
+/// Whether a minus stands before a product of two vectors, or an arrow between two points, and
+/// these.
 fn ends(text: &str) -> Option<(bool, String, String)> {
     if !["\\vec", "\\overrightarrow", "\\mathbf"].iter().any(|font| text.contains(font)) {
         return None;

@@ -3,8 +3,9 @@
 //! Only the words before and behind the value are taken off, and only where none of them changes it or says that it is another
 //! ([`changes_number`]). What is left is read as any answer is.
 //!
-//! Words that deny, doubt, limit or compare are enumerated ([`words`]), verbs only where the value is a number alone: in `Julie
-//! should read 42 pages` whatever stands before the number is a verb, unless it is of a closed kind, or a label (`page 42`).
+//! Words that deny, doubt, limit or compare are enumerated ([`words`]), verbs only where the value
+//! is a number alone: in `Julie should read 42 pages` whatever stands before the number is a verb,
+//! unless it is of a closed kind, or a label (`page 42`).
 
 mod words;
 
@@ -56,8 +57,8 @@ pub fn value(text: &str) -> Option<String> {
     (!rest.is_empty() && (rest != text || !lead.is_empty())).then(|| format!("{lead}{rest}"))
 }
 
-/// A number in words before what is counted, in figures: `eleven candies` → `11 candies`; `None` for
-/// any other text, and where the words behind change the number.
+/// A number in words before what is counted, in figures: `eleven candies` → `11 candies`; `None`
+/// for any other text, and where the words behind change the number.
 fn counted(text: &str) -> Option<String> {
     text.starts_with(|c: char| c.is_ascii_alphabetic()).then_some(())?;
     let numeral = |end: usize| spelled::numeral(text.get(..end)?).map(|numeral| (end, numeral));
@@ -71,7 +72,8 @@ fn counted(text: &str) -> Option<String> {
     (counts && !pronoun).then_some(figured)
 }
 
-/// Whether a number is a multiple or a rate of something else: `3 times the old volume`, `3 per class`.
+/// Whether a number is a multiple or a rate of something else: `3 times the old volume`, `3 per
+/// class`.
 fn compares(text: &str) -> bool {
     const COUNTING: [&str; 12] = ["a", "an", "in", "each", "every", "altogether", "during", "on", "this", "today", "left", "total"];
     let mut words = text.split_whitespace().skip(1);
@@ -153,7 +155,8 @@ fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
     (plain && shown && numeral).then(|| value.trim_end())
 }
 
-/// A value with its decimals, which words say are rounded: `\frac{5}{12}, or about 0.417` → `\frac{5}{12} \approx 0.417`.
+/// A value with its decimals, which words say are rounded: `\frac{5}{12}, or about 0.417` →
+/// `\frac{5}{12} \approx 0.417`.
 fn rounded(text: &str) -> Option<String> {
     let (value, decimals) =
         [", or about ", " or about ", ", or approximately ", " or approximately ", ", or roughly ", ", about ", ", approximately "]
@@ -233,7 +236,8 @@ fn acts(words: &[&str], rest: &str) -> bool {
     }
     let number = |word: &&str| word.split('-').any(number_words::is_whole);
     // `handed out 8 books`, but `is down 8 dollars`.
-    let particle = |words: &[&str]| matches!(words, [.., verb, "out" | "off" | "away" | "back"] if !matches!(*verb, "is" | "are" | "was" | "were" | "be" | "went" | "goes"));
+    let moved = |verb: &str| !matches!(verb, "is" | "are" | "was" | "were" | "be" | "went" | "goes");
+    let particle = |words: &[&str]| matches!(words, [.., verb, "out" | "off" | "away" | "back"] if moved(verb));
     if particle(words) {
         words = words.split_last().map_or(words, |(_, before)| before);
     }
@@ -284,7 +288,8 @@ fn led(text: &str) -> Option<(String, &str)> {
         let plain = word.starts_with(|c: char| c.is_ascii_alphabetic())
             && word.ends_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '\'' | '’'))
             && word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'));
-        // A number in words is the value, where nothing follows it but its unit, or what is counted.
+        // A number in words is the value, where nothing follows it but its unit, or what is
+        // counted.
         let begins = || spelled::is_word(word.to_lowercase().split('-').next().unwrap_or_default());
         let pronoun =
             word.eq_ignore_ascii_case("one") && words.last().is_some_and(|before| is_in(POINTING, &before.to_lowercase()));
@@ -358,7 +363,8 @@ fn led(text: &str) -> Option<(String, &str)> {
         lead.insert_str(0, &format!("{name} = "));
     }
     let mut lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
-    // `the least common multiple`, but `at least`; `the first three terms`; `over the three months`, but `over 5`.
+    // `the least common multiple`, but `at least`; `the first three terms`; `over the three
+    // months`, but `over 5`.
     const TIMES: &[&str] = &["days", "weeks", "months", "years", "hours", "minutes", "period"];
     let all = lower.clone();
     let next = |at: usize, count: usize| all.get(at + 1..).unwrap_or_default().iter().take(count);
@@ -390,7 +396,8 @@ fn led(text: &str) -> Option<(String, &str)> {
         return None;
     }
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
-    // `It would have been 5`, `She used to have 5`, `We are given 5`; `The answer has 3 digits`, `The square of it is 5`.
+    // `It would have been 5`, `She used to have 5`, `We are given 5`; `The answer has 3 digits`,
+    // `The square of it is 5`.
     let says_other = |two: &[&str]| match two {
         ["would" | "should", "have"]
         | ["used", "to"]

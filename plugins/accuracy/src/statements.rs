@@ -1,9 +1,12 @@
-//! Statements of a relation that no value has: `AB \perp CD`, `a \mid b`, `A \subset B`, `\exists x \in \mathbb{R}, x^2 \le 0`.
+//! Statements of a relation that no value has: `AB \perp CD`, `a \mid b`, `A \subset B`, `\exists x
+//! \in \mathbb{R}, x^2 \le 0`.
 //!
-//! Two are the same where sign and sides are; sides of a symmetric sign may change places, and `B \supset A` is `A \subset B`. A
-//! congruence names corners in their order, so its sides are compared as they are written.
+//! Two are the same where sign and sides are; sides of a symmetric sign may change places, and `B
+//! \supset A` is `A \subset B`. A congruence names corners in their order, so its sides are
+//! compared as they are written.
 
-/// How a sign is written, what it is, and whether its sides may change places. Signs that begin as others do come first.
+/// How a sign is written, what it is, and whether its sides may change places. Signs that begin as
+/// others do come first.
 const SIGNS: [(&str, Sign, bool); 21] = [
     ("\\nmid", Sign::No("divides"), false),
     ("\\mid", Sign::Yes("divides"), false),

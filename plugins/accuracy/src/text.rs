@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 /// Commands whose argument is words.
 pub const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
 
-/// Whether a word is in a list. Not inlined: the lists of words are asked in many places, and each loop of its own is a loop in
-/// the component.
+/// Whether a word is in a list. Not inlined: the lists of words are asked in many places, and each
+/// loop of its own is a loop in the component.
 #[inline(never)]
 pub fn is_in(list: &[&str], word: &str) -> bool {
     list.contains(&word)
@@ -83,7 +83,8 @@ pub fn listed(text: &str) -> Option<String> {
     (factor >= Rational::integer(1)).then(|| format!("{before}{}, {behind}", if closed { "}" } else { "" }))
 }
 
-/// All real numbers but a few, as a set: `All real numbers except 1 and 2` → `\mathbb{R}\setminus\{1, 2\}`.
+/// All real numbers but a few, as a set: `All real numbers except 1 and 2` →
+/// `\mathbb{R}\setminus\{1, 2\}`.
 pub fn all_but(text: &str) -> Option<String> {
     const BYTES_MAX: usize = 100;
     const ALL: [&str; 5] = ["all real numbers", "all reals", "all real values of x", "any real number", "all real x"];

@@ -147,8 +147,8 @@ pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
 }
 
 /// What the last clause concludes from reasons that refuse other letters, or say something else of
-/// them: `A is too small and C is too large, so the answer is B`, `A and C are eliminated. B`. Reasons
-/// that choose another letter, or refuse the concluded one, leave it open.
+/// them: `A is too small and C is too large, so the answer is B`, `A and C are eliminated. B`.
+/// Reasons that choose another letter, or refuse the concluded one, leave it open.
 fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let concludes = |piece: &Piece| {
         word(piece).is_some_and(|word| {
