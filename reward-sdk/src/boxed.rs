@@ -53,6 +53,7 @@ pub fn answer(text: &str) -> Boxed<'_> {
         return Boxed::TakenBack;
     }
     let content = |place: Place| around::signed(text.get(place.start..place.end).unwrap_or_default(), outside(text, place));
+    let alone = |place: Place| content(place).map_or(Boxed::TakenBack, Boxed::Answer);
     // From the last to the first: each with what joins it to the one before it.
     let mut list = vec![(last, None)];
     while list.len() < LIST_MAX
@@ -63,7 +64,7 @@ pub fn answer(text: &str) -> Boxed<'_> {
         list.push((*before, Some(join)));
     }
     let Some((first, _)) = list.last().filter(|_| list.len() > 1).copied() else {
-        return Boxed::Answer(content(last));
+        return alone(last);
     };
     let mut joined = String::new();
     let named = list.iter().any(|(_, join)| join.is_some_and(|join| join.name.is_some()));
@@ -71,11 +72,12 @@ pub fn answer(text: &str) -> Boxed<'_> {
         match text.get(..first.command).and_then(name_before) {
             Some(name) => joined.push_str(&format!("{name} = ")),
             // `a, y = b`: what is a?
-            None => return Boxed::Answer(content(last)),
+            None => return alone(last),
         }
     }
     for (place, join) in list.iter().rev() {
-        joined.push_str(&content(*place));
+        let Some(content) = content(*place) else { return Boxed::TakenBack };
+        joined.push_str(&content);
         if let Some(Join { word, name }) = join {
             joined.push_str(word);
             joined.push_str(&name.map(|name| format!("{name} = ")).unwrap_or_default());
@@ -84,9 +86,13 @@ pub fn answer(text: &str) -> Boxed<'_> {
     Boxed::Answer(Cow::Owned(joined))
 }
 
-/// What stands before and behind a box.
+/// What stands before and behind a box, as far as it may say something of it.
 fn outside(text: &str, place: Place) -> (&str, &str) {
-    (text.get(..place.command).unwrap_or_default(), text.get(place.end + 1..).unwrap_or_default())
+    const BYTES_MAX: usize = 120;
+    let (before, after) = (text.get(..place.command).unwrap_or_default(), text.get(place.end + 1..).unwrap_or_default());
+    let near = before.ceil_char_boundary(before.len().saturating_sub(BYTES_MAX));
+    let far = after.floor_char_boundary(BYTES_MAX);
+    (before.get(near..).unwrap_or_default(), after.get(..far).unwrap_or_default())
 }
 
 /// What stands between two boxes of one list.

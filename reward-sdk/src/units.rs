@@ -77,6 +77,7 @@ const REFUSED: &[&str] = &[
     "were",
     "more",
     "less",
+    "overdrawn",
     "fewer",
     "least",
     "most",

@@ -32,6 +32,9 @@ pub fn value(text: &str) -> Option<String> {
         return None;
     }
     let text = text.trim().trim_end_matches(['.', '!', '。', '！']).trim_end();
+    if text.contains("**") || text.contains("\\(") {
+        return value(&text.replace("**", "").replace("\\(", "$").replace("\\)", "$"));
+    }
     let text = text.strip_suffix(" left over").or_else(|| text.strip_suffix(" leftover")).unwrap_or(text);
     if let Some(value) = before_reason(text) {
         return Some(value.to_string());
@@ -39,7 +42,8 @@ pub fn value(text: &str) -> Option<String> {
     if let Some(conclusion) = concluded(text) {
         return self::value(conclusion).or_else(|| Some(conclusion.to_string()));
     }
-    if text.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}')) {
+    // `小明有5个`, `k的值为-3`
+    if text.trim_start_matches(is_named).starts_with(is_han) && (text.starts_with(is_han) || text.contains('的')) {
         return in_chinese(text);
     }
     let (lead, rest) = led(text)?;
@@ -80,6 +84,7 @@ fn compares(text: &str) -> bool {
     match (words.next(), words.next()) {
         (Some("times"), Some(next)) => !is_in(&COUNTING, next),
         (Some("more"), None) | (Some("in"), Some("it")) => true,
+        _ if text.ends_with("in the red") => true,
         (Some("per"), Some(unit)) => !units::is_known(unit),
         _ => false,
     }
@@ -441,6 +446,15 @@ fn led(text: &str) -> Option<(String, &str)> {
     }
     match lower.as_slice() {
         [.., before, "of"] if !is_in(OF, before) || equation => return None,
+        // `the sum of 6 numbers`
+        [.., "is" | "the", "sum" | "product" | "average" | "mean" | "difference", "of"]
+            if rest.ends_with(" numbers")
+                || rest.ends_with(" terms")
+                || rest.ends_with(" integers")
+                || rest.ends_with(" digits") =>
+        {
+            return None;
+        }
         ["of"] => return None,
         // `Its square is 14`
         [.., "its" | "whose", "square" | "cube", _] => return None,
@@ -494,7 +508,7 @@ fn without_circumstances(text: &str) -> &str {
         let word = word.trim_end_matches([',', '.']);
         word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'))
             && (!changes_number(word) || matches!(word, "and" | "to"))
-            && !matches!(word, "addition" | "excess" | "all" | "case")
+            && !matches!(word, "addition" | "excess" | "all" | "case" | "red" | "debt" | "deficit" | "arrears")
     });
     if plain { value } else { text }
 }
@@ -508,22 +522,67 @@ fn without_predicate(text: &str) -> Option<&str> {
     })
 }
 
+fn is_han(c: char) -> bool {
+    matches!(c, '\u{4e00}'..='\u{9fff}')
+}
+
+/// What names of numbers, points, angles and functions are written with: `AB`, `∠A`, `f(x)`.
+fn is_named(c: char) -> bool {
+    c.is_ascii_alphabetic() || matches!(c, '∠' | '△' | '(' | ')' | '$')
+}
+
+/// A greatest or least value without where it is attained: `最大值是5，当x=2时取得`.
+fn attained_in_chinese(text: &str) -> Option<&str> {
+    let extreme = |text: &str| ["最大", "最小", "极大", "极小"].iter().any(|word| text.contains(word));
+    let (head, tail) = text.split_once(['，', ','])?;
+    let place = |text: &str| {
+        (text.starts_with('当') || text.starts_with("此时")) && text.contains('=') && !text.contains(['不', '没', '无'])
+    };
+    if extreme(head) && place(tail) {
+        return Some(head);
+    }
+    (extreme(tail) && place(head) && head.ends_with('时')).then_some(tail)
+}
+
 /// `小明一共有5个苹果` → `5个苹果`.
 fn in_chinese(text: &str) -> Option<String> {
+    if let Some(value) = attained_in_chinese(text) {
+        return in_chinese(value);
+    }
+    // `解集为x>3`, `坐标是(2,3)`: what stands behind the verb is a formula.
+    let stated = text.rfind(['是', '为']).map(|at| at + '是'.len_utf8()).filter(|at| {
+        let formula = text.get(*at..).unwrap_or_default();
+        !formula.contains(is_han)
+            && formula.starts_with(|c: char| is_named(c) || matches!(c, '[' | '{'))
+            && formula.contains(['=', '<', '>', '≤', '≥', ',', '{'])
+    });
     let figures = text.find(|c: char| c.is_ascii_digit() || matches!(c, '-' | '$' | '\\'));
     // `概率是二分之一`
     let in_words =
         || ['是', '为', '有', '剩', '占', '要'].iter().filter_map(|verb| text.rfind(*verb)).max().map(|at| at + '是'.len_utf8());
-    let start = figures.or_else(in_words)?;
-    if figures.is_none() {
+    let start = stated.or(figures).or_else(in_words)?;
+    if stated.is_none() && figures.is_none() {
         chinese::in_signs(text.get(start..)?)?;
     }
     let (before, value) = text.split_at_checked(start)?;
-    let before = before.replace("半径", "").replace("大约", "约");
-    let words = before.chars().all(|c| matches!(c, '\u{4e00}'..='\u{9fff}' | ',' | ':' | ' ' | '，' | '：'));
-    let changes = "不没非除减加乘倍负无比至超于半或每错第分之零根号未别".chars().any(|c| before.contains(c));
+    let before = before.replace("半径", "").replace("大约", "约").replace("不等式", "").replace("分得", "");
+    let names = before.contains(is_named);
+    let verb = before.ends_with(['是', '为']);
+    let words = before.chars().all(|c| is_han(c) || matches!(c, ',' | ':' | ' ' | '，' | '：') || (verb && is_named(c)));
+    // `设x为5` only supposes it.
+    let supposes = names && before.replace("取值", "").contains(['设', '令', '当', '取', '若', '把', '将', '看', '作', '记', '原']);
+    let changes = "不没非除减加乘倍负无比至超于半或若错第分之零根号未别".chars().any(|c| before.contains(c))
+        || supposes
+        || before.ends_with('每')
+        || before.ends_with("每隔")
+        || value.contains("位数");
     // `倒数为8`, `二进制8`, `可能是8`
-    const OTHERS: [&str; 33] = [
+    const OTHERS: [&str; 38] = [
+        "增根",
+        "补集",
+        "对数",
+        "系数",
+        "次数",
         "平方为",
         "平方是",
         "平方等于",
@@ -563,7 +622,9 @@ fn in_chinese(text: &str) -> Option<String> {
         return None;
     }
     let last = before.chars().next_back()?;
-    (words && !changes && !matches!(last, '多' | '少' | '近' | '的')).then(|| value.to_string())
+    let name = before.split_once("的值").map_or("", |(name, _)| name);
+    let name = if name.len() == 1 && stated.is_none() { format!("{name} = ") } else { String::new() };
+    (words && !changes && !matches!(last, '多' | '少' | '近' | '的')).then(|| format!("{name}{value}"))
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ const NOT: &[&str] = &[
     "discard",
     "discarded",
     "unlike",
+    "over",
     "avoid",
     "without",
     "rule",
@@ -60,6 +61,28 @@ const WRONG: &[&str] = &[
 ];
 /// Words that say of a letter that it is the one.
 const RIGHT: &[&str] = &["correct", "right", "true", "answer", "best", "it", "choice", "option", "solution", "one", "valid"];
+/// Words before a letter, anywhere in its clause, that take it back or leave it open.
+const AGAINST: &[&str] = &[
+    "wrong",
+    "incorrect",
+    "false",
+    "worst",
+    "untrue",
+    "doubt",
+    "doubts",
+    "doubtful",
+    "doubted",
+    "unlikely",
+    "uncertain",
+    "unclear",
+    "undecided",
+    "whether",
+    "wonder",
+    "nobody",
+    "hard",
+    "contradiction",
+    "improbable",
+];
 /// Words after which a letter is chosen.
 const CUES: &[&str] = &[
     "is",
@@ -492,7 +515,14 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         let of_all =
             before.iter().any(|word| matches!(*word, "all" | "any" | "anything" | "everything" | "every" | "nothing" | "none"));
         let denies = before.iter().any(|word| is_in(NOT, word) || word.ends_with("n't"));
-        return if of_all { Some(false) } else { denies.then_some(true) };
+        // `Not A, but C`
+        let parted = || {
+            let earlier = pieces.get(..start).unwrap_or_default();
+            before.len() == 1
+                && matches!(earlier, [.., Piece::Letter(_), Piece::Mark(','), _])
+                && earlier.first().and_then(word).is_some_and(|word| word == "not")
+        };
+        return if of_all { Some(false) } else { (denies || parted()).then_some(true) };
     }
     let denied = before
         .iter()
@@ -500,7 +530,7 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         .take_while(|word| !matches!(**word, "but" | "so"))
         .any(|word| is_in(NOT, word) || word.ends_with("n't"));
     // `The wrong option is B`
-    let of_wrong = before.iter().any(|word| matches!(*word, "wrong" | "incorrect" | "false" | "worst" | "untrue"));
+    let of_wrong = before.iter().any(|word| is_in(AGAINST, word));
     if denied || of_wrong {
         return Some(false);
     }
@@ -523,7 +553,7 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         });
     let right = meets || after.first().is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
     // `B, since …`, `B (twelve)`
-    const CONCLUDING: [&str; 6] = ["therefore", "so", "thus", "hence", "finally", "then"];
+    const CONCLUDING: [&str; 7] = ["both", "therefore", "so", "thus", "hence", "finally", "then"];
     let concluding = |piece: &Piece| word(piece).is_none_or(|word| is_in(&CONCLUDING, word)) && !matches!(piece, Piece::Letter(_));
     let first = pieces.get(..start)?.iter().all(concluding);
     let parted = match pieces.get(end) {
@@ -554,12 +584,13 @@ fn in_chinese(before: &[&str], after: &[&str]) -> Option<Option<bool>> {
     let begins = after.strip_prefix("选项").or_else(|| after.strip_prefix("项")).unwrap_or(after);
     let begins = begins.strip_prefix(['是', '均', '都']).unwrap_or(begins);
     let begins = begins.strip_prefix('被').unwrap_or(begins);
-    if ["错", "不", "有误", "无", "排除", "除"].iter().any(|said| begins.starts_with(said))
-        || any(before, &["不", "排除", "除", "非", "错", "没"])
+    if ["错", "不", "有误", "无", "排除", "除", "则", "矛盾", "难"].iter().any(|said| begins.starts_with(said))
+        || any(before, &["不", "排除", "除", "非", "错", "没", "若", "如果", "难", "怀疑", "谁"])
     {
         return Some(Some(false));
     }
-    let chosen = ["选", "选择", "选项", "答案", "是", "为", "故", "所以", "因此", "应该"].iter().any(|cue| before.ends_with(cue));
+    let chosen =
+        ["选", "选择", "选项", "答案", "是", "为", "的有", "故", "所以", "因此", "应该"].iter().any(|cue| before.ends_with(cue));
     if chosen || ["正确", "对", "符合", "满足", "成立"].iter().any(|said| begins.starts_with(said)) {
         return Some(Some(true));
     }

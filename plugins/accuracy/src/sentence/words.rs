@@ -36,6 +36,12 @@ pub const BEFORE: &[&str] = &[
 /// [`changes_number`]: reward_sdk::units::changes_number
 pub const DENIALS: &[&str] = &[
     "doubt",
+    "whether",
+    "wonder",
+    "wonders",
+    "unclear",
+    "uncertain",
+    "undecided",
     "none",
     "disputes",
     "disputed",
@@ -300,8 +306,22 @@ pub const DERIVED: &[&str] = &[
 ];
 
 /// Words that with an `of` make another number: `The square of it is 5`.
-pub const MADE_OF: &[&str] =
-    &["square", "cube", "root", "half", "double", "triple", "reciprocal", "opposite", "negation", "negative", "inverse", "power"];
+pub const MADE_OF: &[&str] = &[
+    "square",
+    "cube",
+    "root",
+    "logarithm",
+    "factorial",
+    "half",
+    "double",
+    "triple",
+    "reciprocal",
+    "opposite",
+    "negation",
+    "negative",
+    "inverse",
+    "power",
+];
 
 /// Of these `has` says something else than how much they are: `The answer has 3 digits`.
 pub const HOLDERS: &[&str] = &["answer", "result", "solution", "value", "sum", "product", "total"];
